@@ -1,0 +1,32 @@
+# `make demo`, `make test` and `make bench` each do their own set-up from nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)] and "Python 3.11 or 3.12 is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,wandb]'
+	touch $(READY)
+
+demo: $(READY) demo/coco224
+	$(BIN)/python train_accel.py --config recipes/demo.yaml
+	$(BIN)/python -m codec.evaluate --coco_dir demo/coco224 --checkpoint demo/checkpoints/last.safetensors
+	@echo "pictures: demo/recon (origin, pre, and one folder an epoch); curves: demo/checkpoints/curves.png"
+
+demo/coco224: $(READY)
+	$(BIN)/python -m coco224.prepare --coco_dir sample --out_dir demo/coco224 --overwrite true
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) demo

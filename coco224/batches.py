@@ -1,0 +1,145 @@
+"""Rows to batches in an order that is ours: a function of the seed, never of workers, ranks or interruptions."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from coco224.errors import DataError
+from coco224.rows import Rows
+
+# Keep the draws of order and of crops apart for one seed.
+_ORDER, _WINDOW = 0, 1
+
+
+class Batch(NamedTuple):
+    """B pictures and where they come from.
+
+    images: uint8 [B, 3, S, S], channels_last in memory.
+    rows: int64 [B], row numbers.
+    places: int64 [B], places in the global batch (in the dataset, for evaluation).
+    """
+
+    images: torch.Tensor
+    rows: torch.Tensor
+    places: torch.Tensor
+
+
+class TrainBatches(Dataset[Batch]):
+    """Micro-batch k of a run for one rank: k = global_step * grad_accum + micro.
+
+    The sample at place p of global step s is `perm(seed, epoch)[(s % steps_per_epoch) * global_batch + p]`, its
+    window and flip are a function of (seed, epoch, row): neither rank, world size nor accumulation enters. The
+    last short batch of an epoch is dropped.
+
+    Args:
+        rows: what to train on.
+        input_size: side of the random window of each row in pixels.
+        hflip: mirror every second window, drawn at random.
+        batch_size: rows in a micro-batch of one rank.
+
+    Raises:
+        DataError: a window larger than a row, or a global batch larger than the dataset.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        seed: int,
+        input_size: int,
+        hflip: bool,
+        batch_size: int,
+        grad_accum: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        if input_size > rows.size:
+            raise DataError(f"--input_size {input_size} is at most the row's size, which is {rows.size}: lower it")
+        self.global_batch = batch_size * grad_accum * world_size
+        self.steps_per_epoch = len(rows) // self.global_batch
+        if not self.steps_per_epoch:
+            raise DataError(
+                f"a batch of {self.global_batch} is larger than the dataset of {len(rows)} rows: "
+                f"lower --batch_size or --grad_accum"
+            )
+        self._rows = rows
+        self._seed = seed
+        self._input_size = input_size
+        self._hflip = hflip
+        self._batch_size = batch_size
+        self.grad_accum = grad_accum
+        self._rank = rank
+        self._world_size = world_size
+        self._epoch = -1
+
+    def __getitem__(self, k: int) -> Batch:
+        step, micro = divmod(k, self.grad_accum)
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        self._draw(epoch)
+        first = (micro * self._world_size + self._rank) * self._batch_size
+        places = np.arange(first, first + self._batch_size)
+        rows = self._order[step_in_epoch * self.global_batch + places]
+        pixels = self._rows.read(rows, self._top[rows], self._left[rows], self._input_size)
+        if self._hflip:
+            # One by one: torch.flip has a vector path for HxWx3, ten times faster than a reversed numpy view.
+            for place in np.flatnonzero(self._mirrored[rows]):
+                picture = torch.from_numpy(pixels[place])
+                picture.copy_(torch.flip(picture, (1,)))
+        return _batch(pixels, rows, places)
+
+    def _draw(self, epoch: int) -> None:
+        """Order and windows of an epoch, drawn whole and kept until the next: microseconds for each batch."""
+        if epoch == self._epoch:
+            return
+        n, room = len(self._rows), self._rows.size - self._input_size
+        self._order = np.random.default_rng([_ORDER, self._seed, epoch]).permutation(n)
+        window = np.random.default_rng([_WINDOW, self._seed, epoch])
+        self._top, self._left = window.integers(room + 1, size=(2, n), dtype=np.int32)
+        self._mirrored = window.integers(2, size=n, dtype=np.bool_)
+        self._epoch = epoch
+
+
+class EvalBatches(Dataset[Batch]):
+    """Whole rows, each once: rank r of w takes rows r, r + w, r + 2w, .. of the first `limit`."""
+
+    def __init__(self, rows: Rows, batch_size: int, rank: int, world_size: int, limit: int | None = None) -> None:
+        self._rows = rows
+        self._batch_size = batch_size
+        self._mine = range(rank, len(rows) if limit is None else min(limit, len(rows)), world_size)
+
+    def __len__(self) -> int:
+        return -(-len(self._mine) // self._batch_size)
+
+    def __getitem__(self, k: int) -> Batch:
+        if not 0 <= k < len(self):
+            raise IndexError(k)
+        rows = np.asarray(self._mine[k * self._batch_size : (k + 1) * self._batch_size])
+        corner = np.zeros(len(rows), np.int32)
+        pixels = self._rows.read(rows, corner, corner, self._rows.size)
+        return _batch(pixels, rows, rows)
+
+
+def train_loader(
+    batches: TrainBatches, start_step: int, stop_step: int, num_workers: int, pin_memory: bool
+) -> DataLoader[Batch]:
+    """The micro-batches of global steps start_step .. stop_step - 1, prefetched across the ends of epochs."""
+    micro_batches = range(start_step * batches.grad_accum, stop_step * batches.grad_accum)
+    return _loader(batches, micro_batches, num_workers, pin_memory)
+
+
+def eval_loader(batches: EvalBatches, num_workers: int, pin_memory: bool) -> DataLoader[Batch]:
+    """All batches of this rank."""
+    return _loader(batches, range(len(batches)), num_workers, pin_memory)
+
+
+def _loader(batches: Dataset[Batch], order: Iterable[int], num_workers: int, pin_memory: bool) -> DataLoader[Any]:
+    # batch_size=None: what a dataset gives is a batch already.
+    return DataLoader(batches, batch_size=None, sampler=order, num_workers=num_workers, pin_memory=pin_memory)
+
+
+def _batch(pixels: np.ndarray, rows: np.ndarray, places: np.ndarray) -> Batch:
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    return Batch(images, torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(places.astype(np.int64)))

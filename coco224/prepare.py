@@ -1,0 +1,261 @@
+"""`python -m coco224.prepare`: photographs to size x size crops in a Hugging Face dataset on disk."""
+
+import argparse
+import errno
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tqdm import tqdm
+
+from coco224.crops import METHODS
+from coco224.disk import check_room
+from coco224.errors import DataError
+from coco224.folder import Source, coco_splits
+from coco224.manifest import describe_split, summary, versions
+from coco224.pool import StopSignals, write_shards
+from coco224.sample import LICENCES, SAMPLE, sample_splits
+from coco224.shards import ENCODINGS, Recipe, Report, Shard, Stopped, features
+from coco224.workspace import Workspace, checked_out_dir, write_durably
+
+PREEMPTED = 75
+_MIN_SIZE = 16  # the codec's total stride
+_NAMED = 3
+
+# A shard is a fixed part of the sorted files, so that the bytes do not depend on --num_proc. With 256 of them a
+# reader opens few files and an interruption loses little.
+_MOST_SHARDS = 256
+_LEAST_FILES = 32
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, checked."""
+
+    coco_dir: str
+    out_dir: Path
+    include_val: bool
+    recipe: Recipe
+    limit: int | None
+    max_bad: float
+    num_proc: int
+    overwrite: bool
+
+
+def prepare(options: Options) -> str:
+    """Makes the dataset and returns the line that says what it holds.
+
+    Raises:
+        DataError: bad input; nothing but finished shards in the hidden folder is left.
+        Stopped: a signal came; the same call continues.
+        OSError: the disk is full, or cannot be written.
+    """
+    is_sample = options.coco_dir == SAMPLE
+    coco_dir = None if is_sample else Path(options.coco_dir)
+    out = checked_out_dir(options.out_dir, options.overwrite, coco_dir)
+    sources = coco_splits(coco_dir, options.include_val) if coco_dir else sample_splits(options.include_val)
+    sources = {split: _first(source, options.limit) for split, source in sources.items()}
+    work = Workspace(out, _plan(options.recipe, sources))
+    shards = {split: _shards(work.dataset / split, source) for split, source in sources.items()}
+    reports = {shard.path: report for part in shards.values() for shard in part if (report := work.report(shard))}
+    missing = [shard for part in shards.values() for shard in part if shard.path not in reports]
+    check_room(out, missing, options.recipe)
+    work.begin(list(sources))
+
+    files = sum(len(source.names) for source in sources.values())
+    row = features(options.recipe.encoding)
+    begun_before = files - sum(len(shard.names) for shard in missing)
+
+    def keep(shard: Shard, report: Report) -> None:
+        work.keep(shard, report)
+        reports[shard.path] = report
+        _check_bad(list(reports.values()), files, options.max_bad)
+
+    _check_bad(list(reports.values()), files, options.max_bad)
+    with StopSignals() as signals, tqdm(total=files, initial=begun_before, unit=" pictures") as bar:
+        write_shards(
+            missing,
+            options.recipe,
+            row.arrow_schema,
+            num_proc=options.num_proc,
+            signals=signals,
+            keep=keep,
+            progress=lambda begun: _move(bar, begun_before + begun),
+        )
+        _move(bar, files)
+
+    parts = {split: [reports[shard.path] for shard in part] for split, part in shards.items()}
+    for split, part in parts.items():
+        if not sum(report.rows for report in part):
+            raise DataError(f"no photograph of {sources[split].folder} gave a crop: {_named(part)}")
+        describe_split(work.dataset / split, row, part)
+    manifest = {
+        "options": _recorded(options),
+        "versions": versions(),
+        "licences": {name: LICENCES[name] for source in sources.values() for name in source.names} if is_sample else {},
+        "splits": {split: summary(sources[split], part) for split, part in parts.items()},
+    }
+    write_durably(work.dataset / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    # What makes the folder a dataset comes last.
+    write_durably(work.dataset / "dataset_dict.json", json.dumps({"splits": list(parts)}))
+    work.publish()
+    rows = ", ".join(f"{split} {sum(report.rows for report in part)} rows" for split, part in parts.items())
+    skipped = sum(len(report.skipped) for part in parts.values() for report in part)
+    return f"{rows}; {skipped} of {files} files skipped; manifest: {options.out_dir / 'manifest.json'}"
+
+
+def _move(bar: Any, pictures: int) -> None:
+    bar.update(pictures - bar.n)
+
+
+def _first(source: Source, limit: int | None) -> Source:
+    return Source(source.folder, source.names[:limit], source.sizes[:limit])
+
+
+def _shards(folder: Path, source: Source) -> list[Shard]:
+    files = len(source.names)
+    step = max(_LEAST_FILES, -(-files // _MOST_SHARDS))
+    starts = range(0, files, step)
+    return [
+        Shard(
+            folder / f"data-{number:05d}-of-{len(starts):05d}.arrow",
+            source.folder,
+            source.names[start : start + step],
+            start,
+        )
+        for number, start in enumerate(starts)
+    ]
+
+
+def _plan(recipe: Recipe, sources: dict[str, Source]) -> dict[str, Any]:
+    def digest(source: Source) -> str:
+        return hashlib.sha256(repr((source.names, source.sizes)).encode()).hexdigest()
+
+    splits = {split: [str(source.folder.resolve()), digest(source)] for split, source in sources.items()}
+    return {"recipe": asdict(recipe), "splits": splits, "versions": versions()}
+
+
+def _recorded(options: Options) -> dict[str, Any]:
+    """The options that the dataset depends on: not where it stands, nor how many processes made it."""
+    named = {"coco_dir": options.coco_dir, "include_val": options.include_val, **asdict(options.recipe)}
+    return named | {"limit": options.limit, "max_bad": options.max_bad}
+
+
+def _check_bad(reports: Sequence[Report], files: int, max_bad: float) -> None:
+    """Raises DataError as soon as more files are known to be unreadable than the whole run may have."""
+    bad = sum(entry.unreadable for report in reports for entry in report.skipped)
+    if bad > max_bad * files:
+        raise DataError(
+            f"{bad} of {files} photographs cannot be read, more than --max_bad {max_bad:g} allows: "
+            f"{_named(reports)}; repair or remove them, or raise --max_bad"
+        )
+
+
+def _named(reports: Sequence[Report]) -> str:
+    skipped = [entry for report in reports for entry in report.skipped]
+    named = [f"{entry.file_name} ({entry.reason})" for entry in skipped[:_NAMED]]
+    return ", ".join(named) + (f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else "")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise DataError(f"{message}; see --help")
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser("python -m coco224.prepare", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add(
+        "--coco_dir",
+        required=True,
+        help="COCO root (train2017/, val2017/), or 'sample': six embedded photographs",
+    )
+    add("--out_dir", required=True, type=Path, help="where the dataset appears when it is whole")
+    add("--size", type=int, default=224, help="side of a crop in pixels (224)")
+    add("--crop", choices=METHODS, help="resize_center (default), center, random, grid (default of 'sample')")
+    add("--crops_per_image", type=int, help="how many crops --crop random takes of each picture (1)")
+    add("--encoding", choices=tuple(ENCODINGS), default="raw", help="raw (default: fastest), png, webp, jpeg")
+    add("--seed", type=int, default=0, help="of --crop random (0)")
+    add("--limit", type=int, help="take the first N photographs of each split only")
+    add("--max_bad", type=float, default=0.01, help="share of unreadable photographs to put up with (0.01)")
+    add("--num_proc", type=int, default=len(os.sched_getaffinity(0)), help="processes (one for each core)")
+    for name, default, text in (
+        ("--include_val", True, "write the split validation too"),
+        ("--overwrite", False, "replace the dataset in --out_dir when the new one is whole"),
+    ):
+        add(
+            name,
+            type=_boolean,
+            nargs="?",
+            const=True,
+            default=default,
+            metavar="{true,false}",
+            help=f"{text} ({str(default).lower()})",
+        )
+    return parser
+
+
+def _options(argv: Sequence[str] | None) -> Options:
+    given = _parser().parse_args(argv)
+    for name, least in (
+        ("size", _MIN_SIZE),
+        ("crops_per_image", 1),
+        ("limit", 1),
+        ("num_proc", 1),
+        ("seed", 0),
+    ):
+        value = getattr(given, name)
+        if value is not None and value < least:
+            raise DataError(f"--{name} {value} is less than {least}")
+    if not 0 <= given.max_bad <= 1:
+        raise DataError(f"--max_bad {given.max_bad:g} is a share: give 0 to 1")
+    crop = given.crop or ("grid" if given.coco_dir == SAMPLE else "resize_center")
+    if given.crops_per_image is not None and crop != "random":
+        raise DataError(f"--crops_per_image belongs to --crop random, not to --crop {crop}: leave it out")
+    return Options(
+        coco_dir=given.coco_dir,
+        out_dir=given.out_dir,
+        include_val=given.include_val,
+        recipe=Recipe(given.size, crop, given.crops_per_image or 1, given.seed, given.encoding),
+        limit=given.limit,
+        max_bad=given.max_bad,
+        num_proc=given.num_proc,
+        overwrite=given.overwrite,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status: 0 done, 2 bad input, 75 stopped by a signal."""
+    try:
+        print(prepare(_options(argv)))
+    except Stopped:
+        print("stopped: the finished part is kept, the same command continues", file=sys.stderr)
+        return PREEMPTED
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            line = "the disk is full: make room, then the same command continues with the finished part"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            line = f"{error.filename or 'the disk'} cannot be written or read ({error.strerror})"
+        else:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

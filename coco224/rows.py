@@ -1,0 +1,43 @@
+"""What the batches know of the data, wherever it comes from."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.integer]
+Pixels = npt.NDArray[np.uint8]
+
+
+class Rows(Protocol):
+    """Square RGB pictures by number. Can be pickled and forked into a loader's workers.
+
+    Attributes:
+        size: side of every row in pixels.
+        fingerprint: identifies the data: equal for equal pixels in equal order.
+    """
+
+    size: int
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def names(self, indices: Sequence[int] | Ints) -> list[str]:
+        """The source files of rows, for reports."""
+        ...
+
+    def read(self, indices: Ints, top: Ints, left: Ints, size: int) -> Pixels:
+        """One size x size window of each of B rows.
+
+        Args:
+            indices: [B] row numbers, in any order, repeated or not.
+            top, left: [B] where each window starts, in pixels.
+
+        Returns:
+            [B, size, size, 3].
+
+        Raises:
+            DataError: a row cannot be decoded.
+        """
+        ...

@@ -1,0 +1,203 @@
+"""Names of the replacement blocks, and their options.
+
+A block is a class with two static methods and, where it has options, a dataclass of them:
+
+    @register_activation("myact")
+    class MyAct:
+        @dataclass
+        class Options:
+            scale: float = 1.0                      # becomes --myact_scale
+
+        @staticmethod
+        def encoder(channels: int, options: Options) -> nn.Module: ...    # replaces a GDN of g_a
+
+        @staticmethod
+        def decoder(channels: int, options: Options) -> nn.Module: ...    # replaces an IGDN of g_s
+
+Both modules map [B, channels, H, W] to the same shape. Without `Options`, `options` is None.
+"""
+
+import dataclasses
+import math
+import re
+import sys
+from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from os import PathLike
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any, Protocol, TypeVar, get_type_hints
+from zlib import crc32
+
+from torch import nn
+
+from codec.errors import InputError
+
+KEEP_GDN = "gdn"
+"""The activation that replaces nothing: the baseline. It has no block and no options."""
+
+
+class Activation(Protocol):
+    """What `register_activation` decorates."""
+
+    @staticmethod
+    def encoder(channels: int, options: Any) -> nn.Module: ...
+
+    @staticmethod
+    def decoder(channels: int, options: Any) -> nn.Module: ...
+
+
+A = TypeVar("A", bound=Activation)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    block: type[Activation]
+    prefix: str
+    fields: dict[str, dataclasses.Field[Any]]  # by public name
+
+
+_entries: dict[str, _Entry] = {}
+_plugins: dict[Path, list[str]] = {}
+
+
+def register_activation(name: str, prefix: str | None = None) -> Callable[[type[A]], type[A]]:
+    """Makes the decorated class selectable as `--act NAME`; its Options become `--PREFIXfield`.
+
+    The prefix is "NAME_" unless given.
+
+    Raises InputError for a name or an option that is taken, a missing `encoder` or `decoder`, and an option
+    that a command line cannot give: each needs a default and the type int, float, bool or str.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise InputError(f"activation name {name!r}: use lower-case letters, digits and underscores")
+    if name in activation_names():
+        raise InputError(f"activation name {name!r} is already taken: give the block another name")
+
+    def register(block: type[A]) -> type[A]:
+        for form in ("encoder", "decoder"):
+            if not callable(getattr(block, form, None)):
+                raise InputError(f"activation {name!r} has no static method {form}(channels, options): add it")
+        option_prefix = f"{name}_" if prefix is None else prefix
+        fields = {option_prefix + field.name: field for field in _option_fields(name, block)}
+        for other, entry in _entries.items():
+            for option in fields.keys() & entry.fields.keys():
+                raise InputError(f"activation {name!r}: --{option} is an option of {other!r}: change its prefix")
+        _entries[name] = _Entry(block, option_prefix, fields)
+        return block
+
+    return register
+
+
+def activation_names() -> list[str]:
+    """Every value that `--act` takes, sorted; KEEP_GDN among them."""
+    return sorted([*_entries, KEEP_GDN])
+
+
+def activation(name: str) -> type[Activation]:
+    """The block of that name. Raises InputError for an unknown one, and for KEEP_GDN, which has no block."""
+    return _entry(name).block
+
+
+def block_options(name: str) -> dict[str, dataclasses.Field[Any]]:
+    """Public option name -> field, whose `type` is int, float, bool or str; empty without options."""
+    return {} if name == KEEP_GDN else dict(_entry(name).fields)
+
+
+def make_options(name: str, values: dict[str, Any]) -> Any:
+    """The block's Options from values by public name, defaults for the others; None where it has no options.
+
+    Takes numbers and booleans also as text, an int for a float, nothing else that is not of the type.
+    Raises InputError for an option that is not the block's, and for a value that it does not take.
+    """
+    fields = block_options(name)
+    for option in values.keys() - fields.keys():
+        known = ", ".join(f"--{each}" for each in fields) or "none"
+        raise InputError(f"--{option} is not an option of --act {name}: leave it out (its options: {known})")
+    if not fields:
+        return None
+    given = {fields[option].name: _coerce(option, fields[option], value) for option, value in values.items()}
+    try:
+        return _entry(name).block.Options(**given)  # type: ignore[attr-defined]
+    except ValueError as error:  # what a user's own __post_init__ is likely to raise
+        raise InputError(f"--act {name}: {error}") from error
+
+
+def options_dict(name: str, options: Any) -> dict[str, Any]:
+    """The inverse of `make_options`: every option's value by public name."""
+    return {option: getattr(options, field.name) for option, field in block_options(name).items()}
+
+
+def load_plugin(path: str | PathLike[str]) -> list[str]:
+    """Runs a user's Python file, which registers its blocks, and returns their names. Runs a file once.
+
+    Raises InputError for a missing file, one that fails to import or registers nothing, and a name that is
+    taken; nothing of such a file stays registered.
+    """
+    file = Path(path).resolve()
+    if file in _plugins:
+        return list(_plugins[file])
+    if not file.is_file():
+        raise InputError(f"--plugin {path}: no such file: give the path of a Python file that registers a block")
+    before = set(_entries)
+    loader = SourceFileLoader(f"codec_plugin_{file.stem}_{crc32(bytes(file)):08x}", str(file))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    sys.modules[loader.name] = module  # dataclasses and torch.compile look a class's module up by name
+    try:
+        loader.exec_module(module)
+        if set(_entries) == before:
+            raise InputError("it registers no block: decorate a class with @register_activation(NAME)")
+    except Exception as error:
+        for name in set(_entries) - before:
+            del _entries[name]
+        del sys.modules[loader.name]
+        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(file)]
+        where = f", line {lines[-1]}" if lines else ""
+        what = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"--plugin {path}{where}: {what}") from error
+    _plugins[file] = sorted(set(_entries) - before)
+    return list(_plugins[file])
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _entries:
+        known = ", ".join(activation_names())
+        raise InputError(f"--act {name}: no such block; known are {known}; --plugin FILE.py adds your own")
+    return _entries[name]
+
+
+def _option_fields(name: str, block: type) -> list[dataclasses.Field[Any]]:
+    options = getattr(block, "Options", None)
+    if options is None:
+        return []
+    if not dataclasses.is_dataclass(options):
+        raise InputError(f"activation {name!r}: its Options is no dataclass: decorate it with @dataclass")
+    types = get_type_hints(options)
+    fields = [field for field in dataclasses.fields(options) if field.init]
+    for field in fields:
+        field.type = types[field.name]  # text where the file has `from __future__ import annotations`
+        if field.type not in (int, float, bool, str) or field.default is dataclasses.MISSING:
+            raise InputError(
+                f"activation {name!r}: option {field.name!r} must be int, float, bool or str, with a default"
+            )
+    return fields
+
+
+def _coerce(option: str, field: dataclasses.Field[Any], value: Any) -> Any:
+    text = str(value).strip()
+    try:
+        if field.type is str and isinstance(value, str):
+            return value
+        if field.type is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if field.type is int and not isinstance(value, bool | float):
+            return int(text)
+        if field.type is float and not isinstance(value, bool) and math.isfinite(float(text)):
+            return float(text)
+    except (KeyError, ValueError):
+        pass
+    wanted = {str: "text", bool: "true or false", int: "a whole number", float: "a finite number"}
+    raise InputError(f"--{option} {value}: give {wanted[field.type]}")  # type: ignore[index]

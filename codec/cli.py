@@ -1,0 +1,156 @@
+"""What every command shares: exit status, one-line errors, and options declared as dataclass fields."""
+
+import argparse
+import dataclasses
+import difflib
+import functools
+import math
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from coco224.errors import DataError
+from codec.errors import InputError
+
+Rule = tuple[Callable[[Any], bool], str]
+"""What a value must satisfy, and how a refusal says so."""
+
+POSITIVE: Rule = (lambda value: 0 < value < math.inf, "must be more than 0")
+NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "must be 0 or more")
+NOT_EMPTY: Rule = (bool, "must not be empty")
+
+
+def at_least(low: int) -> Rule:
+    return (lambda value: value >= low), f"must be at least {low}"
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Exits with main's status, or with 2 and one line on stderr for bad input; a bug stays a traceback."""
+    try:
+        status = main()
+    except (InputError, DataError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+def boolean(text: str) -> bool:
+    """`true` or `false` in any case, for argparse."""
+    try:
+        return {"true": True, "false": False}[text.lower()]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false") from None
+
+
+def option(default: Any, help: str, **hints: Any) -> Any:
+    """A dataclass field that is a command's option.
+
+    Hints: `rule` (a Rule), `metavar`, `shown` (what --help calls the default), `values` (a function that
+    lists them for --help where no Literal can; whoever uses the option refuses others).
+    """
+    return dataclasses.field(default=default, metadata={"help": help, **hints})
+
+
+@dataclasses.dataclass(frozen=True)
+class OptionGroup:
+    """Base of the dataclasses whose fields are options; refuses a value that breaks its field's rule."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            holds, words = field.metadata.get("rule", (None, ""))
+            if holds and value is not None and not holds(value):
+                raise InputError(f"--{field.name} {value}: {words}")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse whose options are dataclass fields, read from a command line or from a mapping.
+
+    Errors are one line (InputError), no option may be abbreviated, and --help has a line for each. Only what
+    was given reaches the result: defaults stay the dataclass's.
+    """
+
+    def __init__(self, *, removed: Mapping[str, str] | None = None, **settings: Any) -> None:
+        """`removed`: names of former options, and what to say to those who still use them."""
+        formatter = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=60, width=1000)
+        defaults: dict[str, Any] = {
+            "usage": "%(prog)s [options]",
+            "formatter_class": formatter,
+            "allow_abbrev": False,
+        }
+        super().__init__(**(defaults | settings))
+        self.fields: dict[str, dataclasses.Field[Any]] = {}
+        self.removed = removed or {}
+
+    def add_fields(self, title: str, fields: Mapping[str, dataclasses.Field[Any]]) -> None:
+        """Adds a group with an option per field: int, float, bool, str, Literal, or one of these | None."""
+        group = self.add_argument_group(title)
+        for name, field in fields.items():
+            self.fields[name] = field
+            kind: Any = field.type
+            if isinstance(kind, types.UnionType):
+                kind = next(member for member in typing.get_args(kind) if member is not types.NoneType)
+            settings: dict[str, Any] = {"type": kind}
+            values = field.metadata["values"]() if "values" in field.metadata else ()
+            if typing.get_origin(kind) is typing.Literal:
+                values = typing.get_args(kind)
+                settings = {"choices": values}
+            elif kind is bool:
+                settings = {"type": boolean, "nargs": "?", "const": True}
+            metavar = field.metadata.get("metavar", "NAME" if values else kind.__name__.upper())
+            line = _help(field, values)
+            group.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=metavar, help=line, **settings)
+
+    def add_dataclass(self, title: str, cls: type) -> None:
+        self.add_fields(title, {field.name: field for field in dataclasses.fields(cls)})
+
+    def parse_mapping(self, values: Mapping[Any, Any], source: str) -> dict[str, Any]:
+        """Typed values by option name of a YAML or JSON mapping; takes and refuses what a command line does.
+
+        None stands for an option whose default it is. `source` begins each error.
+        """
+        words = []
+        for name, value in values.items():
+            if name not in self.fields:
+                raise InputError(f"{source}: {self._unknown(str(name), self.fields)}")
+            field = self.fields[name]
+            if value is None and field.default is None:
+                continue
+            if not isinstance(value, str | int | float):
+                raise InputError(f"{source}: {name}: {value!r} is not one value")
+            if field.type in (str, str | None) and not isinstance(value, str):
+                raise InputError(f"{source}: {name}: {value!r} is no text; if it is meant, quote it")
+            words.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
+        try:
+            return vars(self.parse_args(words))
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
+
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        namespace, unknown = self.parse_known_args(None if args is None else list(args), namespace)
+        for word in unknown:
+            if word.startswith("-"):
+                raise InputError(self._unknown(word.partition("=")[0], self._option_string_actions))
+        if unknown:
+            raise InputError(f"unexpected argument {unknown[0]!r}; --help lists the options")
+        return namespace
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message.removeprefix("argument "))
+
+    def _unknown(self, name: str, known: Iterable[str]) -> str:
+        if name.lstrip("-") in self.removed:
+            return f"{name} {self.removed[name.lstrip('-')]}"
+        matches = difflib.get_close_matches(name, known, n=1)
+        advice = f"did you mean {matches[0]}?" if matches else "--help lists the options"
+        return f"unknown option {name}; {advice}"
+
+
+def _help(field: dataclasses.Field[Any], values: Sequence[str]) -> str:
+    """What the option is, {what it may be}, [its default]."""
+    default = str(field.default).lower() if isinstance(field.default, bool | None) else field.default
+    choices = f"{{{','.join(values)}}}" if values else ""
+    words = [field.metadata.get("help"), choices, f"[{field.metadata.get('shown', default)}]"]
+    return " ".join(word for word in words if word).replace("%", "%%")

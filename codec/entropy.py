@@ -1,0 +1,99 @@
+"""The entropy model: CompressAI's bottleneck in a form that compiles and exports, with noise that knows its place."""
+
+import copy
+from typing import TypeVar
+
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from torch import Tensor, nn
+
+from codec.errors import InputError
+
+CodecT = TypeVar("CodecT", bound=nn.Module)
+
+TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
+
+
+def noise_keys(seed: int, step: int, places: Tensor) -> Tensor:
+    """Keys of the quantization noise: a function of the seed, the optimizer step and the place in the global batch.
+
+    Args:
+        places: int64 [B], the samples' places in the global batch.
+
+    Returns:
+        int64 [B], 32-bit values: the same sample gets the same noise on any rank and under any accumulation.
+    """
+    return _hash32(_hash32(_hash32(places & _MASK) ^ (step & _MASK)) ^ (seed & _MASK))
+
+
+def uniform_noise(keys: Tensor, shape: torch.Size) -> Tensor:
+    """Uniform noise in [-0.5, 0.5), float32 [B, *shape], from one key a sample.
+
+    A counter-based generator: element i of a sample is a hash of (key, i), so it needs no state, runs inside a compiled
+    graph and gives the same bits on every device.
+    """
+    counter = torch.arange(shape.numel(), device=keys.device)
+    bits = _hash32(_hash32(counter) ^ keys[:, None])
+    return ((bits >> 8).to(torch.float32) * 2.0**-24 - 0.5).view(-1, *shape)
+
+
+_MASK = 0xFFFFFFFF
+
+
+def _hash32(x: Tensor) -> Tensor:
+    """A 32-bit xor-shift-multiply hash in int64; the constants are under 2**31, so that no product overflows."""
+    x = ((x ^ (x >> 15)) * 0x2C1B3C6D) & _MASK
+    x = ((x ^ (x >> 12)) * 0x297A2D39) & _MASK
+    return x ^ (x >> 15)
+
+
+class Bottleneck(EntropyBottleneck):
+    """CompressAI's `EntropyBottleneck` (Balle et al. 2018, arXiv:1802.01436, appendix 6.1) with a static transpose.
+
+    The parameters, buffers and tables are CompressAI's own, so state dicts load both ways. Only `forward` differs:
+    the parent builds its permutation as a tensor and reads it back, which breaks `torch.compile` and `torch.export`.
+    """
+
+    def forward(
+        self, y: Tensor, keys: Tensor | None = None, detach_rate: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantizes the latent and gives its likelihood.
+
+        Args:
+            y: [B, M, H, W].
+            keys: int64 [B] from `noise_keys`: additive uniform noise (training); None: rounding to the nearest
+                symbol around the medians.
+            detach_rate: the likelihoods' gradient reaches the entropy model but not y.
+
+        Returns:
+            y_hat [B, M, H, W], likelihoods [B, M, H, W], and the auxiliary loss of the quantiles (0-dim; zero when the
+            quantiles do not train).
+        """
+        if keys is None:
+            medians = self.quantiles[:, 0, 1].detach().view(1, -1, 1, 1)
+            y_hat = torch.round(y - medians) + medians
+        else:
+            y_hat = y + uniform_noise(keys, y.shape[1:])
+        rated = y_hat.detach() if detach_rate else y_hat
+        by_channel = rated.transpose(0, 1)
+        likelihoods, _, _ = self._likelihood(by_channel.reshape(by_channel.shape[0], 1, -1))
+        likelihoods = self.likelihood_lower_bound(likelihoods).view(by_channel.shape).transpose(0, 1)
+        aux_loss = self.loss() if self.quantiles.requires_grad else likelihoods.new_zeros(())
+        return y_hat, likelihoods, aux_loss
+
+
+def with_tables(codec: CodecT) -> CodecT:
+    """A copy of the codec in eval mode whose medians and CDF tables fit its densities; the codec itself is not touched.
+
+    The quantiles are found by bisection, which is exact to 1e-3 where the auxiliary loss may still be on its way: stale
+    tables are the commonest reason why a file is larger than its likelihoods say.
+
+    Raises:
+        InputError: a parameter of the entropy model is not finite (the bisection would never end).
+    """
+    fresh = copy.deepcopy(codec).eval().requires_grad_(False)
+    for name, parameter in fresh.named_parameters():
+        if name.startswith("entropy_bottleneck.") and not torch.isfinite(parameter).all():
+            raise InputError(f"{name} of this codec is not finite; start from an earlier checkpoint")
+    fresh.update(force=True, update_quantiles=True)  # type: ignore[operator]
+    return fresh

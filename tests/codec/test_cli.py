@@ -1,0 +1,139 @@
+"""Every command's exit status and errors, and options that are dataclass fields."""
+
+import dataclasses
+import re
+from typing import Literal
+
+import pytest
+
+from coco224.errors import DataError
+from codec.cli import POSITIVE, ArgumentParser, OptionGroup, at_least, boolean, option, run
+from codec.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Kettle(OptionGroup):
+    litres: float = option(1.5, "how much it holds", rule=POSITIVE)
+    cups: int = option(4, "how many it fills", rule=at_least(1))
+    whistle: bool = option(True, "sound at 100 %")
+    colour: Literal["red", "blue"] = option("red", "its paint")
+    lid: bool | None = option(None, "with a lid", shown="as delivered")
+    maker: str | None = option(None, "who built it")
+
+
+def parser() -> ArgumentParser:
+    made = ArgumentParser(prog="kettle", removed={"steam": "was removed: boil less"})
+    made.add_dataclass("kettle", Kettle)
+    return made
+
+
+def given(*words: str) -> dict:
+    return vars(parser().parse_args(words))
+
+
+@pytest.mark.parametrize("error", [InputError("no such\n  folder: x"), DataError("no such folder: x")])
+def test_bad_input_is_one_line_and_status_2(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == 2
+    assert capsys.readouterr() == ("", "error: no such folder: x\n")
+
+
+@pytest.mark.parametrize(("returned", "status"), [(None, None), (0, 0), (3, 3), (75, 75)])
+def test_a_command_exits_with_what_main_returns(returned: int | None, status: int | None) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: returned)
+    assert ended.value.code == status  # the interpreter makes 0 of None
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 // 0)
+
+
+def test_booleans_are_true_and_false_and_a_bare_one_is_true() -> None:
+    assert boolean("True") is True
+    assert boolean("FALSE") is False
+    assert given("--whistle", "--lid", "false") == {"whistle": True, "lid": False}
+    with pytest.raises(InputError, match="--whistle: 'yes' is neither true nor false"):
+        given("--whistle", "yes")
+
+
+def test_only_what_was_typed_is_in_the_result() -> None:
+    assert given() == {}
+    assert given("--cups", "4", "--colour=blue") == {"cups": 4, "colour": "blue"}
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--colours", "red"], "unknown option --colours; did you mean --colour?"),
+        (["--col", "red"], "unknown option --col; did you mean --colour?"),  # abbreviations are not guessed
+        (["--xyz=1"], "unknown option --xyz; --help lists the options"),
+        (["--steam", "5"], "--steam was removed: boil less"),
+        (["--steam=5"], "--steam was removed: boil less"),
+        (["tea"], "unexpected argument 'tea'; --help lists the options"),
+        (["--cups", "many"], "--cups: invalid int value: 'many'"),
+        (["--cups"], "--cups: expected one argument"),
+    ],
+)
+def test_a_wrong_word_is_refused_in_one_line(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(line)}$"):
+        given(*words)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"litres": 0.0}, "--litres 0.0: must be more than 0"),
+        ({"litres": float("nan")}, "--litres nan: must be more than 0"),
+        ({"litres": float("inf")}, "--litres inf: must be more than 0"),
+        ({"cups": 0}, "--cups 0: must be at least 1"),
+    ],
+)
+def test_a_value_that_breaks_its_rule_is_refused(values: dict, line: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(line)}$"):
+        Kettle(**values)
+
+
+def test_help_has_one_line_an_option_with_its_default() -> None:
+    lines = parser().format_help().splitlines()
+    described = {line.split()[0]: re.split(r"  +", line.strip())[1] for line in lines if "  --" in line[:4]}
+    assert lines[lines.index("kettle:") + 1].startswith("  --litres")
+    assert described == {
+        "--litres": "how much it holds [1.5]",
+        "--cups": "how many it fills [4]",
+        "--whistle": "sound at 100 % [true]",
+        "--colour": "its paint {red,blue} [red]",
+        "--lid": "with a lid [as delivered]",
+        "--maker": "who built it [none]",
+    }
+
+
+def test_a_mapping_is_read_like_the_command_line() -> None:
+    values = {"litres": "1e-4", "cups": 3, "whistle": False, "colour": "blue", "lid": None, "maker": "-x"}
+    typed = {"litres": 1e-4, "cups": 3, "whistle": False, "colour": "blue", "maker": "-x"}
+    assert parser().parse_mapping(values, "k.yaml") == typed
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"cup": 3}, "k.yaml: unknown option cup; did you mean cups?"),
+        ({7: 3}, "k.yaml: unknown option 7; --help lists the options"),
+        ({"steam": 3}, "k.yaml: steam was removed: boil less"),
+        ({"cups": 3.5}, "k.yaml: --cups: invalid int value: '3.5'"),
+        ({"cups": True}, "k.yaml: --cups: invalid int value: 'true'"),
+        ({"cups": [3]}, "k.yaml: cups: [3] is not one value"),
+        ({"cups": None}, "k.yaml: cups: None is not one value"),
+        ({"whistle": 1}, "k.yaml: --whistle: '1' is neither true nor false"),
+        ({"maker": 7}, "k.yaml: maker: 7 is no text; if it is meant, quote it"),
+    ],
+)
+def test_a_mapping_with_a_wrong_key_or_type_is_refused_with_its_source(values: dict, line: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(line)}$"):
+        parser().parse_mapping(values, "k.yaml")

@@ -1,0 +1,188 @@
+"""Fine-tunes a learned image codec whose GDN layers were replaced by blocks that an NPU runs.
+
+    accelerate launch train_accel.py --coco_dir coco224 --act relu
+    python train_accel.py --coco_dir coco224 --act relu         # one device, no launcher
+
+Exit status: 0 done, 2 bad input, 3 stopped by numerical faults, 75 stopped by a signal with a checkpoint saved,
+130 interrupted twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from codec.cli import run as run_command
+from training.preempt import PREEMPTED, StopSignal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from coco224.batches import Batch
+    from codec.model import Codec
+    from training.record import Record
+    from training.setup import Run
+
+TOO_MANY_FAULTS = 3
+
+
+def main() -> int:
+    """The command. What is heavy to import waits until the options are known to be good."""
+    stop = StopSignal().install()
+    from training.options import parse
+
+    options = parse()
+    from training.record import Record
+    from training.setup import set_up
+    from training.summary import announce, conclude
+
+    run = set_up(options)
+    record = Record(run.accelerator, options, run.total, run.progress.step, run.train_batches.global_batch)
+    announce(run, record)
+    status = train(run, record, stop)
+    record.close()
+    conclude(run, record, status)
+    return status
+
+
+def train(run: Run, record: Record, stop: StopSignal) -> int:
+    """The loop: at the end of an epoch evaluate, else step; save now and then. Returns the exit status."""
+    from training.saving import save
+    from training.validation import Stopped, save_reconstructions, validate
+
+    output, progress = run.options.output, run.progress
+    if progress.step == 0 and output.recon_every:
+        save_reconstructions(run, record, "pre")
+    while True:
+        epoch = math.ceil(progress.step / run.steps_per_epoch)
+        if progress.evaluated < progress.step and ends_epoch(run, 1):
+            try:
+                if run.validation and ends_epoch(run, output.eval_every):
+                    validate(run, record, stop, epoch)
+            except Stopped:
+                save(run)
+                return PREEMPTED
+            if ends_epoch(run, output.recon_every):
+                save_reconstructions(run, record, f"e{epoch:03d}")
+            progress.evaluated = progress.step
+            save(run)
+        if progress.step >= run.total:
+            return 0
+
+        outcome = optimizer_step(run, stop)
+        progress.faults_in_a_row = progress.faults_in_a_row + 1 if outcome.fault else 0
+        if outcome.fault:
+            report_fault(run, record, outcome)
+        progress.step += 1
+        run.last_metrics = {}
+        record.step(progress.step, outcome.figures, outcome.lr)
+
+        exhausted = progress.faults_in_a_row >= run.options.numerics.overflow_patience
+        if outcome.stopping or exhausted or progress.step % output.checkpoint_every == 0:
+            save(run)
+        if outcome.stopping:
+            return PREEMPTED
+        if exhausted:
+            return TOO_MANY_FAULTS
+
+
+def ends_epoch(run: Run, every: int) -> bool:
+    """Whether the steps done end an epoch that is a multiple of `every` (0: never), or the run, inside one or not."""
+    step = run.progress.step
+    if not every or not step:
+        return False
+    return step >= run.total or step % (every * run.steps_per_epoch) == 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an optimizer step came to.
+
+    Attributes:
+        fault: a rank met NaN, Inf or a huge value; no rank applied the step.
+        stopping: a rank was told to stop.
+        lr: the network's learning rate.
+        figures: means over the global batch.
+        batches: this rank's micro-batches.
+        at_fault: the fault, if any, is this rank's.
+    """
+
+    fault: bool
+    stopping: bool
+    lr: float
+    figures: dict[str, float]
+    batches: list[Batch]
+    at_fault: bool
+
+
+def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
+    """One step over the global batch: forward, distortion and rate, backward, clip, agree, apply."""
+    import torch
+
+    from codec.entropy import noise_keys
+    from training.distributed import sum_over_ranks
+
+    numerics, optimizer, watch, step = run.options.numerics, run.optimizer, run.watch, run.progress.step
+    lr = run.schedule.apply(optimizer, step)
+    optimizer.zero_grad(set_to_none=True)
+    watch.reset()
+    batches: list[Batch] = []
+    sums = torch.zeros((), device=run.device)
+    for micro in range(run.grad_accum):
+        batch = next(run.micro_batches)
+        batches.append(batch)
+        x = run.to_pictures(batch.images)
+        keys = noise_keys(numerics.seed, step, batch.places.to(run.device))
+        last = micro == run.grad_accum - 1
+        with contextlib.nullcontext() if last else run.accelerator.no_sync(run.model):
+            with run.autocast():
+                out = run.model(x, keys, run.objective.detaches_rate)
+            total, figures = run.objective(out, x)
+            # The auxiliary loss moves the quantiles alone; in the same backward, every gradient is reduced once.
+            run.scaler.scale((total + out["aux_loss"]) / run.grad_accum).backward()
+        watch.see(out["x_hat"], total)
+        sums = sums + torch.stack(list(figures.values()))
+
+    run.scaler.unscale_(optimizer)
+    watch.see_gradients(run.network, forgive_overflow=run.scaler.is_enabled())
+    if numerics.max_grad_norm:
+        torch.nn.utils.clip_grad_norm_(run.network, numerics.max_grad_norm)
+
+    # The one host read of the step: a fault or a stop of any rank is everyone's, figures are means of the global batch.
+    stopping = torch.tensor(float(bool(stop.name)), device=run.device)
+    share = run.grad_accum * run.accelerator.num_processes
+    flags = torch.stack([watch.faulty(), stopping])
+    faults, stops, *means = sum_over_ranks(torch.cat([flags, sums / share]))
+    if not faults:
+        run.scaler.step(optimizer)
+    run.scaler.update()
+    named = dict(zip(figures, means, strict=True))
+    return Outcome(faults > 0, stops > 0, lr, named, batches, at_fault=faults > 0 and bool(watch.faulty()))
+
+
+def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
+    """Names the module where the first bad value of a skipped step appeared, and the pictures of its batch."""
+    from codec.entropy import noise_keys
+    from training.faults import guilty_module
+
+    numerics, step = run.options.numerics, run.progress.step
+    for batch in outcome.batches if outcome.at_fault else []:
+
+        def loss_of(codec: Codec, batch: Batch = batch) -> Tensor:
+            x = run.to_pictures(batch.images)
+            keys = noise_keys(numerics.seed, step, batch.places.to(run.device))
+            with run.autocast():
+                out = codec(x, keys, run.objective.detaches_rate)
+            return run.scaler.scale(run.objective(out, x)[0] + out["aux_loss"])
+
+        module = guilty_module(run.codec, loss_of, numerics.overflow_tol)
+        if module:
+            record.fault(step, module, run.train_rows.names(batch.rows.tolist()))
+            return
+    record.row("fault", step, {"skipped": 1})
+
+
+if __name__ == "__main__":
+    run_command(main)

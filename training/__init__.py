@@ -1,0 +1,1 @@
+"""What the training program stands on; the only package that knows Accelerate."""

@@ -1,0 +1,93 @@
+"""Numerical faults: seen on every rank before a step is applied, and traced to the module that began them."""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codec.model import Codec
+
+ADVICE = (
+    "lower --lr, add --lr_warmup_steps 1000, widen --local_fp32 to entropy+decoder or all_normexp, lower "
+    "--max_grad_norm, or try --amp false; the skipped steps and the guilty modules are in metrics.jsonl"
+)
+
+
+class Watch:
+    """The largest magnitude of one optimizer step, kept on the device; NaN and Inf count as larger than any limit."""
+
+    def __init__(self, limit: float, device: torch.device, enabled: bool) -> None:
+        self.limit = limit
+        self.device = device
+        self.enabled = enabled
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the last step."""
+        self.worst = torch.zeros((), device=self.device)
+
+    def see(self, *values: Tensor) -> None:
+        """Takes outputs and losses of a micro-batch into account."""
+        for value in values if self.enabled else ():
+            low, high = torch.aminmax(value.detach())
+            self.worst = torch.maximum(self.worst, torch.maximum(-low, high).float())
+
+    def see_gradients(self, parameters: Iterable[nn.Parameter], *, forgive_overflow: bool) -> None:
+        """Takes gradients into account; with a loss scaler an overflow is its business, not a fault."""
+        if not self.enabled:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        largest = torch.nn.utils.get_total_norm(gradients, float("inf"))
+        if forgive_overflow:
+            largest = torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))
+        self.worst = torch.maximum(self.worst, largest.float())
+
+    def faulty(self) -> Tensor:
+        """1 where a value was NaN, Inf or over the limit, else 0; 0-dim on the device."""
+        return 1 - (self.worst <= self.limit).float()
+
+
+def guilty_module(codec: Codec, run: Callable[[Codec], Tensor], limit: float) -> str:
+    """Runs a faulty batch again, eagerly on a copy with hooks, and names where the first bad value appeared.
+
+    Args:
+        codec: the unwrapped codec; its gradients and wrappers are not touched.
+        run: forward and loss of the batch on the codec that it is given.
+        limit: the largest magnitude that is no fault.
+
+    Returns:
+        "g_a.2 (Conv2d), forward", "the loss", "g_a.2 (Conv2d), backward"; empty if nothing bad came up again.
+    """
+    found: list[str] = []
+
+    def bad(values: Any) -> bool:
+        if isinstance(values, Tensor):
+            return values.is_floating_point() and not bool((values.detach().abs() <= limit).all())
+        if isinstance(values, dict):
+            return any(bad(value) for value in values.values())
+        return isinstance(values, tuple | list) and any(bad(value) for value in values)
+
+    def hook(name: str, way: str) -> Callable[..., None]:
+        def look(module: nn.Module, inputs: Any, outputs: Any) -> None:
+            if not found and bad(inputs if way == "backward" else outputs):
+                found.append(f"{name} ({type(module).__name__}), {way}")
+
+        return look
+
+    suspect = copy.deepcopy(codec)
+    for parameter in suspect.parameters():
+        parameter.grad = None
+    for name, module in suspect.named_modules():
+        if not list(module.children()):  # leaves: a container's output is its last leaf's
+            module.register_forward_hook(hook(name, "forward"))
+            module.register_full_backward_hook(hook(name, "backward"))
+    loss = run(suspect)
+    if not found and bad(loss):
+        return "the loss"
+    if not found:
+        loss.backward()
+    if not found:
+        found += [f"the gradient of {n}" for n, p in suspect.named_parameters() if p.grad is not None and bad(p.grad)]
+    return found[0] if found else ""

@@ -1,0 +1,104 @@
+"""Parameter groups, optimizer and learning-rate schedule."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+QUANTILES = "entropy_bottleneck.quantiles"
+DECAYED = "weight"  # of convolutions and linear layers; biases, GDN's beta/gamma and the densities are not decayed
+
+
+def make_optimizer(
+    model: nn.Module, optimizer: str, lr: float, weight_decay: float, quantiles_lr: float
+) -> torch.optim.Optimizer:
+    """One optimizer over what trains: decayed weights, the rest of the network, and the bottleneck's quantiles.
+
+    One optimizer, not CompressAI's two: with two, clipping under a gradient scaler unscales both and FSDP pairs the
+    second with a model that does not exist. Each group names itself (`role`), so that the schedule finds its own.
+    """
+    decayed, plain, quantiles = [], [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name.endswith(QUANTILES):
+            quantiles.append(parameter)
+        elif name.endswith(DECAYED) and parameter.ndim > 1:
+            decayed.append(parameter)
+        else:
+            plain.append(parameter)
+    groups = [
+        {"params": decayed, "role": "network", "lr": lr, "weight_decay": weight_decay},
+        {"params": plain, "role": "network", "lr": lr, "weight_decay": 0.0},
+        {"params": quantiles, "role": "quantiles", "lr": quantiles_lr, "weight_decay": 0.0},
+    ]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+    return kind([group for group in groups if group["params"]], lr=lr, fused=True)
+
+
+def network_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The parameters whose gradients are clipped: everything but the quantiles, whose loss is a thing of its own."""
+    return [p for group in optimizer.param_groups if group["role"] == "network" for p in group["params"]]
+
+
+@dataclass
+class Schedule:
+    """The network's learning rate as a function of the optimizer step; the quantiles keep theirs.
+
+    A plain function of the step needs no state of its own to resume, and cannot tick once a rank as a prepared
+    scheduler does. Only `plateau` has a memory.
+
+    Attributes:
+        kind: "none", "cosine" (to zero over `total` steps), "onecycle" (Smith & Topin 2017, arXiv:1708.07120, with
+            torch's shape: from lr/25 up to lr in `pct_start` of the run, down to lr/250,000, along cosines) or
+            "plateau" (lr x 0.5 when the validation loss has not fallen by 1e-4 of itself in more than 2 evaluations).
+        warmup: steps of linear warm-up, multiplied onto the schedule (refused with onecycle).
+    """
+
+    kind: str
+    lr: float
+    total: int
+    warmup: int = 0
+    pct_start: float = 0.1
+    plateau: dict[str, Any] = field(default_factory=lambda: {"factor": 1.0, "best": math.inf, "bad": 0})
+
+    def at(self, step: int) -> float:
+        """The learning rate of optimizer step `step` (0-based)."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        return self.lr * warm * self._shape(step)
+
+    def _shape(self, step: int) -> float:
+        if self.kind == "cosine":
+            return _cosine(1.0, 0.0, step / self.total)
+        if self.kind == "onecycle":
+            peak, last = self.pct_start * self.total - 1, self.total - 1
+            if step <= peak:
+                return _cosine(1 / 25, 1.0, step / peak if peak > 0 else 1.0)
+            return _cosine(1.0, 1 / 250_000, (step - peak) / (last - peak) if last > peak else 1.0)
+        return float(self.plateau["factor"])
+
+    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> float:
+        """Sets the network's groups to the rate of this step and returns it."""
+        lr = self.at(step)
+        for group in optimizer.param_groups:
+            if group["role"] == "network":
+                group["lr"] = lr
+        return lr
+
+    def observe(self, validation_loss: float) -> None:
+        """Tells `plateau` of an evaluation; the other kinds do not listen."""
+        if self.kind != "plateau":
+            return
+        if validation_loss < self.plateau["best"] * (1 - 1e-4):
+            self.plateau.update(best=validation_loss, bad=0)
+        else:
+            self.plateau["bad"] += 1
+        if self.plateau["bad"] > 2:
+            self.plateau.update(factor=self.plateau["factor"] * 0.5, bad=0)
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    """From start to end along half a cosine, progress in 0..1."""
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2

@@ -1,0 +1,296 @@
+"""Every option of the training program, and the command line and the YAML file that give them."""
+
+import dataclasses
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from codec.blocks import registry
+from codec.cli import NOT_EMPTY, NOT_NEGATIVE, POSITIVE, ArgumentParser, OptionGroup, at_least, option
+from codec.errors import InputError
+
+# pytorch_msssim halves a picture four times under an 11-tap window, and g_a halves one four times.
+MS_SSIM_SMALLEST, STRIDE = 161, 16
+
+
+@dataclass(frozen=True)
+class ReplacementOptions(OptionGroup):
+    act: str = option("relu", "what replaces GDN (gdn keeps it)", values=registry.activation_names)
+    replace_parts: Literal["encoder", "decoder", "all"] = option("encoder", "whose GDNs are replaced")
+    train_scope: Literal["replaced+hyper", "replaced", "replaced+entropy", "all"] = option(
+        "replaced+hyper", "what trains: the replaced parts, with or without the entropy model"
+    )
+    plugin: str | None = option(None, "Python file that registers blocks of your own", metavar="FILE")
+
+
+@dataclass(frozen=True)
+class ModelOptions(OptionGroup):
+    quality: int = option(8, "the zoo's quality, 1..8", rule=(range(1, 9).__contains__, "the zoo's qualities are 1..8"))
+    pretrained: bool = option(True, "start from CompressAI's zoo weights, which need the internet")
+    init_checkpoint: str | None = option(
+        None,
+        "start from this checkpoint instead: ours, or a CompressAI .pth.tar",
+        metavar="FILE",
+    )
+    N: int | None = option(None, "channels between the layers", rule=at_least(1), shown="the quality's")
+    M: int | None = option(None, "channels of the latent y", rule=at_least(1), shown="the quality's")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init_checkpoint and self.pretrained:
+            raise InputError(
+                "--init_checkpoint and --pretrained true both name the first weights: drop --pretrained true"
+            )
+        if (self.N is None) != (self.M is None):
+            given, missing = ("N", "M") if self.M is None else ("M", "N")
+            raise InputError(f"--{given} without --{missing}: the widths go together, give both or neither")
+        if self.N is not None and self.pretrained:
+            raise InputError(
+                f"--N {self.N} --M {self.M}: the zoo has no weights of other widths, add --pretrained false"
+            )
+
+
+@dataclass(frozen=True)
+class DataOptions(OptionGroup):
+    coco_dir: str = option("", "dataset of coco224.prepare, or a COCO root", metavar="DIR", shown="required")
+    use_prepared: bool = option(True, "false: --coco_dir is a COCO root, cropped on the fly")
+    input_size: int = option(
+        224,
+        "side of the random crop that is taken of each row",
+        rule=(
+            lambda size: size > 0 and size % STRIDE == 0,
+            f"must be a multiple of {STRIDE}, the codec's stride",
+        ),
+    )
+    hflip: bool = option(False, "mirror half of the crops")
+    batch_size: int = option(16, "crops per process and step", rule=at_least(1))
+    grad_accum: int = option(1, "batches per optimizer step", rule=at_least(1))
+    num_workers: int = option(2, "reading processes per rank; 0 reads in the training process", rule=NOT_NEGATIVE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.coco_dir:
+            raise InputError(
+                "--coco_dir is required: a dataset that `python -m coco224.prepare` made, "
+                "or a COCO root with --use_prepared false"
+            )
+
+
+@dataclass(frozen=True)
+class LossOptions(OptionGroup):
+    loss_type: Literal["recon", "rd", "mse"] = option(
+        "recon", "recon: a*L1+(1-a)*(1-MS-SSIM); rd: recon+lambda_bpp*bpp; mse: lambda_mse*255^2*MSE+bpp"
+    )
+    alpha_l1: float = option(
+        0.4, "a in recon and rd", rule=(lambda value: 0 <= value <= 1, "is a share and must be within 0..1")
+    )
+    lambda_bpp: float = option(0.01, "weight of the rate in rd", rule=NOT_NEGATIVE)
+    lambda_mse: float = option(0.01, "weight of the distortion in mse", rule=POSITIVE)
+
+
+@dataclass(frozen=True)
+class ScheduleOptions(OptionGroup):
+    epochs: int = option(10, "passes over the dataset", rule=at_least(1))
+    max_steps: int | None = option(None, "optimizer steps, if they end first", rule=at_least(1), shown="no limit")
+    lr: float = option(1e-4, "highest learning rate", rule=POSITIVE)
+    optimizer: Literal["adam", "adamw"] = option("adam", "optimizer")
+    weight_decay: float = option(0.0, "weight decay", rule=NOT_NEGATIVE)
+    sched: Literal["cosine", "none", "onecycle", "plateau"] = option("cosine", "learning rate over the run's length")
+    onecycle_pct_start: float = option(
+        0.1,
+        "share of the run in which onecycle rises",
+        rule=(lambda value: 0 < value < 1, "is a share of the run and must lie between 0 and 1"),
+    )
+    lr_warmup_steps: int = option(0, "optimizer steps of linear warm-up; not with onecycle", rule=NOT_NEGATIVE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr_warmup_steps and self.sched == "onecycle":
+            raise InputError(
+                f"--lr_warmup_steps {self.lr_warmup_steps} with --sched onecycle, which warms up by itself: "
+                "use --onecycle_pct_start"
+            )
+
+
+@dataclass(frozen=True)
+class NumericsOptions(OptionGroup):
+    amp: bool = option(True, "mixed precision")
+    amp_dtype: Literal["bf16", "fp16"] = option("bf16", "its number format")
+    local_fp32: Literal["entropy", "none", "entropy+decoder", "all_normexp", "custom"] = option(
+        "entropy", "regions that stay in FP32"
+    )
+    local_fp32_custom: str | None = option(
+        None, "globs of module names for --local_fp32 custom, comma-separated", metavar="GLOBS"
+    )
+    max_grad_norm: float = option(1.0, "gradients are clipped to this norm; 0: never", rule=NOT_NEGATIVE)
+    overflow_check: bool = option(True, "skip a step with NaN, Inf or too large values, and name the module")
+    overflow_tol: float = option(1e4, "largest sane absolute value", rule=POSITIVE)
+    overflow_patience: int = option(10, "skipped steps in a row that end the run", rule=at_least(1))
+    compile: bool | None = option(None, "torch.compile", shown="per device")
+    channels_last: bool | None = option(None, "channels_last memory layout", shown="per device")
+    seed: int = option(
+        0,
+        "seed of weights, order, crops and noise",
+        rule=(lambda value: 0 <= value < 2**32, "must be within 0..2^32-1, which NumPy takes"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.local_fp32 == "custom" and not self.local_fp32_custom:
+            raise InputError("--local_fp32 custom needs --local_fp32_custom GLOBS: which modules stay in FP32")
+        if self.local_fp32_custom is not None and self.local_fp32 != "custom":
+            raise InputError(f"--local_fp32_custom {self.local_fp32_custom}: only --local_fp32 custom uses it")
+
+
+@dataclass(frozen=True)
+class EntropyModelOptions(OptionGroup):
+    eb_aux: bool = option(True, "train the entropy bottleneck's quantiles with its auxiliary loss")
+    eb_aux_lr: float = option(1e-3, "their learning rate", rule=POSITIVE)
+
+
+@dataclass(frozen=True)
+class OutputOptions(OptionGroup):
+    save_dir: str = option("./checkpoints", "checkpoints and the local record", metavar="DIR", rule=NOT_EMPTY)
+    recon_dir: str = option("./recon", "reconstructions", metavar="DIR", rule=NOT_EMPTY)
+    recon_every: int = option(2, "epochs between reconstructions; 0: never", rule=NOT_NEGATIVE)
+    recon_count: int = option(16, "pictures that are reconstructed", rule=at_least(1))
+    eval_every: int = option(1, "epochs between evaluations; 0: never", rule=NOT_NEGATIVE)
+    checkpoint_every: int = option(500, "optimizer steps between checkpoints", rule=at_least(1))
+    log_every: int = option(10, "optimizer steps between records", rule=at_least(1))
+    keep_checkpoints: int = option(2, "states to resume from that are kept", rule=at_least(2))
+    resume: str = option("auto", "auto, none, or a saved state", metavar="PATH", rule=NOT_EMPTY)
+    overwrite: bool = option(False, "start anew in a --save_dir that holds a run")
+
+
+@dataclass(frozen=True)
+class ReportingOptions(OptionGroup):
+    wandb: bool = option(False, "report to Weights & Biases")
+    wandb_project: str = option("npu-image-codec", "its project")
+    run_name: str | None = option(None, "name of the run in the trackers", shown="from the options")
+    report_to: str | None = option(None, "other Accelerate trackers, comma-separated", metavar="NAMES")
+
+
+@dataclass(frozen=True)
+class Options:
+    """A run, resolved. `block` holds the chosen activation's hyper-parameters, None where it has none."""
+
+    replacement: ReplacementOptions
+    model: ModelOptions
+    data: DataOptions
+    loss: LossOptions
+    schedule: ScheduleOptions
+    numerics: NumericsOptions
+    entropy_model: EntropyModelOptions
+    output: OutputOptions
+    reporting: ReportingOptions
+    block: Any
+
+    def __post_init__(self) -> None:
+        if self.loss.loss_type != "mse" and self.data.input_size < MS_SSIM_SMALLEST:
+            smallest = -(-MS_SSIM_SMALLEST // STRIDE) * STRIDE
+            raise InputError(
+                f"--input_size {self.data.input_size} with --loss_type {self.loss.loss_type}: MS-SSIM needs "
+                f"{MS_SSIM_SMALLEST} pixels, use --input_size {smallest} or more, or --loss_type mse"
+            )
+        if self.schedule.sched == "plateau" and not self.output.eval_every:
+            raise InputError("--sched plateau follows the validation loss: --eval_every 0 leaves it none")
+
+    def flat(self) -> dict[str, Any]:
+        """Every option by its public name, the chosen block's included: what --config and from_flat load."""
+        values = {name: value for group in _GROUPS for name, value in vars(getattr(self, group)).items()}
+        return values | registry.options_dict(self.replacement.act, self.block)
+
+
+_GROUPS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Options) if field.name != "block"}
+_FIELDS = {field.name: field for cls in _GROUPS.values() for field in dataclasses.fields(cls)}
+_REMOVED = {"amp_warmup_steps": "was removed: bf16 + local FP32 + LR warm-up + gradient clipping do its job"}
+_ONLY_WITH = {
+    "alpha_l1": ("loss_type", ("recon", "rd")),
+    "lambda_bpp": ("loss_type", ("recon", "rd")),  # with recon it weighs the rate of best_rd
+    "lambda_mse": ("loss_type", ("mse",)),
+    "onecycle_pct_start": ("sched", ("onecycle",)),
+}
+
+
+def parse(argv: Sequence[str] | None = None) -> Options:
+    """The options of a command line and of the --config file that it names, the command line winning.
+
+    Raises InputError for an unknown option, an impossible value or a combination that cannot work.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    first = ArgumentParser(add_help=False)
+    first.add_argument("--config")
+    first.add_argument("--plugin")
+    early, _ = first.parse_known_args(argv)
+    config = {} if early.config is None else _read_yaml(early.config)
+    parser = _parser(early.plugin or config.get("plugin"))
+    filed = _without_zoo(parser.parse_mapping(config, early.config))
+    typed = _without_zoo(vars(parser.parse_args(argv)))
+    return _build(filed | typed, typed)
+
+
+def from_flat(flat: Mapping[str, Any]) -> Options:
+    """The options that Options.flat() wrote; loads their plugin. Raises InputError for others."""
+    return _build(_parser(flat.get("plugin")).parse_mapping(flat, "saved options"), typed=())
+
+
+def _read_yaml(path: str) -> dict[Any, Any]:
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path} is not YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"--config {path} is no mapping: write one option a line, like `lr: 1e-4`")
+    return config
+
+
+def _parser(plugin: Any) -> ArgumentParser:
+    """The whole command line; a plugin's block is registered first, so that its options are there too."""
+    if isinstance(plugin, str):  # a file may name anything else: refused with the other wrong types
+        registry.load_plugin(plugin)
+    parser = ArgumentParser(description="Takes a learned image codec off its GDN layers.", removed=_REMOVED)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of options, the command line wins [none]")
+    for group, cls in _GROUPS.items():
+        parser.add_dataclass(group.replace("_", " "), cls)
+        if cls is ReplacementOptions:
+            for act in registry.activation_names():
+                _add_block(parser, act)
+    return parser
+
+
+def _add_block(parser: ArgumentParser, act: str) -> None:
+    fields = registry.block_options(act)
+    for name in fields.keys() & _FIELDS.keys():
+        raise InputError(f"activation {act!r}: --{name} is an option of the trainer: change its prefix")
+    if fields:
+        parser.add_fields(f"{act} (with --act {act})", fields)
+
+
+def _without_zoo(given: dict[str, Any]) -> dict[str, Any]:
+    """Whoever names a checkpoint wants it and not the zoo's weights, unless the same hand asks for both."""
+    return {"pretrained": False} | given if given.get("init_checkpoint") else given
+
+
+def _build(given: Mapping[str, Any], typed: Collection[str]) -> Options:
+    """Checks and defaults. What was typed must have an effect; a file may also spell out defaults."""
+    act = given.get("act", _FIELDS["act"].default)
+    own = registry.block_options(act)
+    for other in registry.activation_names():
+        for name in registry.block_options(other):
+            if name in given and name not in own:
+                raise InputError(f"--{name} belongs to --act {other}, not to --act {act}: drop one of the two")
+    for name, (owner, uses) in _ONLY_WITH.items():
+        value, chosen = (given.get(each, _FIELDS[each].default) for each in (name, owner))
+        if chosen not in uses and (name in typed or value != _FIELDS[name].default):
+            raise InputError(f"--{name} does nothing with --{owner} {chosen}: use --{owner} {'/'.join(uses)}")
+    groups = {
+        group: cls(**{field.name: given[field.name] for field in dataclasses.fields(cls) if field.name in given})
+        for group, cls in _GROUPS.items()
+    }
+    return Options(**groups, block=registry.make_options(act, {name: given[name] for name in own if name in given}))

@@ -1,0 +1,162 @@
+"""What a run leaves behind: metrics.jsonl, curves.png, config.yaml, and whatever the trackers keep."""
+
+import json
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import yaml
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from codec.checkpoint import whole_or_absent
+from training.options import Options
+
+ROWS = "metrics.jsonl"
+CURVES = "curves.png"
+PANELS = {"loss": "loss", "bpp": "bits per pixel", "psnr": "PSNR, dB", "lr": "learning rate"}
+
+
+class Record:
+    """Rows of figures to a file, a progress bar and trackers; only the main process writes."""
+
+    def __init__(self, accelerator: Accelerator, options: Options, total: int, start: int, global_batch: int) -> None:
+        self.accelerator = accelerator
+        self.folder = Path(options.output.save_dir)
+        self.writes = accelerator.is_main_process
+        self.log_every = options.output.log_every
+        self.global_batch = global_batch
+        self.window: list[dict[str, float]] = []
+        self.bar = tqdm(total=total, initial=start, unit="step", disable=not self.writes, dynamic_ncols=True)
+        self.since = time.perf_counter()
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            keep_rows_up_to(self.folder / ROWS, start)
+            config = yaml.safe_dump(options.flat(), sort_keys=False)
+            (self.folder / "config.yaml").write_text(config)
+            self._track(lambda: start_trackers(accelerator, options))
+
+    def step(self, step: int, figures: dict[str, float], lr: float) -> None:
+        """Takes the figures of an optimizer step (`step` of them are done): bar always, a mean row now and then."""
+        self.window.append(figures)
+        per_second = self.global_batch * len(self.window) / (time.perf_counter() - self.since)
+        shown = {"loss": ".4f", "bpp": ".3f", "psnr": ".2f"}
+        postfix = {name: format(figures[name], style) for name, style in shown.items()}
+        self.bar.set_postfix(postfix | {"lr": f"{lr:.1e}", "img/s": f"{per_second:.1f}"}, refresh=False)
+        self.bar.update()
+        if step % self.log_every == 0 or step == self.bar.total:
+            means = {name: fmean(row[name] for row in self.window) for name in figures}
+            self.row("train", step, {**means, "lr": lr, "images_per_second": per_second})
+            self.window = []
+            self.since = time.perf_counter()
+
+    def fault(self, step: int, module: str, files: list[str]) -> None:
+        """Reports a skipped step from the rank that met the fault, which need not be the main process."""
+        rank = self.accelerator.process_index
+        what = f"step {step} skipped: rank {rank} met NaN, Inf or a huge value in {module}"
+        self.bar.write(f"{what}; pictures: {', '.join(files)}", file=sys.stderr)
+        row = {"kind": "fault", "step": step, "rank": rank, "module": module, "files": files}
+        append_json_line(self.folder / ROWS, row)
+
+    def row(self, kind: str, step: int, figures: dict[str, Any]) -> None:
+        """Writes one row ("train", "validation", "fault") and hands its numbers to the trackers as `kind/name`."""
+        if not self.writes:
+            return
+        append_json_line(self.folder / ROWS, {"kind": kind, "step": step, **figures})
+        numbers = {f"{kind}/{name}": v for name, v in figures.items() if isinstance(v, int | float)}
+        self._track(lambda: self.accelerator.log(numbers, step=step))
+
+    def pictures(self, name: str, step: int, grid: np.ndarray) -> None:
+        """Hands a picture, uint8 [H, W, 3], to the trackers that take pictures."""
+        if not self.writes:
+            return
+        takers = [tracker for tracker in self.accelerator.trackers if hasattr(tracker, "log_images")]
+        self._track(lambda: [tracker.log_images({name: grid[None]}, step=step) for tracker in takers])
+
+    def say(self, line: str) -> None:
+        """Prints a line above the progress bar, on the main process."""
+        if self.writes:
+            self.bar.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        """Draws the curves and ends the trackers."""
+        self.bar.close()
+        if self.writes:
+            draw_curves(self.folder)
+        self._track(self.accelerator.end_training)
+
+    def _track(self, call: Callable[[], Any]) -> None:
+        """A tracker that fails is reported and given up: it never stops training."""
+        try:
+            call()
+        except Exception as error:  # any tracker's own errors, network included
+            self.accelerator.trackers = []
+            warnings.warn(f"tracking stopped, training goes on: {error}", stacklevel=2)
+
+
+def start_trackers(accelerator: Accelerator, options: Options) -> None:
+    """Starts the trackers with the run's options as their configuration."""
+    flat = {name: "" if value is None else value for name, value in options.flat().items()}
+    wandb = {"name": run_name(options), "tags": [options.replacement.act, options.loss.loss_type]}
+    accelerator.init_trackers(options.reporting.wandb_project, config=flat, init_kwargs={"wandb": wandb})
+
+
+def run_name(options: Options) -> str:
+    """The name in the trackers: the one given, or the recipe in short."""
+    replacement, loss = options.replacement, options.loss
+    recipe = f"{replacement.act}-{replacement.replace_parts}-{loss.loss_type}-q{options.model.quality}"
+    return options.reporting.run_name or recipe
+
+
+def append_json_line(path: Path, row: dict[str, Any]) -> None:
+    """Adds a row to a JSON-lines file; figures that are not finite are left out, as JSON has no word for them."""
+    kept = {k: v for k, v in row.items() if not (isinstance(v, float) and not math.isfinite(v))}
+    with path.open("a") as file:
+        file.write(json.dumps(kept) + "\n")
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole rows of a JSON-lines file; a torn last line, which a kill can leave, is passed over."""
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
+def keep_rows_up_to(path: Path, step: int) -> None:
+    """Drops the rows of steps that a resumed run will do again."""
+    rows = [row for row in json_lines(path) if row["step"] <= step]
+    with whole_or_absent(path) as beside:
+        beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def draw_curves(folder: Path) -> None:
+    """Draws `curves.png` from `metrics.jsonl`: training lines and validation points."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = list(json_lines(folder / ROWS))
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    for axis, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
+        for kind, style in (("train", {"lw": 1}), ("validation", {"marker": "o"})):
+            points = [(row["step"], row[name]) for row in rows if row["kind"] == kind and name in row]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=kind, **style)
+        axis.set(title=title, xlabel="optimizer step")
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend()
+    with whole_or_absent(folder / CURVES) as beside:
+        figure.savefig(beside, format="png", dpi=110)
+    plt.close(figure)

@@ -1,0 +1,292 @@
+"""From options to everything that the training loop uses, refusing what cannot work before the first step."""
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from coco224.batches import Batch, TrainBatches, train_loader
+from coco224.dataset import Rows, open_split
+from coco224.unprepared import open_photographs
+from codec.blocks import options_dict
+from codec.checkpoint import load_initial
+from codec.errors import InputError
+from codec.losses import RateDistortion
+from codec.model import (
+    TRANSFORMS,
+    Activation,
+    Architecture,
+    Codec,
+    set_trainable,
+    trainable_modules,
+    zoo_state,
+    zoo_widths,
+)
+from codec.precision import apply_local_fp32
+from training.distributed import check_launch, check_precision
+from training.faults import Watch
+from training.optim import Schedule, make_optimizer, network_parameters
+from training.options import Options
+from training.state import (
+    Progress,
+    accumulation_for,
+    load_optimizer_tensors,
+    load_progress,
+    load_tensors,
+    newest_whole,
+    require_agreement,
+)
+
+# What a run writes into its save_dir.
+RUN_FILES = ("state", "last.safetensors", "best_*.safetensors", "config.yaml", "metrics.jsonl", "curves.png")
+
+
+@dataclass
+class Run:
+    """One training run.
+
+    Attributes:
+        codec: the unwrapped model, which shares its parameters with `model`.
+        model: what the loop calls: wrapped for its launch, compiled where asked.
+        total: optimizer steps of the whole run.
+        grad_accum: micro-batches an optimizer step.
+        validation: whole rows to evaluate on, or None.
+        pictured: rows whose reconstructions are saved.
+        fp32_modules: the regions of local FP32, by name.
+        last_metrics: validation figures of the current weights; empty once they have moved on.
+    """
+
+    options: Options
+    accelerator: Accelerator
+    codec: Codec
+    model: nn.Module
+    objective: RateDistortion
+    optimizer: torch.optim.Optimizer
+    network: list[nn.Parameter]
+    schedule: Schedule
+    scaler: GradScaler
+    train_batches: TrainBatches
+    micro_batches: Iterator[Batch]
+    train_rows: Rows
+    validation: Rows | None
+    pictured: Rows
+    total: int
+    grad_accum: int
+    progress: Progress
+    fp32_modules: list[str]
+    watch: Watch
+    last_metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch; the last short batch is dropped."""
+        return self.train_batches.steps_per_epoch
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        device: torch.device = self.accelerator.device
+        return device
+
+    def to_pictures(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] on the host to float32 in [0, 1] on the device, in the layout that convolutions run on."""
+        x = images.to(self.device, non_blocking=True).float().div_(255)
+        return x if _channels_last(self.options) else x.contiguous()
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the forward; regions of local FP32 leave it by themselves."""
+        numerics = self.options.numerics
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[numerics.amp_dtype]
+        return torch.autocast(self.device.type, dtype, enabled=numerics.amp)
+
+
+def set_up(options: Options) -> Run:
+    """Builds a run, from its saved state where it resumes.
+
+    Raises:
+        InputError, DataError: the options, the data, the checkpoint or the launch cannot work.
+    """
+    numerics = options.numerics
+    check_precision(numerics.amp_dtype if numerics.amp else None)
+    accelerator = make_accelerator(options)
+    check_launch(accelerator)
+
+    train_rows, validation = open_rows(options)
+    progress, state_path = saved_progress(options, train_rows.fingerprint, accelerator)
+    world, batch_size = accelerator.num_processes, options.data.batch_size
+    grad_accum = accumulation_for(progress.global_batch, batch_size, world) if state_path else options.data.grad_accum
+    batches = TrainBatches(
+        train_rows,
+        seed=numerics.seed,
+        input_size=options.data.input_size,
+        hflip=options.data.hflip,
+        batch_size=batch_size,
+        grad_accum=grad_accum,
+        rank=accelerator.process_index,
+        world_size=world,
+    )
+    progress.global_batch = batches.global_batch
+    total = options.schedule.epochs * batches.steps_per_epoch
+    total = min(total, options.schedule.max_steps or total)
+
+    set_seed(numerics.seed)
+    codec = make_codec(options)
+    modules = trainable_modules(codec, options.replacement.replace_parts, options.replacement.train_scope)
+    set_trainable(codec, modules, options.entropy_model.eb_aux)
+    globs = tuple((numerics.local_fp32_custom or "").split(","))
+    fp32_modules = apply_local_fp32(codec, numerics.local_fp32, globs) if numerics.amp else []
+    if _channels_last(options):
+        codec = codec.to(memory_format=torch.channels_last)
+    if state_path:
+        model_state, optimizer_state = load_tensors(state_path)
+        codec.load_weights(model_state)
+    codec = codec.to(accelerator.device)
+    if numerics.compile if numerics.compile is not None else accelerator.device.type == "cuda":
+        codec.compile(fullgraph=True)
+    schedule = Schedule(
+        options.schedule.sched,
+        options.schedule.lr,
+        total,
+        options.schedule.lr_warmup_steps,
+        options.schedule.onecycle_pct_start,
+    )
+    optimizer = make_optimizer(
+        codec,
+        options.schedule.optimizer,
+        options.schedule.lr,
+        options.schedule.weight_decay,
+        options.entropy_model.eb_aux_lr,
+    )
+    model = accelerator.prepare_model(codec)
+    scaler = GradScaler(accelerator.device.type, enabled=numerics.amp and numerics.amp_dtype == "fp16")
+    if state_path:
+        load_optimizer_tensors(codec, optimizer, optimizer_state)
+        schedule.plateau.update(progress.plateau)
+        scaler.load_state_dict(progress.scaler)
+
+    loader = train_loader(
+        batches, progress.step, total, options.data.num_workers, pin_memory=accelerator.device.type == "cuda"
+    )
+    return Run(
+        options=options,
+        accelerator=accelerator,
+        codec=codec,
+        model=model,
+        objective=RateDistortion(**asdict(options.loss)),
+        optimizer=optimizer,
+        network=network_parameters(optimizer),
+        schedule=schedule,
+        scaler=scaler,
+        train_batches=batches,
+        micro_batches=iter(loader),
+        train_rows=train_rows,
+        validation=validation,
+        pictured=validation or train_rows,
+        total=total,
+        grad_accum=grad_accum,
+        progress=progress,
+        fp32_modules=fp32_modules,
+        watch=Watch(numerics.overflow_tol, accelerator.device, numerics.overflow_check),
+    )
+
+
+def make_accelerator(options: Options) -> Accelerator:
+    """An Accelerator that wraps, launches and tracks; precision and accumulation are the loop's own."""
+    reporting = options.reporting
+    trackers = [name.strip() for name in (reporting.report_to or "").split(",") if name.strip()]
+    trackers += ["wandb"] * (reporting.wandb and "wandb" not in trackers)
+    for name in trackers:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"--report_to {name}: {name} is not installed; pip install {name}, or leave it out")
+    return Accelerator(
+        mixed_precision="no",
+        log_with=trackers or None,
+        project_dir=options.output.save_dir,
+        step_scheduler_with_optimizer=False,
+        # The buffers never change in training (tables are rebuilt on copies), so there is nothing to broadcast.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+    )
+
+
+def open_rows(options: Options) -> tuple[Rows, Rows | None]:
+    """The training rows, and the validation rows where there are any."""
+    root = Path(options.data.coco_dir)
+    open_rows_of = open_split if options.data.use_prepared else open_photographs
+    train = open_rows_of(root, "train")
+    if train is None:
+        raise InputError(f"--coco_dir {root} has no train split; make one with python -m coco224.prepare")
+    return train, open_rows_of(root, "validation")
+
+
+def saved_progress(options: Options, data: str, accelerator: Accelerator) -> tuple[Progress, Path | None]:
+    """What to resume from: the progress and the folder of its tensors, or a fresh start.
+
+    Raises:
+        InputError: the saved run differs from this one, or `--resume none` would mix two runs in one folder.
+    """
+    output = options.output
+    found: Path | None = None
+    if output.resume == "none":
+        make_room(Path(output.save_dir), output.overwrite, accelerator)
+    elif output.resume == "auto":
+        found = newest_whole(Path(output.save_dir) / "state")
+    else:
+        found = newest_whole(Path(output.resume))
+        if found is None:
+            raise InputError(f"--resume {output.resume}: no state of a run there; give the folder state/ of a run")
+    path = broadcast_object_list([found])[0]  # the main process's view of the disk is everyone's
+    if path is None:
+        return Progress(options=options.flat(), data=data), None
+    progress = load_progress(path)
+    flat = options.flat()
+    block = tuple(options_dict(options.replacement.act, options.block))
+    require_agreement(progress, flat, data, block)
+    progress.options = flat
+    return progress, path
+
+
+def make_room(folder: Path, overwrite: bool, accelerator: Accelerator) -> None:
+    """Removes an earlier run's files for a new run, or refuses where they would be lost."""
+    earlier = [path for name in RUN_FILES for path in folder.glob(name)]
+    if earlier and not overwrite:
+        raise InputError(
+            f"--save_dir {folder} holds a run; resume it with --resume auto, choose another --save_dir, or start over "
+            "with --resume none --overwrite true"
+        )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        for path in earlier:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def make_codec(options: Options) -> Codec:
+    """The codec to train: initial weights, then fresh blocks in the parts to replace."""
+    model, replacement = options.model, options.replacement
+    if model.init_checkpoint:
+        codec = load_initial(Path(model.init_checkpoint))
+        if model.N and (model.N, model.M) != (codec.N, codec.M):
+            raise InputError(
+                f"--init_checkpoint {model.init_checkpoint} has N={codec.N}, M={codec.M}, not --N {model.N} "
+                f"--M {model.M}; leave --N and --M out"
+            )
+    else:
+        N, M = (model.N, model.M) if model.N and model.M else zoo_widths(model.quality)
+        codec = Codec(Architecture(N, M))
+        if model.pretrained:
+            codec.load_weights(zoo_state(model.quality))
+    block = options_dict(replacement.act, options.block)
+    for part in TRANSFORMS[replacement.replace_parts]:
+        codec.replace_activations(part, Activation(replacement.act, block))
+    return codec.train()
+
+
+def _channels_last(options: Options) -> bool:
+    """Convolutions run faster in this layout on CPUs (oneDNN) and on tensor cores alike."""
+    return options.numerics.channels_last is not False

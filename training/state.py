@@ -1,0 +1,207 @@
+"""The state that a run resumes from: folders that are whole or absent, in safetensors and JSON alone."""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from codec.checkpoint import sync_folder
+from codec.entropy import TABLES
+from codec.errors import InputError
+
+FILES = ("model.safetensors", "optimizer.safetensors", "progress.json")
+MANIFEST = "manifest.json"
+
+# What must agree for a run to go on: model, data, loss, optimizer, schedule and seed.
+MUST_AGREE = (
+    "act", "replace_parts", "train_scope", "quality", "N", "M",
+    "use_prepared", "input_size", "hflip",
+    "loss_type", "alpha_l1", "lambda_bpp", "lambda_mse",
+    "lr", "optimizer", "weight_decay", "sched", "onecycle_pct_start", "lr_warmup_steps",
+    "eb_aux", "eb_aux_lr", "seed",
+)  # fmt: skip
+
+
+@dataclass
+class Progress:
+    """Where a run stands, besides its tensors.
+
+    Attributes:
+        step: optimizer steps done; with the seed it is the position in the data and in the noise.
+        evaluated: the last step at which the end of an epoch was dealt with; 0 before the first.
+        faults_in_a_row: faulty steps since the last good one.
+        best: the best value so far of each metric that keeps a `best_*` file.
+        plateau: the memory of the plateau schedule.
+        scaler: the loss scaler's state (fp16), else empty.
+        options: the resolved options, under their public names.
+        global_batch: pictures an optimizer step.
+        data: the dataset's fingerprint.
+        tracker: what trackers need to go on with the same run (the W&B run's id).
+    """
+
+    step: int = 0
+    evaluated: int = 0
+    faults_in_a_row: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    plateau: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    global_batch: int = 0
+    data: str = ""
+    tracker: dict[str, Any] = field(default_factory=dict)
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole of a sharded tensor (a collective call), or the tensor itself; detached, on the CPU."""
+    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.detach().cpu().contiguous()
+
+
+def model_tensors(codec: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, without the CDF tables: those are rebuilt from the densities."""
+    return {name: full(t) for name, t in codec.state_dict().items() if name.rsplit(".", 1)[-1] not in TABLES}
+
+
+def optimizer_tensors(codec: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state by name: "exp_avg/g_a.0.weight" and so on."""
+    state = optimizer.state
+    return {
+        f"{kind}/{name}": full(tensor)
+        for name, parameter in codec.named_parameters()
+        for kind, tensor in state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer_tensors(codec: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`, onto each parameter's device and sharding."""
+    parameters = dict(codec.named_parameters())
+    for key, tensor in tensors.items():
+        kind, name = key.split("/", 1)
+        parameter = parameters[name]
+        tensor = tensor.to(parameter.device)
+        if isinstance(parameter, DTensor) and tensor.ndim:
+            tensor = distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
+        optimizer.state[parameter][kind] = tensor
+
+
+def save_state(
+    folder: Path, keep: int, model: dict[str, Tensor], optimizer: dict[str, Tensor], progress: Progress
+) -> None:
+    """Writes `folder/step-NNNNNNNN`, whole or not at all, then prunes to the newest `keep`.
+
+    Files are written and synced under a temporary name, the manifest with their checksums last; then one rename makes
+    the folder appear. Nothing older is removed before that.
+    """
+    final = folder / f"step-{progress.step:08d}"
+    beside = folder / f".{final.name}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    contents = (save(model), save(optimizer), json.dumps(asdict(progress), indent=1).encode())
+    sums = {}
+    for name, content in zip(FILES, contents, strict=True):
+        _write_synced(beside / name, content)
+        sums[name] = hashlib.sha256(content).hexdigest()
+    _write_synced(beside / MANIFEST, json.dumps(sums, indent=1).encode())
+    sync_folder(beside)
+    shutil.rmtree(final, ignore_errors=True)  # the same step again: after a resume that repeated a save
+    beside.rename(final)
+    sync_folder(folder)
+    for old in _newest_first(folder)[keep:]:
+        shutil.rmtree(old)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest state folder whose checksums hold; a damaged newer one is named in a warning."""
+    for candidate in _newest_first(folder):
+        damage = _damage(candidate)
+        if not damage:
+            return candidate
+        warnings.warn(f"{candidate} is damaged ({damage}); trying the one before it", stacklevel=2)
+    return None
+
+
+def load_progress(path: Path) -> Progress:
+    """The progress of a state folder that `newest_whole` gave."""
+    return Progress(**json.loads((path / "progress.json").read_text()))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Model and optimizer tensors of a state folder."""
+    return load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
+
+
+def require_agreement(saved: Progress, options: dict[str, Any], data: str, block: tuple[str, ...]) -> None:
+    """Refuses to continue a run with other settings.
+
+    Args:
+        options: the resolved options of this command.
+        data: this dataset's fingerprint.
+        block: the names of the block's options, which belong to the model.
+
+    Raises:
+        InputError: naming each difference.
+    """
+    differences = [
+        f"--{name} {_text(saved.options.get(name))} there, {_text(options.get(name))} here"
+        for name in (*MUST_AGREE, *block)
+        if saved.options.get(name) != options.get(name)
+    ]
+    if saved.data != data:
+        differences.append("another dataset")
+    if differences:
+        raise InputError(
+            f"--save_dir {options['save_dir']} holds a run that differs: {'; '.join(differences)}; give the same "
+            "options to resume it, another --save_dir, or --resume none --overwrite true to start over"
+        )
+
+
+def accumulation_for(global_batch: int, batch_size: int, world_size: int) -> int:
+    """The accumulation that keeps the global batch on this number of ranks.
+
+    Raises:
+        InputError: it is not a whole number.
+    """
+    if global_batch % (batch_size * world_size):
+        divisors = [b for b in range(1, global_batch + 1) if global_batch % (b * world_size) == 0]
+        raise InputError(
+            f"the run has {global_batch} pictures an optimizer step, which {world_size} processes of --batch_size "
+            f"{batch_size} cannot make with a whole number of micro-batches; use --batch_size "
+            + (", ".join(map(str, divisors)) if divisors else "with another number of processes")
+        )
+    return global_batch // (batch_size * world_size)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _damage(folder: Path) -> str:
+    """What is wrong with a state folder; empty if nothing is."""
+    try:
+        sums = json.loads((folder / MANIFEST).read_text())
+        for name in FILES:
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sums[name]:
+                return f"{name} does not match its checksum"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _text(value: Any) -> str:
+    return "absent" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

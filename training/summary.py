@@ -1,0 +1,57 @@
+"""What a run says of itself at its start and at its end."""
+
+from codec.blocks import KEEP_GDN
+from codec.model import TRANSFORMS, gdn_layers
+from training.faults import ADVICE
+from training.preempt import PREEMPTED
+from training.record import Record
+from training.setup import Run
+
+
+def announce(run: Run, record: Record) -> None:
+    """Says what is replaced, what trains, in which precision and batch, and where the run starts."""
+    codec, options = run.codec, run.options
+    everything = sum(p.numel() for p in codec.parameters())
+    trained = sum(p.numel() for p in codec.parameters() if p.requires_grad)
+    kept = len(list(gdn_layers(codec)))
+    replaced = options.replacement
+    if replaced.act == KEEP_GDN:
+        what = f"GDN kept everywhere ({kept} layers)"
+    else:
+        parts = " and ".join(TRANSFORMS[replaced.replace_parts])
+        what = f"{replaced.act} in {parts}; {kept} GDN layers are left"
+    amp = options.numerics.amp_dtype if options.numerics.amp else "FP32"
+    regions = f", FP32 in {', '.join(run.fp32_modules)}" if run.fp32_modules else ""
+    batches = run.train_batches
+    record.say(f"codec       N={codec.N} M={codec.M}, {what}")
+    record.say(f"trains      {trained:,} of {everything:,} parameters ({replaced.train_scope})")
+    record.say(f"precision   {amp} on {run.device}{regions}")
+    record.say(
+        f"batch       {options.data.batch_size} x {run.grad_accum} accumulated x {run.accelerator.num_processes} "
+        f"processes = {batches.global_batch}; {batches.steps_per_epoch} steps an epoch, {run.total} in all"
+    )
+    if run.validation is None:
+        record.say("validation  none in this dataset: no evaluation and no best_* files")
+    if run.progress.step >= run.total:
+        record.say(f"finished    this run has done its {run.progress.step} steps; more --epochs or --max_steps go on")
+    elif run.progress.step:
+        record.say(f"resumes     at step {run.progress.step}")
+
+
+def conclude(run: Run, record: Record, status: int) -> None:
+    """Says how the run ended, where its files are and what to do next."""
+    output = run.options.output
+    if status == PREEMPTED:
+        record.say(f"stopped by a signal at step {run.progress.step}; the same command goes on from there")
+    elif status:
+        record.say(
+            f"error: {run.progress.faults_in_a_row} faulty steps in a row (--overflow_patience); the last good state "
+            f"is saved; {ADVICE}"
+        )
+    else:
+        best = "best_msssim" if "ms_ssim" in run.progress.best else "last"
+        record.say(f"checkpoints {output.save_dir}   reconstructions {output.recon_dir}")
+        record.say(
+            f"next        python -m codec.evaluate --coco_dir {run.options.data.coco_dir} "
+            f"--checkpoint {output.save_dir}/{best}.safetensors"
+        )
