@@ -29,7 +29,7 @@ def check_room(out: Path, shards: Sequence[Shard], recipe: Recipe) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"the disk of {folder} has {free / 1e9:.2f} GB free, the dataset takes {needed / 1e9:.2f} GB at least: "
+            f"the disk of {folder} has {free / 1e9:.3f} GB free, the dataset takes {needed / 1e9:.3f} GB at least: "
             f"make room, or give --encoding jpeg or a smaller --limit"
         )
 

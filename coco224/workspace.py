@@ -111,11 +111,14 @@ class Workspace:
 def write_durably(path: Path, text: str) -> None:
     """Writes a small file whole or not at all, also over a power cut."""
     torn = path.with_name(path.name + ".tmp")
-    with torn.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    torn.rename(path)
+    try:
+        with torn.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        torn.rename(path)
+    finally:
+        torn.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

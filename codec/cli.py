@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import os
 import sys
 import types
 import typing
@@ -27,11 +28,15 @@ def at_least(low: int) -> Rule:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Exits with main's status, or with 2 and one line on stderr for bad input; a bug stays a traceback."""
+    """Exits with main's status, or with 2 and one line on stderr for bad input; a bug stays a traceback.
+
+    Under a launcher all ranks meet the same bad input, and the first says so.
+    """
     try:
         status = main()
     except (InputError, DataError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print("error:", " ".join(str(error).split()), file=sys.stderr)
         status = 2
     sys.exit(status)
 

@@ -63,8 +63,8 @@ class RateDistortion:
         Returns:
             The objective, 0-dim; `recon` adds bpp when the entropy model trains, for that model to learn
             from: with a detached y it moves nothing else. And 0-dim, detached FP32 figures on x's device:
-            `loss` (the objective alone), `bpp`, `mse` (x_hat unclamped), `psnr` (dB, of the whole batch,
-            x_hat clamped but not rounded: a training figure, not the evaluation's), and, but for `mse`, `l1`
+            `loss` (the objective alone), `bpp`, `mse` (x_hat unclamped), `psnr` (dB, mean over
+            pictures, x_hat clamped but not rounded: a training figure, not the evaluation's), and, but for `mse`, `l1`
             and `ms_ssim`.
         """
         with torch.autocast(x.device.type, enabled=False):
@@ -72,7 +72,8 @@ class RateDistortion:
             clamped = x_hat.clamp(0, 1)
             rate = bpp(out["likelihoods"], x.shape[-2] * x.shape[-1]).mean()
             mse = (x_hat - x).square().mean()
-            figures = {"bpp": rate, "mse": mse, "psnr": -10 * (clamped - x).square().mean().detach().log10()}
+            per_picture = (clamped.detach() - x).square().mean((1, 2, 3))
+            figures = {"bpp": rate, "mse": mse, "psnr": -10 * per_picture.log10().mean()}
             if self.loss_type == "mse":
                 loss = self.lambda_mse * 255**2 * mse + rate
             else:

@@ -209,9 +209,7 @@ _GROUPS: dict[str, Any] = {field.name: field.type for field in dataclasses.field
 _FIELDS = {field.name: field for cls in _GROUPS.values() for field in dataclasses.fields(cls)}
 _REMOVED = {"amp_warmup_steps": "was removed: bf16 + local FP32 + LR warm-up + gradient clipping do its job"}
 _ONLY_WITH = {
-    "alpha_l1": ("loss_type", ("recon", "rd")),
-    "lambda_bpp": ("loss_type", ("recon", "rd")),  # with recon it weighs the rate of best_rd
-    "lambda_mse": ("loss_type", ("mse",)),
+    "lambda_mse": ("loss_type", ("mse",)),  # alpha_l1 and lambda_bpp choose best_rd under every loss
     "onecycle_pct_start": ("sched", ("onecycle",)),
 }
 

@@ -210,8 +210,7 @@ def make_accelerator(options: Options) -> Accelerator:
         log_with=trackers or None,
         project_dir=options.output.save_dir,
         step_scheduler_with_optimizer=False,
-        # The buffers never change in training (tables are rebuilt on copies), so there is nothing to broadcast.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
 
 

@@ -32,7 +32,7 @@ def test_the_widths_are_the_zoo_s() -> None:
 
     for quality in (1, 5, 6, 8):
         zoo = bmshj2018_factorized(quality, pretrained=False)
-        assert (zoo.N, zoo.M) == zoo_widths(quality)
+        assert zoo_widths(quality) == (zoo.N, zoo.M)
 
 
 @pytest.mark.parametrize("name", [name for name in activation_names() if name != "gdn"])

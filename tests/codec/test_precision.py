@@ -177,7 +177,7 @@ def test_all_normexp_knows_the_operators(operation: Any) -> None:
 
 def test_looking_for_regions_changes_nothing_in_the_model() -> None:
     model = codec("relu").train()
-    model.g_a[3] = Softened().to(DEVICE)
+    model.g_a[3] = nn.Sequential(Softened(), nn.Dropout(0.1)).to(DEVICE)
     before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     local_fp32_modules(model, "all_normexp")
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())

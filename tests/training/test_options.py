@@ -151,8 +151,6 @@ def test_the_defaults_are_the_tables() -> None:
         ("--onecycle_pct_start 0.1", "--onecycle_pct_start does nothing with --sched cosine: use --sched onecycle"),
         ("--sched plateau --eval_every 0", "--sched plateau .* --eval_every 0"),
         ("--lambda_mse 0.01", "--lambda_mse does nothing with --loss_type recon: use --loss_type mse"),
-        ("--loss_type mse --alpha_l1 0.4", "--alpha_l1 does nothing with --loss_type mse: use --loss_type recon/rd"),
-        ("--loss_type mse --lambda_bpp 0.02", "--lambda_bpp does nothing with --loss_type mse"),
         ("--loss_type mse --lambda_mse 0", "--lambda_mse 0.0: must be more than 0"),
         ("--alpha_l1 1.5", "--alpha_l1 1.5: is a share and must be within 0..1"),
         ("--batch_size 0", "--batch_size 0: must be at least 1"),

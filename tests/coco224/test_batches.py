@@ -1,0 +1,136 @@
+"""The order is the seed's: no worker, rank, accumulation or interruption changes which window of which row comes when."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from coco224.batches import Batch, EvalBatches, TrainBatches, eval_loader, train_loader
+from coco224.dataset import Rows, open_photographs, open_split
+from coco224.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def rows(coco224: Path) -> Rows:
+    rows = open_split(coco224, "train")
+    assert rows is not None
+    return rows
+
+
+def batches(rows: Rows, **options: int) -> TrainBatches:
+    chosen = {"seed": 0, "input_size": 160, "hflip": True, "batch_size": 8, "grad_accum": 1, "rank": 0, "world_size": 1}
+    return TrainBatches(rows, **{**chosen, **options})  # type: ignore[arg-type]
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(left, right) for left, right in zip(a, b, strict=True))
+
+
+def global_batch(shares: list[Batch]) -> Batch:
+    """The micro-batches of all ranks of a step, in the order of their places."""
+    images, numbers, places = (torch.cat(parts) for parts in zip(*shares, strict=True))
+    order = places.argsort()
+    assert torch.equal(places[order], torch.arange(len(places)))
+    return Batch(images[order], numbers[order], places[order])
+
+
+def test_a_batch_is_uint8_and_channels_last(rows: Rows) -> None:
+    images, numbers, places = batches(rows)[0]
+    assert (images.dtype, numbers.dtype, places.dtype) == (torch.uint8, torch.int64, torch.int64)
+    assert images.shape == (8, 3, 160, 160)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("world_size", "grad_accum"), [(2, 1), (1, 2), (4, 1), (2, 2), (2, 4)])
+def test_ranks_and_accumulation_share_one_global_batch(rows: Rows, world_size: int, grad_accum: int) -> None:
+    alone = batches(rows)
+    ranks = [
+        batches(rows, batch_size=8 // world_size // grad_accum, grad_accum=grad_accum, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for step in (0, 5, 6, 13):  # an epoch has six
+        shares = [rank[step * grad_accum + micro] for rank in ranks for micro in range(grad_accum)]
+        assert equal(global_batch(shares), alone[step])
+
+
+def test_an_epoch_takes_each_row_at_most_once_and_drops_the_short_batch(rows: Rows) -> None:
+    train = batches(rows)
+    assert (train.global_batch, train.steps_per_epoch) == (8, 54 // 8)
+    epochs = [torch.cat([train[6 * epoch + step].rows for step in range(6)]) for epoch in range(3)]
+    for epoch in epochs:
+        assert len(set(epoch.tolist())) == 48
+    assert not torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[0], torch.cat([batches(rows, seed=1)[step].rows for step in range(6)]))
+
+
+def test_windows_lie_inside_and_every_second_is_mirrored(rows: Rows) -> None:
+    train, mirrored, corners = batches(rows), 0, set()
+    for step in range(12):
+        for image, number in zip(*train[step][:2], strict=True):
+            index, corner = number.numpy()[None], np.zeros(1, int)
+            picture = torch.from_numpy(rows.read(index, corner, corner, 224)[0]).permute(2, 0, 1)
+            windows = picture.unfold(1, 160, 1).unfold(2, 160, 1)
+            # Few columns decide; the whole window confirms.
+            for flip in (False, True):
+                wanted = image.flip(2) if flip else image
+                hits = (windows[:, :, :, :2, 0] == wanted[:, None, None, :2, 0]).all(0).all(-1).nonzero().tolist()
+                found = [hit for hit in hits if torch.equal(windows[:, hit[0], hit[1]], wanted)]
+                if found:
+                    mirrored += flip
+                    corners.add(tuple(found[0]))
+                    break
+            else:
+                pytest.fail("not a window of its row")
+    assert 30 < mirrored < 66  # of 96
+    assert len(corners) > 60
+
+
+def test_without_hflip_and_at_full_size_a_row_comes_as_it_is(rows: Rows) -> None:
+    images, numbers, _ = batches(rows, input_size=224, hflip=False)[3]
+    corner = np.zeros(8, int)
+    assert torch.equal(images.permute(0, 2, 3, 1), torch.from_numpy(rows.read(numbers.numpy(), corner, corner, 224)))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_any_number_of_workers_gives_the_same_batches(rows: Rows, num_workers: int) -> None:
+    train = batches(rows, batch_size=4, grad_accum=2)
+    loaded = list(train_loader(train, 4, 9, num_workers, pin_memory=False))  # over the end of an epoch
+    assert len(loaded) == 10
+    for k, batch in enumerate(loaded, start=8):
+        assert isinstance(batch, Batch)
+        assert equal(batch, train[k])
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_run_that_starts_late_goes_on_exactly(rows: Rows) -> None:
+    whole = list(train_loader(batches(rows), 0, 14, 0, pin_memory=False))
+    late = list(train_loader(batches(rows), 9, 14, 1, pin_memory=False))
+    assert all(map(equal, whole[9:], late))
+
+
+@pytest.mark.parametrize(("world_size", "limit"), [(1, None), (2, None), (3, 50), (4, 2), (2, 1000)])
+def test_evaluation_takes_every_row_once(rows: Rows, world_size: int, limit: int | None) -> None:
+    shares = [EvalBatches(rows, 8, rank, world_size, limit) for rank in range(world_size)]
+    taken = [batch for share in shares for batch in eval_loader(share, 0, pin_memory=False)]
+    assert sum(map(len, shares)) == len(taken)
+    numbers = torch.cat([batch.rows for batch in taken])
+    assert sorted(numbers.tolist()) == list(range(min(limit or 54, 54)))
+    assert all(batch.images.shape[1:] == (3, 224, 224) for batch in taken)
+    corner = np.zeros(1, int)
+    last = rows.read(numbers[-1:].numpy(), corner, corner, 224)[0]
+    assert torch.equal(taken[-1].images[-1].permute(1, 2, 0), torch.from_numpy(last))
+
+
+def test_impossible_sizes_are_refused(rows: Rows) -> None:
+    with pytest.raises(DataError, match=r"--input_size 256 .* 224"):
+        batches(rows, input_size=256)
+    with pytest.raises(DataError, match=r"a batch of 64 is larger than the dataset of 54 rows"):
+        batches(rows, batch_size=16, grad_accum=2, world_size=2)
+
+
+def test_unprepared_photographs_make_batches_too(real_coco: Path) -> None:
+    rows = open_photographs(real_coco, "validation", 64)
+    assert rows is not None
+    train = batches(rows, input_size=48)
+    assert all(map(equal, train_loader(train, 0, 2, 2, pin_memory=False), (train[0], train[1])))

@@ -1,0 +1,197 @@
+"""Reading: the right pixels of the right rows, from any process, in little memory, and no dataset that is none."""
+
+import json
+import multiprocessing
+import pickle
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from coco224.dataset import Rows, open_photographs, open_split
+from coco224.errors import DataError
+from coco224.prepare import main
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory, make_coco: Callable[..., Path]) -> Path:
+    return make_coco(tmp_path_factory.mktemp("data") / "coco", train=70, val=3)
+
+
+@pytest.fixture(scope="module", params=["raw", "png"])
+def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, coco: Path) -> Path:
+    out = tmp_path_factory.mktemp("data") / request.param
+    words = ["--coco_dir", str(coco), "--out_dir", str(out), "--size", "48", "--num_proc", "1"]
+    assert main([*words, "--encoding", request.param]) == 0
+    return out
+
+
+def opened(folder: Path, split: str = "train") -> Rows:
+    rows = open_split(folder, split)
+    assert rows is not None
+    return rows
+
+
+def whole(rows: Rows, indices: list[int]) -> np.ndarray:
+    corner = np.zeros(len(indices), int)
+    return rows.read(np.array(indices), corner, corner, rows.size)
+
+
+def test_rows_are_what_datasets_reads(dataset: Path, coco: Path) -> None:
+    rows, table = opened(dataset), datasets.load_from_disk(dataset)["train"]
+    assert (len(rows), rows.size) == (70, 48)
+    order = [69, 0, 31, 32, 33, 0, 64]  # a shard ends after each 32 files
+    assert rows.names(order) == [table["file_name"][i] for i in order]
+    for index, picture in zip(order, whole(rows, order), strict=True):
+        photograph = Image.open(coco / "train2017" / table["file_name"][index])
+        expected = ImageOps.fit(photograph, (48, 48), Image.Resampling.BICUBIC)
+        assert np.abs(picture.astype(int) - np.asarray(expected)).max() <= 1
+
+
+def test_windows_are_cut_where_asked(dataset: Path) -> None:
+    rows = opened(dataset)
+    indices, top, left = np.array([3, 40, 3]), np.array([0, 16, 5]), np.array([16, 0, 9])
+    windows = rows.read(indices, top, left, 32)
+    assert windows.shape == (3, 32, 32, 3)
+    for window, picture, y, x in zip(windows, whole(rows, indices.tolist()), top, left, strict=True):
+        assert (window == picture[y : y + 32, x : x + 32]).all()
+
+
+def digest(rows: Rows) -> tuple[str, int]:
+    return rows.fingerprint, int(whole(rows, [0, 69]).sum())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_rows_travel_to_another_process(dataset: Path, method: str) -> None:
+    rows = opened(dataset)
+    assert len(pickle.dumps(rows)) < 1000
+    if method == "spawn":
+        assert digest(pickle.loads(pickle.dumps(rows))) == digest(rows)
+        return
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert pool.apply(digest, (rows,)) == digest(rows)
+
+
+def test_the_fingerprint_names_the_pixels(dataset: Path, coco: Path, tmp_path: Path) -> None:
+    words = ["--coco_dir", str(coco), "--size", "48", "--encoding", dataset.name, "--num_proc", "1"]
+    assert main([*words, "--out_dir", str(tmp_path / "same")]) == 0
+    assert main([*words, "--out_dir", str(tmp_path / "other"), "--limit", "69"]) == 0
+    assert opened(tmp_path / "same").fingerprint == opened(dataset).fingerprint
+    assert opened(tmp_path / "other").fingerprint != opened(dataset).fingerprint
+
+
+def test_memory_does_not_grow_with_the_dataset(coco: Path, tmp_path: Path) -> None:
+    """One shard listed a thousand times: 32,000 rows of 150 kB, 4.8 GB of pixels."""
+    assert main(["--coco_dir", str(coco), "--out_dir", str(tmp_path / "a"), "--limit", "32", "--num_proc", "1"]) == 0
+    state = tmp_path / "a" / "train" / "state.json"
+    description = json.loads(state.read_text())
+    description["_data_files"] *= 1000
+    state.write_text(json.dumps(description))
+
+    def anonymous_mb() -> float:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("RssAnon:")[1].split()[0]) / 1024
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = anonymous_mb()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        rows = opened(tmp_path / "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(rows) == 32_000
+    for first in range(0, 32_000, 320):
+        whole(rows, list(range(first, first + 16)))
+    assert anonymous_mb() - before < 30
+
+
+def test_an_absent_split_is_none(coco: Path, tmp_path: Path) -> None:
+    words = ["--coco_dir", str(coco), "--out_dir", str(tmp_path / "a"), "--limit", "2", "--num_proc", "1"]
+    assert main([*words, "--include_val", "false"]) == 0
+    assert open_split(tmp_path / "a", "validation") is None
+
+
+def damaged(folder: Path, how: str) -> Path:
+    shard = next((folder / "train").glob("*.arrow"))
+    if how == "truncated":
+        with shard.open("rb+") as file:
+            file.truncate(shard.stat().st_size // 2)
+    elif how == "lost":
+        shard.unlink()
+    elif how == "state":
+        (folder / "train" / "state.json").write_text("{")
+    elif how == "columns":
+        datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["a"]})}).save_to_disk(folder)
+    elif how == "sizes":
+        table = datasets.Dataset.from_dict(
+            {"image": [bytes(48), bytes(27)], "file_name": ["a", "b"]},
+            features=datasets.Features({"image": datasets.Value("binary"), "file_name": datasets.Value("string")}),
+        )
+        datasets.DatasetDict({"train": table}).save_to_disk(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("truncated", "missing or damaged"),
+        ("lost", "missing or damaged"),
+        ("state", "is damaged"),
+        ("columns", "no column file_name and image"),
+        ("sizes", "different sizes"),
+    ],
+)
+def test_a_damaged_dataset_says_so(coco: Path, tmp_path: Path, how: str, words: str) -> None:
+    out = tmp_path / "a"
+    assert main(["--coco_dir", str(coco), "--out_dir", str(out), "--limit", "40", "--num_proc", "1"]) == 0
+    with pytest.raises(DataError, match=words):
+        open_split(damaged(out, how), "train")
+
+
+def test_a_folder_that_is_no_dataset_says_what_to_do(coco: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        open_split(tmp_path / "nowhere", "train")
+    with pytest.raises(DataError, match=r"no dataset_dict.json.*coco224.prepare"):
+        open_split(tmp_path, "train")
+    with pytest.raises(DataError, match="--use_prepared false"):
+        open_split(coco, "train")
+
+
+def test_unprepared_rows_are_the_prepared_ones(dataset: Path, coco: Path) -> None:
+    rows = open_photographs(coco, "train", 48)
+    assert rows is not None
+    assert (len(rows), rows.size) == (70, 48)
+    assert rows.names([5, 0]) == opened(dataset).names([5, 0])
+    assert (whole(rows, [5, 69, 0]) == whole(opened(dataset), [5, 69, 0])).all()
+    assert open_photographs(coco, "validation", 48) is not None
+
+
+def test_an_unreadable_photograph_is_replaced_by_the_next(tmp_path: Path, make_coco: Callable[..., Path]) -> None:
+    root = make_coco(tmp_path / "coco", val=0)
+    for number in (2, 5):
+        (root / "train2017" / f"{number:012d}.jpg").write_text("no picture")
+    rows = open_photographs(root, "train", 32)
+    assert rows is not None
+    with pytest.warns(UserWarning, match=r"000000000002.jpg cannot be read \(not a JPEG") as warned:
+        pictures = whole(rows, [2, 3, 5, 0, 2])
+    assert len(warned) == 2
+    assert (pictures[0] == pictures[1]).all()
+    assert (pictures[2] == pictures[3]).all()
+
+
+def test_an_unprepared_root_lacks_what_it_lacks(tmp_path: Path, make_coco: Callable[..., Path]) -> None:
+    root = make_coco(tmp_path / "coco", val=0)
+    (root / "val2017").rmdir()
+    assert open_photographs(root, "validation") is None
+    with pytest.raises(DataError, match="no train2017/"):
+        open_photographs(tmp_path, "train")
+    for photograph in (root / "train2017").iterdir():
+        photograph.write_text("no picture")
+    rows = open_photographs(root, "train", 32)
+    assert rows is not None
+    with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(DataError, match="none of the 6"):
+        whole(rows, [0])

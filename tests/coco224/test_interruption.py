@@ -1,0 +1,215 @@
+"""Whatever happens in the middle, the same command ends at the same dataset, and until then there is none."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import pytest
+
+from coco224.prepare import main
+
+Done = subprocess.CompletedProcess[str]
+ROOT = Path(__file__).parents[2]
+SLOW = ("--encoding", "png", "--num_proc", "2")  # some 12 ms a picture
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory, make_coco: Callable[..., Path]) -> Path:
+    return make_coco(tmp_path_factory.mktemp("data") / "coco", train=170, val=3)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory,
+    coco: Path,
+    prepare: Callable[..., Done],
+    contents: Callable[[Path], dict[str, str]],
+) -> dict[str, str]:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    done = prepare(coco, out, *SLOW[:2], "--num_proc", "1")
+    assert done.returncode == 0, done.stderr
+    return contents(out)
+
+
+def start(words: list[str], out: Path) -> subprocess.Popen[str]:
+    """The command, running, with at least one shard finished."""
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list((out.parent / f".{out.name}.partial" / "reports").glob("*.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+def assert_no_dataset(out: Path) -> None:
+    assert not out.exists()
+    for folder in (out.parent / f".{out.name}.partial", out.parent / f".{out.name}.partial" / "dataset"):
+        assert folder.is_dir()
+        with pytest.raises(FileNotFoundError):
+            datasets.load_from_disk(folder)
+
+
+def workers(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_the_number_of_processes_changes_no_byte(
+    tmp_path: Path,
+    coco: Path,
+    undisturbed: dict[str, str],
+    prepare: Callable[..., Done],
+    contents: Callable[[Path], dict[str, str]],
+) -> None:
+    assert prepare(coco, tmp_path / "out", *SLOW).returncode == 0
+    assert contents(tmp_path / "out") == undisturbed
+
+
+def test_killed_and_run_again(
+    tmp_path: Path,
+    coco: Path,
+    undisturbed: dict[str, str],
+    command: Callable[..., list[str]],
+    prepare: Callable[..., Done],
+    contents: Callable[[Path], dict[str, str]],
+) -> None:
+    out = tmp_path / "out"
+    process = start(command(coco, out, *SLOW), out)
+    spawned = workers(process.pid)
+    process.kill()
+    process.communicate()
+    assert_no_dataset(out)
+    for _ in range(100):
+        if all(map(gone, spawned)):
+            break
+        time.sleep(0.1)
+    assert all(map(gone, spawned)), "workers outlive their parent"
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / ".out.partial").rglob("*.arrow")}
+    assert 1 <= len(kept) < 7
+    first = sorted((tmp_path / ".out.partial" / "reports").iterdir())
+    inode = (tmp_path / ".out.partial/dataset" / first[0].stem.replace("-", "/", 1)).with_suffix(".arrow").stat().st_ino
+
+    done = prepare(coco, out, *SLOW)
+    assert done.returncode == 0, done.stderr
+    assert contents(out) == undisturbed
+    assert inode in {path.stat().st_ino for path in out.rglob("*.arrow")}, "a finished shard was made again"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("to_group", [False, True], ids=["parent", "group"])
+def test_a_signal_stops_promptly_and_the_same_command_continues(
+    tmp_path: Path,
+    coco: Path,
+    undisturbed: dict[str, str],
+    command: Callable[..., list[str]],
+    contents: Callable[[Path], dict[str, str]],
+    number: signal.Signals,
+    to_group: bool,
+) -> None:
+    out = tmp_path / "out"
+    process = start(command(coco, out, *SLOW), out)
+    sent = time.monotonic()
+    (os.killpg if to_group else os.kill)(process.pid, number)
+    _, err = process.communicate(timeout=20)
+    assert time.monotonic() - sent < 5
+    assert process.returncode == 75, err
+    assert "same command continues" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert_no_dataset(out)
+    if to_group:
+        assert main(["--coco_dir", str(coco), "--out_dir", str(out), *SLOW[:2], "--num_proc", "1"]) == 0
+        assert contents(out) == undisturbed
+
+
+def test_other_options_discard_the_finished_part(
+    tmp_path: Path, coco: Path, command: Callable[..., list[str]], prepare: Callable[..., Done]
+) -> None:
+    out = tmp_path / "out"
+    process = start(command(coco, out, *SLOW), out)
+    process.kill()
+    process.communicate()
+    done = prepare(coco, out, "--size", "32", "--limit", "40")
+    assert done.returncode == 0, done.stderr
+    data = datasets.load_from_disk(out)
+    assert len(data["train"]) == 40
+    assert {len(row) for row in data["train"]["image"]} == {32 * 32 * 3}
+
+
+def test_two_runs_do_not_write_one_dataset(
+    tmp_path: Path, coco: Path, command: Callable[..., list[str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    process = start(command(coco, out, *SLOW), out)
+    try:
+        assert main(["--coco_dir", str(coco), "--out_dir", str(out), *SLOW]) == 2
+        assert "another run" in capfd.readouterr().err
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_disk_too_small_is_refused_before_the_work(
+    small_disk: Path, coco: Path, prepare: Callable[..., Done]
+) -> None:
+    done = prepare(coco, small_disk / "new" / "out")  # 173 raw crops are 26 MB
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "0.025 GB free" in done.stderr
+    assert "0.026 GB at least" in done.stderr
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("num_proc", ["1", "2"])
+def test_a_disk_that_fills_up_keeps_what_is_finished(
+    small_disk: Path,
+    coco: Path,
+    undisturbed: dict[str, str],
+    command: Callable[..., list[str]],
+    prepare: Callable[..., Done],
+    contents: Callable[[Path], dict[str, str]],
+    num_proc: str,
+) -> None:
+    out, ballast = small_disk / "out", small_disk / "ballast"
+    words = command(coco, out, *SLOW[:2], "--num_proc", num_proc)
+    process = start(words, out)
+    with pytest.raises(OSError, match="No space left"), ballast.open("wb", buffering=0) as file:
+        while True:  # another program fills the disk
+            assert file.write(bytes(2**16))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2, err
+    assert "disk is full" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert not list(small_disk.rglob("*.tmp*"))
+    assert list(small_disk.rglob("*.arrow"))
+    assert_no_dataset(out)
+
+    ballast.unlink()
+    done = prepare(coco, out, *SLOW[:2], "--num_proc", num_proc)
+    assert done.returncode == 0, done.stderr
+    assert contents(out) == undisturbed
