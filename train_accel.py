@@ -18,6 +18,8 @@ from codec.cli import run as run_command
 from training.preempt import PREEMPTED, StopSignal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from coco224.batches import Batch
@@ -28,12 +30,12 @@ if TYPE_CHECKING:
 TOO_MANY_FAULTS = 3
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command. What is heavy to import waits until the options are known to be good."""
     stop = StopSignal().install()
     from training.options import parse
 
-    options = parse()
+    options = parse(argv)
     from training.record import Record
     from training.setup import set_up
     from training.summary import announce, conclude

@@ -43,6 +43,6 @@ def _crops_per_file(files: Sequence[Path], recipe: Recipe) -> float:
         try:
             with Image.open(path) as image:
                 tiles.append(len(boxes("grid", *image.size, recipe.size, seed=0, index=0, count=1)))
-        except OSError:
+        except (OSError, SyntaxError, Image.DecompressionBombError):
             continue  # the run itself will name it
     return sum(tiles) / max(1, len(tiles))

@@ -71,7 +71,7 @@ def _decode(data: bytes, shortest: int | None) -> Photograph:
             image.draft(None, (shortest, shortest))  # None keeps the mode
         reduction = round(width / image.width)
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        upright = image if orientation == 1 else ImageOps.exif_transpose(image)
         if orientation in (5, 6, 7, 8):
             width, height = height, width
         return Photograph(_rgb(upright), width, height, reduction)

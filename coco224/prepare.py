@@ -47,7 +47,7 @@ class Options:
     overwrite: bool
 
 
-def prepare(options: Options) -> str:
+def prepare(options: Options, signals: StopSignals) -> str:
     """Makes the dataset and returns the line that says what it holds.
 
     Raises:
@@ -76,8 +76,7 @@ def prepare(options: Options) -> str:
         reports[shard.path] = report
         _check_bad(list(reports.values()), files, options.max_bad)
 
-    _check_bad(list(reports.values()), files, options.max_bad)
-    with StopSignals() as signals, tqdm(total=files, initial=begun_before, unit=" pictures") as bar:
+    with tqdm(total=files, initial=begun_before, unit=" pictures") as bar:
         write_shards(
             missing,
             options.recipe,
@@ -238,7 +237,9 @@ def _options(argv: Sequence[str] | None) -> Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0 done, 2 bad input, 75 stopped by a signal."""
     try:
-        print(prepare(_options(argv)))
+        options = _options(argv)
+        with StopSignals() as signals:
+            print(prepare(options, signals))
     except Stopped:
         print("stopped: the finished part is kept, the same command continues", file=sys.stderr)
         return PREEMPTED

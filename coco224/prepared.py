@@ -103,6 +103,8 @@ class _ArrowRows:
 class RawRows(_ArrowRows):
     """Rows of size*size*3 bytes, seen as arrays without a copy."""
 
+    decodes = False
+
     def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str) -> None:
         super().__init__(folder, split, table, fingerprint)
         images = table.column("image")
@@ -131,6 +133,8 @@ class RawRows(_ArrowRows):
 
 class EncodedRows(_ArrowRows):
     """Rows that are PNG, WebP or JPEG files."""
+
+    decodes = True
 
     def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str) -> None:
         super().__init__(folder, split, table, fingerprint)

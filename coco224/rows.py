@@ -16,10 +16,13 @@ class Rows(Protocol):
     Attributes:
         size: side of every row in pixels.
         fingerprint: identifies the data: equal for equal pixels in equal order.
+        decodes: whether a row is decoded when it is read. Where it is not, a read takes microseconds and a loader's
+            worker processes only add a copy between processes: 0 of them are fastest.
     """
 
     size: int
     fingerprint: str
+    decodes: bool
 
     def __len__(self) -> int: ...
 

@@ -35,6 +35,8 @@ def open_photographs(coco_root: str | Path, split: str, size: int = 224) -> Rows
 class PhotographRows:
     """The `Rows` of a folder of photographs."""
 
+    decodes = True
+
     def __init__(self, source: Source, size: int) -> None:
         self.size = size
         self.fingerprint = hashlib.sha256(repr((source.names, source.sizes, _CROP, size)).encode()).hexdigest()[:16]

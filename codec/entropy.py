@@ -78,7 +78,8 @@ class Bottleneck(EntropyBottleneck):
         by_channel = rated.transpose(0, 1)
         likelihoods, _, _ = self._likelihood(by_channel.reshape(by_channel.shape[0], 1, -1))
         likelihoods = self.likelihood_lower_bound(likelihoods).view(by_channel.shape).transpose(0, 1)
-        aux_loss = self.loss() if self.quantiles.requires_grad else likelihoods.new_zeros(())
+        with torch.autocast(y.device.type, enabled=False):
+            aux_loss = self.loss() if self.quantiles.requires_grad else likelihoods.new_zeros(())
         return y_hat, likelihoods, aux_loss
 
 

@@ -1,9 +1,6 @@
 """Photographs and datasets that the tests share: real ones, from the scikit-image wheel."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
+from programs import ROOT, run
+
 COCO = ROOT.parent / "shared" / "data" / "coco2017"
 """A real subset of COCO, where the machine has one."""
 
@@ -39,10 +37,3 @@ def coco224(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run("-m", "coco224.prepare", "--coco_dir", "sample", "--out_dir", out)
     assert done.returncode == 0, done.stderr
     return out
-
-
-def run(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python with these words, from the root of the repository, one thread, and waits."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment
-    command = [sys.executable, *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=False)

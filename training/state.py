@@ -82,14 +82,17 @@ def optimizer_tensors(codec: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def load_optimizer_tensors(codec: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`, onto each parameter's device and sharding."""
+    """The inverse of `optimizer_tensors`, onto each parameter's device, sharding and memory layout."""
     parameters = dict(codec.named_parameters())
     for key, tensor in tensors.items():
         kind, name = key.split("/", 1)
         parameter = parameters[name]
-        tensor = tensor.to(parameter.device)
-        if isinstance(parameter, DTensor) and tensor.ndim:
-            tensor = distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
+        if not tensor.ndim:
+            tensor = tensor.to(parameter.device)
+        elif isinstance(parameter, DTensor):
+            tensor = distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+        else:  # fused Adam pairs values by their place in memory: channels_last weights need channels_last moments
+            tensor = torch.empty_like(parameter).copy_(tensor)
         optimizer.state[parameter][kind] = tensor
 
 

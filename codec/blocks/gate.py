@@ -27,7 +27,7 @@ class Gate(nn.Module):
 class GateActivation:
     """A GDN divides, so its gains fall; an IGDN multiplies, so they grow: hence the two upper bounds.
 
-    The bounds are those under which distilled gates matched GDN on photographs (shared/notes/quality.md).
+    The bounds are those under which distilled gates matched GDN on photographs.
     """
 
     @staticmethod

@@ -1,0 +1,91 @@
+"""Running the programs, as processes or inside the test, and reading what a training run left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+ROOT = Path(__file__).parent.parent
+DDP = ROOT / "accelerate_configs" / "ddp.yaml"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+SMALL = "--pretrained false --N 8 --M 12 --num_workers 0".split()
+TINY = [
+    *SMALL,
+    *"--batch_size 8 --loss_type mse --input_size 64 --amp false --sched none".split(),
+    *"--recon_every 0 --eval_every 0 --log_every 1".split(),
+]
+"""Options of a run that takes 30 ms a step, in FP32; the embedded photographs are 6 steps an epoch."""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of a process: one thread, so that its arithmetic is the same everywhere, and no network."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | more
+
+
+def run(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python with these words, from the root of the repository, and waits."""
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+def launch(*words: object) -> subprocess.CompletedProcess[str]:
+    """Runs a program on two ranks under Accelerate's launcher: DDP over gloo."""
+    launcher = ("-m", "accelerate.commands.launch", "--config_file", DDP)
+    return run(*launcher, *words, ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
+
+
+def into(folder: Path) -> list[str]:
+    """Options that keep a run's files in this folder."""
+    return ["--save_dir", str(folder), "--recon_dir", str(folder / "recon")]
+
+
+def train(*words: object) -> int:
+    """The training command inside this process, on one thread; gives the process its signals back."""
+    from train_accel import main
+
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return main([str(word) for word in words])
+    finally:
+        torch.set_num_threads(threads)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def states(folder: Path) -> list[Path]:
+    """The states that a run can resume from, oldest first."""
+    return sorted((folder / "state").glob("step-*"))
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    """The newest state's model."""
+    return load_file(states(folder)[-1] / "model.safetensors")
+
+
+def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """The largest difference of any tensor: norm of the difference over the norm."""
+    assert a.keys() == b.keys()
+    return max(float((a[k] - b[k]).double().norm() / a[k].double().norm().clamp(min=1e-30)) for k in a)
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Whether every bit agrees."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def rows(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """The rows of this kind in metrics.jsonl."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]

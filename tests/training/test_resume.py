@@ -1,0 +1,218 @@
+"""A run that is interrupted, moved or asked again ends with the weights of one that was left alone."""
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from programs import TINY, distance, into, rows, same, states, train, weights
+from safetensors.torch import load_file
+
+from codec.errors import InputError
+
+Train = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def here(coco224: Path) -> Train:
+    """here(folder, *options): a tiny run of the embedded photographs."""
+    return lambda folder, *options: train("--coco_dir", coco224, *TINY, *into(folder), *options)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(here: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 steps, two epochs, in one go."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert here(folder, "--max_steps", 12) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def halfway(here: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its first 7 steps, with states at 4, 6 (the end of the epoch) and 7."""
+    folder = tmp_path_factory.mktemp("halfway")
+    assert here(folder, "--max_steps", 7, "--checkpoint_every", 4, "--keep_checkpoints", 3) == 0
+    assert [state.name for state in states(folder)] == ["step-00000004", "step-00000006", "step-00000007"]
+    return folder
+
+
+@pytest.fixture
+def again(halfway: Path, tmp_path: Path) -> Path:
+    """A copy of it to go on with."""
+    for file in filter(Path.is_file, halfway.rglob("*")):
+        copy = tmp_path / file.relative_to(halfway)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def everything(folder: Path) -> dict:
+    state = states(folder)[-1]
+    return load_file(state / "model.safetensors") | load_file(state / "optimizer.safetensors")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_longer_run_goes_on_bit_for_bit_with_any_number_of_workers(
+    num_workers: int, here: Train, again: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here(again, "--max_steps", 12, "--num_workers", num_workers) == 0
+    assert "resumes     at step 7" in capsys.readouterr().err
+    assert same(everything(again), everything(undisturbed))
+    assert [row["step"] for row in rows(again, "train")] == list(range(1, 13))
+
+
+def test_channels_last_weights_resume_with_their_own_moments(here: Train, tmp_path: Path) -> None:
+    """Fused Adam pairs values by their place in memory: other strides would give a weight another's moments."""
+    for folder, steps in (("whole", 4), ("parts", 2), ("parts", 4)):
+        assert here(tmp_path / folder, "--max_steps", steps, "--channels_last", "true", "--lr", 1e-2) == 0
+    assert same(everything(tmp_path / "parts"), everything(tmp_path / "whole"))
+
+
+def test_the_plateau_schedule_resumes_with_its_memory(here: Train, tmp_path: Path) -> None:
+    """A learning rate that is far too small never improves, so the rate is halved after the third bad epoch."""
+    words = ["--sched", "plateau", "--lr", 1e-12, "--eval_every", 1, "--batch_size", 54]
+    for folder, epochs in (("whole", 6), ("parts", 3), ("parts", 6)):
+        assert here(tmp_path / folder, *words, "--epochs", epochs) == 0
+    rates = [row["lr"] for row in rows(tmp_path / "whole", "train")]
+    assert rates == [1e-12] * 4 + [0.5e-12] * 2
+    assert [row["lr"] for row in rows(tmp_path / "parts", "train")] == rates
+    assert same(everything(tmp_path / "parts"), everything(tmp_path / "whole"))
+
+
+def test_a_finished_run_says_so_and_changes_nothing(
+    here: Train, again: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in again.rglob("*.safetensors")}
+    record = rows(again, "train")
+    assert here(again, "--max_steps", 7) == 0
+    assert "finished    this run has done its 7 steps; more --epochs or --max_steps go on" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in again.rglob("*.safetensors")} == before
+    assert rows(again, "train") == record
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--lr", 2e-4, "--lr 0.0001 there, 0.0002 here"),
+        ("--seed", 1, "--seed 0 there, 1 here"),
+        ("--act", "gate", "--act relu there, gate here"),
+        ("--train_scope", "all", "--train_scope replaced+hyper there, all here"),
+        ("--loss_type", "rd", "--loss_type mse there, rd here"),
+        ("--sched", "cosine", "--sched none there, cosine here"),
+        ("--hflip", "true", "--hflip false there, true here"),
+    ],
+)
+def test_another_setting_is_refused_by_name_and_nothing_is_touched(
+    option: str, value: object, says: str, here: Train, halfway: Path
+) -> None:
+    files = {path: path.stat().st_mtime_ns for path in halfway.rglob("*")}
+    words = ["--input_size", 176] if value == "rd" else []
+    with pytest.raises(InputError, match=re.escape(says)) as refused:
+        here(halfway, "--max_steps", 12, option, value, *words)
+    assert str(halfway) in str(refused.value)
+    assert {path: path.stat().st_mtime_ns for path in halfway.rglob("*")} == files
+
+
+def test_a_block_s_own_option_is_part_of_the_model(here: Train, tmp_path: Path) -> None:
+    assert here(tmp_path, "--act", "gdnish", "--max_steps", 1) == 0
+    with pytest.raises(InputError, match=re.escape("--enc_t 2.0 there, 1.5 here")):
+        here(tmp_path, "--act", "gdnish", "--enc_t", 1.5, "--max_steps", 2)
+
+
+def test_another_dataset_is_refused(halfway: Path, tmp_path: Path) -> None:
+    from programs import run
+
+    words = ("--coco_dir", "sample", "--out_dir", tmp_path / "other", "--crop", "center")
+    assert run("-m", "coco224.prepare", *words).returncode == 0
+    with pytest.raises(InputError, match="another dataset"):
+        train("--coco_dir", tmp_path / "other", *TINY, *into(halfway), "--max_steps", 12, "--batch_size", 2)
+
+
+def test_resume_none_refuses_a_folder_that_holds_a_run_unless_it_may_overwrite(
+    here: Train, again: Path, undisturbed: Path
+) -> None:
+    (again / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=re.escape("--resume none --overwrite true")):
+        here(again, "--max_steps", 12, "--resume", "none")
+    assert same(weights(again), weights(again))
+    assert here(again, "--max_steps", 12, "--resume", "none", "--overwrite", "true") == 0
+    assert [state.name for state in states(again)] == ["step-00000006", "step-00000012"]
+    assert same(everything(again), everything(undisturbed))
+    assert [row["step"] for row in rows(again, "train")] == list(range(1, 13))
+    assert (again / "notes.txt").read_text() == "mine"
+
+
+def test_overwriting_loses_nothing_when_the_new_run_cannot_start(here: Train, again: Path, tmp_path: Path) -> None:
+    words = ["--resume", "none", "--overwrite", "true", "--max_steps", 12]
+    with pytest.raises(InputError, match="no such file"):
+        here(again, *words, "--init_checkpoint", tmp_path / "missing.safetensors")
+    assert len(states(again)) == 3
+    # The new run may start from a checkpoint of the old one.
+    assert here(again, *words, "--init_checkpoint", again / "last.safetensors", "--act", "relu") == 0
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"])
+def test_a_damaged_newest_state_is_named_and_the_one_before_is_used(
+    name: str, here: Train, again: Path, undisturbed: Path
+) -> None:
+    newest = states(again)[-1]
+    content = bytearray((newest / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (newest / name).write_bytes(content)
+    with pytest.warns(UserWarning, match=re.escape(f"{newest} is damaged")):
+        assert here(again, "--max_steps", 12) == 0
+    assert same(everything(again), everything(undisturbed))
+    assert [row["step"] for row in rows(again, "train")] == list(range(1, 13))
+
+
+def test_a_run_whose_states_are_all_damaged_does_not_begin_anew_by_itself(here: Train, again: Path) -> None:
+    for state in states(again):
+        (state / "model.safetensors").write_bytes(b"")
+    last = (again / "last.safetensors").read_bytes()
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(InputError, match="--overwrite true"):
+        here(again, "--max_steps", 12)
+    assert (again / "last.safetensors").read_bytes() == last
+
+
+def test_what_was_recorded_after_the_state_is_recorded_once(here: Train, again: Path, undisturbed: Path) -> None:
+    """A kill: the record is ahead of the newest state, and its last line is torn."""
+    for state in states(again)[1:]:
+        for file in state.iterdir():
+            file.unlink()
+        state.rmdir()
+    with (again / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')
+    assert here(again, "--max_steps", 12) == 0
+    assert [row["step"] for row in rows(again, "train")] == list(range(1, 13))
+    losses = [[row["loss"] for row in rows(folder, "train")] for folder in (again, undisturbed)]
+    assert losses[0] == losses[1]
+
+
+def test_a_state_is_resumed_into_another_folder(here: Train, halfway: Path, tmp_path: Path, undisturbed: Path) -> None:
+    assert here(tmp_path, "--max_steps", 12, "--resume", halfway / "state") == 0
+    assert same(everything(tmp_path), everything(undisturbed))
+    assert len(states(halfway)) == 3
+    with pytest.raises(InputError, match=re.escape(f"--resume {halfway / 'nowhere'}: no state")):
+        here(tmp_path, "--resume", halfway / "nowhere")
+
+
+def test_a_smaller_batch_keeps_the_global_batch_by_accumulating(
+    here: Train, again: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here(again, "--max_steps", 12, "--batch_size", 2) == 0
+    assert "2 x 4 accumulated x 1 processes = 8" in capsys.readouterr().err
+    assert distance(weights(undisturbed), weights(again)) < 1e-6
+
+
+def test_a_global_batch_that_cannot_be_kept_is_refused_with_those_that_can(here: Train, halfway: Path) -> None:
+    with pytest.raises(InputError, match=r"8 pictures an optimizer step.*--batch_size 3.*use --batch_size 1, 2, 4, 8"):
+        here(halfway, "--max_steps", 12, "--batch_size", 3)
+
+
+def test_accumulated_batches_train_as_one(here: Train, tmp_path: Path) -> None:
+    for batch_size in (8, 4, 2):
+        words = ["--batch_size", batch_size, "--grad_accum", 8 // batch_size, "--train_scope", "all"]
+        assert here(tmp_path / str(batch_size), *words, "--replace_parts", "all", "--max_steps", 10) == 0
+    for a, b in itertools.pairwise(("8", "4", "2")):
+        assert distance(weights(tmp_path / a), weights(tmp_path / b)) < 1e-6
