@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from training.summary import announce, conclude
 
     run = set_up(options)
-    record = Record(run.accelerator, options, run.total, run.progress.step, run.train_batches.global_batch)
+    record = Record(run.accelerator, options, run.total, run.progress, run.train_batches.global_batch)
     announce(run, record)
     status = train(run, record, stop)
     record.close()
@@ -170,6 +170,7 @@ def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
     from training.faults import guilty_module
 
     numerics, step = run.options.numerics, run.progress.step
+    suspect = run.replica()  # on every rank: a sharded codec is gathered here
     for batch in outcome.batches if outcome.at_fault else []:
 
         def loss_of(codec: Codec, batch: Batch = batch) -> Tensor:
@@ -179,11 +180,11 @@ def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
                 out = codec(x, keys, run.objective.detaches_rate)
             return run.scaler.scale(run.objective(out, x)[0] + out["aux_loss"])
 
-        module = guilty_module(run.codec, loss_of, numerics.overflow_tol)
+        module = guilty_module(suspect, loss_of, numerics.overflow_tol)
         if module:
-            record.fault(step, module, run.train_rows.names(batch.rows.tolist()))
+            record.fault(step + 1, module, run.train_rows.names(batch.rows.tolist()))
             return
-    record.row("fault", step, {"skipped": 1})
+    record.row("fault", step + 1, {"skipped": 1})
 
 
 if __name__ == "__main__":

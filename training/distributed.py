@@ -6,6 +6,7 @@ import torch
 import torch.distributed
 from accelerate import Accelerator
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from codec.errors import InputError
 
@@ -40,6 +41,11 @@ def check_precision(amp_dtype: str | None) -> None:
             f"the Accelerate configuration says mixed_precision {configured} and the options say {wanted}; set "
             "mixed_precision to 'no' there: autocast is this program's own"
         )
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """The whole of a sharded tensor (a collective call), or the tensor itself."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def sum_over_ranks(values: Tensor) -> list[float]:

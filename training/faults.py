@@ -1,6 +1,5 @@
 """Numerical faults: seen on every rank before a step is applied, and traced to the module that began them."""
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.model import Codec
+from training.distributed import gathered
 
 ADVICE = (
     "lower --lr, add --lr_warmup_steps 1000, widen --local_fp32 to entropy+decoder or all_normexp, lower "
@@ -39,7 +39,7 @@ class Watch:
         if not self.enabled:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
-        largest = torch.nn.utils.get_total_norm(gradients, float("inf"))
+        largest = gathered(torch.nn.utils.get_total_norm(gradients, float("inf")))
         if forgive_overflow:
             largest = torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))
         self.worst = torch.maximum(self.worst, largest.float())
@@ -50,10 +50,10 @@ class Watch:
 
 
 def guilty_module(codec: Codec, run: Callable[[Codec], Tensor], limit: float) -> str:
-    """Runs a faulty batch again, eagerly on a copy with hooks, and names where the first bad value appeared.
+    """Runs a faulty batch again, eagerly and with hooks, and names where the first bad value appeared.
 
     Args:
-        codec: the unwrapped codec; its gradients and wrappers are not touched.
+        codec: a copy that is used up: it keeps hooks and gradients.
         run: forward and loss of the batch on the codec that it is given.
         limit: the largest magnitude that is no fault.
 
@@ -76,18 +76,15 @@ def guilty_module(codec: Codec, run: Callable[[Codec], Tensor], limit: float) ->
 
         return look
 
-    suspect = copy.deepcopy(codec)
-    for parameter in suspect.parameters():
-        parameter.grad = None
-    for name, module in suspect.named_modules():
+    for name, module in codec.named_modules():
         if not list(module.children()):  # leaves: a container's output is its last leaf's
             module.register_forward_hook(hook(name, "forward"))
             module.register_full_backward_hook(hook(name, "backward"))
-    loss = run(suspect)
+    loss = run(codec)
     if not found and bad(loss):
         return "the loss"
     if not found:
         loss.backward()
     if not found:
-        found += [f"the gradient of {n}" for n, p in suspect.named_parameters() if p.grad is not None and bad(p.grad)]
+        found += [f"the gradient of {n}" for n, p in codec.named_parameters() if p.grad is not None and bad(p.grad)]
     return found[0] if found else ""

@@ -91,7 +91,7 @@ class Schedule:
         """Tells `plateau` of an evaluation; the other kinds do not listen."""
         if self.kind != "plateau":
             return
-        if validation_loss < self.plateau["best"] * (1 - 1e-4):
+        if self.plateau["best"] - validation_loss > 1e-4 * abs(validation_loss):  # below zero where it is minus PSNR
             self.plateau.update(best=validation_loss, bad=0)
         else:
             self.plateau["bad"] += 1

@@ -69,7 +69,9 @@ class DataOptions(OptionGroup):
     hflip: bool = option(False, "mirror half of the crops")
     batch_size: int = option(16, "crops per process and step", rule=at_least(1))
     grad_accum: int = option(1, "batches per optimizer step", rule=at_least(1))
-    num_workers: int = option(2, "reading processes per rank; 0 reads in the training process", rule=NOT_NEGATIVE)
+    num_workers: int | None = option(
+        None, "reading processes a rank", rule=NOT_NEGATIVE, shown="0 for raw rows, else 2"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

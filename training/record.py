@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from codec.checkpoint import whole_or_absent
 from training.options import Options
+from training.state import Progress
 
 ROWS = "metrics.jsonl"
 CURVES = "curves.png"
@@ -26,18 +27,20 @@ PANELS = {"loss": "loss", "bpp": "bits per pixel", "psnr": "PSNR, dB", "lr": "le
 class Record:
     """Rows of figures to a file, a progress bar and trackers; only the main process writes."""
 
-    def __init__(self, accelerator: Accelerator, options: Options, total: int, start: int, global_batch: int) -> None:
+    def __init__(
+        self, accelerator: Accelerator, options: Options, total: int, progress: Progress, global_batch: int
+    ) -> None:
         self.accelerator = accelerator
         self.folder = Path(options.output.save_dir)
         self.writes = accelerator.is_main_process
         self.log_every = options.output.log_every
         self.global_batch = global_batch
         self.window: list[dict[str, float]] = []
-        self.bar = tqdm(total=total, initial=start, unit="step", disable=not self.writes, dynamic_ncols=True)
+        self.bar = tqdm(total=total, initial=progress.step, unit="step", disable=not self.writes, dynamic_ncols=True)
         self.since = time.perf_counter()
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
-            keep_rows_up_to(self.folder / ROWS, start)
+            keep_rows_up_to(self.folder / ROWS, progress)
             config = yaml.safe_dump(options.flat(), sort_keys=False)
             (self.folder / "config.yaml").write_text(config)
             self._track(lambda: start_trackers(accelerator, options))
@@ -132,9 +135,10 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
-def keep_rows_up_to(path: Path, step: int) -> None:
-    """Drops the rows of steps that a resumed run will do again."""
-    rows = [row for row in json_lines(path) if row["step"] <= step]
+def keep_rows_up_to(path: Path, progress: Progress) -> None:
+    """Drops the rows of steps and evaluations that a resumed run will do again."""
+    done = {"validation": progress.evaluated}
+    rows = [row for row in json_lines(path) if row["step"] <= done.get(row["kind"], progress.step)]
     with whole_or_absent(path) as beside:
         beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

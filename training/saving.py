@@ -13,10 +13,11 @@ def save(run: Run) -> None:
     progress, output = run.progress, run.options.output
     progress.plateau, progress.scaler = run.schedule.plateau, run.scaler.state_dict()
     model, optimizer = model_tensors(run.codec), optimizer_tensors(run.codec, run.optimizer)
+    codec = with_tables(run.replica())
     if run.accelerator.is_main_process:
         folder = Path(output.save_dir)
         save_state(folder / "state", output.keep_checkpoints, model, optimizer, progress)
-        save_codec(folder / "last.safetensors", with_tables(run.codec), describe(run, run.last_metrics))
+        save_codec(folder / "last.safetensors", codec, describe(run, run.last_metrics))
     run.accelerator.wait_for_everyone()
 
 

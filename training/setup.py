@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, set_seed
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
@@ -40,6 +40,7 @@ from training.state import (
     load_optimizer_tensors,
     load_progress,
     load_tensors,
+    model_tensors,
     newest_whole,
     require_agreement,
 )
@@ -95,10 +96,20 @@ class Run:
         device: torch.device = self.accelerator.device
         return device
 
+    def replica(self) -> Codec:
+        """A whole copy of the codec: eager, unwrapped, with its FP32 regions. A collective call where it is sharded."""
+        copy = Codec(self.codec.architecture).train()
+        copy.load_weights(model_tensors(self.codec))
+        for name, parameter in self.codec.named_parameters():
+            copy.get_parameter(name).requires_grad_(parameter.requires_grad)
+        if self.fp32_modules:
+            apply_local_fp32(copy, "custom", self.fp32_modules)
+        return copy.to(self.device, memory_format=memory_format(self.options))
+
     def to_pictures(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] on the host to float32 in [0, 1] on the device, in the layout that convolutions run on."""
         x = images.to(self.device, non_blocking=True).float().div_(255)
-        return x if _channels_last(self.options) else x.contiguous()
+        return x.contiguous(memory_format=memory_format(self.options))
 
     def autocast(self) -> torch.autocast:
         """The precision of the forward; regions of local FP32 leave it by themselves."""
@@ -142,12 +153,12 @@ def set_up(options: Options) -> Run:
     set_trainable(codec, modules, options.entropy_model.eb_aux)
     globs = tuple((numerics.local_fp32_custom or "").split(","))
     fp32_modules = apply_local_fp32(codec, numerics.local_fp32, globs) if numerics.amp else []
-    if _channels_last(options):
-        codec = codec.to(memory_format=torch.channels_last)
     if state_path:
         model_state, optimizer_state = load_tensors(state_path)
         codec.load_weights(model_state)
+    sharded = accelerator.distributed_type == DistributedType.FSDP  # which takes contiguous parameters alone
     codec = codec.to(accelerator.device)
+    codec = codec if sharded else codec.to(memory_format=memory_format(options))
     if numerics.compile if numerics.compile is not None else accelerator.device.type == "cuda":
         codec.compile(fullgraph=True)
     schedule = Schedule(
@@ -164,16 +175,22 @@ def set_up(options: Options) -> Run:
         options.schedule.weight_decay,
         options.entropy_model.eb_aux_lr,
     )
-    model = accelerator.prepare_model(codec)
+    model, prepared = accelerator.prepare(codec, optimizer)  # together: FSDP swaps the optimizer's parameters
+    optimizer = prepared.optimizer
     scaler = GradScaler(accelerator.device.type, enabled=numerics.amp and numerics.amp_dtype == "fp16")
     if state_path:
         load_optimizer_tensors(codec, optimizer, optimizer_state)
         schedule.plateau.update(progress.plateau)
         scaler.load_state_dict(progress.scaler)
 
-    loader = train_loader(
-        batches, progress.step, total, options.data.num_workers, pin_memory=accelerator.device.type == "cuda"
-    )
+    if options.output.resume == "none":
+        make_room(Path(options.output.save_dir), accelerator)
+
+    workers = options.data.num_workers
+    if workers is None:  # raw rows are read faster than a worker could hand them over
+        workers = 2 if train_rows.decodes else 0
+    pin_memory = accelerator.device.type == "cuda"
+    loader = train_loader(batches, progress.step, total, workers, pin_memory)
     return Run(
         options=options,
         accelerator=accelerator,
@@ -228,12 +245,16 @@ def saved_progress(options: Options, data: str, accelerator: Accelerator) -> tup
     """What to resume from: the progress and the folder of its tensors, or a fresh start.
 
     Raises:
-        InputError: the saved run differs from this one, or `--resume none` would mix two runs in one folder.
+        InputError: the saved run differs from this one or is damaged, or `--resume none` would mix two runs.
     """
     output = options.output
     found: Path | None = None
     if output.resume == "none":
-        make_room(Path(output.save_dir), output.overwrite, accelerator)
+        if earlier_files(Path(output.save_dir)) and not output.overwrite:
+            raise InputError(
+                f"--save_dir {output.save_dir} holds a run; resume it with --resume auto, choose another --save_dir, "
+                "or start over with --resume none --overwrite true"
+            )
     elif output.resume == "auto":
         found = newest_whole(Path(output.save_dir) / "state")
     else:
@@ -251,17 +272,16 @@ def saved_progress(options: Options, data: str, accelerator: Accelerator) -> tup
     return progress, path
 
 
-def make_room(folder: Path, overwrite: bool, accelerator: Accelerator) -> None:
-    """Removes an earlier run's files for a new run, or refuses where they would be lost."""
-    earlier = [path for name in RUN_FILES for path in folder.glob(name)]
-    if earlier and not overwrite:
-        raise InputError(
-            f"--save_dir {folder} holds a run; resume it with --resume auto, choose another --save_dir, or start over "
-            "with --resume none --overwrite true"
-        )
+def earlier_files(folder: Path) -> list[Path]:
+    """What an earlier run left in a `save_dir`."""
+    return [path for name in RUN_FILES for path in folder.glob(name)]
+
+
+def make_room(folder: Path, accelerator: Accelerator) -> None:
+    """Removes an earlier run's files for a new run that is ready to start."""
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        for path in earlier:
+        for path in earlier_files(folder):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -286,6 +306,6 @@ def make_codec(options: Options) -> Codec:
     return codec.train()
 
 
-def _channels_last(options: Options) -> bool:
-    """Convolutions run faster in this layout on CPUs (oneDNN) and on tensor cores alike."""
-    return options.numerics.channels_last is not False
+def memory_format(options: Options) -> torch.memory_format:
+    """Convolutions run faster in channels_last on CPUs (oneDNN) and on tensor cores alike."""
+    return torch.contiguous_format if options.numerics.channels_last is False else torch.channels_last

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from codec.checkpoint import sync_folder
 from codec.entropy import TABLES
 from codec.errors import InputError
+from training.distributed import gathered
 
 FILES = ("model.safetensors", "optimizer.safetensors", "progress.json")
 MANIFEST = "manifest.json"
@@ -60,22 +61,21 @@ class Progress:
     tracker: dict[str, Any] = field(default_factory=dict)
 
 
-def full(tensor: Tensor) -> Tensor:
-    """The whole of a sharded tensor (a collective call), or the tensor itself; detached, on the CPU."""
-    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return tensor.detach().cpu().contiguous()
+def host(tensor: Tensor) -> Tensor:
+    """The whole tensor on the CPU, detached; a collective call where it is sharded."""
+    return gathered(tensor).detach().cpu().contiguous()
 
 
 def model_tensors(codec: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, without the CDF tables: those are rebuilt from the densities."""
-    return {name: full(t) for name, t in codec.state_dict().items() if name.rsplit(".", 1)[-1] not in TABLES}
+    return {name: host(t) for name, t in codec.state_dict().items() if name.rsplit(".", 1)[-1] not in TABLES}
 
 
 def optimizer_tensors(codec: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state by name: "exp_avg/g_a.0.weight" and so on."""
     state = optimizer.state
     return {
-        f"{kind}/{name}": full(tensor)
+        f"{kind}/{name}": host(tensor)
         for name, parameter in codec.named_parameters()
         for kind, tensor in state.get(parameter, {}).items()
     }
@@ -123,12 +123,22 @@ def save_state(
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest state folder whose checksums hold; a damaged newer one is named in a warning."""
-    for candidate in _newest_first(folder):
+    """The newest state folder whose checksums hold, None where there is no state; a damaged newer one is named.
+
+    Raises:
+        InputError: there are states and none is whole.
+    """
+    candidates = _newest_first(folder)
+    for candidate in candidates:
         damage = _damage(candidate)
         if not damage:
             return candidate
         warnings.warn(f"{candidate} is damaged ({damage}); trying the one before it", stacklevel=2)
+    if candidates:
+        raise InputError(
+            f"no state in {folder} is whole; start over with --resume none --overwrite true, and with "
+            f"--init_checkpoint {folder.parent / 'last.safetensors'} from the weights that were saved beside it"
+        )
     return None
 
 

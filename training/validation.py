@@ -35,7 +35,7 @@ def validate(run: Run, record: Record, stop: StopSignal, epoch: int) -> None:
         Stopped: a signal reached a rank; nothing was recorded.
     """
     assert run.validation is not None
-    codec, step = with_tables(run.codec), run.progress.step
+    codec, step = with_tables(run.replica()), run.progress.step
     accelerator = run.accelerator
     shares = EvalBatches(
         run.validation, run.options.data.batch_size, accelerator.process_index, accelerator.num_processes
@@ -53,12 +53,14 @@ def validate(run: Run, record: Record, stop: StopSignal, epoch: int) -> None:
     if "ms_ssim" in means:
         distortion = loss.alpha_l1 * means["l1"] + (1 - loss.alpha_l1) * (1 - means["ms_ssim"])
         means["rd"] = distortion + loss.lambda_bpp * means["bpp_estimated"]
-    run.schedule.observe(means["rd"] if "rd" in means else -means["psnr"])
+    run.schedule.observe(means["rd"] if "rd" in means else -means.get("psnr", math.inf))
     record.row("validation", step, {"epoch": epoch, **means})
     record.say(f"epoch {epoch}: " + "  ".join(f"{name} {value:.4f}" for name, value in means.items()))
     for metric, (name, more_is_better) in BEST.items():
         value, best = means.get(metric), run.progress.best.get(metric)
-        if value is None or (best is not None and (value <= best if more_is_better else value >= best)):
+        if value is None or not math.isfinite(value):  # a run that diverged keeps the best it had
+            continue
+        if best is not None and (value <= best if more_is_better else value >= best):
             continue
         run.progress.best[metric] = value
         if accelerator.is_main_process:
@@ -67,26 +69,35 @@ def validate(run: Run, record: Record, stop: StopSignal, epoch: int) -> None:
 
 
 def _means(figures: list[Figures], run: Run, stopped: bool) -> dict[str, float]:
-    """Means over all pictures of all ranks; asserts that none was lost or counted twice."""
-    rows: list[tuple[float, ...]] = [
-        (f.psnr, f.l1, f.bpp_estimated, 1.0, f.ms_ssim or 0.0, 0.0 if f.ms_ssim is None else 1.0) for f in figures
-    ]
-    sums = torch.tensor([*np.sum(rows or [(0.0,) * 6], axis=0), float(stopped)], dtype=torch.float64)
-    device = run.device if run.device.type != "mps" else torch.device("cpu")
-    psnr, l1, bpp, count, ms_ssim, ms_ssim_count, stops = sum_over_ranks(sums.to(device))
+    """Means over all pictures of all ranks; asserts that none was lost or counted twice.
+
+    As in `python -m codec.evaluate`, a picture that came back identical has no PSNR, and a small one no MS-SSIM.
+    """
+    rows: list[tuple[float, ...]] = []
+    for f in figures:
+        psnr = (0.0, 0.0) if f.psnr == math.inf else (f.psnr, 1.0)
+        ms_ssim = (0.0, 0.0) if f.ms_ssim is None else (f.ms_ssim, 1.0)
+        rows.append((*psnr, *ms_ssim, f.l1, f.bpp_estimated, 1.0))
+    sums = torch.tensor([*np.sum(rows or [(0.0,) * 7], axis=0), float(stopped)], dtype=torch.float64)
+    psnrs, with_psnr, ms_ssims, with_ms_ssim, l1, bpp, count, stops = sum_over_ranks(sums.to(run.device))
     if stops:
         raise Stopped
     assert run.validation is not None
     assert count == len(run.validation), f"evaluated {count} of {len(run.validation)} pictures"
-    means = {"psnr": psnr / count, "l1": l1 / count, "bpp_estimated": bpp / count}
-    return {**means, "ms_ssim": ms_ssim / ms_ssim_count} if ms_ssim_count else means
+    means = {"psnr": psnrs / with_psnr} if with_psnr else {}
+    means |= {"l1": l1 / count, "bpp_estimated": bpp / count}
+    return {**means, "ms_ssim": ms_ssims / with_ms_ssim} if with_ms_ssim else means
 
 
 def save_reconstructions(run: Run, record: Record, name: str) -> None:
-    """Writes `recon_dir/NAME/NNNNN.png` for the first pictures and their originals; a grid goes to the trackers."""
+    """Writes the first pictures' originals and reconstructions, `recon_dir/{origin,NAME}/NNNNN.png`.
+
+    A grid of the pairs goes to `recon_dir/NAME.png` and to the trackers.
+    """
     output = run.options.output
     count = min(output.recon_count, len(run.pictured))
-    if not run.accelerator.is_main_process or not count:
+    codec = with_tables(run.replica())
+    if not run.accelerator.is_main_process:
         return
     root = Path(output.recon_dir)
     rows: list[np.ndarray] = []
@@ -99,9 +110,11 @@ def save_reconstructions(run: Run, record: Record, name: str) -> None:
 
     shares = EvalBatches(run.pictured, run.options.data.batch_size, 0, 1, limit=count)
     batches = (shares[i].images for i in range(len(shares)))
-    for _ in evaluate(with_tables(run.codec), batches, run.device, keep):
+    for _ in evaluate(codec, batches, run.device, keep):
         pass
-    record.pictures("reconstructions", run.progress.step, _grid(rows))
+    grid = _grid(rows)
+    _write_png(root / f"{name}.png", grid)
+    record.pictures("reconstructions", run.progress.step, grid)
 
 
 def _as_images(x: Tensor) -> np.ndarray:

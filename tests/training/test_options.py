@@ -103,7 +103,7 @@ def test_the_defaults_are_the_tables() -> None:
         "act": "relu", "replace_parts": "encoder", "train_scope": "replaced+hyper", "plugin": None,
         "quality": 8, "pretrained": True, "init_checkpoint": None, "N": None, "M": None,
         "coco_dir": "coco224", "use_prepared": True, "input_size": 224, "hflip": False, "batch_size": 16,
-        "grad_accum": 1, "num_workers": 2,
+        "grad_accum": 1, "num_workers": None,
         "loss_type": "recon", "alpha_l1": 0.4, "lambda_bpp": 0.01, "lambda_mse": 0.01,
         "epochs": 10, "max_steps": None, "lr": 1e-4, "optimizer": "adam", "weight_decay": 0.0,
         "sched": "cosine", "onecycle_pct_start": 0.1, "lr_warmup_steps": 0,
