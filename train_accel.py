@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = set_up(options)
     record = Record(run.accelerator, options, run.total, run.progress, run.train_batches.global_batch)
     announce(run, record)
-    status = train(run, record, stop)
-    record.close()
+    with contextlib.closing(record):
+        status = train(run, record, stop)
     conclude(run, record, status)
     return status
 
@@ -64,12 +64,12 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
                 if run.validation and ends_epoch(run, output.eval_every):
                     validate(run, record, stop, epoch)
             except Stopped:
-                save(run)
+                save(run, record, ends_run=True)
                 return PREEMPTED
             if ends_epoch(run, output.recon_every):
                 save_reconstructions(run, record, f"e{epoch:03d}")
             progress.evaluated = progress.step
-            save(run)
+            save(run, record, ends_run=progress.step >= run.total)
         if progress.step >= run.total:
             return 0
 
@@ -82,8 +82,9 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
         record.step(progress.step, outcome.figures, outcome.lr)
 
         exhausted = progress.faults_in_a_row >= run.options.numerics.overflow_patience
-        if outcome.stopping or exhausted or progress.step % output.checkpoint_every == 0:
-            save(run)
+        ends_run = outcome.stopping or exhausted
+        if ends_run or progress.step % output.checkpoint_every == 0:
+            save(run, record, ends_run=ends_run)
         if outcome.stopping:
             return PREEMPTED
         if exhausted:

@@ -46,7 +46,7 @@ class Description:
 def whole_or_absent(path: Path) -> Iterator[Path]:
     """A name to write to, which becomes `path` when the block ends well: synced to disk, then renamed over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.partial")
     try:
         yield beside
         with beside.open("rb") as file:

@@ -164,6 +164,9 @@ class OutputOptions(OptionGroup):
     checkpoint_every: int = option(500, "optimizer steps between checkpoints", rule=at_least(1))
     log_every: int = option(10, "optimizer steps between records", rule=at_least(1))
     keep_checkpoints: int = option(2, "states to resume from that are kept", rule=at_least(2))
+    full_disk: Literal["continue", "stop"] = option(
+        "continue", "what a checkpoint that finds the disk full does to the run"
+    )
     resume: str = option("auto", "auto, none, or a saved state", metavar="PATH", rule=NOT_EMPTY)
     overwrite: bool = option(False, "start anew in a --save_dir that holds a run")
 

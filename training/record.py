@@ -1,7 +1,10 @@
 """What a run leaves behind: metrics.jsonl, curves.png, config.yaml, and whatever the trackers keep."""
 
+import contextlib
+import errno
 import json
 import math
+import os
 import sys
 import time
 import warnings
@@ -21,6 +24,7 @@ from training.state import Progress
 
 ROWS = "metrics.jsonl"
 CURVES = "curves.png"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 PANELS = {"loss": "loss", "bpp": "bits per pixel", "psnr": "PSNR, dB", "lr": "learning rate"}
 
 
@@ -65,13 +69,25 @@ class Record:
         what = f"step {step} skipped: rank {rank} met NaN, Inf or a huge value in {module}"
         self.bar.write(f"{what}; pictures: {', '.join(files)}", file=sys.stderr)
         row = {"kind": "fault", "step": step, "rank": rank, "module": module, "files": files}
-        append_json_line(self.folder / ROWS, row)
+        with self.unless_full(ROWS):
+            append_json_line(self.folder / ROWS, row)
+
+    @contextlib.contextmanager
+    def unless_full(self, what: str) -> Iterator[None]:
+        """Lets a write fail on a full disk: it is said, and training goes on. Other errors pass."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self.say(f"disk full: {what} was not written ({error.filename or self.folder})")
 
     def row(self, kind: str, step: int, figures: dict[str, Any]) -> None:
         """Writes one row ("train", "validation", "fault") and hands its numbers to the trackers as `kind/name`."""
         if not self.writes:
             return
-        append_json_line(self.folder / ROWS, {"kind": kind, "step": step, **figures})
+        with self.unless_full(ROWS):
+            append_json_line(self.folder / ROWS, {"kind": kind, "step": step, **figures})
         numbers = {f"{kind}/{name}": v for name, v in figures.items() if isinstance(v, int | float)}
         self._track(lambda: self.accelerator.log(numbers, step=step))
 
@@ -91,7 +107,8 @@ class Record:
         """Draws the curves and ends the trackers."""
         self.bar.close()
         if self.writes:
-            draw_curves(self.folder)
+            with self.unless_full(CURVES):
+                draw_curves(self.folder)
         self._track(self.accelerator.end_training)
 
     def _track(self, call: Callable[[], Any]) -> None:
@@ -120,8 +137,9 @@ def run_name(options: Options) -> str:
 def append_json_line(path: Path, row: dict[str, Any]) -> None:
     """Adds a row to a JSON-lines file; figures that are not finite are left out, as JSON has no word for them."""
     kept = {k: v for k, v in row.items() if not (isinstance(v, float) and not math.isfinite(v))}
-    with path.open("a") as file:
-        file.write(json.dumps(kept) + "\n")
+    with path.open("ab+") as file:
+        torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+        file.write(b"\n" * bool(torn) + json.dumps(kept).encode() + b"\n")
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -2,23 +2,43 @@
 
 from pathlib import Path
 
+import torch
+
 from codec.checkpoint import Description, save_codec
 from codec.entropy import with_tables
+from codec.errors import InputError
+from training.distributed import sum_over_ranks
+from training.record import Record
 from training.setup import Run
 from training.state import model_tensors, optimizer_tensors, save_state
 
 
-def save(run: Run) -> None:
-    """Writes both. Called by every rank, since a sharded model is gathered here; the main process writes."""
+def save(run: Run, record: Record, *, ends_run: bool = False) -> None:
+    """Writes both. Called by every rank, since a sharded model is gathered here; the main process writes.
+
+    A full disk leaves the state before this one whole. Training goes on without this one, unless the run ends here or
+    `--full_disk stop` says otherwise.
+
+    Raises:
+        InputError: on every rank, where the disk is full and the run cannot or shall not go on.
+    """
     progress, output = run.progress, run.options.output
     progress.plateau, progress.scaler = run.schedule.plateau, run.scaler.state_dict()
     model, optimizer = model_tensors(run.codec), optimizer_tensors(run.codec, run.optimizer)
     codec = with_tables(run.replica())
+    folder = Path(output.save_dir)
+    written = not run.accelerator.is_main_process
     if run.accelerator.is_main_process:
-        folder = Path(output.save_dir)
-        save_state(folder / "state", output.keep_checkpoints, model, optimizer, progress)
-        save_codec(folder / "last.safetensors", codec, describe(run, run.last_metrics))
-    run.accelerator.wait_for_everyone()
+        with record.unless_full(f"the checkpoint of step {progress.step}"):
+            save_state(folder / "state", output.keep_checkpoints, model, optimizer, progress)
+            save_codec(folder / "last.safetensors", codec, describe(run, run.last_metrics))
+            written = True
+    (failed,) = sum_over_ranks(torch.tensor([float(not written)], device=run.device))
+    if failed and (ends_run or output.full_disk == "stop"):
+        raise InputError(
+            f"the disk of --save_dir {folder} is full at step {progress.step}; the state before it is whole: make room, "
+            "and the same command goes on from there"
+        )
 
 
 def describe(run: Run, metrics: dict[str, float]) -> Description:

@@ -106,15 +106,19 @@ def save_state(
     """
     final = folder / f"step-{progress.step:08d}"
     beside = folder / f".{final.name}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    for left in folder.glob(".step-*"):  # by a kill in the middle of this function
+        shutil.rmtree(left)
     contents = (save(model), save(optimizer), json.dumps(asdict(progress), indent=1).encode())
-    sums = {}
-    for name, content in zip(FILES, contents, strict=True):
-        _write_synced(beside / name, content)
-        sums[name] = hashlib.sha256(content).hexdigest()
-    _write_synced(beside / MANIFEST, json.dumps(sums, indent=1).encode())
-    sync_folder(beside)
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in zip(FILES, contents, strict=True)}
+    manifest = json.dumps(sums, indent=1).encode()
+    try:
+        beside.mkdir(parents=True)
+        for name, content in zip((*FILES, MANIFEST), (*contents, manifest), strict=True):
+            _write_synced(beside / name, content)
+        sync_folder(beside)
+    except OSError:
+        shutil.rmtree(beside, ignore_errors=True)  # a full disk gets its room back
+        raise
     shutil.rmtree(final, ignore_errors=True)  # the same step again: after a resume that repeated a save
     beside.rename(final)
     sync_folder(folder)

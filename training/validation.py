@@ -62,9 +62,10 @@ def validate(run: Run, record: Record, stop: StopSignal, epoch: int) -> None:
             continue
         if best is not None and (value <= best if more_is_better else value >= best):
             continue
-        run.progress.best[metric] = value
         if accelerator.is_main_process:
-            save_codec(Path(run.options.output.save_dir) / f"{name}.safetensors", codec, describe(run, means))
+            with record.unless_full(f"{name}.safetensors"):
+                save_codec(Path(run.options.output.save_dir) / f"{name}.safetensors", codec, describe(run, means))
+                run.progress.best[metric] = value
     run.last_metrics = means
 
 
@@ -110,11 +111,12 @@ def save_reconstructions(run: Run, record: Record, name: str) -> None:
 
     shares = EvalBatches(run.pictured, run.options.data.batch_size, 0, 1, limit=count)
     batches = (shares[i].images for i in range(len(shares)))
-    for _ in evaluate(codec, batches, run.device, keep):
-        pass
-    grid = _grid(rows)
-    _write_png(root / f"{name}.png", grid)
-    record.pictures("reconstructions", run.progress.step, grid)
+    with record.unless_full(f"the reconstructions {root / name}"):
+        for _ in evaluate(codec, batches, run.device, keep):
+            pass
+        grid = _grid(rows)
+        _write_png(root / f"{name}.png", grid)
+        record.pictures("reconstructions", run.progress.step, grid)
 
 
 def _as_images(x: Tensor) -> np.ndarray:

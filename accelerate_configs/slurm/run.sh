@@ -16,6 +16,8 @@ PREEMPTED=75 # the trainer's exit status: stopped by a signal, with a checkpoint
 JOB="$SLURM_JOB_ID"
 [[ -z "${SLURM_ARRAY_JOB_ID:-}" ]] || JOB="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
 
+SIGNALLED='' # whether the time limit's signal came
+
 main() {
     say "job $JOB on $SLURM_JOB_NODELIST, $SLURM_NTASKS ranks, restart ${SLURM_RESTART_COUNT:-0}"
     [[ -x "$PYTHON" ]] || refuse "no Python at $PYTHON: run make setup, or set CODEC_PYTHON"
@@ -46,16 +48,16 @@ train() {
         export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
         exec "$@"' task "$PYTHON" train_accel.py "$@" &
     local step=$! status interrupted
-    SIGNALLED=
     trap 'SIGNALLED=yes interrupted=yes; pass_on "$step" &' USR1
     while true; do
-        interrupted= status=0
+        interrupted='' status=0
         wait "$step" || status=$?
         [[ -n "$interrupted" ]] || return "$status" # else that was the status of the wait, not of the ranks
     done
 }
 
 # srun hands USR1 to every process of the step. Once more every 10 s, for a trainer that did not take signals yet.
+# shellcheck disable=SC2317  # the trap calls it
 pass_on() {
     say "USR1: the trainer saves and stops"
     while kill -USR1 "$1" 2>/dev/null; do sleep 10; done

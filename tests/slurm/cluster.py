@@ -17,6 +17,7 @@ from programs import ROOT
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
 SCRIPTS = ROOT / "accelerate_configs" / "slurm"
 NODES = ("n1", "n2")
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 # cred_expire: the least that is accepted; a requeue takes 6 s, not 120. NoInAddrAny: listen on loopback alone.
 CONF = """
@@ -74,6 +75,10 @@ def install() -> str:
     return f"apt-get could not install {', '.join(missing())}" if missing() else ""
 
 
+class CommandError(Exception):
+    """A command of SLURM's failed."""
+
+
 class Cluster:
     """Runs SLURM's commands against this cluster.
 
@@ -104,7 +109,7 @@ class Cluster:
 
     def _stop(self) -> None:
         """Ends what is left of the jobs, then the daemons by their pid files."""
-        with contextlib.suppress(subprocess.CalledProcessError):
+        with contextlib.suppress(CommandError):
             for job in self.command("squeue", "-h", "-o", "%A").split():
                 self.command("scancel", "--full", "--signal=KILL", job)
         for file in self.folder.glob("*.pid"):
@@ -114,19 +119,24 @@ class Cluster:
             wait_until(lambda: not list(self.folder.glob("*.pid")), "the daemons' end", seconds=10)
 
     def command(self, *words: object) -> str:
-        """The standard output of a command; raises with its complaint."""
+        """What a command says on stdout and stderr; raises CommandError if it fails."""
         done = subprocess.run(
             [str(word) for word in words],
-            cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=60, check=False,
+            cwd=ROOT, env=self.environment, text=True, timeout=60, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         if done.returncode:
-            complaint = f"{words}: {done.stdout}{done.stderr}"
-            raise subprocess.CalledProcessError(done.returncode, complaint)
+            raise CommandError(f"{' '.join(map(str, words))}: status {done.returncode}: {done.stdout}")
         return done.stdout
 
     def job(self, job: str) -> dict[str, str]:
         """What SLURM says of a job: JobState, Restarts, ExitCode, NodeList and the rest."""
         return dict(re.findall(r"(\S+?)=(\S*)", self.command("scontrol", "show", "job", "-o", job)))
+
+    def ended(self, job: str) -> dict[str, str]:
+        """Waits for the end of a job, through all its restarts, and gives what SLURM says of it then."""
+        wait_until(lambda: self.job(job)["JobState"] in ENDED, f"the end of job {job}")
+        return self.job(job)
 
 
 def free_ports(count: int) -> list[int]:
@@ -138,7 +148,7 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def wait_until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = 240) -> None:
     """Raises TimeoutError if it does not come to hold."""
     end = time.monotonic() + seconds
     while not holds():

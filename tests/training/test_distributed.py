@@ -1,0 +1,128 @@
+"""DDP proven: two gloo ranks train what one process trains, and what they share is really shared."""
+
+import json
+from pathlib import Path
+
+import pytest
+from programs import TINY, distance, into, launch, rows, run, same, train, weights
+from safetensors.torch import load_file
+from test_faults import POISONED
+from torch import Tensor
+
+from codec.errors import InputError
+
+# Every loss and every scope once. ReLU replaces every GDN that trains: GDN's tiny gradients are amplified by Adam.
+COMBINATIONS = {
+    "recon": ("replaced+entropy", "all", ["--input_size", 176]),
+    "rd": ("all", "all", ["--input_size", 176]),
+    "mse": ("replaced", "all", []),
+    "mse-hyper": ("replaced+hyper", "encoder", []),
+}
+
+
+def combination(name: str, coco224: Path, folder: Path, batch_size: int) -> list[str]:
+    """Options of ten steps over a global batch of 8, with learning rate 1e-4 in FP32."""
+    scope, parts, more = COMBINATIONS[name]
+    words = ["--coco_dir", coco224, *TINY, *into(folder), "--max_steps", 10, "--batch_size", batch_size, *more]
+    words += ["--loss_type", name.split("-")[0], "--train_scope", scope, "--replace_parts", parts]
+    return [str(word) for word in words]
+
+
+@pytest.fixture(scope="module")
+def ranks(coco224: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two ranks left weights and gradients."""
+    folder = tmp_path_factory.mktemp("ranks")
+    runs = {name: combination(name, coco224, folder / name, batch_size=4) for name in COMBINATIONS}
+    for loss in ("recon", "rd", "mse"):
+        words = ["--coco_dir", coco224, *TINY, *into(folder / "unused"), "--batch_size", 2, "--input_size", 176]
+        words += ["--loss_type", loss, "--train_scope", "all", "--max_grad_norm", 0]
+        runs[f"gradients-{loss}"] = [str(word) for word in words]
+    (folder / "poison.py").write_text(POISONED)
+    words = ["--coco_dir", coco224, *TINY, *into(folder / "poisoned"), "--batch_size", 4, "--max_steps", 3]
+    words += ["--plugin", folder / "poison.py", "--act", "poisoned", "--poisoned_rank", 1]
+    words += ["--poisoned_first", 2, "--poisoned_last", 2, "--checkpoint_every", 1, "--keep_checkpoints", 9]
+    runs["poisoned"] = [str(word) for word in words]
+    (folder / "runs.json").write_text(json.dumps(runs))
+    done = launch(Path(__file__).with_name("two_ranks.py"), folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def of_rank(folder: Path, rank: int) -> dict[str, Tensor]:
+    return load_file(folder / f"rank-{rank}.safetensors")
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_two_ranks_train_the_same_codec_as_one_process(name: str, ranks: Path, coco224: Path, tmp_path: Path) -> None:
+    assert train(*combination(name, coco224, tmp_path, batch_size=8)) == 0
+    assert same(of_rank(ranks / name, 0), of_rank(ranks / name, 1))
+    alone, together = weights(tmp_path), weights(ranks / name)
+    assert distance(alone, together) < 1e-6
+    figures = [[row["loss"] for row in rows(folder, "train")] for folder in (tmp_path, ranks / name)]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-5)
+
+
+def synchronized(a: dict[str, Tensor], b: dict[str, Tensor], mean: dict[str, Tensor]) -> list[str]:
+    """The parameters whose gradients on two ranks are one, and the mean of what each rank would have by itself."""
+    assert a.keys() == b.keys() == mean.keys()
+    return [n for n in a if a[n].equal(b[n]) and distance({n: mean[n]}, {n: a[n]}) < 1e-5]
+
+
+@pytest.mark.parametrize("loss", ["recon", "rd", "mse"])
+def test_every_gradient_is_the_mean_over_the_ranks_the_auxiliary_too(loss: str, ranks: Path) -> None:
+    def gradients(how: str, rank: int) -> dict[str, Tensor]:
+        return load_file(ranks / "gradients" / f"{loss}-{how}-{rank}.safetensors")
+
+    alone = [gradients("alone", rank) for rank in (0, 1)]
+    mean = {name: (alone[0][name] + alone[1][name]) / 2 for name in alone[0]}
+    assert "entropy_bottleneck.quantiles" in mean
+    assert any(name.startswith("g_a") for name in mean)
+    assert any(name.startswith("g_s") for name in mean)
+    assert "entropy_bottleneck.matrices.0" in mean
+    assert synchronized(gradients("together", 0), gradients("together", 1), mean) == list(mean)
+    # The same check sees it where gradients are not synchronized, be it of one parameter.
+    assert synchronized(*alone, mean) == []
+
+
+def test_a_fault_on_one_rank_is_skipped_by_all_and_they_stay_equal(ranks: Path) -> None:
+    folder = ranks / "poisoned"
+    assert same(of_rank(folder, 0), of_rank(folder, 1))
+    first, second, third = (
+        load_file(folder / "state" / f"step-{step:08d}" / "model.safetensors") for step in (1, 2, 3)
+    )
+    assert same(first, second)
+    assert not same(second, third)
+    named = [row for row in rows(folder, "fault") if "module" in row]
+    assert [(row["step"], row["rank"], row["module"]) for row in named] == [(2, 1, "g_a.3 (Poisoned), forward")]
+    assert len(named[0]["files"]) == 4
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(coco224: Path, tmp_path: Path) -> None:
+    words = ("train_accel.py", "--coco_dir", coco224, *TINY, *into(tmp_path / "run"))
+    done = run(*words, WORLD_SIZE="2")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: the launcher started 2 processes but Accelerate sees 1, so they would overwrite each other's files"
+    )
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("configured", "options", "wanted"),
+    [("fp16", "--amp true", "--amp_dtype bf16"), ("bf16", "--amp false", "--amp false"), ("fp8", "--amp true", "bf16")],
+)
+def test_an_accelerate_configuration_of_another_precision_is_refused(
+    configured: str, options: str, wanted: str, coco224: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", configured)
+    with pytest.raises(InputError, match=f"mixed_precision {configured} and the options say .*{wanted}"):
+        train("--coco_dir", coco224, *TINY, *into(tmp_path / "run"), *options.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_of_the_same_precision_is_taken(
+    coco224: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert train("--coco_dir", coco224, *TINY, *into(tmp_path), "--amp", "true", "--max_steps", 1) == 0

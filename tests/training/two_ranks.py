@@ -1,0 +1,50 @@
+"""What each of two ranks does for test_distributed.py, which launches it: FOLDER, and runs in FOLDER/runs.json.
+
+    FOLDER/NAME/rank-R.safetensors     the weights that rank R ended a run with
+    FOLDER/gradients/LOSS-HOW-R.safetensors    its gradients after one step, HOW: together (as trained) or alone (no_sync)
+"""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from train_accel import optimizer_step, train
+from training.options import parse
+from training.preempt import StopSignal
+from training.record import Record
+from training.setup import set_up
+
+
+def train_run(folder: Path, words: list[str]) -> None:
+    run = set_up(parse(words))
+    record = Record(run.accelerator, run.options, run.total, run.progress, run.train_batches.global_batch)
+    assert train(run, record, StopSignal()) == 0
+    weights = {name: p.detach().contiguous() for name, p in run.codec.named_parameters()}
+    save_file(weights, folder / f"rank-{run.accelerator.process_index}.safetensors")
+
+
+def take_gradients(folder: Path, words: list[str]) -> None:
+    """Of one step from the same weights, but for the quantiles: moved on rank 1, so that its auxiliary loss differs."""
+    loss = words[words.index("--loss_type") + 1]
+    for how in ("together", "alone"):
+        run = set_up(parse(words))
+        rank = run.accelerator.process_index
+        with torch.no_grad():
+            run.codec.entropy_bottleneck.quantiles += 0.5 * rank
+        with run.model.no_sync() if how == "alone" else contextlib.nullcontext():
+            optimizer_step(run, StopSignal())
+        gradients = {name: p.grad.contiguous() for name, p in run.codec.named_parameters() if p.grad is not None}
+        save_file(gradients, folder / f"{loss}-{how}-{rank}.safetensors")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    for name, words in json.loads((folder / "runs.json").read_text()).items():
+        target = folder / ("gradients" if name.startswith("gradients") else name)
+        target.mkdir(exist_ok=True)
+        (take_gradients if name.startswith("gradients") else train_run)(target, words)
