@@ -13,6 +13,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.name = ""
+        self.interrupted = False
 
     def install(self) -> "StopSignal":
         """Takes the signals over; returns itself."""
@@ -21,6 +22,8 @@ class StopSignal:
         return self
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.name == "SIGINT":
-            os._exit(INTERRUPTED_TWICE)
-        self.name = signal.Signals(number).name
+        if number == signal.SIGINT:
+            if self.interrupted:
+                os._exit(INTERRUPTED_TWICE)
+            self.interrupted = True
+        self.name = self.name or signal.Signals(number).name

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
@@ -47,7 +48,7 @@ class Record:
             keep_rows_up_to(self.folder / ROWS, progress)
             config = yaml.safe_dump(options.flat(), sort_keys=False)
             (self.folder / "config.yaml").write_text(config)
-            self._track(lambda: start_trackers(accelerator, options))
+            self._track(lambda: start_trackers(accelerator, options, progress))
 
     def step(self, step: int, figures: dict[str, float], lr: float) -> None:
         """Takes the figures of an optimizer step (`step` of them are done): bar always, a mean row now and then."""
@@ -95,8 +96,9 @@ class Record:
         """Hands a picture, uint8 [H, W, 3], to the trackers that take pictures."""
         if not self.writes:
             return
-        takers = [tracker for tracker in self.accelerator.trackers if hasattr(tracker, "log_images")]
-        self._track(lambda: [tracker.log_images({name: grid[None]}, step=step) for tracker in takers])
+        for tracker in [each for each in self.accelerator.trackers if hasattr(each, "log_images")]:
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            self._track(functools.partial(tracker.log_images, {name: grid[None]}, step=step, **layout))
 
     def say(self, line: str) -> None:
         """Prints a line above the progress bar, on the main process."""
@@ -120,11 +122,13 @@ class Record:
             warnings.warn(f"tracking stopped, training goes on: {error}", stacklevel=2)
 
 
-def start_trackers(accelerator: Accelerator, options: Options) -> None:
-    """Starts the trackers with the run's options as their configuration."""
+def start_trackers(accelerator: Accelerator, options: Options, progress: Progress) -> None:
+    """Starts the trackers with the run's options as their configuration; a resumed run goes on in its W&B run."""
     flat = {name: "" if value is None else value for name, value in options.flat().items()}
-    wandb = {"name": run_name(options), "tags": [options.replacement.act, options.loss.loss_type]}
+    wandb = {"name": run_name(options), "tags": [options.replacement.act, options.loss.loss_type], "resume": "allow"}
+    wandb |= {"id": run_id} if (run_id := progress.tracker.get("wandb")) else {}
     accelerator.init_trackers(options.reporting.wandb_project, config=flat, init_kwargs={"wandb": wandb})
+    progress.tracker = {t.name: t.run.id for t in accelerator.trackers if t.name == "wandb"}
 
 
 def run_name(options: Options) -> str:

@@ -36,7 +36,7 @@ def save(run: Run, record: Record, *, ends_run: bool = False) -> None:
     (failed,) = sum_over_ranks(torch.tensor([float(not written)], device=run.device))
     if failed and (ends_run or output.full_disk == "stop"):
         raise InputError(
-            f"the disk of --save_dir {folder} is full at step {progress.step}; the state before it is whole: make room, "
+            f"the disk of --save_dir {folder} is full at step {progress.step}; the state before is whole: make room, "
             "and the same command goes on from there"
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, LoggerType, broadcast_object_list, set_seed
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
@@ -46,7 +46,15 @@ from training.state import (
 )
 
 # What a run writes into its save_dir.
-RUN_FILES = ("state", "last.safetensors", "best_*.safetensors", "config.yaml", "metrics.jsonl", "curves.png")
+RUN_FILES = (
+    "state",
+    "last.safetensors",
+    "best_*.safetensors",
+    "config.yaml",
+    "metrics.jsonl",
+    "curves.png",
+    "summary.json",
+)
 
 
 @dataclass
@@ -219,7 +227,10 @@ def make_accelerator(options: Options) -> Accelerator:
     reporting = options.reporting
     trackers = [name.strip() for name in (reporting.report_to or "").split(",") if name.strip()]
     trackers += ["wandb"] * (reporting.wandb and "wandb" not in trackers)
+    known = [str(name) for name in LoggerType if name != LoggerType.ALL]
     for name in trackers:
+        if name not in known:
+            raise InputError(f"--report_to {name}: no tracker that Accelerate knows; use one of {', '.join(known)}")
         if importlib.util.find_spec(name) is None:
             raise InputError(f"--report_to {name}: {name} is not installed; pip install {name}, or leave it out")
     return Accelerator(

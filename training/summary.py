@@ -1,11 +1,19 @@
 """What a run says of itself at its start and at its end."""
 
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
 from codec.blocks import KEEP_GDN
+from codec.checkpoint import Description, whole_or_absent
 from codec.model import TRANSFORMS, gdn_layers
 from training.faults import ADVICE
 from training.preempt import PREEMPTED
 from training.record import Record
 from training.setup import Run
+
+SUMMARY = "summary.json"
 
 
 def announce(run: Run, record: Record) -> None:
@@ -39,8 +47,11 @@ def announce(run: Run, record: Record) -> None:
 
 
 def conclude(run: Run, record: Record, status: int) -> None:
-    """Says how the run ended, where its files are and what to do next."""
+    """Says how the run ended, where its files are and what to do next; the same for programs in `summary.json`."""
     output = run.options.output
+    if run.accelerator.is_main_process:
+        with record.unless_full(SUMMARY), whole_or_absent(Path(output.save_dir) / SUMMARY) as beside:
+            beside.write_text(json.dumps(summary(run, status), indent=1) + "\n")
     if status == PREEMPTED:
         record.say(f"stopped by a signal at step {run.progress.step}; the same command goes on from there")
     elif status:
@@ -55,3 +66,27 @@ def conclude(run: Run, record: Record, status: int) -> None:
             f"next        python -m codec.evaluate --coco_dir {run.options.data.coco_dir} "
             f"--checkpoint {output.save_dir}/{best}.safetensors"
         )
+
+
+def summary(run: Run, status: int) -> dict[str, Any]:
+    """How the run ended, its best figures, and with which code it was made."""
+    return {
+        "status": status,
+        "step": run.progress.step,
+        "total": run.total,
+        "best": run.progress.best,
+        "global_batch": run.progress.global_batch,
+        "processes": run.accelerator.num_processes,
+        "device": str(run.device.type),
+        "versions": Description().versions,
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of this program's checkout, with "+" where files were changed; None outside a checkout."""
+    try:
+        words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

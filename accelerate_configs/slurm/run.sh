@@ -56,11 +56,12 @@ train() {
     done
 }
 
-# srun hands USR1 to every process of the step. Once more every 10 s, for a trainer that did not take signals yet.
+# srun hands USR1 to every process of the step. In the first minutes again and again: a trainer that still starts may not
+# take signals yet. Not later: one that is about to exit does not take them any more.
 # shellcheck disable=SC2317  # the trap calls it
 pass_on() {
     say "USR1: the trainer saves and stops"
-    while kill -USR1 "$1" 2>/dev/null; do sleep 10; done
+    while kill -USR1 "$1" 2>/dev/null && ((SECONDS < 120)); do sleep 30; done
 }
 
 # Whether the trainer was stopped with a checkpoint, or killed by the signal before it could begin.

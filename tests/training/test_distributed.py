@@ -33,8 +33,8 @@ def ranks(coco224: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two ranks left weights and gradients."""
     folder = tmp_path_factory.mktemp("ranks")
     runs = {name: combination(name, coco224, folder / name, batch_size=4) for name in COMBINATIONS}
-    for loss in ("recon", "rd", "mse"):
-        words = ["--coco_dir", coco224, *TINY, *into(folder / "unused"), "--batch_size", 2, "--input_size", 176]
+    for loss, size in (("recon", 176), ("mse", 64)):
+        words = ["--coco_dir", coco224, *TINY, *into(folder / "unused"), "--batch_size", 2, "--input_size", size]
         words += ["--loss_type", loss, "--train_scope", "all", "--max_grad_norm", 0]
         runs[f"gradients-{loss}"] = [str(word) for word in words]
     (folder / "poison.py").write_text(POISONED)
@@ -68,10 +68,10 @@ def synchronized(a: dict[str, Tensor], b: dict[str, Tensor], mean: dict[str, Ten
     return [n for n in a if a[n].equal(b[n]) and distance({n: mean[n]}, {n: a[n]}) < 1e-5]
 
 
-@pytest.mark.parametrize("loss", ["recon", "rd", "mse"])
+@pytest.mark.parametrize("loss", ["recon", "mse"])
 def test_every_gradient_is_the_mean_over_the_ranks_the_auxiliary_too(loss: str, ranks: Path) -> None:
     def gradients(how: str, rank: int) -> dict[str, Tensor]:
-        return load_file(ranks / "gradients" / f"{loss}-{how}-{rank}.safetensors")
+        return load_file(ranks / f"gradients-{loss}" / f"{how}-{rank}.safetensors")
 
     alone = [gradients("alone", rank) for rank in (0, 1)]
     mean = {name: (alone[0][name] + alone[1][name]) / 2 for name in alone[0]}

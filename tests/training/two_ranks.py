@@ -1,7 +1,8 @@
 """What each of two ranks does for test_distributed.py, which launches it: FOLDER, and runs in FOLDER/runs.json.
 
     FOLDER/NAME/rank-R.safetensors     the weights that rank R ended a run with
-    FOLDER/gradients/LOSS-HOW-R.safetensors    its gradients after one step, HOW: together (as trained) or alone (no_sync)
+    FOLDER/NAME/HOW-R.safetensors      where NAME has "gradients": its own after one step, HOW: together (as trained) or
+                                       alone (no_sync)
 """
 
 import contextlib
@@ -29,22 +30,20 @@ def train_run(folder: Path, words: list[str]) -> None:
 
 def take_gradients(folder: Path, words: list[str]) -> None:
     """Of one step from the same weights, but for the quantiles: moved on rank 1, so that its auxiliary loss differs."""
-    loss = words[words.index("--loss_type") + 1]
     for how in ("together", "alone"):
         run = set_up(parse(words))
         rank = run.accelerator.process_index
         with torch.no_grad():
-            run.codec.entropy_bottleneck.quantiles += 0.5 * rank
+            run.codec.entropy_bottleneck.quantiles += 100.0 * rank
         with run.model.no_sync() if how == "alone" else contextlib.nullcontext():
             optimizer_step(run, StopSignal())
         gradients = {name: p.grad.contiguous() for name, p in run.codec.named_parameters() if p.grad is not None}
-        save_file(gradients, folder / f"{loss}-{how}-{rank}.safetensors")
+        save_file(gradients, folder / f"{how}-{rank}.safetensors")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     for name, words in json.loads((folder / "runs.json").read_text()).items():
-        target = folder / ("gradients" if name.startswith("gradients") else name)
-        target.mkdir(exist_ok=True)
-        (take_gradients if name.startswith("gradients") else train_run)(target, words)
+        (folder / name).mkdir(exist_ok=True)
+        (take_gradients if "gradients" in name else train_run)(folder / name, words)
