@@ -74,7 +74,7 @@ def save_codec(path: Path, codec: Codec, description: Description) -> None:
         **{name: json.dumps(value) for name, value in asdict(description).items()},
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in codec.state_dict().items()}
-    metadata["sha256"] = fingerprint(tensors)
+    metadata["sha256"] = fingerprint(tensors, metadata)
     with whole_or_absent(path) as beside:
         beside.write_bytes(save(tensors, metadata))
 
@@ -88,8 +88,8 @@ def load_codec(path: Path) -> tuple[Codec, Description]:
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} is a safetensors file but no checkpoint of this program; give one that it wrote")
-    if metadata.get("sha256") != fingerprint(tensors):
-        raise InputError(f"{path} is damaged: its weights do not match its checksum; use another checkpoint")
+    if metadata.pop("sha256", None) != fingerprint(tensors, metadata):
+        raise InputError(f"{path} is damaged: its contents do not match its checksum; use another checkpoint")
     codec = Codec(Architecture.from_json(json.loads(metadata["architecture"])))
     codec.load_weights(tensors)
     return codec.eval(), Description(**{name: json.loads(metadata[name]) for name in asdict(Description())})
@@ -106,9 +106,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"{path} is damaged or no safetensors file ({error}); use another checkpoint") from error
 
 
-def fingerprint(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
+def fingerprint(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 over the metadata, and over names, types, shapes and bytes, each in the order of the names."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())

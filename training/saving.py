@@ -30,8 +30,9 @@ def save(run: Run, record: Record, *, ends_run: bool = False) -> None:
     written = not run.accelerator.is_main_process
     if run.accelerator.is_main_process:
         with record.unless_full(f"the checkpoint of step {progress.step}"):
-            save_state(folder / "state", output.keep_checkpoints, model, optimizer, progress)
+            # The state last: a kill between the two repeats the steps and writes both again.
             save_codec(folder / "last.safetensors", codec, describe(run, run.last_metrics))
+            save_state(folder / "state", output.keep_checkpoints, model, optimizer, progress)
             written = True
     (failed,) = sum_over_ranks(torch.tensor([float(not written)], device=run.device))
     if failed and (ends_run or output.full_disk == "stop"):

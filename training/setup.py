@@ -1,14 +1,13 @@
 """From options to everything that the training loop uses, refusing what cannot work before the first step."""
 
 import importlib.util
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, LoggerType, broadcast_object_list, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, LoggerType, set_seed
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
@@ -34,27 +33,8 @@ from training.distributed import check_launch, check_precision
 from training.faults import Watch
 from training.optim import Schedule, make_optimizer, network_parameters
 from training.options import Options
-from training.state import (
-    Progress,
-    accumulation_for,
-    load_optimizer_tensors,
-    load_progress,
-    load_tensors,
-    model_tensors,
-    newest_whole,
-    require_agreement,
-)
-
-# What a run writes into its save_dir.
-RUN_FILES = (
-    "state",
-    "last.safetensors",
-    "best_*.safetensors",
-    "config.yaml",
-    "metrics.jsonl",
-    "curves.png",
-    "summary.json",
-)
+from training.resume import accumulation_for, make_room, saved_progress
+from training.state import Progress, load_optimizer_tensors, load_tensors, model_tensors
 
 
 @dataclass
@@ -250,50 +230,6 @@ def open_rows(options: Options) -> tuple[Rows, Rows | None]:
     if train is None:
         raise InputError(f"--coco_dir {root} has no train split; make one with python -m coco224.prepare")
     return train, open_rows_of(root, "validation")
-
-
-def saved_progress(options: Options, data: str, accelerator: Accelerator) -> tuple[Progress, Path | None]:
-    """What to resume from: the progress and the folder of its tensors, or a fresh start.
-
-    Raises:
-        InputError: the saved run differs from this one or is damaged, or `--resume none` would mix two runs.
-    """
-    output = options.output
-    found: Path | None = None
-    if output.resume == "none":
-        if earlier_files(Path(output.save_dir)) and not output.overwrite:
-            raise InputError(
-                f"--save_dir {output.save_dir} holds a run; resume it with --resume auto, choose another --save_dir, "
-                "or start over with --resume none --overwrite true"
-            )
-    elif output.resume == "auto":
-        found = newest_whole(Path(output.save_dir) / "state")
-    else:
-        found = newest_whole(Path(output.resume))
-        if found is None:
-            raise InputError(f"--resume {output.resume}: no state of a run there; give the folder state/ of a run")
-    path = broadcast_object_list([found])[0]  # the main process's view of the disk is everyone's
-    if path is None:
-        return Progress(options=options.flat(), data=data), None
-    progress = load_progress(path)
-    flat = options.flat()
-    block = tuple(options_dict(options.replacement.act, options.block))
-    require_agreement(progress, flat, data, block)
-    progress.options = flat
-    return progress, path
-
-
-def earlier_files(folder: Path) -> list[Path]:
-    """What an earlier run left in a `save_dir`."""
-    return [path for name in RUN_FILES for path in folder.glob(name)]
-
-
-def make_room(folder: Path, accelerator: Accelerator) -> None:
-    """Removes an earlier run's files for a new run that is ready to start."""
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        for path in earlier_files(folder):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def make_codec(options: Options) -> Codec:

@@ -22,15 +22,6 @@ from training.distributed import gathered
 FILES = ("model.safetensors", "optimizer.safetensors", "progress.json")
 MANIFEST = "manifest.json"
 
-# What must agree for a run to go on: model, data, loss, optimizer, schedule and seed.
-MUST_AGREE = (
-    "act", "replace_parts", "train_scope", "quality", "N", "M",
-    "use_prepared", "input_size", "hflip",
-    "loss_type", "alpha_l1", "lambda_bpp", "lambda_mse",
-    "lr", "optimizer", "weight_decay", "sched", "onecycle_pct_start", "lr_warmup_steps",
-    "eb_aux", "eb_aux_lr", "seed",
-)  # fmt: skip
-
 
 @dataclass
 class Progress:
@@ -105,7 +96,7 @@ def save_state(
     the folder appear. Nothing older is removed before that.
     """
     final = folder / f"step-{progress.step:08d}"
-    beside = folder / f".{final.name}"
+    beside, aside = folder / f".{final.name}", folder / f".{final.name}.old"
     for left in folder.glob(".step-*"):  # by a kill in the middle of this function
         shutil.rmtree(left)
     contents = (save(model), save(optimizer), json.dumps(asdict(progress), indent=1).encode())
@@ -119,9 +110,11 @@ def save_state(
     except OSError:
         shutil.rmtree(beside, ignore_errors=True)  # a full disk gets its room back
         raise
-    shutil.rmtree(final, ignore_errors=True)  # the same step again: after a resume that repeated a save
+    if final.exists():  # the same step again, as after its evaluation; a kill must not leave a half-removed one
+        final.rename(aside)
     beside.rename(final)
     sync_folder(folder)
+    shutil.rmtree(aside, ignore_errors=True)
     for old in _newest_first(folder)[keep:]:
         shutil.rmtree(old)
 
@@ -156,47 +149,6 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
 
 
-def require_agreement(saved: Progress, options: dict[str, Any], data: str, block: tuple[str, ...]) -> None:
-    """Refuses to continue a run with other settings.
-
-    Args:
-        options: the resolved options of this command.
-        data: this dataset's fingerprint.
-        block: the names of the block's options, which belong to the model.
-
-    Raises:
-        InputError: naming each difference.
-    """
-    differences = [
-        f"--{name} {_text(saved.options.get(name))} there, {_text(options.get(name))} here"
-        for name in (*MUST_AGREE, *block)
-        if saved.options.get(name) != options.get(name)
-    ]
-    if saved.data != data:
-        differences.append("another dataset")
-    if differences:
-        raise InputError(
-            f"--save_dir {options['save_dir']} holds a run that differs: {'; '.join(differences)}; give the same "
-            "options to resume it, another --save_dir, or --resume none --overwrite true to start over"
-        )
-
-
-def accumulation_for(global_batch: int, batch_size: int, world_size: int) -> int:
-    """The accumulation that keeps the global batch on this number of ranks.
-
-    Raises:
-        InputError: it is not a whole number.
-    """
-    if global_batch % (batch_size * world_size):
-        divisors = [b for b in range(1, global_batch + 1) if global_batch % (b * world_size) == 0]
-        raise InputError(
-            f"the run has {global_batch} pictures an optimizer step, which {world_size} processes of --batch_size "
-            f"{batch_size} cannot make with a whole number of micro-batches; use --batch_size "
-            + (", ".join(map(str, divisors)) if divisors else "with another number of processes")
-        )
-    return global_batch // (batch_size * world_size)
-
-
 def _write_synced(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
@@ -218,7 +170,3 @@ def _damage(folder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return ""
-
-
-def _text(value: Any) -> str:
-    return "absent" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

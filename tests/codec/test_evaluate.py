@@ -1,0 +1,226 @@
+"""`python -m codec.evaluate`: averages over pictures, its files, and what it refuses."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+import torch
+from compressai.models import FactorizedPrior
+from PIL import Image
+from programs import run
+
+from codec.blocks import registry
+from codec.checkpoint import Description, save_codec
+from codec.cli import DataError
+from codec.entropy import with_tables
+from codec.errors import InputError
+from codec.evaluate import main
+from codec.model import Activation, Architecture, Codec
+
+PLUGIN = """
+from torch import nn
+from codec.blocks import register_activation
+
+@register_activation("mine")
+class Mine:
+    @staticmethod
+    def encoder(channels, options): return nn.LeakyReLU()
+    @staticmethod
+    def decoder(channels, options): return nn.LeakyReLU()
+"""
+
+
+def saved(path: Path, seed: int, activation: str = "gdn") -> Path:
+    """A random codec whose latents spread over some symbols."""
+    torch.manual_seed(seed)
+    codec = Codec(Architecture(8, 12, g_a=Activation(activation)))
+    with torch.no_grad():
+        codec.g_a[6].weight *= 50
+    save_codec(path, with_tables(codec), Description())
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("codec") / "a.safetensors", seed=1)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("codec") / "b.safetensors", seed=2, activation="relu")
+
+
+@pytest.fixture(scope="module")
+def folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A large picture, an odd one, one under MS-SSIM's minimum, one under the stride; and a text file."""
+    folder = tmp_path_factory.mktemp("pictures")
+    coffee = Image.open(photographs / "coffee.png")
+    coffee.save(folder / "1-coffee.png")
+    (folder / "2-chelsea.png").write_bytes((photographs / "chelsea.png").read_bytes())
+    coffee.crop((200, 100, 360, 300)).save(folder / "3-160x200.png")
+    coffee.crop((200, 100, 209, 113)).save(folder / "4-9x13.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def evaluated(tmp_path: Path, *words: object) -> tuple[dict, list[dict[str, str]]]:
+    """What --json and --per_image hold."""
+    results, table = tmp_path / "out.json", tmp_path / "rows.csv"
+    assert main([*map(str, words), "--json", str(results), "--per_image", str(table)]) == 0
+    return json.loads(results.read_text()), list(csv.DictReader(table.read_text().splitlines()))
+
+
+def test_averages_are_over_pictures_and_are_what_compressai_s_model_gives(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from codec.checkpoint import load_codec
+
+    found, table = evaluated(tmp_path, "--images", folder, "--checkpoint", checkpoint)
+    model = FactorizedPrior(8, 12).eval()
+    model.load_state_dict(load_codec(checkpoint)[0].state_dict())
+    psnrs, bpps = [], []
+    for path in sorted(folder.glob("*.png")):
+        x = np.array(Image.open(path)).astype(np.float64)
+        height, width, _ = x.shape
+        padded = np.pad(x, ((0, -height % 16), (0, -width % 16), (0, 0)), mode="edge") / 255
+        with torch.no_grad():
+            out = model(torch.from_numpy(padded).float().permute(2, 0, 1)[None])
+        x_hat = out["x_hat"][0].permute(1, 2, 0).numpy()[:height, :width].clip(0, 1)
+        psnrs.append(10 * math.log10(255**2 / np.mean((np.rint(x_hat.astype(np.float64) * 255) - x) ** 2)))
+        bpps.append(-out["likelihoods"]["y"].double().log2().sum().item() / (height * width))
+    results = found["results"]
+    assert results["psnr-rgb"] == [pytest.approx(fmean(psnrs), abs=1e-3)]
+    assert results["bpp-estimated"] == [pytest.approx(fmean(bpps), rel=1e-4)]
+    assert [float(row["psnr"]) for row in table] == pytest.approx(psnrs, abs=1e-3)
+    assert [float(row["bpp_estimated"]) for row in table] == pytest.approx(bpps, rel=1e-4)
+
+    assert [Path(row["picture"]).name for row in table] == sorted(path.name for path in folder.glob("*.png"))
+    similarities = [row["ms_ssim"] for row in table]
+    assert similarities[2:] == ["", ""]
+    assert results["ms-ssim-rgb"] == [pytest.approx(fmean(map(float, similarities[:2])))]
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == f"{folder}: 4 pictures, means over pictures"
+    assert shown[2].split() == [str(checkpoint)] + [
+        format(results[name][0], style)
+        for name, style in (("psnr-rgb", ".3f"), ("ms-ssim-rgb", ".5f"), ("bpp-estimated", ".4f"))
+    ]
+    assert shown[3] == "2 pictures under 161 pixels, without MS-SSIM"
+
+
+def test_a_prepared_dataset_s_validation_rows_do_not_depend_on_the_batch(
+    checkpoint: Path, coco224: Path, tmp_path: Path
+) -> None:
+    of_one, rows = evaluated(tmp_path, "--coco_dir", coco224, "--checkpoint", checkpoint, "--batch_size", 1)
+    of_three, _ = evaluated(tmp_path, "--coco_dir", coco224, "--checkpoint", checkpoint, "--batch_size", 3)
+    assert len(rows) == 4
+    assert of_one["description"] == f"{coco224} validation"
+    for name, values in of_one["results"].items():
+        assert of_three["results"][name] == pytest.approx(values, rel=1e-5)
+    assert of_one["results"]["psnr-rgb"] == [pytest.approx(fmean(float(row["psnr"]) for row in rows))]
+
+
+def test_several_checkpoints_are_a_list_in_compressai_s_format(
+    checkpoint: Path, other: Path, folder: Path, tmp_path: Path
+) -> None:
+    both, rows = evaluated(tmp_path, "--images", folder, "--checkpoint", checkpoint, other)
+    assert both.keys() >= {"name", "description", "results"}
+    assert both["checkpoints"] == [str(checkpoint), str(other)]
+    assert {"psnr-rgb", "ms-ssim-rgb", "bpp-estimated"} <= both["results"].keys()
+    assert all(len(values) == 2 for values in both["results"].values())
+    assert [row["checkpoint"] for row in rows] == [str(checkpoint)] * 4 + [str(other)] * 4
+    alone, _ = evaluated(tmp_path, "--images", folder, "--checkpoint", other)
+    assert {name: values[1:] for name, values in both["results"].items()} == alone["results"]
+    assert both["results"]["psnr-rgb"][0] != both["results"]["psnr-rgb"][1]
+
+
+def test_one_picture_is_enough(checkpoint: Path, photographs: Path, tmp_path: Path) -> None:
+    found, rows = evaluated(tmp_path, "--images", photographs / "chelsea.png", "--checkpoint", checkpoint)
+    assert len(rows) == 1
+    assert found["results"]["psnr-rgb"] == [pytest.approx(float(rows[0]["psnr"]))]
+
+
+def test_compressai_s_own_checkpoint_is_evaluated(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    torch.save({"state_dict": FactorizedPrior(8, 12).state_dict()}, tmp_path / "theirs.pth.tar")
+    found, _ = evaluated(tmp_path, "--images", folder, "--checkpoint", tmp_path / "theirs.pth.tar")
+    assert math.isfinite(found["results"]["psnr-rgb"][0])
+
+
+def test_a_picture_that_comes_back_identical_is_counted_and_not_averaged(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A codec that paints everything black returns a black picture as it was."""
+    codec = Codec(Architecture(8, 12))
+    with torch.no_grad():
+        codec.g_s[6].weight.zero_()
+        codec.g_s[6].bias.zero_()
+    save_codec(tmp_path / "black.safetensors", with_tables(codec), Description())
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (200, 200)).save(pictures / "black.png")
+    (pictures / "coffee.png").write_bytes((folder / "1-coffee.png").read_bytes())
+    found, rows = evaluated(tmp_path, "--images", pictures, "--checkpoint", tmp_path / "black.safetensors")
+    assert [row["psnr"] for row in rows][0] == "inf"
+    assert found["results"]["psnr-rgb"] == [pytest.approx(float(rows[1]["psnr"]))]
+    assert "1 pictures came back identical" in capsys.readouterr().out
+
+
+def refusal(*words: object) -> str:
+    with pytest.raises((InputError, DataError)) as refused:
+        main([str(word) for word in words])
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_what_cannot_be_evaluated_is_refused(checkpoint: Path, folder: Path, coco224: Path, tmp_path: Path) -> None:
+    one = ("--checkpoint", checkpoint)
+    assert "one of the two" in refusal(*one)
+    assert "one of the two" in refusal(*one, "--images", folder, "--coco_dir", coco224)
+    assert "--checkpoint is required" in refusal("--images", folder)
+    assert "no such file" in refusal("--images", folder, "--checkpoint", tmp_path / "none.safetensors")
+    assert "no such file" in refusal("--images", folder, "--checkpoint", tmp_path / "none.pth.tar")
+    assert str(tmp_path / "nowhere") in refusal(*one, "--images", tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in refusal(*one, "--coco_dir", tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "no picture there" in refusal(*one, "--images", tmp_path / "empty")
+    assert "is no prepared dataset" in refusal(*one, "--coco_dir", tmp_path / "empty")
+    (tmp_path / "empty" / "broken.png").write_bytes((folder / "2-chelsea.png").read_bytes()[:1000])
+    assert "broken.png is no picture" in refusal(*one, "--images", tmp_path / "empty")
+    assert "its folder does not exist" in refusal(*one, "--images", folder, "--json", tmp_path / "no" / "out.json")
+    (tmp_path / "torn.safetensors").write_bytes(checkpoint.read_bytes()[:-9])
+    assert "damaged" in refusal("--images", folder, "--checkpoint", tmp_path / "torn.safetensors")
+
+
+def test_a_codec_that_has_diverged_is_refused(folder: Path, tmp_path: Path) -> None:
+    codec = Codec(Architecture(8, 12))
+    with torch.no_grad():
+        codec.g_s[0].bias[0] = math.nan
+    save_codec(tmp_path / "nan.safetensors", with_tables(codec), Description())
+    assert "not finite" in refusal("--images", folder, "--checkpoint", tmp_path / "nan.safetensors")
+
+
+def test_the_block_of_a_plugin_needs_its_file_and_an_error_is_one_line_and_status_2(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setattr(registry, "_plugins", {})
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(PLUGIN)
+    registry.load_plugin(plugin)
+    path = saved(tmp_path / "mine.safetensors", seed=4, activation="mine")
+
+    words = ("-m", "codec.evaluate", "--images", folder / "2-chelsea.png", "--checkpoint", path)
+    without = run(*words)
+    assert without.returncode == 2
+    (line,) = [line for line in without.stderr.splitlines() if "Warning" not in line and "warnings.warn" not in line]
+    assert line.startswith("error: ")
+    assert "mine" in line
+    assert "--plugin" in line
+    assert without.stdout == ""
+    given = run(*words, "--plugin", plugin)
+    assert given.returncode == 0, given.stderr
+    assert "1 pictures, means over pictures" in given.stdout

@@ -1,0 +1,122 @@
+"""What a run goes on from: the state that fits its options, or a fresh start that loses nothing."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from codec.blocks import options_dict
+from codec.errors import InputError
+from training.options import Options
+from training.state import Progress, load_progress, newest_whole
+
+# What must agree for a run to go on: model, data, loss, optimizer, schedule and seed.
+MUST_AGREE = (
+    "act", "replace_parts", "train_scope", "quality", "N", "M",
+    "use_prepared", "input_size", "hflip",
+    "loss_type", "alpha_l1", "lambda_bpp", "lambda_mse",
+    "lr", "optimizer", "weight_decay", "sched", "onecycle_pct_start", "lr_warmup_steps",
+    "eb_aux", "eb_aux_lr", "seed",
+)  # fmt: skip
+
+# What a run writes into its save_dir.
+RUN_FILES = (
+    "state",
+    "last.safetensors",
+    "best_*.safetensors",
+    "config.yaml",
+    "metrics.jsonl",
+    "curves.png",
+    "summary.json",
+)
+
+
+def saved_progress(options: Options, data: str, accelerator: Accelerator) -> tuple[Progress, Path | None]:
+    """What to resume from: the progress and the folder of its tensors, or a fresh start.
+
+    Raises:
+        InputError: the saved run differs from this one or is damaged, or `--resume none` would mix two runs.
+    """
+    output = options.output
+    found: Path | None = None
+    if output.resume == "none":
+        if earlier_files(Path(output.save_dir)) and not output.overwrite:
+            raise InputError(
+                f"--save_dir {output.save_dir} holds a run; resume it with --resume auto, choose another --save_dir, "
+                "or start over with --resume none --overwrite true"
+            )
+    elif output.resume == "auto":
+        found = newest_whole(Path(output.save_dir) / "state")
+    else:
+        found = newest_whole(Path(output.resume))
+        if found is None:
+            raise InputError(f"--resume {output.resume}: no state of a run there; give the folder state/ of a run")
+    path = broadcast_object_list([found])[0]  # the main process's view of the disk is everyone's
+    if path is None:
+        return Progress(options=options.flat(), data=data), None
+    progress = load_progress(path)
+    flat = options.flat()
+    block = tuple(options_dict(options.replacement.act, options.block))
+    require_agreement(progress, flat, data, block)
+    progress.options = flat
+    return progress, path
+
+
+def earlier_files(folder: Path) -> list[Path]:
+    """What an earlier run left in a `save_dir`."""
+    return [path for name in RUN_FILES for path in folder.glob(name)]
+
+
+def make_room(folder: Path, accelerator: Accelerator) -> None:
+    """Removes an earlier run's files for a new run that is ready to start."""
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        for path in earlier_files(folder):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def require_agreement(saved: Progress, options: dict[str, Any], data: str, block: tuple[str, ...]) -> None:
+    """Refuses to continue a run with other settings.
+
+    Args:
+        options: the resolved options of this command.
+        data: this dataset's fingerprint.
+        block: the names of the block's options, which belong to the model.
+
+    Raises:
+        InputError: naming each difference.
+    """
+    differences = [
+        f"--{name} {_text(saved.options.get(name))} there, {_text(options.get(name))} here"
+        for name in (*MUST_AGREE, *block)
+        if saved.options.get(name) != options.get(name)
+    ]
+    if saved.data != data:
+        differences.append("another dataset")
+    if differences:
+        raise InputError(
+            f"--save_dir {options['save_dir']} holds a run that differs: {'; '.join(differences)}; give the same "
+            "options to resume it, another --save_dir, or --resume none --overwrite true to start over"
+        )
+
+
+def accumulation_for(global_batch: int, batch_size: int, world_size: int) -> int:
+    """The accumulation that keeps the global batch on this number of ranks.
+
+    Raises:
+        InputError: it is not a whole number.
+    """
+    if global_batch % (batch_size * world_size):
+        divisors = [b for b in range(1, global_batch + 1) if global_batch % (b * world_size) == 0]
+        raise InputError(
+            f"the run has {global_batch} pictures an optimizer step, which {world_size} processes of --batch_size "
+            f"{batch_size} cannot make with a whole number of micro-batches; use --batch_size "
+            + (", ".join(map(str, divisors)) if divisors else "with another number of processes")
+        )
+    return global_batch // (batch_size * world_size)
+
+
+def _text(value: Any) -> str:
+    return "absent" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
