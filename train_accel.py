@@ -70,6 +70,7 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
                 save_reconstructions(run, record, f"e{epoch:03d}")
             progress.evaluated = progress.step
             save(run, record, ends_run=progress.step >= run.total)
+            record.draw()
         if progress.step >= run.total:
             return 0
 

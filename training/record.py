@@ -100,17 +100,20 @@ class Record:
             layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
             self._track(functools.partial(tracker.log_images, {name: grid[None]}, step=step, **layout))
 
+    def draw(self) -> None:
+        """Draws `curves.png` anew."""
+        if self.writes:
+            with self.unless_full(CURVES):
+                draw_curves(self.folder)
+
     def say(self, line: str) -> None:
         """Prints a line above the progress bar, on the main process."""
         if self.writes:
             self.bar.write(line, file=sys.stderr)
 
     def close(self) -> None:
-        """Draws the curves and ends the trackers."""
+        """Ends the progress bar and the trackers."""
         self.bar.close()
-        if self.writes:
-            with self.unless_full(CURVES):
-                draw_curves(self.folder)
         self._track(self.accelerator.end_training)
 
     def _track(self, call: Callable[[], Any]) -> None:

@@ -62,19 +62,6 @@ def missing() -> list[str]:
     return [program for program in PROGRAMS if shutil.which(program) is None]
 
 
-def install() -> str:
-    """Installs Debian's packages where that is possible; says why SLURM is still missing, or nothing."""
-    if not missing():
-        return ""
-    if os.getuid() or not shutil.which("apt-get"):
-        return f"{', '.join(missing())} not installed: apt-get install slurmctld slurmd slurm-client"
-    packages = ("--no-install-recommends", "slurmctld", "slurmd", "slurm-client")
-    for words in (["update"], ["install", "-y", *packages]):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(["apt-get", "-qq", *words], capture_output=True, timeout=120, check=False)
-    return f"apt-get could not install {', '.join(missing())}" if missing() else ""
-
-
 class CommandError(Exception):
     """A command of SLURM's failed."""
 

