@@ -20,13 +20,14 @@ demo: $(READY) demo/coco224
 	@echo "pictures: demo/recon (origin, pre, and one folder an epoch); curves: demo/checkpoints/curves.png"
 
 demo/coco224: $(READY)
-	$(BIN)/python -m coco224.prepare --coco_dir sample --out_dir demo/coco224 --overwrite true
+	$(BIN)/python -m coco224.prepare --coco_dir sample --crop random --crops_per_image 16 --out_dir demo/coco224 \
+		--overwrite true
 
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) demo

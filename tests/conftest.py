@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
 from programs import ROOT, run
 
 COCO = ROOT.parent / "shared" / "data" / "coco2017"

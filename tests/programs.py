@@ -16,11 +16,11 @@ ROOT = Path(__file__).parent.parent
 DDP = ROOT / "accelerate_configs" / "ddp.yaml"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-SMALL = "--pretrained false --N 8 --M 12 --num_workers 0".split()
+SMALL = ["--pretrained", "false", "--N", "8", "--M", "12", "--num_workers", "0"]
 TINY = [
     *SMALL,
-    *"--batch_size 8 --loss_type mse --input_size 64 --amp false --sched none".split(),
-    *"--recon_every 0 --eval_every 0 --log_every 1".split(),
+    *["--batch_size", "8", "--loss_type", "mse", "--input_size", "64", "--amp", "false", "--sched", "none"],
+    *["--recon_every", "0", "--eval_every", "0", "--log_every", "1"],
 ]
 """Options of a run that takes 30 ms a step, in FP32; the embedded photographs are 6 steps an epoch."""
 

@@ -91,13 +91,6 @@ def test_a_run_says_what_it_does_and_where_its_files_are(finished: tuple[Path, s
     assert re.search(r"trains      [\d,]+ of [\d,]+ parameters \(replaced\+hyper\)", said)
 
 
-def test_the_loss_falls(finished: tuple[Path, str]) -> None:
-    """Over an epoch's pictures, since one batch is harder than another."""
-    losses = [row["loss"] for row in rows(finished[0], "train")]
-    assert len(losses) == 20
-    assert fmean(losses[15:18]) < fmean(losses[:3])
-
-
 def test_the_record_has_every_step_and_evaluation_once(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     trained, validated = rows(folder, "train"), rows(folder, "validation")
@@ -181,25 +174,28 @@ def test_the_saved_configuration_is_the_run(finished: tuple[Path, str], capsys: 
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_runs_as_written(
-    name: str, coco224: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_runs_as_written(name: str, coco224: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.setattr(registry, "_plugins", {})
     plugin = tmp_path / "my_blocks.py"
     plugin.write_text(PLUGIN)
     recipe = [*FIRST.split(), *RECIPES[name].format(plugin=plugin).split()]
-    assert train("--coco_dir", coco224, *recipe, *SMALL, *into(tmp_path), "--max_steps", 3) == 0
+    steps = 20 if name == "gdnish, everything" else 3
+    assert train("--coco_dir", coco224, *recipe, *SMALL, *into(tmp_path), "--max_steps", steps) == 0
     codec, description = load_codec(tmp_path / "last.safetensors")
     act, parts = description.options["act"], description.options["replace_parts"]
     assert codec.architecture.g_a.name == act
     assert codec.architecture.g_s.name == (act if parts == "all" else "gdn")
-    assert description.step == 3
+    assert description.step == steps
+    losses = [row["rd"] for row in rows(tmp_path, "validation")]
+    if steps == 20:  # the others train an encoder for a decoder that stays random
+        assert len(losses) == 7
+        assert losses == sorted(losses, reverse=True)
+        assert losses[-1] < losses[0] - 0.002
     if name == "own block":
         assert codec.architecture.g_s.options == {"myact_scale": 0.5}
         assert codec.g_a[1].scale.mean() != 0.5  # it trains
-    assert {path.name for path in (tmp_path / "recon").iterdir() if path.is_dir()} == {"origin", "pre", "e001"}
-    assert all(np.isfinite(row["loss"]) for row in rows(tmp_path, "train"))
+    assert {path.name for path in (tmp_path / "recon").iterdir()} > {"origin", "pre", f"e00{len(losses)}"}
 
 
 def test_evaluations_and_reconstructions_can_be_turned_off(coco224: Path, tmp_path: Path) -> None:

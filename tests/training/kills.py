@@ -46,7 +46,7 @@ STEPS = 12  # two epochs of the embedded photographs
 GLOBAL_BATCH = 8
 OPTIONS = [
     *TINY,
-    *"--train_scope all --replace_parts all --sched cosine --lr 1e-3 --lr_warmup_steps 4".split(),
+    *["--train_scope", "all", "--replace_parts", "all", "--sched", "cosine", "--lr", "1e-3", "--lr_warmup_steps", "4"],
     *f"--max_steps {STEPS} --checkpoint_every 2 --eval_every 1".split(),
 ]
 
@@ -224,7 +224,9 @@ def newest(folder: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=30, help="runs to disturb; every third is killed two or three times")
+    parser.add_argument(
+        "--kills", type=int, default=30, help="runs to disturb; every third is killed two or three times"
+    )
     parser.add_argument("--ranks", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--coco_dir", type=Path, help="a prepared dataset; default: the embedded photographs")
@@ -254,7 +256,9 @@ def disturb(args: argparse.Namespace, root: Path) -> int:
         sys.exit((root / "undisturbed.log").read_text())
     life = time.monotonic() - begin
     expected = Leaves.of(undisturbed)
-    print(f"undisturbed: {STEPS} steps on {args.ranks} rank(s) in {life:.1f} s, states {[s.name for s in states(undisturbed)]}")
+    print(
+        f"undisturbed: {STEPS} steps on {args.ranks} rank(s) in {life:.1f} s, states {[s.name for s in states(undisturbed)]}"
+    )
     print(f"{'run':>3} {'seconds':>7}  {'killed while':<20} {'resumes at step':>15}  result")
 
     random_numbers = random.Random(args.seed)

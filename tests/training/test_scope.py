@@ -11,7 +11,7 @@ from training.options import parse
 from training.setup import set_up
 from training.state import model_tensors
 
-ADAMW = "--optimizer adamw --weight_decay 0.5 --max_steps 3".split()
+ADAMW = ["--optimizer", "adamw", "--weight_decay", "0.5", "--max_steps", "3"]
 SCOPES = {
     ("encoder", "replaced"): {"g_a"},
     ("decoder", "replaced"): {"g_s"},

@@ -1,6 +1,5 @@
 """What a run starts from, and what cannot start one: refused in one line, with nothing written."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from codec.model import Activation, Architecture, Codec
 from training.options import parse
 from training.setup import set_up
 
-ZOO = "--num_workers 0 --resume auto".split()
+ZOO = ["--num_workers", "0", "--resume", "auto"]
 
 
 @pytest.fixture
@@ -81,7 +80,10 @@ def test_a_tracker_that_is_not_installed_or_none_is_refused(
 
 
 def test_weights_that_cannot_be_downloaded_are_refused_with_the_two_ways_out(
-    coco224: Path, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+    coco224: Path,
+    refusal: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("hub")))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there

@@ -1,8 +1,8 @@
 """What each of two ranks does for test_distributed.py, which launches it: FOLDER, and runs in FOLDER/runs.json.
 
-    FOLDER/NAME/rank-R.safetensors     the weights that rank R ended a run with
-    FOLDER/NAME/HOW-R.safetensors      where NAME has "gradients": its own after one step, HOW: together (as trained) or
-                                       alone (no_sync)
+FOLDER/NAME/rank-R.safetensors     the weights that rank R ended a run with
+FOLDER/NAME/HOW-R.safetensors      where NAME has "gradients": its own after one step, HOW: together (as trained) or
+                                   alone (no_sync)
 """
 
 import contextlib
