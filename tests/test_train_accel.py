@@ -24,15 +24,16 @@ FIRST = """--act relu --use_prepared true --quality 8 --epochs 10 --batch_size 1
     --replace_parts encoder --train_scope replaced+hyper --recon_every 2 --recon_count 16 --save_dir ./checkpoints
     --recon_dir ./recon --amp true --amp_dtype bf16 --local_fp32 entropy --loss_type recon --sched cosine
     --optimizer adamw --weight_decay 1e-4"""
-"""The first recipe of the README; the others change parts of it."""
+"""The first of the five recipes; the others change parts of it."""
 RATE = """--local_fp32 entropy+decoder --loss_type rd --lambda_bpp 0.01 --sched onecycle --onecycle_pct_start 0.1
     --optimizer adam --weight_decay 0"""
 GDNISH = """--act gdnish --enc_t 2.0 --enc_kdw 3 --enc_eca true --enc_residual true --dec_k 3 --dec_gmin 0.5
     --dec_gmax 2.0 --dec_residual true"""
+EVERYTHING = f"{GDNISH} --replace_parts all --train_scope all --epochs 12"
 RECIPES = {
+    "relu, recon": "",
     "relu, rd": RATE,
     "gdnish, encoder": f"{GDNISH} --replace_parts encoder --train_scope replaced+hyper",
-    "gdnish, everything": f"{GDNISH} --replace_parts all --train_scope all --epochs 12",
     "own block": "--plugin {plugin} --act myact --replace_parts all --myact_scale 0.5",
 }
 PLUGIN = """
@@ -69,10 +70,11 @@ def errors(stderr: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(coco224: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The first recipe over 20 steps of 3 an epoch, which end inside the seventh, and what it printed."""
+    """GDNishLite everywhere over 11 steps, 3 an epoch, which end inside the fourth; and what the program printed."""
     folder = tmp_path_factory.mktemp("finished")
-    words = ("train_accel.py", "--coco_dir", coco224, *FIRST.split(), *SMALL, *into(folder), "--max_steps", 20)
-    done = run(*words, "--log_every", 1, "--checkpoint_every", 8)
+    recipe = (*FIRST.split(), *EVERYTHING.split(), "--max_steps", 11)
+    words = ("--coco_dir", coco224, *recipe, *SMALL, *into(folder), "--log_every", 1, "--checkpoint_every", 8)
+    done = run("train_accel.py", *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     return folder, done.stderr
@@ -81,24 +83,29 @@ def finished(coco224: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 def test_a_run_says_what_it_does_and_where_its_files_are(finished: tuple[Path, str]) -> None:
     folder, said = finished
     for line in (
-        "codec       N=8 M=12, relu in g_a; 3 GDN layers are left",
+        "codec       N=8 M=12, gdnish in g_a and g_s; 0 GDN layers are left",
         "precision   bf16 on cpu, FP32 in entropy_bottleneck",
-        "batch       16 x 1 accumulated x 1 processes = 16; 3 steps an epoch, 20 in all",
+        "batch       16 x 1 accumulated x 1 processes = 16; 3 steps an epoch, 11 in all",
         f"checkpoints {folder}   reconstructions {folder / 'recon'}",
         f"--checkpoint {folder}/best_msssim.safetensors",
     ):
         assert line in said
-    assert re.search(r"trains      [\d,]+ of [\d,]+ parameters \(replaced\+hyper\)", said)
+    assert re.search(r"trains      [\d,]+ of [\d,]+ parameters \(all\)", said)
+
+
+def test_the_loss_falls(finished: tuple[Path, str]) -> None:
+    """On the same pictures, those of the validation: one training batch is harder than another."""
+    losses = [row["rd"] for row in rows(finished[0], "validation")]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0] - 0.002
 
 
 def test_the_record_has_every_step_and_evaluation_once(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     trained, validated = rows(folder, "train"), rows(folder, "validation")
-    assert [row["step"] for row in trained] == list(range(1, 21))
+    assert [row["step"] for row in trained] == list(range(1, 12))
     assert trained[0].keys() >= {"loss", "bpp", "psnr", "mse", "l1", "ms_ssim", "lr", "images_per_second"}
-    assert [(row["epoch"], row["step"]) for row in validated] == [
-        (1, 3), (2, 6), (3, 9), (4, 12), (5, 15), (6, 18), (7, 20)
-    ]  # fmt: skip
+    assert [(row["epoch"], row["step"]) for row in validated] == [(1, 3), (2, 6), (3, 9), (4, 11)]
     assert validated[0].keys() >= {"psnr", "ms_ssim", "l1", "bpp_estimated", "rd"}
     row = validated[-1]
     assert row["rd"] == pytest.approx(0.4 * row["l1"] + 0.6 * (1 - row["ms_ssim"]) + 0.01 * row["bpp_estimated"])
@@ -114,7 +121,7 @@ def test_checkpoints_describe_themselves(finished: tuple[Path, str]) -> None:
     best = {"best_psnr": ("psnr", max), "best_msssim": ("ms_ssim", max), "best_rd": ("rd", min)}
     for name in ("last", *best):
         codec, description = load_codec(folder / f"{name}.safetensors")
-        assert (codec.architecture.g_a.name, codec.architecture.g_s.name) == ("relu", "gdn")
+        assert (codec.architecture.g_a.name, codec.architecture.g_s.name) == ("gdnish", "gdnish")
         assert description.options == options
         assert description.versions.keys() >= {"torch", "compressai", "accelerate", "datasets", "numpy"}
         assert {"kind": "validation", "step": description.step, **description.metrics}.items() <= validated[
@@ -123,8 +130,8 @@ def test_checkpoints_describe_themselves(finished: tuple[Path, str]) -> None:
         if name in best:
             metric, of = best[name]
             assert description.metrics[metric] == of(row[metric] for row in validated.values())
-    assert load_codec(folder / "last.safetensors")[1].step == 20
-    assert [state.name for state in states(folder)] == ["step-00000018", "step-00000020"]
+    assert load_codec(folder / "last.safetensors")[1].step == 11
+    assert [state.name for state in states(folder)] == ["step-00000009", "step-00000011"]
     last = load_codec(folder / "last.safetensors")[0].state_dict()
     for name, tensor in weights(folder).items():
         assert tensor.equal(last[name]) or name.endswith("quantiles"), name  # those are refined for the tables
@@ -134,9 +141,7 @@ def test_reconstructions_match_their_originals_by_number(finished: tuple[Path, s
     from coco224.prepared import open_split
 
     folder = finished[0] / "recon"
-    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == [
-        "e002", "e004", "e006", "e007", "origin", "pre"
-    ]  # fmt: skip
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["e002", "e004", "origin", "pre"]
     validation = open_split(coco224, "validation")
     assert validation
     zero = np.zeros(4, np.int32)
@@ -146,11 +151,11 @@ def test_reconstructions_match_their_originals_by_number(finished: tuple[Path, s
         if each.is_dir():
             assert sorted(path.name for path in each.iterdir()) == [f"{i:05d}.png" for i in range(4)]
     for i in range(4):
-        origin, decoded = (np.array(Image.open(folder / part / f"{i:05d}.png")) for part in ("origin", "e007"))
+        origin, decoded = (np.array(Image.open(folder / part / f"{i:05d}.png")) for part in ("origin", "e004"))
         assert (origin == pixels[i]).all()
         psnrs.append(10 * np.log10(255**2 / np.mean((origin.astype(float) - decoded) ** 2)))
     assert fmean(psnrs) == pytest.approx(rows(finished[0], "validation")[-1]["psnr"], abs=1e-3)
-    before, after = (np.array(Image.open(folder / part / "00000.png")) for part in ("pre", "e007"))
+    before, after = (np.array(Image.open(folder / part / "00000.png")) for part in ("pre", "e004"))
     assert (before != after).any()
 
 
@@ -170,7 +175,7 @@ def test_the_command_of_the_last_line_gives_the_figures_that_training_saw(
 
 def test_the_saved_configuration_is_the_run(finished: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--config", finished[0] / "config.yaml") == 0
-    assert "finished    this run has done its 20 steps" in capsys.readouterr().err
+    assert "finished    this run has done its 11 steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -180,22 +185,17 @@ def test_a_recipe_runs_as_written(name: str, coco224: Path, tmp_path: Path, monk
     plugin = tmp_path / "my_blocks.py"
     plugin.write_text(PLUGIN)
     recipe = [*FIRST.split(), *RECIPES[name].format(plugin=plugin).split()]
-    steps = 20 if name == "gdnish, everything" else 3
-    assert train("--coco_dir", coco224, *recipe, *SMALL, *into(tmp_path), "--max_steps", steps) == 0
+    assert train("--coco_dir", coco224, *recipe, *SMALL, *into(tmp_path), "--max_steps", 3) == 0
     codec, description = load_codec(tmp_path / "last.safetensors")
     act, parts = description.options["act"], description.options["replace_parts"]
     assert codec.architecture.g_a.name == act
     assert codec.architecture.g_s.name == (act if parts == "all" else "gdn")
-    assert description.step == steps
-    losses = [row["rd"] for row in rows(tmp_path, "validation")]
-    if steps == 20:  # the others train an encoder for a decoder that stays random
-        assert len(losses) == 7
-        assert losses == sorted(losses, reverse=True)
-        assert losses[-1] < losses[0] - 0.002
+    assert description.step == 3
+    assert np.isfinite(list(description.metrics.values())).all()
     if name == "own block":
         assert codec.architecture.g_s.options == {"myact_scale": 0.5}
         assert codec.g_a[1].scale.mean() != 0.5  # it trains
-    assert {path.name for path in (tmp_path / "recon").iterdir()} > {"origin", "pre", f"e00{len(losses)}"}
+    assert {path.name for path in (tmp_path / "recon").iterdir()} > {"origin", "pre", "e001"}
 
 
 def test_evaluations_and_reconstructions_can_be_turned_off(coco224: Path, tmp_path: Path) -> None:

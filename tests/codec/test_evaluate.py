@@ -164,7 +164,7 @@ def test_a_picture_that_comes_back_identical_is_counted_and_not_averaged(
     Image.new("RGB", (200, 200)).save(pictures / "black.png")
     (pictures / "coffee.png").write_bytes((folder / "1-coffee.png").read_bytes())
     found, rows = evaluated(tmp_path, "--images", pictures, "--checkpoint", tmp_path / "black.safetensors")
-    assert [row["psnr"] for row in rows][0] == "inf"
+    assert rows[0]["psnr"] == "inf"
     assert found["results"]["psnr-rgb"] == [pytest.approx(float(rows[1]["psnr"]))]
     assert "1 pictures came back identical" in capsys.readouterr().out
 
