@@ -98,3 +98,11 @@ def test_quantiles_stay_where_they_are_without_the_auxiliary_loss() -> None:
     set_trainable(codec, trainable_modules(codec, "all", "all"), train_quantiles=False)
     assert not codec.entropy_bottleneck.quantiles.requires_grad
     assert codec.entropy_bottleneck.matrices[0].requires_grad
+
+
+@pytest.mark.parametrize("name", activation_names())
+def test_every_codec_exports_as_one_graph(name: str) -> None:
+    codec = Codec(Architecture(8, 12, Activation(name), Activation(name))).eval()
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    exported = torch.export.export(codec, (x,)).module()
+    torch.testing.assert_close(exported(x)["x_hat"], codec(x)["x_hat"])
