@@ -150,9 +150,10 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
         sums = sums + torch.stack(list(figures.values()))
 
     run.scaler.unscale_(optimizer)
-    watch.see_gradients(run.network, forgive_overflow=run.scaler.is_enabled())
-    if numerics.max_grad_norm:
-        torch.nn.utils.clip_grad_norm_(run.network, numerics.max_grad_norm)
+    for parameters in run.clipped:
+        watch.see_gradients(parameters, forgive_overflow=run.scaler.is_enabled())
+        if numerics.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, numerics.max_grad_norm)
 
     # The one host read of the step: a fault or a stop of any rank is everyone's, figures are means of the global batch.
     stopping = torch.tensor(float(bool(stop.name)), device=run.device)

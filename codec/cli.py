@@ -30,12 +30,12 @@ def at_least(low: int) -> Rule:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Exits with main's status, or with 2 and one line on stderr for bad input; a bug stays a traceback.
 
-    Under a launcher all ranks meet the same bad input, and the first says so.
+    Under a launcher all ranks meet the same bad input, and the first of each node says so.
     """
     try:
         status = main()
     except (InputError, DataError) as error:
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("LOCAL_RANK", "0") == "0":
             print("error:", " ".join(str(error).split()), file=sys.stderr)
         status = 2
     sys.exit(status)

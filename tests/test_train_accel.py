@@ -97,7 +97,7 @@ def test_the_loss_falls(finished: tuple[Path, str]) -> None:
     """On the same pictures, those of the validation: one training batch is harder than another."""
     losses = [row["rd"] for row in rows(finished[0], "validation")]
     assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < losses[0] - 0.002
+    assert losses[-1] < losses[0] - 0.001
 
 
 def test_the_record_has_every_step_and_evaluation_once(finished: tuple[Path, str]) -> None:

@@ -38,9 +38,17 @@ def make_optimizer(
     return kind([group for group in groups if group["params"]], lr=lr, fused=True)
 
 
-def network_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """The parameters whose gradients are clipped: everything but the quantiles, whose loss is a thing of its own."""
-    return [p for group in optimizer.param_groups if group["role"] == "network" for p in group["params"]]
+def clipped_together(model: nn.Module, apart: bool) -> list[list[nn.Parameter]]:
+    """Lists of parameters whose gradients are clipped to one norm: all but the quantiles, whose loss is their own.
+
+    Args:
+        apart: the entropy model has a norm of its own, so that its loss does not rescale the transforms' gradients.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad and not name.endswith(QUANTILES)}
+    densities = [p for name, p in trained.items() if "entropy_bottleneck." in name]
+    transforms = [p for name, p in trained.items() if "entropy_bottleneck." not in name]
+    lists = [transforms, densities] if apart else [transforms + densities]
+    return [parameters for parameters in lists if parameters]
 
 
 @dataclass

@@ -31,7 +31,7 @@ from codec.model import (
 from codec.precision import apply_local_fp32
 from training.distributed import check_launch, check_precision
 from training.faults import Watch
-from training.optim import Schedule, make_optimizer, network_parameters
+from training.optim import Schedule, clipped_together, make_optimizer
 from training.options import Options
 from training.resume import accumulation_for, make_room, saved_progress
 from training.state import Progress, load_optimizer_tensors, load_tensors, model_tensors
@@ -44,6 +44,7 @@ class Run:
     Attributes:
         codec: the unwrapped model, which shares its parameters with `model`.
         model: what the loop calls: wrapped for its launch, compiled where asked.
+        clipped: lists of parameters whose gradients share a norm.
         total: optimizer steps of the whole run.
         grad_accum: micro-batches an optimizer step.
         validation: whole rows to evaluate on, or None.
@@ -58,7 +59,7 @@ class Run:
     model: nn.Module
     objective: RateDistortion
     optimizer: torch.optim.Optimizer
-    network: list[nn.Parameter]
+    clipped: list[list[nn.Parameter]]
     schedule: Schedule
     scaler: GradScaler
     train_batches: TrainBatches
@@ -135,6 +136,7 @@ def set_up(options: Options) -> Run:
     total = options.schedule.epochs * batches.steps_per_epoch
     total = min(total, options.schedule.max_steps or total)
 
+    objective = RateDistortion(**asdict(options.loss))
     set_seed(numerics.seed)
     codec = make_codec(options)
     modules = trainable_modules(codec, options.replacement.replace_parts, options.replacement.train_scope)
@@ -184,9 +186,9 @@ def set_up(options: Options) -> Run:
         accelerator=accelerator,
         codec=codec,
         model=model,
-        objective=RateDistortion(**asdict(options.loss)),
+        objective=objective,
         optimizer=optimizer,
-        network=network_parameters(optimizer),
+        clipped=clipped_together(codec, apart=objective.detaches_rate),
         schedule=schedule,
         scaler=scaler,
         train_batches=batches,

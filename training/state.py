@@ -115,8 +115,10 @@ def save_state(
     beside.rename(final)
     sync_folder(folder)
     shutil.rmtree(aside, ignore_errors=True)
-    for old in _newest_first(folder)[keep:]:
-        shutil.rmtree(old)
+    states = _newest_first(folder)
+    own = states.index(final)
+    for other in states[:own] + states[own + keep :]:  # newer ones are damaged, or of a future that was given up
+        shutil.rmtree(other)
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -157,7 +159,8 @@ def _write_synced(path: Path, content: bytes) -> None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), reverse=True)
+    """The states in a folder; the folder itself where it is one."""
+    return [folder] if (folder / MANIFEST).is_file() else sorted(folder.glob("step-*"), reverse=True)
 
 
 def _damage(folder: Path) -> str:

@@ -3,8 +3,8 @@
     python tests/training/kills.py --kills 30 --ranks 2
 
 A process that has imported everything forks the ranks, so that a start costs no import; they run the command's own
-`main`, and on two ranks find each other over gloo as under a launcher. They say what they are doing in a byte shared with
-this process: a kill can wait for a save or a pruning, and the table says what it hit.
+`main`, and on two ranks find each other over gloo as under a launcher. They say what they are doing in a byte shared
+with this process: a kill can wait for a save or a pruning, and the table says what it hit.
 """
 
 import argparse
@@ -161,10 +161,10 @@ class Running:
         return set(self.statuses.values()) == {0}
 
 
-def kill_at(running: Running, moment: float, aim: str | None, extra: float) -> bool:
+def kill_at(running: Running, moment: float, aim: str | None, extra: float) -> float | None:
     """Kills at this moment, seconds after the start, or at the first time after it that the run does what is aimed at.
 
-    False where the run ended before that.
+    Returns when it killed, None where the run ended before that.
     """
     begin = time.monotonic()
     while running.alive():
@@ -172,12 +172,12 @@ def kill_at(running: Running, moment: float, aim: str | None, extra: float) -> b
         if late and (aim is None or DOING[doing[0]] == aim):
             time.sleep(extra)
             if not running.alive():
-                return False
+                break
             running.kill()
-            return True
+            return time.monotonic() - begin
         time.sleep(0.00005 if late else 0.002)
     running.wait()
-    return False
+    return None
 
 
 @dataclass
@@ -256,9 +256,8 @@ def disturb(args: argparse.Namespace, root: Path) -> int:
         sys.exit((root / "undisturbed.log").read_text())
     life = time.monotonic() - begin
     expected = Leaves.of(undisturbed)
-    print(
-        f"undisturbed: {STEPS} steps on {args.ranks} rank(s) in {life:.1f} s, states {[s.name for s in states(undisturbed)]}"
-    )
+    names = ", ".join(state.name for state in states(undisturbed))
+    print(f"undisturbed: {STEPS} steps on {args.ranks} rank(s) in {life:.1f} s; states {names}")
     print(f"{'run':>3} {'seconds':>7}  {'killed while':<20} {'resumes at step':>15}  result")
 
     random_numbers = random.Random(args.seed)
@@ -268,14 +267,11 @@ def disturb(args: argparse.Namespace, root: Path) -> int:
         for again in range(random_numbers.choice((1, 1, 2, 3))):
             aim, longest = AIMS[(number - 1 + again) % len(AIMS)]
             moment, extra = random_numbers.uniform(0, life), random_numbers.uniform(0, longest)
-            while not kill_at(start(folder), moment, aim, extra):  # it had ended: earlier, then
-                moment /= 2
-                if not again:
-                    shutil.rmtree(folder)
-                else:
-                    break
-            else:
-                print(f"{number:>3} {moment:7.2f}  {DOING[doing[0]]:<20} {newest(folder):>15}", flush=True)
+            while (killed := kill_at(start(folder), moment, aim, extra)) is None and not again:
+                moment /= 2  # it had ended before: once more from the beginning, and earlier
+                shutil.rmtree(folder)
+            if killed is not None:
+                print(f"{number:>3} {killed:7.2f}  {DOING[doing[0]]:<20} {newest(folder):>15}", flush=True)
         ended = start(folder).wait()
         differences = Leaves.of(folder).differences(expected) if ended else ["it did not end well"]
         print(f"{number:>3} {'':44}  {'different: ' + ', '.join(differences) if differences else 'same'}", flush=True)

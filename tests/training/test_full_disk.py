@@ -78,7 +78,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
     load_codec(disk / "run" / "last.safetensors")
     said = re.findall(r"disk full: the checkpoint of step (\d) was not written", capsys.readouterr().err)
     assert sorted(set(said)) == ["1", "2", "3"][good:]
-    assert not [path for path in (disk / "run").rglob(".*")]
+    assert not list((disk / "run").rglob(".*"))
 
 
 def test_training_goes_on_and_saves_again_when_there_is_room(

@@ -7,7 +7,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR
 
 from codec.model import Activation, Architecture, Codec, set_trainable
-from training.optim import Schedule, make_optimizer, network_parameters
+from training.optim import Schedule, clipped_together, make_optimizer
 
 LR, TOTAL = 3e-4, 50
 
@@ -118,4 +118,13 @@ def test_the_schedule_moves_the_network_and_leaves_the_quantiles_their_rate(code
     quantiles = codec.entropy_bottleneck.quantiles
     assert rates.pop(quantiles) == 1e-3
     assert set(rates.values()) == {schedule.at(25)}
-    assert set(network_parameters(optimizer)) == set(rates)
+
+
+def test_everything_but_the_quantiles_is_clipped_once(codec: Codec) -> None:
+    network = set(codec.parameters()) - {codec.entropy_bottleneck.quantiles}
+    (together,) = clipped_together(codec, apart=False)
+    assert len(together) == len(network)
+    assert set(together) == network
+    transforms, densities = clipped_together(codec, apart=True)
+    assert set(transforms) == {*codec.g_a.parameters(), *codec.g_s.parameters()}
+    assert set(densities) == network - set(transforms)

@@ -1,0 +1,98 @@
+"""FSDP2 proven, on two gloo ranks: a sharded codec trains, is saved and resumes as one that is whole."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from programs import TINY, distance, into, launch, rows, states, train, weights
+from safetensors.torch import load_file
+from torch import Tensor
+
+STEPS = 20
+HALF = 8
+
+
+def words(coco224: Path, folder: Path, ranks: int, *more: object) -> list[str]:
+    """20 steps in FP32 over a global batch of 8, clipped, with an evaluation at the end of each epoch."""
+    options = ["--coco_dir", coco224, *TINY, *into(folder), "--batch_size", 8 // ranks, "--max_steps", STEPS]
+    options += ["--train_scope", "all", "--replace_parts", "all", "--eval_every", 1, "--channels_last", "false"]
+    return [str(word) for word in (*options, *more)]
+
+
+@pytest.fixture(scope="module")
+def ranks(coco224: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the runs of two ranks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    bf16 = ["--amp", "true", "--local_fp32", "entropy", "--max_steps", 4]
+    onward = ["--resume", folder / "half" / "state"]
+    runs = [
+        ("fsdp", words(coco224, folder / "fsdp", 2)),
+        ("ddp", words(coco224, folder / "ddp", 2)),
+        ("fsdp", words(coco224, folder / "half", 2, "--max_steps", HALF)),
+        ("fsdp", words(coco224, folder / "resumed", 2, *onward)),
+        ("fsdp", words(coco224, folder / "fsdp-bf16", 2, *bf16)),
+        ("ddp", words(coco224, folder / "ddp-bf16", 2, *bf16)),
+    ]
+    (folder / "runs.json").write_text(json.dumps(runs))
+    done = launch(Path(__file__).with_name("fsdp_over_gloo.py"), folder)
+    assert done.returncode == 0, done.stderr
+    shares = re.findall(r"rank (\d) holds (\d+) of (\d+)", done.stdout)
+    assert len(shares) == 2 * 4
+    assert all(0.4 < int(held) / int(everything) < 0.6 for _, held, everything in shares)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(coco224: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert train(*words(coco224, folder, 1)) == 0
+    return folder
+
+
+def optimizer(folder: Path) -> dict[str, Tensor]:
+    return load_file(states(folder)[-1] / "optimizer.safetensors")
+
+
+@pytest.mark.parametrize("how", ["fsdp", "ddp", "resumed"])
+def test_two_ranks_leave_what_one_process_leaves(how: str, ranks: Path, alone: Path) -> None:
+    """Also where a run was saved in the middle, and another went on from there."""
+    assert distance(weights(alone), weights(ranks / how)) < 1e-6
+    for name in ("last.safetensors", f"state/step-{STEPS:08d}/optimizer.safetensors"):
+        mine, theirs = load_file(alone / name), load_file(ranks / how / name)
+        assert {n: (t.dtype, t.shape) for n, t in mine.items()} == {n: (t.dtype, t.shape) for n, t in theirs.items()}
+
+
+@pytest.mark.parametrize("how", ["fsdp", "ddp"])
+def test_the_losses_of_20_steps_agree(how: str, ranks: Path, alone: Path) -> None:
+    theirs, ours = rows(ranks / how, "train"), rows(alone, "train")
+    assert [row["step"] for row in theirs] == list(range(1, STEPS + 1))
+    for name in ("loss", "bpp", "psnr"):
+        assert [row[name] for row in theirs] == pytest.approx([row[name] for row in ours], rel=1e-5)
+
+
+@pytest.mark.parametrize("how", ["fsdp", "ddp"])
+def test_evaluations_agree(how: str, ranks: Path, alone: Path) -> None:
+    theirs, ours = rows(ranks / how, "validation"), rows(alone, "validation")
+    assert [row["step"] for row in theirs] == [6, 12, 18, STEPS]
+    for name in ("psnr", "ms_ssim", "l1", "bpp_estimated", "rd"):
+        assert [row[name] for row in theirs] == pytest.approx([row[name] for row in ours], rel=1e-5)
+
+
+def test_resuming_changes_no_bit(ranks: Path) -> None:
+    assert distance(weights(ranks / "fsdp"), weights(ranks / "resumed")) == 0
+    assert distance(optimizer(ranks / "fsdp"), optimizer(ranks / "resumed")) == 0
+
+
+def test_a_state_that_fsdp_saved_resumes_in_one_process(
+    ranks: Path, alone: Path, coco224: Path, tmp_path: Path
+) -> None:
+    assert train(*words(coco224, tmp_path, 1, "--resume", ranks / "half" / "state")) == 0
+    assert distance(weights(alone), weights(tmp_path)) < 1e-6
+
+
+def test_bf16_with_a_region_of_fp32_agrees_with_ddp(ranks: Path) -> None:
+    """They round alike, so that they agree as in FP32."""
+    assert distance(weights(ranks / "ddp-bf16"), weights(ranks / "fsdp-bf16")) < 1e-6
+    assert distance(weights(ranks / "fsdp"), weights(ranks / "fsdp-bf16")) > 1e-6
