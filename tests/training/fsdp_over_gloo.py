@@ -1,7 +1,7 @@
 """What each of two ranks does for test_fsdp.py, which launches it: FOLDER, and the training commands in its runs.json.
 
 Accelerate turns FSDP on only for GPU processes. Where a command is to run sharded, torch's own `fully_shard` takes the
-place of `Accelerator.prepare`, which is all that Accelerate's FSDP2 does to this trainer; the rest is the trainer's own.
+place of `Accelerator.prepare`, which is all that Accelerate's FSDP2 does to this trainer; the rest is the trainer.
 """
 
 import contextlib

@@ -224,9 +224,7 @@ def newest(folder: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--kills", type=int, default=30, help="runs to disturb; every third is killed two or three times"
-    )
+    parser.add_argument("--kills", type=int, default=30, help="runs to disturb; half are killed two or three times")
     parser.add_argument("--ranks", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--coco_dir", type=Path, help="a prepared dataset; default: the embedded photographs")

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and restarted ends as one that was left alone, bit for bit; kills.py: many more."""
+"""A run that is killed at any moment and restarted ends as one that was left alone, bit for bit (kills.py: many)."""
 
 from pathlib import Path
 
