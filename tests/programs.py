@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).parent.parent
 DDP = ROOT / "accelerate_configs" / "ddp.yaml"
+DDP_NODES = ROOT / "accelerate_configs" / "ddp_nodes.yaml"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 SMALL = ["--pretrained", "false", "--N", "8", "--M", "12", "--num_workers", "0"]
@@ -42,6 +44,20 @@ def launch(*words: object) -> subprocess.CompletedProcess[str]:
     """Runs a program on two ranks under Accelerate's launcher: DDP over gloo."""
     launcher = ("-m", "accelerate.commands.launch", "--config_file", DDP)
     return run(*launcher, *words, ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
+
+
+def launch_nodes(*words: object) -> None:
+    """Runs a program on two nodes of one rank each, both on loopback, which find each other by rendezvous."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    meeting = ("--num_processes", 2, "--main_process_ip", "127.0.0.1", "--main_process_port", port)
+    launcher = ("-m", "accelerate.commands.launch", "--config_file", DDP_NODES, *meeting)
+    env = environment(ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
+    commands = [[sys.executable, *map(str, (*launcher, "--machine_rank", rank, *words))] for rank in (0, 1)]
+    nodes = [subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) for command in commands]
+    for node in nodes:
+        said = node.communicate(timeout=300)[1]
+        assert node.returncode == 0, said
 
 
 def into(folder: Path) -> list[str]:

@@ -15,7 +15,22 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from programs import ROOT, SMALL, TINY, distance, environment, into, launch, rows, run, same, states, train, weights
+from programs import (
+    ROOT,
+    SMALL,
+    TINY,
+    distance,
+    environment,
+    into,
+    launch,
+    launch_nodes,
+    rows,
+    run,
+    same,
+    states,
+    train,
+    weights,
+)
 
 from codec.blocks import registry
 from codec.checkpoint import load_codec
@@ -220,7 +235,7 @@ def test_without_validation_a_run_says_so_at_the_start_and_has_no_best(tmp_path:
     assert done.stderr.splitlines()[-1].endswith("last.safetensors")
 
 
-def test_two_ranks_leave_one_run_which_one_process_continues(coco224: Path, tmp_path: Path) -> None:
+def test_two_ranks_then_one_then_two_nodes_train_the_codec_of_one_process(coco224: Path, tmp_path: Path) -> None:
     words = ["--coco_dir", coco224, *TINY, "--eval_every", 1]
     done = launch("train_accel.py", *words, *into(tmp_path / "two"), "--batch_size", 4, "--max_steps", 6)
     assert done.returncode == 0, done.stderr
@@ -233,6 +248,11 @@ def test_two_ranks_leave_one_run_which_one_process_continues(coco224: Path, tmp_
     assert train(*words, *into(tmp_path / "one"), "--max_steps", 10) == 0
     assert train(*words, *into(tmp_path / "two"), "--batch_size", 4, "--max_steps", 10) == 0
     assert distance(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-6
+
+    assert train(*words, *into(tmp_path / "one"), "--max_steps", 13) == 0
+    launch_nodes("train_accel.py", *words, *into(tmp_path / "two"), "--batch_size", 4, "--max_steps", 13)
+    assert distance(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-6
+    assert [row["step"] for row in rows(tmp_path / "two", "train")] == list(range(1, 14))
 
 
 def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_weights(coco224: Path, tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ def test_the_defaults_are_the_tables() -> None:
         "compile": None, "channels_last": None, "seed": 0,
         "eb_aux": True, "eb_aux_lr": 1e-3,
         "save_dir": "./checkpoints", "recon_dir": "./recon", "recon_every": 2, "recon_count": 16,
-        "eval_every": 1, "checkpoint_every": 500, "log_every": 10, "keep_checkpoints": 2, "full_disk": "continue", "resume": "auto",
-        "overwrite": False,
+        "eval_every": 1, "checkpoint_every": 500, "log_every": 10, "keep_checkpoints": 2,
+        "full_disk": "continue", "resume": "auto", "overwrite": False,
         "wandb": False, "wandb_project": "npu-image-codec", "run_name": None, "report_to": None,
     }  # fmt: skip
     assert vars(parse([*COCO, "--act", "gdnish"]).block) == {

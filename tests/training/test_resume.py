@@ -10,6 +10,7 @@ from programs import TINY, distance, into, rows, same, states, train, weights
 from safetensors.torch import load_file
 
 from codec.errors import InputError
+from training.state import load_progress
 
 Train = Callable[..., int]
 
@@ -216,3 +217,14 @@ def test_accumulated_batches_train_as_one(here: Train, tmp_path: Path) -> None:
         assert here(tmp_path / str(batch_size), *words, "--replace_parts", "all", "--max_steps", 10) == 0
     for a, b in itertools.pairwise(("8", "4", "2")):
         assert distance(weights(tmp_path / a), weights(tmp_path / b)) < 1e-6
+
+
+def test_fp16_and_its_loss_scaler_work_with_clipping_accumulation_and_resume(here: Train, tmp_path: Path) -> None:
+    words = ["--amp", "true", "--amp_dtype", "fp16", "--batch_size", 4, "--grad_accum", 2]
+    assert here(tmp_path / "whole", *words, "--max_steps", 8) == 0
+    for steps in (4, 8):
+        assert here(tmp_path / "halves", *words, "--max_steps", steps) == 0
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "halves"))
+    progress = load_progress(states(tmp_path / "halves")[-1])
+    assert progress.scaler["_growth_tracker"] == 8  # eight good steps at this scale, none skipped
+    assert rows(tmp_path / "whole", "fault") == []
