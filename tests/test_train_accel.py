@@ -255,6 +255,16 @@ def test_two_ranks_then_one_then_two_nodes_train_the_codec_of_one_process(coco22
     assert [row["step"] for row in rows(tmp_path / "two", "train")] == list(range(1, 14))
 
 
+@pytest.mark.parametrize("configuration", ["cpu", "one_gpu"])
+def test_one_process_under_the_launcher_is_one_without(configuration: str, coco224: Path, tmp_path: Path) -> None:
+    words = ["train_accel.py", "--coco_dir", coco224, *TINY, "--max_steps", 2]
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", ROOT / f"accelerate_configs/{configuration}.yaml"]
+    done = run(*launcher, *words, *into(tmp_path / "launched"), CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr
+    assert train(*words[1:], *into(tmp_path / "plain")) == 0
+    assert same(weights(tmp_path / "launched"), weights(tmp_path / "plain"))
+
+
 def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_weights(coco224: Path, tmp_path: Path) -> None:
     words = ["--coco_dir", coco224, *TINY, "--epochs", 100, "--max_steps", 400, "--eval_every", 1]
     command = [sys.executable, "train_accel.py", *map(str, [*words, *into(tmp_path / "stopped")])]
