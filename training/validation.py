@@ -131,7 +131,7 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 def _grid(pairs: list[np.ndarray]) -> np.ndarray:
     """Pairs (original | reconstruction) in a grid about as wide as high; missing ones black."""
-    columns = max(1, math.isqrt(len(pairs) // 2))
+    columns = math.ceil(math.sqrt(len(pairs) / 2))
     pairs = pairs + [np.zeros_like(pairs[0])] * (-len(pairs) % columns)
     lines = [np.concatenate(pairs[i : i + columns], axis=1) for i in range(0, len(pairs), columns)]
     return np.concatenate(lines, axis=0)
