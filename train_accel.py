@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codec.cli import run as run_command
 from training.preempt import PREEMPTED, StopSignal
@@ -20,10 +20,9 @@ from training.preempt import PREEMPTED, StopSignal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from coco224.batches import Batch
-    from codec.model import Codec
     from training.record import Record
     from training.setup import Run
 
@@ -121,15 +120,26 @@ class Outcome:
     at_fault: bool
 
 
+def forward(run: Run, model: nn.Module, batch: Batch) -> tuple[dict[str, Any], Tensor, dict[str, Tensor]]:
+    """A micro-batch through the codec and the objective: outputs, distortion and rate as one loss, figures."""
+    from codec.entropy import noise_keys
+
+    x = run.to_pictures(batch.images)
+    keys = noise_keys(run.options.numerics.seed, run.progress.step, batch.places.to(run.device))
+    with run.autocast():
+        out = model(x, keys, run.objective.detaches_rate)
+    loss, figures = run.objective(out, x)
+    return out, loss, figures
+
+
 def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
-    """One step over the global batch: forward, distortion and rate, backward, clip, agree, apply."""
+    """One step over the global batch: forward, backward, clip, agree, apply."""
     import torch
 
-    from codec.entropy import noise_keys
     from training.distributed import sum_over_ranks
 
-    numerics, optimizer, watch, step = run.options.numerics, run.optimizer, run.watch, run.progress.step
-    lr = run.schedule.apply(optimizer, step)
+    optimizer, watch, max_norm = run.optimizer, run.watch, run.options.numerics.max_grad_norm
+    lr = run.schedule.apply(optimizer, run.progress.step)
     optimizer.zero_grad(set_to_none=True)
     watch.reset()
     batches: list[Batch] = []
@@ -137,23 +147,19 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
     for micro in range(run.grad_accum):
         batch = next(run.micro_batches)
         batches.append(batch)
-        x = run.to_pictures(batch.images)
-        keys = noise_keys(numerics.seed, step, batch.places.to(run.device))
         last = micro == run.grad_accum - 1
         with contextlib.nullcontext() if last else run.accelerator.no_sync(run.model):
-            with run.autocast():
-                out = run.model(x, keys, run.objective.detaches_rate)
-            total, figures = run.objective(out, x)
+            out, loss, figures = forward(run, run.model, batch)
             # The auxiliary loss moves the quantiles alone; in the same backward, every gradient is reduced once.
-            run.scaler.scale((total + out["aux_loss"]) / run.grad_accum).backward()
-        watch.see(out["x_hat"], total)
+            run.scaler.scale((loss + out["aux_loss"]) / run.grad_accum).backward()
+        watch.see(out["x_hat"], loss)
         sums = sums + torch.stack(list(figures.values()))
 
     run.scaler.unscale_(optimizer)
     for parameters in run.clipped:
         watch.see_gradients(parameters, forgive_overflow=run.scaler.is_enabled())
-        if numerics.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(parameters, numerics.max_grad_norm)
+        if max_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, max_norm)
 
     # The one host read of the step: a fault or a stop of any rank is everyone's, figures are means of the global batch.
     stopping = torch.tensor(float(bool(stop.name)), device=run.device)
@@ -169,25 +175,20 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
 
 def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
     """Names the module where the first bad value of a skipped step appeared, and the pictures of its batch."""
-    from codec.entropy import noise_keys
     from training.faults import guilty_module
 
-    numerics, step = run.options.numerics, run.progress.step
+    step = run.progress.step + 1
     suspect = run.replica()  # on every rank: a sharded codec is gathered here
     for batch in outcome.batches if outcome.at_fault else []:
 
-        def loss_of(codec: Codec, batch: Batch = batch) -> Tensor:
-            x = run.to_pictures(batch.images)
-            keys = noise_keys(numerics.seed, step, batch.places.to(run.device))
-            with run.autocast():
-                out = codec(x, keys, run.objective.detaches_rate)
-            return run.scaler.scale(run.objective(out, x)[0] + out["aux_loss"])
+        def loss_of(codec: nn.Module, batch: Batch = batch) -> Tensor:
+            return run.scaler.scale(forward(run, codec, batch)[1])
 
-        module = guilty_module(suspect, loss_of, numerics.overflow_tol)
+        module = guilty_module(suspect, loss_of, run.options.numerics.overflow_tol)
         if module:
-            record.fault(step + 1, module, run.train_rows.names(batch.rows.tolist()))
+            record.fault(step, module, run.train_rows.names(batch.rows.tolist()))
             return
-    record.row("fault", step + 1, {"skipped": 1})
+    record.row("fault", step, {"skipped": 1})
 
 
 if __name__ == "__main__":

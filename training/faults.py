@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec.model import Codec
 from training.distributed import gathered
 
 ADVICE = (
@@ -49,7 +48,7 @@ class Watch:
         return 1 - (self.worst <= self.limit).float()
 
 
-def guilty_module(codec: Codec, run: Callable[[Codec], Tensor], limit: float) -> str:
+def guilty_module(codec: nn.Module, run: Callable[[nn.Module], Tensor], limit: float) -> str:
     """Runs a faulty batch again, eagerly and with hooks, and names where the first bad value appeared.
 
     Args:
