@@ -150,14 +150,14 @@ def append_json_line(path: Path, row: dict[str, Any]) -> None:
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole rows of a JSON-lines file; a torn last line, which a kill can leave, is passed over."""
+    """The whole rows of a JSON-lines file; torn or damaged lines, which a kill can leave, are passed over."""
     if not path.exists():
         return
-    for line in path.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if isinstance(row, dict) and row.keys() >= {"kind", "step"}:
+                yield row
 
 
 def keep_rows_up_to(path: Path, progress: Progress) -> None:

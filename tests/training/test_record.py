@@ -26,6 +26,13 @@ def test_a_torn_last_row_is_passed_over_and_its_step_is_written_again(tmp_path: 
     assert file.read_text().count("\n") == 2
 
 
+@pytest.mark.parametrize("damaged", [b'{"kind": "train"}', b'"step"', b"17", b'{"kind": "tr\xff', b""])
+def test_a_damaged_row_is_passed_over(damaged: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'{"kind": "train", "step": 1}\n' + damaged + b'\n{"kind": "train", "step": 2}\n')
+    assert [row["step"] for row in json_lines(file)] == [1, 2]
+
+
 def test_an_evaluation_that_will_be_done_again_is_not_in_the_record_twice(tmp_path: Path) -> None:
     """The state of a step may be older than the evaluation at that step."""
     file = tmp_path / "rows.jsonl"
