@@ -38,10 +38,11 @@ def ranks(coco224: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         words += ["--loss_type", loss, "--train_scope", "all", "--max_grad_norm", 0]
         runs[f"gradients-{loss}"] = [str(word) for word in words]
     (folder / "poison.py").write_text(POISONED)
-    words = ["--coco_dir", coco224, *TINY, *into(folder / "poisoned"), "--batch_size", 4, "--max_steps", 3]
-    words += ["--plugin", folder / "poison.py", "--act", "poisoned", "--poisoned_rank", 1]
-    words += ["--poisoned_first", 2, "--poisoned_last", 2, "--checkpoint_every", 1, "--keep_checkpoints", 9]
-    runs["poisoned"] = [str(word) for word in words]
+    for way in ("forward", "backward"):
+        words = ["--coco_dir", coco224, *TINY, *into(folder / way), "--batch_size", 4, "--max_steps", 3]
+        words += ["--plugin", folder / "poison.py", "--act", "poisoned", "--poisoned_rank", 1]
+        words += ["--poisoned_first", 2, "--poisoned_last", 2, "--poisoned_backward", str(way == "backward")]
+        runs[way] = [str(word) for word in [*words, "--checkpoint_every", 1, "--keep_checkpoints", 9]]
     (folder / "runs.json").write_text(json.dumps(runs))
     done = launch(Path(__file__).with_name("two_ranks.py"), folder)
     assert done.returncode == 0, done.stderr
@@ -84,16 +85,17 @@ def test_every_gradient_is_the_mean_over_the_ranks_the_auxiliary_too(loss: str, 
     assert synchronized(*alone, mean) == []
 
 
-def test_a_fault_on_one_rank_is_skipped_by_all_and_they_stay_equal(ranks: Path) -> None:
-    folder = ranks / "poisoned"
+@pytest.mark.parametrize("way", ["forward", "backward"])
+def test_a_fault_on_one_rank_is_skipped_by_all_and_they_stay_equal(way: str, ranks: Path) -> None:
+    folder = ranks / way
     assert same(of_rank(folder, 0), of_rank(folder, 1))
     first, second, third = (
         load_file(folder / "state" / f"step-{step:08d}" / "model.safetensors") for step in (1, 2, 3)
     )
     assert same(first, second)
     assert not same(second, third)
-    named = [row for row in rows(folder, "fault") if "module" in row]
-    assert [(row["step"], row["rank"], row["module"]) for row in named] == [(2, 1, "g_a.3 (Poisoned), forward")]
+    named = [row for row in rows(folder, "fault") if "module" in row and row["rank"] == 1]
+    assert [(row["step"], row["module"]) for row in named] == [(2, f"g_a.3 (Poisoned), {way}")]
     assert len(named[0]["files"]) == 4
 
 

@@ -44,7 +44,19 @@ class Poisoned(nn.Module):
             seen.append(mark)
         number = 1 + min(range(len(seen)), key=lambda i: abs(mark - seen[i]))
         here = self.options.rank < 0 or self.options.rank == int(os.environ.get("RANK", 0))
-        return x * float("nan") if here and self.options.first <= number <= self.options.last else x
+        if not (here and self.options.first <= number <= self.options.last):
+            return x
+        return BadBackward.apply(x) if self.options.backward else x * float("nan")
+
+
+class BadBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
 
 
 made = 0
@@ -56,6 +68,7 @@ class Poison:
         first: int = 1
         last: int = 10**9
         rank: int = -1
+        backward: bool = False    # NaN in the gradient, not in the output
 
     @staticmethod
     def encoder(channels, options):
