@@ -1,7 +1,10 @@
 """Rows to batches in an order that is ours: a function of the seed, never of workers, ranks or interruptions."""
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -10,8 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from coco224.errors import DataError
 from coco224.rows import Rows
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 # Keep the draws of order and of crops apart for one seed.
 _ORDER, _WINDOW = 0, 1
+
+_DECODERS = 4  # threads that decode an evaluation's rows ahead of it; Pillow decodes without the interpreter's lock
 
 
 class Batch(NamedTuple):
@@ -30,7 +38,7 @@ class Batch(NamedTuple):
 class TrainBatches(Dataset[Batch]):
     """Micro-batch k of a run for one rank: k = global_step * grad_accum + micro.
 
-    The sample at place p of global step s is `perm(seed, epoch)[(s % steps_per_epoch) * global_batch + p]`, its
+    The sample at place p of global step s is `order(seed, epoch)[(s % steps_per_epoch) * global_batch + p]`, its
     window and flip are a function of (seed, epoch, row): neither rank, world size nor accumulation enters. The
     last short batch of an epoch is dropped.
 
@@ -95,7 +103,7 @@ class TrainBatches(Dataset[Batch]):
         if epoch == self._epoch:
             return
         n, room = len(self._rows), self._rows.size - self._input_size
-        self._order = np.random.default_rng([_ORDER, self._seed, epoch]).permutation(n)
+        self._order = self._rows.order(np.random.default_rng([_ORDER, self._seed, epoch]))
         window = np.random.default_rng([_WINDOW, self._seed, epoch])
         self._top, self._left = window.integers(room + 1, size=(2, n), dtype=np.int32)
         self._mirrored = window.integers(2, size=n, dtype=np.bool_)
@@ -113,6 +121,10 @@ class EvalBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return -(-len(self._mine) // self._batch_size)
 
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches in order, the next ones read while the caller works on one."""
+        return read_ahead(self.__getitem__, range(len(self)), _DECODERS if self._rows.decodes else 1)
+
     def __getitem__(self, k: int) -> Batch:
         if not 0 <= k < len(self):
             raise IndexError(k)
@@ -124,20 +136,36 @@ class EvalBatches(Dataset[Batch]):
 
 def train_loader(
     batches: TrainBatches, start_step: int, stop_step: int, num_workers: int, pin_memory: bool
-) -> DataLoader[Batch]:
-    """The micro-batches of global steps start_step .. stop_step - 1, prefetched across the ends of epochs."""
+) -> Iterator[Batch]:
+    """The micro-batches of global steps start_step .. stop_step - 1, read ahead across the ends of epochs.
+
+    Args:
+        num_workers: processes that read; 0: a thread of this one, which for rows that need no decoding is faster
+            than handing batches from process to process.
+        pin_memory: put the batches into page-locked memory, from which a GPU fetches them while it computes.
+    """
     micro_batches = range(start_step * batches.grad_accum, stop_step * batches.grad_accum)
-    return _loader(batches, micro_batches, num_workers, pin_memory)
+    if num_workers:
+        # batch_size=None: what the dataset gives is a batch already.
+        return iter(
+            DataLoader(batches, batch_size=None, sampler=micro_batches, num_workers=num_workers, pin_memory=pin_memory)
+        )
+
+    def read(k: int) -> Batch:
+        return Batch(*(tensor.pin_memory() for tensor in batches[k])) if pin_memory else batches[k]
+
+    return read_ahead(read, micro_batches, 1)
 
 
-def eval_loader(batches: EvalBatches, num_workers: int, pin_memory: bool) -> DataLoader[Batch]:
-    """All batches of this rank."""
-    return _loader(batches, range(len(batches)), num_workers, pin_memory)
-
-
-def _loader(batches: Dataset[Batch], order: Iterable[int], num_workers: int, pin_memory: bool) -> DataLoader[Any]:
-    # batch_size=None: what a dataset gives is a batch already.
-    return DataLoader(batches, batch_size=None, sampler=order, num_workers=num_workers, pin_memory=pin_memory)
+def read_ahead(read: Callable[[K], V], keys: Iterable[K], threads: int) -> Iterator[V]:
+    """read(k) for each key in order, with the reads of the next `threads` going on behind the caller's back."""
+    with ThreadPoolExecutor(threads, "reader") as readers:
+        waiting = (readers.submit(read, k) for k in keys)
+        ahead = deque(itertools.islice(waiting, threads))
+        while ahead:
+            batch = ahead.popleft().result()
+            ahead.extend(itertools.islice(waiting, 1))
+            yield batch
 
 
 def _batch(pixels: np.ndarray, rows: np.ndarray, places: np.ndarray) -> Batch:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from coco224.photographs import Photograph
+from coco224.resize import bicubic
 
 METHODS = ("resize_center", "center", "random", "grid")
 Box = tuple[float, float, float, float]
@@ -60,7 +61,7 @@ def cut(photograph: Photograph, box: Box, size: int) -> Image.Image:
     if photograph.reduction == 1 and box[2] - box[0] == size and all(edge == int(edge) for edge in box):
         return photograph.image.crop(tuple(int(edge) for edge in box))  # type: ignore[arg-type]
     left, top, right, bottom = (edge / photograph.reduction for edge in box)
-    return photograph.image.resize((size, size), Image.Resampling.BICUBIC, (left, top, right, bottom))
+    return bicubic(photograph.image, (left, top, right, bottom), size)
 
 
 def _square(left: int, top: int, side: int) -> Box:

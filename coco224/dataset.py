@@ -1,7 +1,28 @@
 """The data of a split as rows: prepared, or cropped as it is read."""
 
+from pathlib import Path
+
+from coco224.errors import DataError
 from coco224.prepared import open_split
 from coco224.rows import Rows
 from coco224.unprepared import open_photographs
 
-__all__ = ["Rows", "open_photographs", "open_split"]
+__all__ = ["Rows", "open_photographs", "open_rows", "open_split"]
+
+
+def open_rows(coco_dir: str | Path, split: str, use_prepared: bool, streaming: bool = False) -> Rows | None:
+    """`train` or `validation` of a prepared dataset, here or on the Hub, or of a COCO root; None where it has none.
+
+    Args:
+        streaming: fetch the rows of a dataset on the Hub as they are needed, where its name is no path.
+
+    Raises:
+        DataError: there is nothing of the kind, or it is damaged.
+    """
+    if streaming:
+        if Path(coco_dir).exists():
+            raise DataError(f"--streaming true, but --coco_dir {coco_dir} is here: leave --streaming out")
+        from coco224.stream import stream_split
+
+        return stream_split(str(coco_dir), split)
+    return open_split(coco_dir, split) if use_prepared else open_photographs(coco_dir, split)

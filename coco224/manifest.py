@@ -11,13 +11,17 @@ from typing import Any
 from PIL import features as pillow_features
 
 from coco224.folder import Source
+from coco224.resize import cykooz_resizer
 from coco224.shards import Report
 from coco224.workspace import write_durably
+
+MANIFEST = "manifest.json"
 
 
 def versions() -> dict[str, str]:
     """The packages and libraries that decide a dataset's bytes."""
-    packages = {package: version(package) for package in ("datasets", "numpy", "pillow", "pyarrow")}
+    resizer = ["cykooz-resizer"] if cykooz_resizer else []  # else it is Pillow
+    packages = {package: version(package) for package in ("datasets", "numpy", "pillow", "pyarrow", *resizer)}
     return packages | {name: str(pillow_features.version(name)) for name in ("libjpeg_turbo", "webp", "zlib")}
 
 

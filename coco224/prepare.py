@@ -17,8 +17,9 @@ from coco224.crops import METHODS
 from coco224.disk import check_room
 from coco224.errors import DataError
 from coco224.folder import Source, coco_splits
-from coco224.manifest import describe_split, summary, versions
+from coco224.manifest import MANIFEST, describe_split, summary, versions
 from coco224.pool import StopSignals, write_shards
+from coco224.repository import is_repository, open_repository
 from coco224.sample import LICENCES, SAMPLE, sample_splits
 from coco224.shards import ENCODINGS, Recipe, Report, Shard, Stopped, features
 from coco224.workspace import Workspace, checked_out_dir, write_durably
@@ -45,6 +46,8 @@ class Options:
     max_bad: float
     num_proc: int
     overwrite: bool
+    hub_dataset_id: str | None
+    hub_private: bool
 
 
 def prepare(options: Options, signals: StopSignals) -> str:
@@ -99,13 +102,22 @@ def prepare(options: Options, signals: StopSignals) -> str:
         "licences": {name: LICENCES[name] for source in sources.values() for name in source.names} if is_sample else {},
         "splits": {split: summary(sources[split], part) for split, part in parts.items()},
     }
-    write_durably(work.dataset / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    write_durably(work.dataset / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     # What makes the folder a dataset comes last.
     write_durably(work.dataset / "dataset_dict.json", json.dumps({"splits": list(parts)}))
     work.publish()
     rows = ", ".join(f"{split} {sum(report.rows for report in part)} rows" for split, part in parts.items())
     skipped = sum(len(report.skipped) for part in parts.values() for report in part)
-    return f"{rows}; {skipped} of {files} files skipped; manifest: {options.out_dir / 'manifest.json'}"
+    return f"{rows}; {skipped} of {files} files skipped; manifest: {options.out_dir / MANIFEST}"
+
+
+def is_made(options: Options) -> bool:
+    """Whether --out_dir holds the very dataset that these options make, so that only its upload is left."""
+    try:
+        manifest = json.loads((options.out_dir / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(manifest["options"] == json.loads(json.dumps(_recorded(options))) and not options.overwrite)
 
 
 def _move(bar: Any, pictures: int) -> None:
@@ -189,9 +201,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", type=int, help="take the first N photographs of each split only")
     add("--max_bad", type=float, default=0.01, help="share of unreadable photographs to put up with (0.01)")
     add("--num_proc", type=int, default=len(os.sched_getaffinity(0)), help="processes (one for each core)")
+    add("--hub_dataset_id", metavar="USER/NAME", help="repository to upload to, made if need be")
     for name, default, text in (
         ("--include_val", True, "write the split validation too"),
         ("--overwrite", False, "replace the dataset in --out_dir when the new one is whole"),
+        ("--push_to_hub", False, "upload the dataset to the Hugging Face Hub when it is whole"),
+        ("--hub_private", False, "make its repository private, if it is made now"),
     ):
         add(
             name,
@@ -222,6 +237,8 @@ def _options(argv: Sequence[str] | None) -> Options:
     crop = given.crop or ("grid" if given.coco_dir == SAMPLE else "resize_center")
     if given.crops_per_image is not None and crop != "random":
         raise DataError(f"--crops_per_image belongs to --crop random, not to --crop {crop}: leave it out")
+    if given.push_to_hub and not is_repository(given.hub_dataset_id or ""):
+        raise DataError(f"--push_to_hub true needs --hub_dataset_id USER/NAME, not {given.hub_dataset_id!r}")
     return Options(
         coco_dir=given.coco_dir,
         out_dir=given.out_dir,
@@ -231,15 +248,34 @@ def _options(argv: Sequence[str] | None) -> Options:
         max_bad=given.max_bad,
         num_proc=given.num_proc,
         overwrite=given.overwrite,
+        hub_dataset_id=given.hub_dataset_id if given.push_to_hub else None,
+        hub_private=given.hub_private,
     )
+
+
+def _check_hub(repo_id: str, private: bool) -> None:
+    """Refuses a token that cannot upload; a Hub that is down now may be back when the dataset is whole."""
+    reason = open_repository("--hub_dataset_id", repo_id, "dataset", private)
+    if reason:
+        print(f"the Hub is out of reach now ({reason}); the dataset is made all the same", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0 done, 2 bad input, 75 stopped by a signal."""
     try:
         options = _options(argv)
-        with StopSignals() as signals:
-            print(prepare(options, signals))
+        if options.hub_dataset_id:
+            _check_hub(options.hub_dataset_id, options.hub_private)
+        if options.hub_dataset_id and is_made(options):
+            print(f"{options.out_dir} holds this dataset already: uploading it")
+        else:
+            with StopSignals() as signals:
+                print(prepare(options, signals))
+        if options.hub_dataset_id:
+            from coco224.hub import upload
+
+            upload(options.out_dir, options.hub_dataset_id, options.hub_private)
+            print(f"uploaded: train_accel.py --coco_dir {options.hub_dataset_id}")
     except Stopped:
         print("stopped: the finished part is kept, the same command continues", file=sys.stderr)
         return PREEMPTED

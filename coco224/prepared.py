@@ -11,18 +11,24 @@ import pyarrow as pa
 from PIL import Image
 
 from coco224.errors import DataError
+from coco224.repository import is_repository
 from coco224.rows import Ints, Pixels, Rows
 
 
 def open_split(coco_dir: str | Path, split: str) -> Rows | None:
     """Opens `train` or `validation` of a dataset that `coco224.prepare` made; None where it has no such split.
 
-    The Arrow files are mapped, not read: memory does not grow with them.
+    The Arrow files are mapped, not read: memory does not grow with them. A name USER/NAME that is no path is a dataset
+    on the Hub.
 
     Raises:
         DataError: the folder is no such dataset, or is damaged.
     """
     folder = Path(coco_dir)
+    if not folder.exists() and is_repository(str(coco_dir)):
+        from coco224.hub import download_split
+
+        return download_split(str(coco_dir), split)
     try:
         if split not in json.loads((folder / "dataset_dict.json").read_text())["splits"]:
             return None
@@ -33,7 +39,18 @@ def open_split(coco_dir: str | Path, split: str) -> Rows | None:
         raise DataError(_no_dataset(folder, split)) from None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise DataError(f"{folder} is damaged ({error}): prepare it again with python -m coco224.prepare") from None
-    table = pa.concat_tables([_mapped(file) for file in files])
+    return rows_of(folder, split, pa.concat_tables([_mapped(file) for file in files]), fingerprint)
+
+
+def rows_of(folder: Path, split: str, table: pa.Table, fingerprint: str) -> Rows:
+    """The rows of a table with the columns of a prepared dataset.
+
+    Args:
+        folder, split: where it comes from, for errors, and for `open_split` to open it again.
+
+    Raises:
+        DataError: it is no such table.
+    """
     missing = {"image", "file_name"} - set(table.column_names)
     if missing:
         raise DataError(
@@ -48,7 +65,10 @@ def open_split(coco_dir: str | Path, split: str) -> Rows | None:
 
 def _no_dataset(folder: Path, split: str) -> str:
     if not folder.exists():
-        return f"--coco_dir {folder} does not exist: give a dataset that python -m coco224.prepare made"
+        return (
+            f"--coco_dir {folder} does not exist: give a folder that python -m coco224.prepare made, or USER/NAME of a "
+            "dataset that it uploaded to the Hub"
+        )
     if (folder / "dataset_dict.json").is_file():
         return f"{folder / split} lacks state.json: prepare the dataset again with python -m coco224.prepare"
     if (folder / "train2017").is_dir():
@@ -90,6 +110,9 @@ class _ArrowRows:
 
     def __reduce__(self) -> tuple[object, ...]:
         return open_split, self._where
+
+    def order(self, rng: np.random.Generator) -> Ints:
+        return rng.permutation(len(self))
 
     def names(self, indices: Sequence[int] | Ints) -> list[str]:
         return [self._names[int(index)].as_py() for index in indices]

@@ -16,8 +16,8 @@ class Rows(Protocol):
     Attributes:
         size: side of every row in pixels.
         fingerprint: identifies the data: equal for equal pixels in equal order.
-        decodes: whether a row is decoded when it is read. Where it is not, a read takes microseconds and a loader's
-            worker processes only add a copy between processes: 0 of them are fastest.
+        decodes: whether a row is decoded when it is read. Where it is not, a read takes microseconds, and a loader's
+            worker processes only add a copy between processes.
     """
 
     size: int
@@ -25,6 +25,10 @@ class Rows(Protocol):
     decodes: bool
 
     def __len__(self) -> int: ...
+
+    def order(self, rng: np.random.Generator) -> Ints:
+        """The order of an epoch: a permutation of the row numbers, a function of the generator's state alone."""
+        ...
 
     def names(self, indices: Sequence[int] | Ints) -> list[str]:
         """The source files of rows, for reports."""

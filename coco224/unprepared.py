@@ -46,6 +46,9 @@ class PhotographRows:
     def __len__(self) -> int:
         return len(self._source.names)
 
+    def order(self, rng: np.random.Generator) -> Ints:
+        return rng.permutation(len(self))
+
     def names(self, indices: Sequence[int] | Ints) -> list[str]:
         return [self._source.names[int(index)] for index in indices]
 

@@ -1,12 +1,14 @@
 """The order is the seed's: no worker, rank or interruption changes which window of which row comes when."""
 
+import queue
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from coco224.batches import Batch, EvalBatches, TrainBatches, eval_loader, train_loader
+from coco224.batches import Batch, EvalBatches, TrainBatches, train_loader
 from coco224.dataset import Rows, open_photographs, open_split
 from coco224.errors import DataError
 
@@ -109,10 +111,31 @@ def test_a_run_that_starts_late_goes_on_exactly(rows: Rows) -> None:
     assert all(map(equal, whole[9:], late))
 
 
+def test_the_next_batch_is_read_while_the_caller_works(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: queue.Queue[int] = queue.Queue()
+    train = batches(rows)
+    read = TrainBatches.__getitem__
+
+    def noted(self: TrainBatches, k: int) -> Batch:
+        begun.put(k)
+        if k == 3:
+            raise DataError("row 7 cannot be decoded")
+        return read(self, k)
+
+    monkeypatch.setattr(TrainBatches, "__getitem__", noted)
+    loader = train_loader(train, 0, 6, 0, pin_memory=False)
+    next(loader)
+    assert [begun.get(timeout=10) for _ in range(2)] == [0, 1]  # 1 is nobody's wish yet
+    next(loader), next(loader)
+    with pytest.raises(DataError, match="row 7"):
+        next(loader)
+    assert not any(thread.name.startswith("reader") for thread in threading.enumerate())
+
+
 @pytest.mark.parametrize(("world_size", "limit"), [(1, None), (2, None), (3, 50), (4, 2), (2, 1000)])
 def test_evaluation_takes_every_row_once(rows: Rows, world_size: int, limit: int | None) -> None:
     shares = [EvalBatches(rows, 8, rank, world_size, limit) for rank in range(world_size)]
-    taken = [batch for share in shares for batch in eval_loader(share, 0, pin_memory=False)]
+    taken = [batch for share in shares for batch in share]
     assert sum(map(len, shares)) == len(taken)
     numbers = torch.cat([batch.rows for batch in taken])
     assert sorted(numbers.tolist()) == list(range(min(limit or 54, 54)))

@@ -1,11 +1,14 @@
 """Where crops lie."""
 
 import itertools
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
+from coco224 import resize
 from coco224.crops import boxes, cut, shortest_decoded
 from coco224.photographs import Photograph
 
@@ -28,13 +31,21 @@ def test_a_crop_is_a_square_inside_the_picture(method: str, width: int, height: 
     assert 0 <= top < bottom <= height
 
 
+@pytest.mark.parametrize("resizer", ["the fast one", "pillow"])
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_resize_center_is_pillows_fit(width: int, height: int) -> None:
-    noise = np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
+def test_resize_center_is_pillows_fit(
+    width: int,
+    height: int,
+    resizer: str,
+    photographs: Path,
+    assert_fits_like_pillow: Callable[[np.ndarray, Image.Image], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if resizer == "pillow":
+        monkeypatch.setattr(resize, "cykooz_resizer", None)
+    image = Image.open(photographs / "coffee.png").convert("RGB").resize((width, height))
     ours = cut(Photograph(image, width, height, 1), one("resize_center", width, height), 224)  # type: ignore[arg-type]
-    expected = ImageOps.fit(image, (224, 224), Image.Resampling.BICUBIC)
-    assert np.abs(np.asarray(ours, np.int16) - np.asarray(expected, np.int16)).max() <= 1
+    assert_fits_like_pillow(np.asarray(ours), image)
 
 
 def test_native_resolution_copies_pixels() -> None:

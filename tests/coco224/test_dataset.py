@@ -3,14 +3,17 @@
 import json
 import multiprocessing
 import pickle
+import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
+from programs import ROOT
 
 from coco224.dataset import Rows, open_photographs, open_split
 from coco224.errors import DataError
@@ -41,15 +44,15 @@ def whole(rows: Rows, indices: list[int]) -> np.ndarray:
     return rows.read(np.array(indices), corner, corner, rows.size)
 
 
-def test_rows_are_what_datasets_reads(dataset: Path, coco: Path) -> None:
+def test_rows_are_what_datasets_reads(
+    dataset: Path, coco: Path, assert_fits_like_pillow: Callable[[np.ndarray, Image.Image], None]
+) -> None:
     rows, table = opened(dataset), datasets.load_from_disk(dataset)["train"]
     assert (len(rows), rows.size) == (70, 48)
     order = [69, 0, 31, 32, 33, 0, 64]  # a shard ends after each 32 files
     assert rows.names(order) == [table["file_name"][i] for i in order]
     for index, picture in zip(order, whole(rows, order), strict=True):
-        photograph = Image.open(coco / "train2017" / table["file_name"][index])
-        expected = ImageOps.fit(photograph, (48, 48), Image.Resampling.BICUBIC)
-        assert np.abs(picture.astype(int) - np.asarray(expected)).max() <= 1
+        assert_fits_like_pillow(picture, Image.open(coco / "train2017" / table["file_name"][index]))
 
 
 def test_windows_are_cut_where_asked(dataset: Path) -> None:
@@ -63,6 +66,17 @@ def test_windows_are_cut_where_asked(dataset: Path) -> None:
 
 def digest(rows: Rows) -> tuple[str, int]:
     return rows.fingerprint, int(whole(rows, [0, 69]).sum())
+
+
+def test_the_guides_code_reads_the_rows(coco224: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(coco224.parent)
+    snippets = re.findall("```python\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.DOTALL)
+    by_hand: dict[str, Any] = {}
+    batches: dict[str, Any] = {}
+    for snippet, names in zip(snippets, (by_hand, batches), strict=True):
+        exec(snippet, names)
+    assert (by_hand["pixels"] == whole(opened(coco224), [0])[0]).all()
+    assert batches["images"].shape == (16, 3, 192, 192)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

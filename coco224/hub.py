@@ -1,0 +1,85 @@
+"""Prepared datasets on the Hugging Face Hub: as Parquet with a card and a manifest, and from there to rows again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from coco224.card import dataset_card
+from coco224.errors import DataError
+from coco224.manifest import MANIFEST
+from coco224.prepared import rows_of
+from coco224.repository import reasons
+from coco224.rows import Rows
+
+# Of a Parquet file, what is read at once: small enough that a reader of the stream can hold a pool of them.
+_ROW_GROUP = "16MB"
+
+
+def upload(folder: Path, repo_id: str, private: bool) -> None:
+    """Uploads a prepared dataset. What is there already is not uploaded again: a second call completes a first.
+
+    Raises:
+        DataError: the Hub refuses it or cannot be reached.
+    """
+    import datasets
+    from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
+
+    datasets.config.MAX_ROW_GROUP_SIZE = _ROW_GROUP
+    with reasons(f"the dataset is whole in {folder}, but not in {repo_id}: the same command completes it"):
+        datasets.load_from_disk(str(folder)).push_to_hub(repo_id, private=private)
+        manifest = (folder / MANIFEST).read_bytes()
+        # The card keeps what `datasets` wrote into its head. The manifest comes last: it makes the files a dataset.
+        card = dataset_card(repo_id, json.loads(manifest), DatasetCard.load(repo_id).data)
+        files = {"README.md": card.encode(), MANIFEST: manifest}
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        HfApi().create_commit(repo_id, operations, commit_message="Card and manifest", repo_type="dataset")
+
+
+def manifest_of(repo_id: str) -> dict[str, Any]:
+    """The manifest of a dataset on the Hub, or of its copy in the cache where the Hub cannot be reached.
+
+    Raises:
+        DataError: there is none.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    with reasons(f"--coco_dir {repo_id} is no folder here, and the Hub's dataset of that name cannot be read"):
+        try:
+            path = hf_hub_download(repo_id, MANIFEST, repo_type="dataset")
+        except RepositoryNotFoundError:
+            raise DataError(
+                f"--coco_dir {repo_id} is neither a folder here nor a dataset on the Hub that this token may read: "
+                "give a folder that python -m coco224.prepare made, or USER/NAME of a dataset that it uploaded"
+            ) from None
+        except LocalEntryNotFoundError:
+            raise DataError(
+                f"--coco_dir {repo_id} is no folder here, and the Hub, which may have a dataset of that name, cannot "
+                "be reached; the cache has none"
+            ) from None
+        except EntryNotFoundError:
+            raise DataError(
+                f"--coco_dir {repo_id} is a dataset on the Hub without {MANIFEST}: python -m coco224.prepare did not "
+                "upload it, or not wholly"
+            ) from None
+    manifest: dict[str, Any] = json.loads(Path(path).read_text())
+    return manifest
+
+
+def download_split(repo_id: str, split: str) -> Rows | None:
+    """`train` or `validation` of a dataset on the Hub, downloaded once into the cache; None where it has no such split.
+
+    Raises:
+        DataError: there is no such dataset, or it cannot be downloaded.
+    """
+    import datasets
+    from huggingface_hub import snapshot_download
+
+    manifest = manifest_of(repo_id)
+    if split not in manifest["splits"]:
+        return None
+    with reasons(f"--coco_dir {repo_id} cannot be downloaded"):
+        folder = Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=f"data/{split}-*.parquet"))
+    files = sorted(str(file) for file in folder.glob(f"data/{split}-*.parquet"))
+    data = datasets.Dataset.from_parquet(files)  # to Arrow in the cache of `datasets`, which can be mapped
+    return rows_of(Path(repo_id), split, data.data.table, manifest["splits"][split]["fingerprint"])

@@ -1,0 +1,84 @@
+"""Repositories on the Hugging Face Hub: whether ours can be written, asked before hours of work and not after them."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from coco224.errors import DataError
+
+_SECONDS = 30.0  # the client's own limit for an answer is none
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name has the Hub's form USER/NAME."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and ".." not in name
+
+
+def open_repository(option: str, repo_id: str, repo_type: str, private: bool) -> str:
+    """Makes the repository if need be, and finds out whether this token may write there.
+
+    Args:
+        option: the option that named it, for the refusal.
+        repo_type: "model" or "dataset".
+
+    Returns:
+        Empty, or why the Hub could not be asked now: it is down or out of reach, and may be back later.
+
+    Raises:
+        DataError: no token, a wrong one, or one that may not write there.
+    """
+    from httpx2 import HTTPError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+    )
+    from huggingface_hub.utils import get_session
+
+    get_session().timeout = _SECONDS
+    api = HfApi()
+    try:
+        role = api.whoami().get("auth", {}).get("accessToken", {}).get("role")
+        if role == "read":
+            raise DataError(f"{option} {repo_id}: the token of this machine only reads; log in with one that writes")
+        api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+    except LocalTokenNotFoundError:
+        raise DataError(f"{option} {repo_id}: no Hugging Face token; run `hf auth login` or set HF_TOKEN") from None
+    except OfflineModeIsEnabled:
+        raise DataError(f"{option} {repo_id}: HF_HUB_OFFLINE forbids the Hub; unset it, or do not push") from None
+    except HFValidationError as error:
+        raise DataError(f"{option} {repo_id} is no name of a repository ({error}); give USER/NAME") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == 401:
+            raise DataError(
+                f"{option} {repo_id}: the Hub does not know this token; log in again with `hf auth login`, or set "
+                "HF_TOKEN to a valid one"
+            ) from None
+        if status == 403:
+            raise DataError(
+                f"{option} {repo_id}: this token may not write there; give a repository of your own, or log in with a "
+                "token that may"
+            ) from None
+        return f"status {status}"
+    except HTTPError as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+@contextmanager
+def reasons(what: str) -> Iterator[None]:
+    """Turns the errors of the Hub's clients into one sentence: `what`, and why.
+
+    Raises:
+        DataError: in the place of an error of HTTP, of the network or of a large upload.
+    """
+    from httpx2 import HTTPError
+
+    try:
+        yield
+    except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError wraps the error of a large file
+        cause = (error.__cause__ if isinstance(error, RuntimeError) else None) or error
+        raise DataError(f"{what} ({(str(cause) or type(cause).__name__).splitlines()[0]})") from error

@@ -1,0 +1,27 @@
+"""Antialiased bicubic scaling: Pillow's filter, seven times as fast where cykooz_resizer has a wheel."""
+
+from PIL import Image
+
+try:
+    import cykooz_resizer
+except ModuleNotFoundError:  # no wheel for this processor: pyproject.toml asks for it on x86-64 alone
+    cykooz_resizer = None
+
+
+def bicubic(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Image.Image:
+    """The box (left, top, right, bottom, in pixels) of an RGB picture as a size x size picture.
+
+    `image.resize((size, size), BICUBIC, box)` to one level of 255, but for single values where the cubic overshoots
+    black or white: it is clipped after each of two passes, which the two libraries make in opposite order.
+    """
+    if cykooz_resizer is None:
+        return image.resize((size, size), Image.Resampling.BICUBIC, box)
+    left, top, right, bottom = box
+    options = cykooz_resizer.ResizeOptions(
+        # Catmull and Rom's is the cubic of a = -1/2, which Pillow calls BICUBIC.
+        cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.catmull_rom),
+        crop_box=cykooz_resizer.CropBox(left, top, right - left, bottom - top),
+    )
+    scaled = Image.new("RGB", (size, size))
+    cykooz_resizer.Resizer().resize_pil(image, scaled, options)
+    return scaled
