@@ -52,7 +52,12 @@ class Bottleneck(EntropyBottleneck):
 
     The parameters, buffers and tables are CompressAI's own, so state dicts load both ways. Only `forward` differs:
     the parent builds its permutation as a tensor and reads it back, which breaks `torch.compile` and `torch.export`.
+
+    Attributes:
+        symbol_limits: the least and greatest symbol that the encoder emits; None: no limits.
     """
+
+    symbol_limits: tuple[int, int] | None = None
 
     def forward(
         self, y: Tensor, keys: Tensor | None = None, detach_rate: bool = False
@@ -69,11 +74,7 @@ class Bottleneck(EntropyBottleneck):
             y_hat [B, M, H, W], likelihoods [B, M, H, W], and the auxiliary loss of the quantiles (0-dim; zero when the
             quantiles do not train).
         """
-        if keys is None:
-            medians = self.quantiles[:, 0, 1].detach().view(1, -1, 1, 1)
-            y_hat = torch.round(y - medians) + medians
-        else:
-            y_hat = y + uniform_noise(keys, y.shape[1:])
+        y_hat = self.symbols(y) + self.medians() if keys is None else y + uniform_noise(keys, y.shape[1:])
         rated = y_hat.detach() if detach_rate else y_hat
         by_channel = rated.transpose(0, 1)
         likelihoods, _, _ = self._likelihood(by_channel.reshape(by_channel.shape[0], 1, -1))
@@ -81,6 +82,27 @@ class Bottleneck(EntropyBottleneck):
         with torch.autocast(y.device.type, enabled=False):
             aux_loss = self.loss() if self.quantiles.requires_grad else likelihoods.new_zeros(())
         return y_hat, likelihoods, aux_loss
+
+    def medians(self) -> Tensor:
+        """The offsets that symbols are rounded around, [1, M, 1, 1]."""
+        return self.quantiles[:, 0, 1].detach().view(1, -1, 1, 1)
+
+    def symbols(self, y: Tensor) -> Tensor:
+        """round(y - median) within the limits, [B, M, H, W], as floats."""
+        symbols = torch.round(y - self.medians())
+        return symbols if self.symbol_limits is None else symbols.clamp(*self.symbol_limits)
+
+    def symbol_range(self) -> tuple[int, int]:
+        """The least and greatest symbol of the tables (a host read); what is beyond has an escape code."""
+        last = self._offset + self._cdf_length - 3  # the length counts a 0 at the start and the escape symbol too
+        return int(self._offset.min()), int(last.max())
+
+    def symbols_fit(self, low: int, high: int) -> bool:
+        """Whether there are tables and all their symbols lie in low..high (a host read)."""
+        if not self._offset.numel():
+            return False
+        least, greatest = self.symbol_range()
+        return low <= least and greatest <= high
 
 
 def with_tables(codec: CodecT) -> CodecT:

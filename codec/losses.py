@@ -5,18 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pytorch_msssim import ms_ssim
 from torch import Tensor
 
+from codec import STRIDE
 from codec.errors import InputError
 from codec.metrics import MS_SSIM_MIN_SIZE, bpp
+from codec.msssim import ms_ssim
 
 LOSS_TYPES = ("recon", "rd", "mse")
 
 
 def min_input_size(loss_type: str) -> int:
     """The least side of a training picture: MS-SSIM's minimum if the loss has it, else the codec's stride."""
-    return 16 if loss_type == "mse" else MS_SSIM_MIN_SIZE
+    return STRIDE if loss_type == "mse" else MS_SSIM_MIN_SIZE
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,14 @@ class RateDistortion:
         """Whether the likelihoods must be those of a detached y, so that the rate moves no transform."""
         return self.loss_type == "recon"
 
+    def recon(self, l1: Any, similarity: Any) -> Any:
+        """The distortion of `recon` and `rd` from L1 and MS-SSIM, tensors or numbers."""
+        return self.alpha_l1 * l1 + (1 - self.alpha_l1) * (1 - similarity)
+
+    def rd(self, l1: Any, similarity: Any, rate: Any) -> Any:
+        """The objective `rd` from L1, MS-SSIM and bits per pixel, tensors or numbers."""
+        return self.recon(l1, similarity) + self.lambda_bpp * rate
+
     def __call__(self, out: dict[str, Any], x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What to differentiate, and figures to show.
 
@@ -78,10 +87,8 @@ class RateDistortion:
                 loss = self.lambda_mse * 255**2 * mse + rate
             else:
                 # Outside [0, 1] the clamp stops MS-SSIM's gradient; L1 sees such values and pulls them back.
-                l1, similarity = (x_hat - x).abs().mean(), ms_ssim(clamped, x, data_range=1.0)
+                l1, similarity = (x_hat - x).abs().mean(), ms_ssim(clamped, x)
                 figures |= {"l1": l1, "ms_ssim": similarity}
-                loss = self.alpha_l1 * l1 + (1 - self.alpha_l1) * (1 - similarity)
-                if self.loss_type == "rd":
-                    loss = loss + self.lambda_bpp * rate
+                loss = self.rd(l1, similarity, rate) if self.loss_type == "rd" else self.recon(l1, similarity)
             total = loss + rate if self.detaches_rate and rate.requires_grad else loss
             return total, {name: figure.detach() for name, figure in {"loss": loss, **figures}.items()}

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from codec.blocks import KEEP_GDN, activation, make_options
 from codec.entropy import TABLES, Bottleneck
 from codec.errors import InputError
+from codec.hub import PretrainedMixin
+from codec.quant import FAKE_QUANTIZING, INT8, Phase, Quantization, prepare, quantizer_state
+from codec.quantizers import QuantizedLayer, Switches
 
 TRANSFORMS = {"encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}
 ENTROPY_MODEL = ("entropy_bottleneck",)
 HYPER = (*ENTROPY_MODEL, "h_a", "h_s")
-STRIDE = 16  # g_a halves the picture four times
 
 
 @dataclass(frozen=True)
@@ -29,24 +31,42 @@ class Activation:
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that is needed to build a codec again: channel widths, and the activation of each transform."""
+    """All that is needed to build a codec again: widths, the activation of each transform, and its quantization."""
 
     N: int
     M: int
     g_a: Activation = Activation()
     g_s: Activation = Activation()
+    quantization: Quantization | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Architecture":
         """The inverse of `dataclasses.asdict`."""
-        return cls(values["N"], values["M"], Activation(**values["g_a"]), Activation(**values["g_s"]))
+        quantization = values.get("quantization")
+        if quantization:
+            quantization = Quantization(**quantization | {"phase": Phase(quantization["phase"])})
+        return cls(values["N"], values["M"], Activation(**values["g_a"]), Activation(**values["g_s"]), quantization)
+
+    def in_short(self) -> str:
+        """What it computes in `eval()`, in a few words: int8 where fake quantization is on."""
+        words = {"encoder": self.g_a.name, "decoder": self.g_s.name}
+        q = self.quantization
+        if q and q.eval_fakequant and q.phase in FAKE_QUANTIZING:
+            words |= {part: f"{words[part]} in int8" for part in words if q.scope in (part, "all")}
+        return ", ".join(f"{part} {block}" for part, block in words.items())
 
 
-class Codec(FactorizedPrior):
+class Codec(FactorizedPrior, PretrainedMixin):
     """`FactorizedPrior` (Balle et al. 2018, arXiv:1802.01436) with a bottleneck that compiles, and replaceable GDNs.
 
     With GDN kept, its state dict is CompressAI's own, key for key.
+
+    Attributes:
+        architecture: what it is made of now.
+        switches: those of its quantizers, where it is quantized (`codec.quant`).
     """
+
+    switches: Switches | None = None
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__(architecture.N, architecture.M)
@@ -54,6 +74,8 @@ class Codec(FactorizedPrior):
         self.architecture = Architecture(architecture.N, architecture.M)
         for part in ("g_a", "g_s"):
             self.replace_activations(part, getattr(architecture, part))
+        if architecture.quantization:
+            prepare(self, architecture.quantization)
 
     def forward(self, x: Tensor, keys: Tensor | None = None, detach_rate: bool = False) -> dict[str, Any]:
         """One pass through encoder, entropy model and decoder.
@@ -121,6 +143,28 @@ class Codec(FactorizedPrior):
                 f"first is {wrong[0]}; check --quality, --N/--M and --act"
             )
         nn.Module.load_state_dict(self, state)
+        self.limit_symbols()
+
+    def update(self, *args: Any, **kwargs: Any) -> bool:
+        """CompressAI's: builds the CDF tables, from which it follows whether the symbols fit 8 bits."""
+        changed: bool = super().update(*args, **kwargs)
+        self.limit_symbols()
+        return changed
+
+    def limit_symbols(self) -> None:
+        """Clamps the symbols to 8 bits where the codec is quantized and its tables' symbols fit; see `codec.quant`."""
+        on = self.switches is not None and self.switches.quantize and self.switches.in_eval
+        self.entropy_bottleneck.symbol_limits = INT8 if on and self.entropy_bottleneck.symbols_fit(*INT8) else None
+        first = self.g_s.get_submodule("0")
+        if isinstance(first, QuantizedLayer):
+            first.latent_of = (self.entropy_bottleneck,) if self.entropy_bottleneck.symbol_limits else None
+
+    def without_quantization(self) -> "Codec":
+        """A float codec of the same weights."""
+        codec = Codec(replace(self.architecture, quantization=None))
+        added = quantizer_state(self)
+        codec.load_weights({name: tensor for name, tensor in self.state_dict().items() if name not in added})
+        return codec.train(self.training)
 
 
 def zoo_widths(quality: int) -> tuple[int, int]:

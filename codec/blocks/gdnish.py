@@ -6,6 +6,7 @@ Written in modules (ReLU6, Sigmoid, Conv2d) where an NPU has an operator, so tha
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.blocks.registry import register_activation
@@ -46,24 +47,41 @@ class GDNishOptions:
             )
 
 
+class ChannelConv(nn.Conv1d):
+    """A 3-tap convolution across channels, zero padded, without bias: [B, C, 1, 1] to the same shape.
+
+    Computed as what it equals and chips take: a 1x1 convolution with the banded C x C matrix of its three taps.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(1, 1, 3, padding=1, bias=False)
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, banded(self.weight.flatten(), self.channels))
+
+
+def banded(taps: Tensor, channels: int) -> Tensor:
+    """The 1x1 kernel [C, C, 1, 1] of a zero-padded 3-tap convolution across C channels."""
+    diagonals = [torch.diag_embed(taps[1 + i].expand(channels - abs(i)), i) for i in (-1, 0, 1)]
+    return torch.stack(diagonals).sum(0)[:, :, None, None]
+
+
 class ECA(nn.Module):
     """y = x * sigmoid(conv3(mean of x over H, W)): a gain per picture and channel.
 
-    [B, C, H, W] to the same shape. The convolution runs across channels, zero padded, without bias, so it
-    equals a 1x1 convolution of the pooled x with the banded C x C matrix of its three taps. Starts with every
-    gain at 1/2. Source: Wang et al., ECA-Net, arXiv 1910.03151.
+    [B, C, H, W] to the same shape. Starts with every gain at 1/2. Source: Wang et al., ECA-Net, arXiv 1910.03151.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+        self.conv = ChannelConv(channels)
         self.sigmoid = nn.Sigmoid()
         nn.init.zeros_(self.conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        across = self.conv(self.pool(x).flatten(2).transpose(1, 2))  # [B, 1, C]
-        return x * self.sigmoid(across.transpose(1, 2).unsqueeze(-1))
+        return x * self.sigmoid(self.conv(self.pool(x)))
 
 
 class GDNishEncoder(nn.Module):
@@ -84,7 +102,7 @@ class GDNishEncoder(nn.Module):
         self.dw = nn.Conv2d(hidden, hidden, kernel, padding=kernel // 2, groups=hidden)
         self.pw2 = nn.Conv2d(hidden, channels, 1)
         self.act1, self.act2 = nn.ReLU6(), nn.ReLU6()
-        self.eca = ECA() if eca else nn.Identity()
+        self.eca = ECA(channels) if eca else nn.Identity()
         self._start(channels, hidden)
 
     @torch.no_grad()
@@ -120,11 +138,11 @@ class GDNishEncoder(nn.Module):
 
 
 class GDNishDecoder(nn.Module):
-    """y = x + conv(z * g), z = relu6(mix(x)), g = gmin + (gmax - gmin) * hardsigmoid(gate(z)).
+    """y = x + conv(z * g), z = relu6(mix(x)), g = gmin + (gmax - gmin) * hardsigmoid(v), v a depthwise 1x1 of z.
 
-    [B, C, H, W] to the same shape. mix is 1x1, gate is depthwise 1x1, conv is k x k. hardsigmoid(v) is
-    torch's clamp(v/6 + 1/2, 0, 1), written as relu6(v + 3) / 6: every NPU runs Add, Clip(0, 6) and Mul in
-    int8, and not every one HardSigmoid.
+    [B, C, H, W] to the same shape. mix is 1x1, conv is k x k. hardsigmoid(v) is torch's clamp(v/6 + 1/2, 0, 1); the
+    affine maps before the clamp are part of the depthwise convolution, g = gmin + clamp(gate(z), 0, gmax - gmin), so
+    that in int8 a convolution's own saturation is all of it.
 
     With the residual it starts as y = x exactly: mix = I and conv = 0. Without, it starts as
     y = clamp(x, -6, 6): z = relu6(x/2 + 3) keeps the negatives that relu6(x) would lose. The gain starts
@@ -137,7 +155,7 @@ class GDNishDecoder(nn.Module):
         self.mix = nn.Conv2d(channels, channels, 1)
         self.gate = nn.Conv2d(channels, channels, 1, groups=channels)
         self.conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
-        self.act, self.gate_act = nn.ReLU6(), nn.ReLU6()
+        self.act = nn.ReLU6()
         self._start(channels)
 
     @torch.no_grad()
@@ -145,6 +163,7 @@ class GDNishDecoder(nn.Module):
         for parameter in self.parameters():
             parameter.zero_()
         unit = torch.eye(channels)
+        self.gate.bias.fill_((self.gmax - self.gmin) / 2)  # type: ignore[union-attr]
         self.mix.weight[:, :, 0, 0] = unit
         if self.residual:
             return
@@ -156,7 +175,7 @@ class GDNishDecoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.act(self.mix(x))
-        gain = self.gate_act(self.gate(z) + 3) * ((self.gmax - self.gmin) / 6) + self.gmin
+        gain = self.gate(z).clamp(0, self.gmax - self.gmin) + self.gmin
         branch = self.conv(z * gain)
         return x + branch if self.residual else branch
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from compressai.models import FactorizedPrior
@@ -7,6 +9,7 @@ from codec.blocks import activation_names
 from codec.entropy import with_tables
 from codec.errors import InputError
 from codec.model import Activation, Architecture, Codec, gdn_layers, set_trainable, trainable_modules, zoo_widths
+from codec.quant import Phase, Quantization
 
 
 def test_compressai_loads_our_gdn_codec_and_decodes_its_bytes_to_the_same_picture(picture: Tensor) -> None:
@@ -106,3 +109,14 @@ def test_every_codec_exports_as_one_graph(name: str) -> None:
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     exported = torch.export.export(codec, (x,)).module()
     torch.testing.assert_close(exported(x)["x_hat"], codec(x)["x_hat"])
+
+
+def test_a_codec_says_in_short_what_it_computes() -> None:
+    def words(**settings: Any) -> str:
+        return Architecture(8, 12, g_a=Activation("gate"), quantization=Quantization(**settings)).in_short()
+
+    assert Architecture(8, 12).in_short() == "encoder gdn, decoder gdn"
+    assert words(scope="all", phase=Phase.EVAL_READY) == "encoder gate in int8, decoder gdn in int8"
+    assert words(scope="encoder", phase=Phase.FIXED_SCALE) == "encoder gate in int8, decoder gdn"
+    assert words(scope="all", phase=Phase.CALIBRATION) == "encoder gate, decoder gdn"
+    assert words(scope="all", phase=Phase.EVAL_READY, eval_fakequant=False) == "encoder gate, decoder gdn"
