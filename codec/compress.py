@@ -1,0 +1,49 @@
+"""`python -m codec.compress`: pictures to files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coco224.photographs import SUFFIXES, BadPhotograph, read_photograph
+from codec.cli import run
+from codec.errors import InputError
+from codec.folders import Conversion
+from codec.folders import main as convert_all
+
+if TYPE_CHECKING:
+    from codec.files import FileCodec
+
+
+def compress_file(codec: "FileCodec", source: Path, target: Path) -> None:
+    """A JPEG, PNG, BMP or WebP picture, as upright RGB, to a file; InputError where it is none."""
+    import numpy as np
+    import torch
+
+    from codec.checkpoint import whole_or_absent
+
+    try:
+        pixels = np.array(read_photograph(source).image)
+    except BadPhotograph as error:
+        raise InputError(f"no picture: {error}") from error
+    (data,) = codec.compress(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+    with whole_or_absent(target) as beside:
+        beside.write_bytes(data)
+
+
+CONVERSION = Conversion(
+    name="codec.compress",
+    description="Compresses a picture, or a folder of pictures to .bin files.",
+    reads=SUFFIXES,
+    folder_suffix=".bin",
+    writes=None,
+    convert=compress_file,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    return convert_all(CONVERSION, argv)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,43 @@
+"""`python -m codec.decompress`: files back to pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codec.cli import run
+from codec.folders import Conversion
+from codec.folders import main as convert_all
+
+if TYPE_CHECKING:
+    from codec.files import FileCodec
+
+
+def decompress_file(codec: "FileCodec", source: Path, target: Path) -> None:
+    """A file of codec.compress to a picture; InputError where it is not whole or not of this codec."""
+    from PIL import Image
+
+    from codec.checkpoint import whole_or_absent
+
+    (picture,) = codec.decompress([source.read_bytes()])
+    with whole_or_absent(target) as beside:
+        image = Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
+        image.save(beside, Image.registered_extensions()[target.suffix.lower()])
+
+
+CONVERSION = Conversion(
+    name="codec.decompress",
+    description="Decompresses a file of codec.compress, or a folder of .bin files to PNG.",
+    reads=frozenset({".bin"}),
+    folder_suffix=".png",
+    writes=frozenset({".png", ".bmp"}),  # what loses nothing
+    convert=decompress_file,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    return convert_all(CONVERSION, argv)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,187 @@
+"""What codec.compress and codec.decompress share: a file to a file or a folder to a folder, by several processes."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codec.cli import ArgumentParser, OptionGroup, at_least, option
+from codec.errors import InputError
+
+if TYPE_CHECKING:
+    from codec.files import FileCodec
+
+Job = tuple[Path, Path]
+"""What is read and what is written."""
+
+
+@dataclass(frozen=True)
+class FileOptions(OptionGroup):
+    checkpoint: str = option("", "the codec: a checkpoint, ours or CompressAI's", metavar="FILE", shown="required")
+    plugin: str | None = option(None, "Python file of the blocks that it uses", metavar="FILE", shown="none")
+    num_proc: int = option(1, "processes", rule=at_least(1))
+    overwrite: bool = option(False, "replace what is there")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What one of the two programs does.
+
+    Attributes:
+        name: of the program.
+        description: for its --help.
+        reads: suffixes of the files that it takes from a folder, in lower case.
+        folder_suffix: of the files that it writes to a folder.
+        writes: suffixes that a single file's name may have; None: any.
+        convert: makes a file of a file, whole or not at all; InputError says why it cannot.
+    """
+
+    name: str
+    description: str
+    reads: frozenset[str]
+    folder_suffix: str
+    writes: frozenset[str] | None
+    convert: Callable[["FileCodec", Path, Path], None]
+
+
+def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
+    """The command; returns its exit status.
+
+    Raises:
+        InputError: it cannot work, and nothing was written; or some files could not be converted, and all others were.
+    """
+    parser = ArgumentParser(
+        prog=f"python -m {conversion.name}",
+        usage="%(prog)s SOURCE TARGET [options]",
+        description=conversion.description,
+    )
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a file, or a folder with its subfolders")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="the file, or the folder, to write")
+    parser.add_dataclass("options", FileOptions)
+    given = vars(parser.parse_args(argv))
+    jobs = find_jobs(conversion, given.pop("source"), given.pop("target"))
+    options = FileOptions(**given)
+    if not options.checkpoint:
+        raise InputError("--checkpoint is required: the file of the codec")
+    there = [target for _, target in jobs if target.exists()]
+    if there and not options.overwrite:
+        others = f" and {len(there) - 1} more are there" if there[1:] else " is there"
+        raise InputError(f"{there[0]}{others}; --overwrite true replaces what is there")
+    failures = list(_failures(conversion, jobs, options))
+    if len(failures) > 1:
+        raise InputError(f"{len(failures)} of {len(jobs)} files failed, the first: {failures[0]}")
+    if failures:
+        raise InputError(failures[0])
+    return 0
+
+
+def find_jobs(conversion: Conversion, source: Path, target: Path) -> list[Job]:
+    """The files to make, in the order of their names.
+
+    Raises:
+        InputError: nothing to read, or nothing that can be written.
+    """
+    if source.is_dir():
+        if target.is_file():
+            raise InputError(f"{target} is a file and {source} a folder; name a folder to write")
+        names = sorted(path.relative_to(source) for path in source.rglob("*") if _is_read(conversion, path, source))
+        if not names:
+            raise InputError(f"{source} holds no file that ends in {' '.join(sorted(conversion.reads))}")
+        jobs = [(source / name, (target / name).with_suffix(conversion.folder_suffix)) for name in names]
+        made: dict[Path, Path] = {}
+        for path, out in jobs:
+            if made.setdefault(out, path) != path:
+                raise InputError(f"{made[out]} and {path} would both become {out}; rename one of them")
+        return jobs
+    if not source.is_file():
+        raise InputError(f"{source}: no such file or folder")
+    if target.is_dir():
+        raise InputError(f"{target} is a folder and {source} a file; name the file to write")
+    if conversion.writes is not None and target.suffix.lower() not in conversion.writes:
+        raise InputError(f"{target}: give a name that ends in {' or '.join(sorted(conversion.writes))}")
+    return [(source, target)]
+
+
+def _is_read(conversion: Conversion, path: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return path.suffix.lower() in conversion.reads and not hidden and path.is_file()
+
+
+def _failures(conversion: Conversion, jobs: list[Job], options: FileOptions) -> Iterator[str]:
+    """Does the jobs; what went wrong with each that failed."""
+    from tqdm import tqdm
+
+    worker = _Worker(conversion.convert, options.checkpoint, options.plugin)
+    worker.open()  # here as well with several processes: a bad checkpoint is refused before they start
+    processes = min(options.num_proc, len(jobs))
+    done = map(worker, jobs) if processes == 1 else _spread(worker, jobs, processes)
+    progress = tqdm(done, total=len(jobs), unit=" files", disable=len(jobs) == 1)
+    yield from (failure for failure in progress if failure)
+
+
+class _Worker:
+    """Converts files with a codec that it opens once a process."""
+
+    def __init__(self, convert: Callable[["FileCodec", Path, Path], None], checkpoint: str, plugin: str | None) -> None:
+        self._convert = convert
+        self._checkpoint = Path(checkpoint)
+        self._plugin = plugin
+
+    def open(self, threads: int | None = None) -> None:
+        import torch
+
+        from codec.blocks import load_plugin
+        from codec.checkpoint import open_codec
+        from codec.files import FileCodec
+
+        if threads:
+            torch.set_num_threads(threads)
+        if self._plugin:
+            load_plugin(self._plugin)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._codec = FileCodec(open_codec(self._checkpoint).to(device), str(self._checkpoint))
+
+    def __call__(self, job: Job) -> str | None:
+        """Converts a file, or says why it could not be."""
+        try:
+            self._convert(self._codec, *job)
+        except InputError as error:
+            return f"{job[0]}: {error}"
+        return None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_codec"}
+
+
+def _spread(worker: _Worker, jobs: list[Job], processes: int) -> Iterator[str | None]:
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    context = multiprocessing.get_context("spawn")  # not fork: torch has threads
+    with ProcessPoolExecutor(processes, context, _start, (worker, threads)) as pool:
+        try:
+            for future in as_completed([pool.submit(_work, job) for job in jobs]):
+                yield future.result()
+        except BrokenProcessPool:
+            raise InputError(
+                "a worker process was killed, for want of memory most likely: give a smaller --num_proc"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start(worker: _Worker, threads: int) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the work
+    _worker = worker
+    _worker.open(threads)
+
+
+def _work(job: Job) -> str | None:
+    return _worker(job)
+
+
+_worker: _Worker

@@ -1,0 +1,183 @@
+"""`python -m codec.compress` and `python -m codec.decompress`: pictures of any kind to files and back."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from programs import run
+
+from benchmarks.damage import damaged
+from codec import compress, decompress
+from codec.checkpoint import Description, save_codec
+from codec.cli import run as as_program
+from codec.entropy import with_tables
+from codec.errors import InputError
+from codec.evaluation import pad
+from codec.files import FileCodec, tables_of
+from codec.metrics import to_uint8
+from codec.model import Activation, Architecture, Codec
+from codec.quant import Quantization, calibrate
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    """A random codec whose latents spread over some symbols."""
+    torch.manual_seed(4)
+    codec = Codec(Architecture(8, 12, Activation("relu"), Activation("gate")))
+    with torch.no_grad():
+        codec.g_a[6].weight *= 50
+    return with_tables(codec)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("codec") / "c.safetensors"
+    save_codec(path, codec, Description())
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Odd sizes and kinds, a subfolder, a text file."""
+    folder = tmp_path_factory.mktemp("pictures")
+    coffee = Image.open(photographs / "coffee.png")
+    (folder / "more").mkdir()
+    coffee.crop((200, 100, 361, 297)).save(folder / "odd.png")
+    coffee.crop((250, 150, 251, 151)).save(folder / "more" / "1x1.png")
+    coffee.crop((200, 100, 260, 180)).convert("L").save(folder / "more" / "grey.BMP")
+    coffee.crop((200, 100, 260, 180)).convert("RGBA").save(folder / "alpha.webp", lossless=True)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    coffee.crop((200, 100, 280, 140)).save(folder / "turned.jpg", exif=turned)
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_picture_of_any_size_and_kind_comes_back_as_the_codec_shows_it(
+    codec: Codec, checkpoint: Path, folder: Path, tmp_path: Path
+) -> None:
+    use = ["--checkpoint", str(checkpoint)]
+    assert compress.main([str(folder), str(tmp_path / "bin"), *use]) == 0
+    assert decompress.main([str(tmp_path / "bin"), str(tmp_path / "png"), *use]) == 0
+    names = ["alpha", "more/1x1", "more/grey", "odd", "turned"]
+    assert sorted(files(tmp_path / "bin")) == [f"{name}.bin" for name in names]
+    sizes = {}
+    for name in names:
+        back = Image.open(tmp_path / "png" / f"{name}.png")
+        sizes[name] = back.size
+        (source,) = folder.glob(f"{name}.*")
+        if name in ("odd", "more/1x1"):
+            x = torch.from_numpy(np.array(Image.open(source))).permute(2, 0, 1)[None]
+            with torch.no_grad():
+                x_hat = codec(pad(x.float() / 255))["x_hat"][0, :, : x.shape[2], : x.shape[3]]
+            assert np.array_equal(np.array(back), to_uint8(x_hat).permute(1, 2, 0).numpy())
+    assert sizes == {
+        "alpha": (60, 80),
+        "more/1x1": (1, 1),
+        "more/grey": (60, 80),
+        "odd": (161, 197),
+        "turned": (40, 80),
+    }
+
+
+def test_several_processes_write_the_same_files(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    use = ["--checkpoint", checkpoint, "--num_proc"]
+    done = run("-m", "codec.compress", folder, tmp_path / "two", *use, 2)
+    assert done.returncode == 0, done.stderr
+    assert "5/5" in done.stderr
+    assert compress.main([*map(str, (folder, tmp_path / "one", *use, 1))]) == 0
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+
+
+def test_nothing_is_written_where_something_cannot_work(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    use = ["--checkpoint", str(checkpoint)]
+    odd, out = str(folder / "odd.png"), str(tmp_path / "out")
+    (tmp_path / "there.bin").write_bytes(b"dear")
+    (tmp_path / "empty").mkdir()
+    twins = tmp_path / "twins"
+    twins.mkdir()
+    for name in ("a.png", "a.jpg"):
+        (twins / name).write_bytes((folder / "odd.png").read_bytes())
+    before = files(tmp_path)
+    for program, words, said in (
+        (compress, [odd, out], "--checkpoint is required"),
+        (compress, [odd, out, "--checkpoint", str(folder / "notes.txt")], "not read"),
+        (compress, [odd, str(tmp_path / "there.bin"), *use], "--overwrite true"),
+        (compress, [str(tmp_path / "empty"), out, *use], "holds no file"),
+        (compress, [str(tmp_path / "absent.png"), out, *use], "no such file"),
+        (compress, [odd, str(folder), *use], "is a folder"),
+        (compress, [str(folder), str(tmp_path / "there.bin"), *use], "is a file"),
+        (compress, [str(twins), out, *use], "rename one"),
+        (compress, [odd, out, *use, "--num_proc", "0"], "--num_proc 0"),
+        (decompress, [str(tmp_path / "there.bin"), str(tmp_path / "x.jpg"), *use], "ends in .bmp or .png"),
+    ):
+        with pytest.raises(InputError, match=said):
+            program.main(words)
+    assert files(tmp_path) == before
+    assert compress.main([odd, str(tmp_path / "there.bin"), *use, "--overwrite"]) == 0
+    assert (tmp_path / "there.bin").read_bytes() != b"dear"
+
+
+def test_a_picture_that_is_none_is_named_and_the_others_are_compressed(
+    checkpoint: Path, folder: Path, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    whole = (folder / "odd.png").read_bytes()
+    for name, data in (("a.png", whole[:-500]), ("b.png", whole), ("c.jpg", b"")):
+        (pictures / name).write_bytes(data)
+    with pytest.raises(InputError, match=r"2 of 3 files failed, the first: .*a\.png: no picture"):
+        compress.main([str(pictures), str(tmp_path / "bin"), "--checkpoint", str(checkpoint)])
+    assert list(files(tmp_path / "bin")) == ["b.bin"]
+
+
+def test_a_wrong_model_or_a_damaged_file_is_one_line_and_no_picture(
+    codec: Codec, checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "odd.bin", tmp_path / "odd.png"
+    assert compress.main([str(folder / "odd.png"), str(file), "--checkpoint", str(checkpoint)]) == 0
+    torch.manual_seed(5)
+    save_codec(tmp_path / "other.safetensors", with_tables(Codec(Architecture(8, 12))), Description())
+    capsys.readouterr()
+
+    def refused(checkpoint: Path) -> str:
+        with pytest.raises(SystemExit) as ended:
+            as_program(lambda: decompress.main([str(file), str(out), "--checkpoint", str(checkpoint)]))
+        assert ended.value.code == 2
+        assert not out.exists()
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "written with codec" in refused(tmp_path / "other.safetensors")
+    whole = file.read_bytes()
+    for data in damaged(
+        [whole, FileCodec(codec).compress(torch.zeros(1, 3, 20, 30, dtype=torch.uint8))[0]], 12, seed=1
+    ):
+        file.write_bytes(data)
+        assert str(file) in refused(checkpoint)
+
+
+def test_a_codec_reads_the_files_of_its_quantized_self_but_not_of_a_retrained_decoder(
+    codec: Codec, folder: Path
+) -> None:
+    x = torch.from_numpy(np.array(Image.open(folder / "odd.png"))).permute(2, 0, 1)[None]
+    int8 = FileCodec(calibrate(codec, [pad(x.float() / 255)], Quantization("all")))
+    picture = FileCodec(codec).decompress(int8.compress(x))[0].float()
+    assert (picture - FileCodec(codec).decompress(FileCodec(codec).compress(x))[0].float()).abs().mean() < 10
+    retrained = with_tables(codec)
+    with torch.no_grad():
+        retrained.g_s[0].bias += 1e-3
+    assert tables_of(retrained).fingerprint != tables_of(codec).fingerprint
+
+
+def test_a_codec_that_diverged_says_so(codec: Codec) -> None:
+    broken = with_tables(codec)
+    broken.g_a[6].bias[0] = torch.nan
+    with pytest.raises(InputError, match="not finite"):
+        FileCodec(broken).compress(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
