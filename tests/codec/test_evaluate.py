@@ -1,6 +1,7 @@
 """`python -m codec.evaluate`: averages over pictures, its files, and what it refuses."""
 
 import csv
+import io
 import json
 import math
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 import torch
 from compressai.models import FactorizedPrior
 from PIL import Image
-from programs import run
+from programs import launch, run
 
+from codec import compress
 from codec.blocks import registry
-from codec.checkpoint import Description, save_codec
+from codec.checkpoint import Description, load_codec, save_codec
 from codec.cli import DataError
 from codec.entropy import with_tables
 from codec.errors import InputError
@@ -77,8 +79,6 @@ def evaluated(tmp_path: Path, *words: object) -> tuple[dict, list[dict[str, str]
 def test_averages_are_over_pictures_and_are_what_compressai_s_model_gives(
     checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from codec.checkpoint import load_codec
-
     found, table = evaluated(tmp_path, "--images", folder, "--checkpoint", checkpoint)
     model = FactorizedPrior(8, 12).eval()
     model.load_state_dict(load_codec(checkpoint)[0].state_dict())
@@ -106,7 +106,7 @@ def test_averages_are_over_pictures_and_are_what_compressai_s_model_gives(
     assert shown[0] == f"{folder}: 4 pictures, means over pictures"
     assert shown[2].split() == [str(checkpoint)] + [
         format(results[name][0], style)
-        for name, style in (("psnr-rgb", ".3f"), ("ms-ssim-rgb", ".5f"), ("bpp-estimated", ".4f"))
+        for name, style in (("psnr-rgb", ".3f"), ("ms-ssim-rgb", ".5f"), ("bpp", ".4f"), ("bpp-estimated", ".4f"))
     ]
     assert shown[3] == "2 pictures under 161 pixels, without MS-SSIM"
 
@@ -201,6 +201,87 @@ def test_a_codec_that_has_diverged_is_refused(folder: Path, tmp_path: Path) -> N
         codec.g_s[0].bias[0] = math.nan
     save_codec(tmp_path / "nan.safetensors", with_tables(codec), Description())
     assert "not finite" in refusal("--images", folder, "--checkpoint", tmp_path / "nan.safetensors")
+
+
+def test_real_bits_are_those_of_the_files_that_compress_writes(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    found, rows = evaluated(tmp_path, "--images", folder, "--checkpoint", checkpoint)
+    assert compress.main([str(folder), str(tmp_path / "bin"), "--checkpoint", str(checkpoint)]) == 0
+    for row in rows:
+        with Image.open(row["picture"]) as image:
+            bits = 8 * (tmp_path / "bin" / Path(row["picture"]).with_suffix(".bin").name).stat().st_size
+            assert float(row["bpp"]) == pytest.approx(bits / (image.width * image.height))
+    assert found["results"]["bpp"] == [pytest.approx(fmean(float(row["bpp"]) for row in rows))]
+    large = [row for row in rows if row["ms_ssim"]]
+    assert all(float(row["bpp"]) == pytest.approx(float(row["bpp_estimated"]), rel=0.01) for row in large)
+
+
+def test_files_that_are_larger_than_their_likelihoods_say_raise_the_alarm(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--images", str(folder), "--checkpoint", str(checkpoint)]) == 0
+    assert "ALARM" not in capsys.readouterr().out
+    stale = load_codec(checkpoint)[0]
+    with torch.no_grad():
+        stale.entropy_bottleneck.matrices[0].sub_(0.5)  # the densities have moved, the tables have not
+    save_codec(tmp_path / "stale.safetensors", stale, Description())
+    assert main(["--images", str(folder), "--checkpoint", str(tmp_path / "stale.safetensors")]) == 0
+    assert "tables do not fit" in capsys.readouterr().out
+
+
+def test_two_ranks_write_what_one_writes(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    def words(name: str) -> list[object]:
+        outputs = ["--json", tmp_path / f"{name}.json", "--per_image", tmp_path / f"{name}.csv"]
+        outputs += ["--report", tmp_path / f"{name}.html"]
+        return ["--images", folder, "--checkpoint", checkpoint, "--batch_size", 1, *outputs]
+
+    assert main([str(word) for word in words("one")]) == 0
+    done = launch("-m", "codec.evaluate", *words("two"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("means over pictures") == 1
+    for name in ("json", "csv", "html"):
+        assert (tmp_path / f"two.{name}").read_text() == (tmp_path / f"one.{name}").read_text()
+
+
+def test_references_are_measured_on_the_same_pictures_and_compared(
+    checkpoint: Path, other: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curve = ("--checkpoint", checkpoint, other)
+    picture = ("--images", folder / "2-chelsea.png")
+    own, _ = evaluated(tmp_path, *picture, *curve)
+    doubled = {"name": "double", "results": own["results"] | {"bpp": [2 * bpp for bpp in own["results"]["bpp"]]}}
+    (tmp_path / "double.json").write_text(json.dumps(doubled))
+    capsys.readouterr()
+    references = ("--reference", "jpeg", "webp", "avif", "published", tmp_path / "double.json", checkpoint, other)
+    found, rows = evaluated(tmp_path, *picture, *curve, *references, "--plot", tmp_path / "rd.png")
+    shown = capsys.readouterr().out
+    by_name = {entry["name"]: entry for entry in found["references"]}
+    assert by_name.keys() == {"reference", "jpeg", "webp", "avif", "double", "bmshj2018-factorized, published"}
+    assert by_name["reference"]["results"]["bpp"] == sorted(own["results"]["bpp"])
+    for name, rate in (("reference", 0), ("double", -50)):
+        if "bd-rate" in by_name[name]:  # random codecs may not give a rising curve
+            assert by_name[name]["bd-rate"] == pytest.approx(rate, abs=1e-6)
+        else:
+            assert f"against {name}: no BD-rate" in shown
+    for name in ("jpeg", "webp", "avif"):
+        results = by_name[name]["results"]
+        assert results["bpp"] == sorted(results["bpp"])
+        assert results["psnr-rgb"] == sorted(results["psnr-rgb"])
+        assert results["psnr-rgb"][-1] > 34
+    with Image.open(folder / "2-chelsea.png") as image:
+        file = io.BytesIO()
+        image.convert("RGB").save(file, "JPEG", quality=75)
+        bits = 8 * len(file.getvalue()) / (image.width * image.height)
+    (row,) = [row for row in rows if row["checkpoint"] == "jpeg 75"]
+    assert float(row["bpp"]) == pytest.approx(bits)
+    assert (tmp_path / "rd.png").stat().st_size > 1000
+
+
+def test_a_reference_that_is_none_is_refused(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    words = ("--images", folder, "--checkpoint", checkpoint)
+    assert "neither a file nor one of jpeg" in refusal(*words, "--reference", "jpg")
+    (tmp_path / "no.json").write_text("{}")
+    assert "CompressAI's result format" in refusal(*words, "--reference", tmp_path / "no.json")
+    assert ".png, .svg or .pdf" in refusal(*words, "--plot", tmp_path / "rd.xyz")
 
 
 def test_the_block_of_a_plugin_needs_its_file_and_an_error_is_one_line_and_status_2(
