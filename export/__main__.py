@@ -1,0 +1,122 @@
+"""`python -m export`: a checkpoint's encoder, decoder or both as a checked ONNX file, its tables beside."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from codec import STRIDE
+from codec.cli import ArgumentParser, OptionGroup, option, run
+from codec.errors import InputError
+
+
+@dataclass(frozen=True)
+class ExportOptions(OptionGroup):
+    ckpt: str | None = option(None, "checkpoint, ours or CompressAI's .pth.tar", metavar="FILE", shown="required")
+    part: Literal["full", "encoder", "decoder"] | None = option(
+        None, "encoder: x to y; decoder: y_hat to x_hat; full: both and the rounding, for checking", shown="required"
+    )
+    out: str | None = option(None, "the ONNX file; the entropy tables go beside it", metavar="FILE", shown="required")
+    input_size: int = option(
+        224, "side of x, a multiple of 16", rule=(lambda n: n > 0 and n % STRIDE == 0, "must be a multiple of 16")
+    )
+    dynamic: bool = option(False, "any height and width that are multiples of 16")
+    opset: int = option(
+        13, "ONNX opset, 13 to 17", rule=(lambda n: 13 <= n <= 17, "must be 13 to 17; below 13 has no int8 per channel")
+    )
+    precision: Literal["float", "int8"] = option(
+        "float", "int8: with the ranges that quantization-aware training learned, or of --calib_dir"
+    )
+    calib_dir: str | None = option(
+        None, "photographs to calibrate int8 on, for a checkpoint without quantization", metavar="DIR", shown="none"
+    )
+    deconv: Literal["auto", "transpose", "depth_to_space", "concat"] = option(
+        "auto", "form of the transposed convolutions; auto: transpose in float, concat in int8"
+    )
+    replace_parts: Literal["encoder", "decoder", "all"] | None = option(
+        None, "transforms whose GDN is ReLU, for a checkpoint without metadata", shown="as its weights say"
+    )
+    plugin: str | None = option(
+        None, "Python file of the blocks that the checkpoint uses", metavar="FILE", shown="none"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("ckpt", "part", "out"):
+            if getattr(self, name) is None:
+                raise InputError(f"--{name} is required; --help lists the options")
+        if self.out and not self.out.endswith(".onnx"):
+            raise InputError(f"--out {self.out}: give a file name that ends in .onnx")
+        if self.calib_dir and self.precision == "float":
+            raise InputError("--calib_dir is for --precision int8; leave it out or say int8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = ArgumentParser(prog="python -m export", description="A checkpoint's transforms as checked ONNX files.")
+    parser.add_dataclass("export", ExportOptions)
+    options = ExportOptions(**vars(parser.parse_args(argv)))
+    require_onnx()
+    export(options)
+    return 0
+
+
+def require_onnx() -> None:
+    """Raises InputError where the extra is not installed."""
+    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"the export needs {' and '.join(missing)}: pip install -c constraints.txt -e '.[onnx]'")
+
+
+def export(options: ExportOptions) -> None:
+    """Makes the graph, checks it, and writes it with its tables, both or neither.
+
+    Raises:
+        InputError: options that the checkpoint contradicts, or a graph that computes something else than the codec.
+    """
+    from codec.blocks import load_plugin
+    from codec.files import tables_of
+    from codec.tables import to_bytes
+    from export import build, check
+    from export.pictures import sample_picture
+
+    assert options.ckpt
+    assert options.part
+    assert options.out
+    if options.plugin:
+        load_plugin(options.plugin)
+    opened = build.open_for_export(Path(options.ckpt), options.replace_parts)
+    tables = tables_of(opened)
+    int8 = options.precision == "int8"
+    if int8:
+        calib_dir = Path(options.calib_dir) if options.calib_dir else None
+        codec = build.in_int8(opened, options.part, calib_dir, options.input_size, options.ckpt)
+    else:
+        codec = build.in_float(opened)
+    deconv = options.deconv if options.deconv != "auto" else "concat" if int8 else "transpose"
+    x = sample_picture(options.input_size)
+    model = build.build(codec, options.part, deconv, x, options.opset, options.dynamic, tables.fingerprint)
+    sizes = [x, x[..., : STRIDE * 2], x[..., STRIDE:, :]] if options.dynamic and options.input_size > STRIDE else [x]
+    for picture in reversed(sizes):
+        result = check.compare(model, codec, options.part, picture)
+        if not result.passed:
+            raise InputError(
+                f"{options.part} of {options.ckpt} differs in ONNX Runtime from PyTorch: {result.words}; nothing was "
+                "written (a block whose forward depends on the values of its input cannot be traced)"
+            )
+    beside = build.write(Path(options.out), model.SerializeToString(), to_bytes(tables))
+    print(f"{options.out} (opset {options.opset}) and {beside}")
+    print(f"ONNX Runtime against PyTorch on a photograph: {result.words}")
+    if int8:
+        counts = check.operators(model)
+        floats = sum(counts[name] for name in ("Conv", "FusedConv", "ConvTranspose"))
+        print(f"{counts['QLinearConv']} of {counts['QLinearConv'] + floats} convolutions run in int8 in ONNX Runtime")
+        if codec.entropy_bottleneck.symbol_limits is None:
+            print("y stays float: its symbols do not fit -128..127")
+    elif opened.architecture.quantization:
+        print("float, without the quantization that the checkpoint was trained for: --precision int8 keeps it")
+
+
+if __name__ == "__main__":
+    run(main)

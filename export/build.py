@@ -1,0 +1,106 @@
+"""From a checkpoint to an ONNX graph: which codec is exported, in which precision, and the file with its tables."""
+
+from pathlib import Path
+
+import onnx
+from torch import Tensor
+
+from codec.checkpoint import open_codec, whole_or_absent
+from codec.errors import InputError
+from codec.model import TRANSFORMS, Activation, Codec
+from codec.quant import SCOPES, Quantization, calibrate, frozen
+from export import graph
+from export.parts import Part, exportable, is_quantized
+from export.pictures import calibration_pictures
+from export.qdq import to_int8
+from export.rewrite import Deconv
+
+NEEDED = {"encoder": ("g_a",), "decoder": ("g_s",), "full": ("g_a", "g_s")}
+TABLES_SUFFIX = ".tables"
+
+
+def build(
+    codec: Codec, part: Part, deconv: Deconv, x: Tensor, opset: int = 13, dynamic: bool = False, fingerprint: int = 0
+) -> onnx.ModelProto:
+    """The ONNX graph of a part: float, or with what is quantized in `codec.quant.frozen` in int8.
+
+    Args:
+        x: a picture [1, 3, H, W] in [0, 1]; the graph takes its size, or with `dynamic` any multiples of 16.
+        fingerprint: of the entropy tables that belong to it.
+    """
+    ready = exportable(codec, part, deconv, x, dynamic)
+    model = graph.to_onnx(ready.module, ready.example, ready.inputs, ready.outputs, opset, dynamic)
+    if any(is_quantized(codec, transform) for transform in NEEDED[part]):
+        to_int8(model)
+    onnx.helper.set_model_props(model, {"part": part, "deconv": deconv, "fingerprint": f"{fingerprint:08x}"})
+    graph.check(model, opset)
+    return model
+
+
+def open_for_export(path: Path, replace_parts: str | None) -> Codec:
+    """The checkpoint's codec with its tables; the transforms that `replace_parts` names have ReLU.
+
+    Raises:
+        InputError: no checkpoint, or one that `replace_parts` contradicts.
+    """
+    codec = open_codec(path)
+    if replace_parts is None:
+        return codec
+    if path.suffix == ".safetensors":
+        raise InputError(f"--replace_parts {replace_parts}: {path} says itself what it is made of; leave it out")
+    relu = Activation("relu")
+    for transform in ("g_a", "g_s"):
+        has = getattr(codec.architecture, transform)
+        if transform not in TRANSFORMS[replace_parts] and has == relu:
+            raise InputError(f"--replace_parts {replace_parts}: {transform} of {path} has no GDN either; say all")
+        if transform in TRANSFORMS[replace_parts] and has != relu:
+            print(f"warning: {transform} of {path} has GDN and gets ReLU untrained: time it, but do not look at it")
+            codec.replace_activations(transform, relu)
+    return codec.eval()
+
+
+def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: int, name: str) -> Codec:
+    """The codec frozen with the ranges that it learned in training, or with those of a folder's photographs.
+
+    Args:
+        name: of the checkpoint, for messages.
+        size: side of the squares that the photographs are scaled to.
+
+    Raises:
+        InputError: neither ranges nor photographs, or both.
+    """
+    trained = [transform for transform in NEEDED[part] if is_quantized(codec, transform)]
+    if trained and calib_dir:
+        raise InputError(f"--calib_dir: {name} has learned its ranges in training; leave --calib_dir out")
+    if trained:
+        return frozen(codec)
+    if calib_dir is None:
+        what = " and ".join(NEEDED[part])
+        raise InputError(
+            f"--precision int8: {name} was trained without quantization of {what}; give --calib_dir DIR with "
+            "photographs, or train it with --qat true"
+        )
+    scope = next(scope for scope, transforms in SCOPES.items() if transforms == NEEDED[part])
+    pictures = calibration_pictures(calib_dir, size)
+    return frozen(calibrate(in_float(codec), pictures, Quantization(scope)))  # type: ignore[arg-type]
+
+
+def in_float(codec: Codec) -> Codec:
+    """The codec without fake quantization."""
+    return codec.without_quantization() if codec.architecture.quantization else codec
+
+
+def write(path: Path, model: bytes, tables: bytes) -> Path:
+    """Writes the model and, beside it, the tables: both whole or neither. Returns the tables' path.
+
+    Raises:
+        InputError: they cannot be written there.
+    """
+    beside = path.with_suffix(TABLES_SUFFIX)
+    try:
+        with whole_or_absent(path) as new_model, whole_or_absent(beside) as new_tables:
+            new_model.write_bytes(model)
+            new_tables.write_bytes(tables)
+    except OSError as error:
+        raise InputError(f"--out {path}: {error.strerror}; nothing was written") from error
+    return beside

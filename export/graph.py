@@ -1,0 +1,79 @@
+"""Torch modules to ONNX graphs of a given opset, tidied and checked."""
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+OPSETS = range(13, 18)
+"""Below 13 there is no QuantizeLinear per channel; NPU tool-chains stop between 13 and 17."""
+
+
+def to_onnx(
+    module: nn.Module, example: Tensor, inputs: Sequence[str], outputs: Sequence[str], opset: int, dynamic: bool
+) -> onnx.ModelProto:
+    """Traces the module with torch's TorchScript exporter: the one that writes the opset that it is asked for.
+
+    Args:
+        example: [1, C, H, W]; the graph has its shape, or with `dynamic` any H and W.
+
+    Raises:
+        RuntimeError: the graph is not valid ONNX of this opset.
+    """
+    axes = {name: {2: f"{name}_height", 3: f"{name}_width"} for name in (*inputs, *outputs)} if dynamic else None
+    with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "traced.onnx")
+        # torch announces that this exporter goes some day; the dynamo exporter writes opset 18 whatever it is asked.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        torch.onnx.export(
+            module, (example,), file, input_names=list(inputs), output_names=list(outputs), opset_version=opset,
+            dynamic_axes=axes, dynamo=False,
+        )  # fmt: skip
+        model = onnx.load(file)
+    tidy(model.graph)
+    return model
+
+
+def check(model: onnx.ModelProto, opset: int) -> None:
+    """Raises RuntimeError or onnx.checker.ValidationError where the graph is not valid ONNX of this opset."""
+    onnx.checker.check_model(model, full_check=True)
+    written = {each.domain: each.version for each in model.opset_import}
+    if written != {"": opset}:
+        raise RuntimeError(f"opset {opset} was asked for and the exporter wrote {written}")
+
+
+def tidy(graph: onnx.GraphProto) -> None:
+    """Turns Constant nodes, and the Identity nodes by which the exporter shares equal weights, into initializers."""
+    constants = {each.name: each for each in graph.initializer}
+    for node in list(graph.node):
+        if node.op_type == "Constant":
+            value = onnx.TensorProto()
+            value.CopyFrom(node.attribute[0].t)
+        elif node.op_type == "Identity" and node.input[0] in constants:
+            value = onnx.TensorProto()
+            value.CopyFrom(constants[node.input[0]])
+        else:
+            continue
+        value.name = node.output[0]
+        constants[value.name] = graph.initializer.add()
+        constants[value.name].CopyFrom(value)
+        graph.node.remove(node)
+    prune(graph)
+
+
+def prune(graph: onnx.GraphProto) -> None:
+    """Takes out nodes and initializers that no output needs."""
+    needed = {each.name for each in graph.output}
+    for node in reversed(list(graph.node)):
+        if needed.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            needed.update(node.input)
+    for value in list(graph.initializer):
+        if value.name not in needed:
+            graph.initializer.remove(value)

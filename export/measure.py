@@ -1,0 +1,126 @@
+"""What exported graphs do in ONNX Runtime: which nodes run in int8, how fast, and what becomes of pictures."""
+
+import copy
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from codec.evaluation import means, sums_and_counts
+from codec.files import FileCodec, through_files
+from codec.model import Codec
+from codec.pictures import open_pictures
+from export.check import runner
+from export.parts import emits_symbols
+
+CONVOLUTIONS = ("Conv", "FusedConv", "ConvTranspose")
+MOVES_ONLY = ("Reshape", "Transpose", "Concat", "Slice", "Split", "DepthToSpace", "Squeeze", "Unsqueeze")
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What ONNX Runtime executes on a CPU.
+
+    Attributes:
+        int8: convolutions in int8.
+        convolutions: all of them.
+        in_float: operator and name of each node that computes in float.
+    """
+
+    int8: int
+    convolutions: int
+    in_float: list[tuple[str, str]]
+
+
+def executed(model: onnx.ModelProto) -> Executed:
+    """Reads ONNX Runtime's own optimized graph, which is what runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = _options(threads=1)
+        options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        nodes = onnx.load(options.optimized_model_filepath).graph.node
+    int8 = sum(node.op_type == "QLinearConv" for node in nodes)
+    floats = [
+        (node.op_type, node.name)
+        for node in nodes
+        if not node.op_type.startswith("QLinear") and node.op_type not in (*MOVES_ONLY, *QUANTIZERS)
+    ]
+    return Executed(int8, int8 + sum(kind in CONVOLUTIONS for kind, _ in floats), floats)
+
+
+def latencies(models: Mapping[str, onnx.ModelProto], threads: int, rounds: int) -> dict[str, float]:
+    """Median milliseconds of one inference of each model: they take turns, and the first round does not count."""
+    runs = {name: _inference(model, threads) for name, model in models.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: 1e3 * median(each[1:]) for name, each in seconds.items()}
+
+
+def quality(codecs: Mapping[str, Codec], images: Path) -> dict[str, dict[str, float]]:
+    """Mean PSNR, MS-SSIM and bits per pixel of each codec over pictures, through files that are written and read.
+
+    Raises:
+        InputError: there is no picture.
+    """
+    pictures = open_pictures(str(images), None, True, 1)
+    figures = {}
+    for name, codec in codecs.items():
+        decoded = through_files(FileCodec(codec), pictures.read(0, 1))
+        figures[name] = means(sums_and_counts([each.figures for each in decoded]))
+    return figures
+
+
+def in_onnx(codec: Codec, encoder: onnx.ModelProto, decoder: onnx.ModelProto) -> Codec:
+    """A copy of the codec whose transforms are these graphs, which take any size, in ONNX Runtime."""
+    shipped = copy.deepcopy(codec)
+    medians = codec.entropy_bottleneck.medians()
+    none = torch.zeros_like(medians)
+    shipped.g_a = _Graph(encoder, none, medians if emits_symbols(codec, "g_a") else none)
+    shipped.g_s = _Graph(decoder, medians if emits_symbols(codec, "g_s") else none, none)
+    return shipped
+
+
+class _Graph(nn.Module):
+    """A graph as a transform; `before` is taken from its input and `after` added to its output."""
+
+    def __init__(self, model: onnx.ModelProto, before: Tensor, after: Tensor) -> None:
+        super().__init__()
+        self.run, self.before, self.after = runner(model), before, after
+
+    def forward(self, value: Tensor) -> Tensor:
+        shifted = value if not self.before.any() else value - self.before
+        (result,) = self.run(shifted)
+        return torch.from_numpy(result) + self.after if self.after.any() else torch.from_numpy(result)
+
+
+def _inference(model: onnx.ModelProto, threads: int) -> Callable[[], Sequence[np.ndarray]]:
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), _options(threads), providers=["CPUExecutionProvider"]
+    )
+    (entry,) = session.get_inputs()
+    draw = np.random.default_rng(0)
+    if entry.type == "tensor(uint8)":
+        example = draw.integers(0, 256, entry.shape).astype(np.uint8)
+    else:
+        example = draw.random(entry.shape, np.float32)
+    return lambda: session.run(None, {entry.name: example})
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # its warnings are about its own optimizer
+    options.intra_op_num_threads = threads
+    return options

@@ -1,0 +1,193 @@
+"""`python -m export.npu`: the verdict of a chip's own compiler on a checkpoint's int8 encoder and decoder.
+
+The compilers have an environment of their own (`make npu`). The command fails, with exit status 2, where a part does
+not run whole on the chip: the estimates leave out what the CPU beside it would have to do.
+"""
+
+import importlib.util
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from codec import STRIDE
+from codec.cli import POSITIVE, ArgumentParser, OptionGroup, option, run
+from codec.errors import InputError
+
+if TYPE_CHECKING:
+    from codec.model import Codec
+    from export.parts import Part
+
+QUALCOMM = "qualcomm-htp"
+ETHOS_U_COMPILERS, QUALCOMM_COMPILERS = ("litert_torch", "ethosu"), ("onnxruntime_qnn",)
+
+
+@dataclass(frozen=True)
+class NpuOptions(OptionGroup):
+    ckpt: str | None = option(None, "checkpoint, ours or CompressAI's .pth.tar", metavar="FILE", shown="required")
+    target: Literal["ethos-u55-256", "ethos-u65-512", "ethos-u85-1024", "qualcomm-htp"] | None = option(
+        None, "the chip", shown="required"
+    )
+    part: Literal["encoder", "decoder", "both"] = option("both", "what to compile")
+    input_size: int = option(
+        224, "side of x, a multiple of 16", rule=(lambda n: n > 0 and n % STRIDE == 0, "must be a multiple of 16")
+    )
+    calib_dir: str | None = option(
+        None, "photographs to calibrate on, for a checkpoint without quantization", metavar="DIR", shown="none"
+    )
+    sram_kib: int | None = option(
+        None, "Ethos-U: SRAM for feature maps", rule=POSITIVE, shown="8192 for U55, 2048 for U65 and U85"
+    )
+    out: str | None = option(None, "where to keep the compiled files", metavar="DIR", shown="not kept")
+    json: str | None = option(None, "where to write the figures", metavar="FILE", shown="none")
+    replace_parts: Literal["encoder", "decoder", "all"] | None = option(
+        None, "transforms whose GDN is ReLU, for a checkpoint without metadata", shown="as its weights say"
+    )
+    plugin: str | None = option(
+        None, "Python file of the blocks that the checkpoint uses", metavar="FILE", shown="none"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("ckpt", "target"):
+            if getattr(self, name) is None:
+                raise InputError(f"--{name} is required; --help lists the options")
+        if self.sram_kib and self.target == QUALCOMM:
+            raise InputError(f"--sram_kib is for Ethos-U; leave it out with --target {QUALCOMM}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a compiler says of one part.
+
+    Attributes:
+        complaint: why the part does not run whole on the chip; empty where it does.
+        figures: what the compiler estimated.
+    """
+
+    part: str
+    target: str
+    complaint: str
+    figures: dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = ArgumentParser(
+        prog="python -m export.npu", description="A compiler's verdict on a checkpoint's transforms."
+    )
+    parser.add_dataclass("compiler", NpuOptions)
+    options = NpuOptions(**vars(parser.parse_args(argv)))
+    assert options.target
+    require(options.target)
+    verdicts = list(judge(options))
+    if options.json:
+        Path(options.json).write_text(json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n")
+    complaints = [f"the {each.part}: {each.complaint}" for each in verdicts if each.complaint]
+    if complaints:
+        raise InputError(f"{options.target} does not run all of {options.ckpt}: {'; '.join(complaints)}")
+    return 0
+
+
+def require(target: str) -> None:
+    """Raises InputError where the target's compiler is not in this environment."""
+    compilers = QUALCOMM_COMPILERS if target == QUALCOMM else ETHOS_U_COMPILERS
+    missing = [name for name in compilers if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"--target {target}: its compiler ({', '.join(missing)}) is not in this environment; run `make npu`, then "
+            f".venv-npu/bin/python -m export.npu --target {target} ..."
+        )
+
+
+def judge(options: NpuOptions) -> Iterator[Verdict]:
+    """Compiles and prints part by part.
+
+    Raises:
+        InputError: the checkpoint cannot be quantized or converted.
+    """
+    from codec.blocks import load_plugin
+    from export import build
+
+    assert options.ckpt
+    if options.plugin:
+        load_plugin(options.plugin)
+    opened = build.open_for_export(Path(options.ckpt), options.replace_parts)
+    parts: tuple[Part, ...] = ("encoder", "decoder") if options.part == "both" else (options.part,)
+    for part in parts:
+        calib_dir = Path(options.calib_dir) if options.calib_dir else None
+        codec = build.in_int8(opened, part, calib_dir, options.input_size, options.ckpt)
+        if codec.entropy_bottleneck.symbol_limits is None:
+            latent = "y_hat" if part == "decoder" else "y"
+            raise InputError(
+                f"{options.ckpt}: the symbols of its tables do not fit -128..127, so {latent} is float, and no integer "
+                "core takes that; train with a larger --lambda_bpp, or at a lower quality"
+            )
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(options.out or scratch, part)
+            folder.mkdir(parents=True, exist_ok=True)
+            compiler = qualcomm if options.target == QUALCOMM else ethos_u
+            verdict = compiler(codec, part, options, folder)
+        print(f"{part}, {options.input_size}x{options.input_size}, {options.target}: {_words(verdict)}")
+        yield verdict
+
+
+def ethos_u(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) -> Verdict:
+    """LiteRT, then Vela."""
+    from export.litert import to_tflite
+    from export.parts import exportable
+    from export.pictures import sample_picture
+    from export.vela import CORES, compile_model
+
+    assert options.target
+    core = CORES[options.target]
+    if options.sram_kib:
+        core = replace(core, sram=options.sram_kib * 1024)
+    model = folder / f"{part}.tflite"
+    model.write_bytes(to_tflite(exportable(codec, part, "concat", sample_picture(options.input_size))))
+    best = compile_model(model, core, folder / options.target)
+    complaint = ""
+    if best.cpu_operators:
+        complaint = f"{len(best.cpu_operators)} operators are left for the CPU: {', '.join(best.cpu_operators)}"
+    elif core.only_sram and best.sram_kib * 1024 > core.sram:
+        complaint = f"it needs {best.sram_kib:.0f} KiB of SRAM and has {core.sram // 1024}"
+    figures = {
+        "ms": round(best.milliseconds, 2),
+        "CPU operators": len(best.cpu_operators),
+        "GMAC": round(best.macs / 1e9, 2),
+        "SRAM, KiB": round(best.sram_kib),
+        "DRAM, KiB": round(best.dram_kib),
+        "strategy": best.strategy,
+        "system": f"{core.system}, {core.memory}, {core.sram // 1024} KiB",
+    }
+    return Verdict(part, options.target, complaint, figures)
+
+
+def qualcomm(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) -> Verdict:
+    """The int8 ONNX file through ONNX Runtime's QNN provider."""
+    import onnx
+
+    from export import build
+    from export.parts import SYMBOL_ZERO, exportable
+    from export.pictures import sample_picture
+    from export.qualcomm import compile_model
+
+    x = sample_picture(options.input_size)
+    model = build.build(codec, part, "depth_to_space", x)
+    onnx.save(model, folder / f"{part}.onnx")
+    example = exportable(codec, part, "depth_to_space", x).example
+    integers = example * 255 if part == "encoder" else example + SYMBOL_ZERO
+    compiled = compile_model(model, integers.round().byte().numpy())
+    figures = {"largest difference to the CPU, steps": compiled.largest, "mean": round(compiled.mean, 4)}
+    return Verdict(part, QUALCOMM, compiled.reason, figures if compiled.whole else {})
+
+
+def _words(verdict: Verdict) -> str:
+    figures = ", ".join(f"{name} {value}" for name, value in verdict.figures.items())
+    return " | ".join(filter(None, ["NOT whole" if verdict.complaint else "runs whole", figures]))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,41 @@
+"""Real pictures for the export: one to check with, and a folder's to calibrate on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coco224.crops import boxes, cut
+from coco224.photographs import BadPhotograph, Photograph, list_photographs, read_photograph
+from coco224.sample import VALIDATION, sample_splits
+from codec.errors import InputError
+
+
+def sample_picture(size: int) -> Tensor:
+    """The embedded validation photograph, float [1, 3, size, size] in [0, 1]."""
+    folder = sample_splits(include_val=True)["validation"].folder
+    return _square(read_photograph(folder / VALIDATION[0]), size)
+
+
+def calibration_pictures(folder: Path, size: int) -> Iterator[Tensor]:
+    """The pictures of a folder, float [1, 3, size, size] in [0, 1] each, the largest centred square scaled.
+
+    Raises:
+        InputError: there is no picture, or a file that is none.
+    """
+    names = [name for name, _ in list_photographs(folder)] if folder.is_dir() else []
+    if not names:
+        raise InputError(f"--calib_dir {folder}: no picture there; give a folder of photographs")
+    for name in names:
+        try:
+            yield _square(read_photograph(folder / name, 2 * size), size)
+        except BadPhotograph as error:
+            raise InputError(f"--calib_dir: {folder / name} is no picture ({error}); take it out") from error
+
+
+def _square(photograph: Photograph, size: int) -> Tensor:
+    (box,) = boxes("resize_center", photograph.width, photograph.height, size, seed=0, index=0, count=1)
+    pixels = np.array(cut(photograph, box, size))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255

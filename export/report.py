@@ -1,0 +1,275 @@
+"""`python -m export.report`: which chips take a codec's graphs, what runs in int8, how fast, and what int8 costs.
+
+From a checkpoint, everything; from ONNX files, what they show by themselves.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from codec import STRIDE
+from codec.cli import ArgumentParser, OptionGroup, at_least, option, run
+from codec.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from codec.model import Codec
+    from export.operators import Family, Finding
+    from export.parts import Part
+
+PARTS: tuple["Part", "Part"] = ("encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class ReportOptions(OptionGroup):
+    ckpt: str | None = option(None, "checkpoint, ours or CompressAI's .pth.tar", metavar="FILE", shown="none")
+    images: str | None = option(None, "pictures to measure what int8 costs on", metavar="PATH", shown="not measured")
+    calib_dir: str | None = option(
+        None, "photographs to calibrate int8 on, for a checkpoint without quantization", metavar="DIR", shown="none"
+    )
+    input_size: int = option(
+        224, "side of x, a multiple of 16", rule=(lambda n: n > 0 and n % STRIDE == 0, "must be a multiple of 16")
+    )
+    threads: int = option(1, "threads of ONNX Runtime while it is timed", rule=at_least(1))
+    rounds: int = option(10, "inferences of which the median is taken", rule=at_least(1))
+    json: str | None = option(None, "where to write the figures", metavar="FILE", shown="none")
+    replace_parts: Literal["encoder", "decoder", "all"] | None = option(
+        None, "transforms whose GDN is ReLU, for a checkpoint without metadata", shown="as its weights say"
+    )
+    plugin: str | None = option(
+        None, "Python file of the blocks that the checkpoint uses", metavar="FILE", shown="none"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    from export.__main__ import require_onnx
+
+    parser = ArgumentParser(prog="python -m export.report", description="What chips make of a codec's graphs.")
+    parser.add_dataclass("report", ReportOptions)
+    parser.add_argument(
+        "--onnx", nargs="+", default=[], metavar="FILE", help="ONNX files in the place of --ckpt [none]"
+    )
+    given = vars(parser.parse_args(argv))
+    files = [Path(name) for name in given.pop("onnx")]
+    options = ReportOptions(**given)
+    if bool(files) == bool(options.ckpt):
+        raise InputError(
+            "give --ckpt FILE (everything) or --onnx FILE ... (what files show by themselves), one of the two"
+        )
+    if files and (options.images or options.calib_dir):
+        raise InputError(
+            "--images and --calib_dir go with --ckpt: ONNX files alone have no entropy model; leave them out"
+        )
+    require_onnx()
+    report = of_checkpoint(options) if options.ckpt else of_files(files, options)
+    print(markdown(report))
+    if options.json:
+        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def of_files(files: Iterable[Path], options: ReportOptions) -> dict[str, Any]:
+    """The sections that ONNX files fill by themselves; every family is asked about the files as they are."""
+    import onnx
+
+    from export.operators import FAMILIES
+
+    models = {}
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"--onnx {file}: no such file")
+        try:
+            models[str(file)] = onnx.load(file)
+            onnx.checker.check_model(models[str(file)])
+        except Exception as error:  # protobuf's, onnx's own and more
+            raise InputError(f"--onnx {file}: no ONNX model ({str(error).splitlines()[0]})") from error
+    return {
+        "families": [of_family(family, models, "as given") for family in FAMILIES],
+        "graphs": of_graphs(models, options),
+    }
+
+
+def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
+    """Every section; each family is asked about the graphs in the form that it takes."""
+    from codec.blocks import load_plugin
+    from codec.model import Architecture, Codec
+    from export import build
+    from export.measure import in_onnx, quality
+    from export.operators import FAMILIES
+    from export.pictures import sample_picture
+
+    assert options.ckpt
+    if options.plugin:
+        load_plugin(options.plugin)
+    opened = build.open_for_export(Path(options.ckpt), options.replace_parts)
+    floats = build.in_float(opened)
+    int8 = quantized(opened, options)
+    original = Codec(Architecture(opened.N, opened.M)).eval()
+    x = sample_picture(options.input_size)
+
+    def graphs(codec: "Codec", deconv: Any, dynamic: bool = False) -> dict[str, "onnx.ModelProto"]:
+        return {part: build.build(codec, part, deconv, x, dynamic=dynamic) for part in PARTS}
+
+    families = []
+    for family in FAMILIES:
+        precision = "int8" if family.int8 else "float"
+        models = graphs(int8 if family.int8 else floats, family.deconv)
+        families.append(of_family(family, models, f"{precision}, --deconv {family.deconv}"))
+    timed = {
+        "GDN original, float": graphs(original, "transpose"),
+        "float": graphs(floats, "transpose"),
+        "int8": graphs(int8, "concat"),
+    }
+    by_part = {f"{part}, {name}": models[part] for part in PARTS for name, models in timed.items()}
+    report: dict[str, Any] = {"checkpoint": options.ckpt, "families": families, "graphs": of_graphs(by_part, options)}
+    if options.images:
+        shipped = in_onnx(int8, *graphs(int8, "concat", dynamic=True).values())
+        codecs = {"float": floats, "fake-quantized": int8, "ONNX int8": shipped}
+        report["quality"] = quality(codecs, Path(options.images))
+    return report
+
+
+def quantized(codec: "Codec", options: ReportOptions) -> "Codec":
+    """The codec in int8, both transforms: with the ranges of its training, or those of --calib_dir.
+
+    Raises:
+        InputError: neither is there, or both.
+    """
+    from codec.quant import Quantization, calibrate, frozen
+    from export import build
+    from export.parts import is_quantized
+    from export.pictures import calibration_pictures
+
+    if not codec.architecture.quantization and options.calib_dir:
+        pictures = calibration_pictures(Path(options.calib_dir), options.input_size)
+        return frozen(calibrate(codec, pictures, Quantization("all")))
+    if codec.architecture.quantization and options.calib_dir:
+        raise InputError(f"--calib_dir: {options.ckpt} has learned its ranges in training; leave --calib_dir out")
+    if not codec.architecture.quantization:
+        raise InputError(
+            f"{options.ckpt} was trained without quantization; give --calib_dir DIR with photographs, or train it with "
+            "--qat true"
+        )
+    part: Part = "full" if all(is_quantized(codec, each) for each in ("g_a", "g_s")) else "encoder"
+    return build.in_int8(codec, part, None, options.input_size, str(options.ckpt))
+
+
+def of_family(family: "Family", models: Mapping[str, "onnx.ModelProto"], form: str) -> dict[str, Any]:
+    """What a family makes of graphs: counts, and a row for each kind of node that it does not take."""
+    from export.nodes import read
+    from export.operators import findings
+
+    nodes = {name: read(model) for name, model in models.items()}
+    found = {name: findings(each, family) for name, each in nodes.items()}
+    flat = [finding for each in found.values() for finding in each]
+    return {
+        "family": family.name,
+        "file": form,
+        "nodes": sum(node.operator != "Input" for each in nodes.values() for node in each),
+        "not taken": sum(finding.stated for finding in flat),
+        "not stated": sum(not finding.stated for finding in flat),
+        "findings": [row for name, each in found.items() for row in grouped(name, each)],
+    }
+
+
+def grouped(graph: str, found: Sequence["Finding"]) -> list[dict[str, Any]]:
+    """One row for nodes of one operator with one reason."""
+    kinds: dict[tuple[str, str, str], list[str]] = {}
+    for each in found:
+        kinds.setdefault((each.operator, each.reason, each.remedy), []).append(each.node)
+    return [
+        {"graph": graph, "operator": operator, "nodes": nodes, "reason": reason, "remedy": remedy}
+        for (operator, reason, remedy), nodes in kinds.items()
+    ]
+
+
+def of_graphs(models: Mapping[str, "onnx.ModelProto"], options: ReportOptions) -> list[dict[str, Any]]:
+    """For each graph its size, multiplications, what runs in int8, and latency where its shape is fixed."""
+    from export.measure import executed, latencies
+    from export.nodes import macs, read
+
+    nodes = {name: read(model) for name, model in models.items()}
+    fixed = {name: all(min(each.outputs[0]) > 0 for each in nodes[name] if each.operator == "Input") for name in models}
+    times = latencies({name: model for name, model in models.items() if fixed[name]}, options.threads, options.rounds)
+    rows = []
+    for name, model in models.items():
+        row = {
+            "graph": name,
+            "kB": round(model.ByteSize() / 1e3, 1),
+            "ms": round(times[name], 2) if fixed[name] else None,
+        }
+        rows.append(row | {"GMAC": macs(nodes[name]) / 1e9 if fixed[name] else None} | asdict(executed(model)))
+    return rows
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The report as Markdown."""
+    lines = ["## Chips", "", *table(report["families"], ("family", "file", "nodes", "not taken", "not stated"))]
+    rows = [
+        {**row, "family": each["family"], "operator": f"{len(row['nodes'])} {row['operator']}"}
+        for each in report["families"]
+        for row in each["findings"]
+    ]
+    if rows:
+        lines += ["", *table(rows, ("family", "graph", "operator", "reason", "remedy"))]
+    lines += ["", "## ONNX Runtime on this CPU", ""]
+    graphs = [
+        {**row, "GMAC": _number(row["GMAC"], 3), "ms": _number(row["ms"], 2), "in float": _counted(row["in_float"])}
+        | {"int8 convolutions": f"{row['int8']} of {row['convolutions']}"}
+        for row in report["graphs"]
+    ]
+    lines += table(graphs, ("graph", "kB", "GMAC", "ms", "int8 convolutions", "in float"))
+    ratios = speed(report["graphs"])
+    lines += ["", *ratios] if ratios else []
+    if "quality" in report:
+        lines += ["", "## Pictures, through files", ""]
+        names = {"psnr": "PSNR, dB", "ms_ssim": "MS-SSIM", "bpp": "bits per pixel"}
+        rows = [
+            {"codec": codec} | {words: _number(figures.get(name), 4) for name, words in names.items()}
+            for codec, figures in report["quality"].items()
+        ]
+        lines += table(rows, ("codec", *names.values()))
+    return "\n".join(lines)
+
+
+def speed(graphs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many times as fast as the GDN original encoder and decoder are together, where it was timed."""
+    totals: Counter[str] = Counter()
+    for row in graphs:
+        part, _, name = row["graph"].partition(", ")
+        if part in PARTS:
+            totals[name] += row["ms"]
+    original = totals.pop("GDN original, float", 0)
+    cores = len(os.sched_getaffinity(0))
+    return [
+        f"Encoder and decoder together, {name}: {original / total:.2f} times as fast as the GDN original in float "
+        f"(medians, in turn, on a machine with {cores} cores)."
+        for name, total in totals.items()
+        if original
+    ]
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
+    return [
+        f"| {' | '.join(columns)} |",
+        f"|{' --- |' * len(columns)}",
+        *(f"| {' | '.join(str(row[column]) for column in columns)} |" for row in rows),
+    ]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _counted(nodes: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(kind for kind, _ in nodes).items()) or "nothing"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,92 @@
+"""Arm's compiler for Ethos-U: what a chip would need for a TFLite model, in milliseconds and memory."""
+
+import csv
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from codec.errors import InputError
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Core:
+    """A core in a system, under the names of the compiler's own configuration file.
+
+    Attributes:
+        sram: bytes for feature maps. An Ethos-U55 has them nowhere else, and is not told when they do not fit; the
+            others keep what does not fit in DRAM.
+    """
+
+    accelerator: str
+    system: str
+    memory: str
+    sram: int
+    only_sram: bool = False
+
+
+CORES = {
+    "ethos-u55-256": Core("ethos-u55-256", "Ethos_U55_High_End_Embedded", "Shared_Sram", 8 * MIB, only_sram=True),
+    "ethos-u65-512": Core("ethos-u65-512", "Ethos_U65_High_End", "Dedicated_Sram", 2 * MIB),
+    "ethos-u85-1024": Core("ethos-u85-1024", "Ethos_U85_SYS_DRAM_Mid", "Dedicated_Sram", 2 * MIB),
+}
+"""U55 at 500 MHz with flash for the weights, U65 and U85 at 1 GHz with DRAM: the faster systems that Arm describes."""
+
+STRATEGIES = ("Performance", "Size")
+"""Neither is always the faster one."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler estimates for one inference; its milliseconds leave out the operators on the CPU.
+
+    Attributes:
+        macs: multiplications, as the compiler counts them.
+        sram_kib, dram_kib: memory in use; an Ethos-U55 has no DRAM.
+        cpu_operators: those that the core does not run.
+        file: the model for the chip.
+    """
+
+    strategy: str
+    milliseconds: float
+    macs: int
+    sram_kib: float
+    dram_kib: float
+    cpu_operators: list[str]
+    file: Path
+
+
+def compile_model(model: Path, core: Core, folder: Path) -> Compiled:
+    """The better of the compiler's strategies; the file for the chip goes to `folder`.
+
+    Raises:
+        InputError: it refuses the model.
+    """
+    runs = [_compile(model, core, strategy, folder / strategy.lower()) for strategy in STRATEGIES]
+    return min(runs, key=lambda run: (len(run.cpu_operators), run.sram_kib * 1024 > core.sram, run.milliseconds))
+
+
+def _compile(model: Path, core: Core, strategy: str, folder: Path) -> Compiled:
+    command = [
+        *(sys.executable, "-m", "ethosu.vela", str(model), "--output-dir", str(folder), "--show-cpu-operations"),
+        *("--config", "Arm/vela.ini", "--system-config", core.system, "--memory-mode", core.memory),
+        *("--accelerator-config", core.accelerator, "--arena-cache-size", str(core.sram), "--optimise", strategy),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip().splitlines() or ["no reason given"]
+        raise InputError(f"{core.accelerator}: the compiler refuses {model.name}: {said[-1]}")
+    with (folder / f"{model.stem}_summary_{core.system}.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    return Compiled(
+        strategy,
+        float(row["inference_time"]) * 1e3,
+        int(float(row["nn_macs"])),
+        float(row["sram_memory_used"]),
+        float(row["dram_memory_used"]),
+        re.findall(r"^ *CPU: (.+)$", done.stdout, re.MULTILINE),
+        folder / f"{model.stem}_vela.tflite",
+    )

@@ -1,0 +1,38 @@
+"""Small codecs for the export's tests: random, but with a latent that has something to code."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from codec.checkpoint import Description, save_codec
+from codec.entropy import with_tables
+from codec.model import Activation, Architecture, Codec
+from codec.quant import Quantization, calibrate, frozen
+
+
+def make(act: str, options: dict | None = None, N: int = 8, M: int = 12, spread: float = 8.0) -> Codec:
+    """A codec with this block in both transforms, medians off zero, and tables whose symbols fit 8 bits."""
+    torch.manual_seed(0)
+    activation = Activation(act, options or {})
+    codec = Codec(Architecture(N, M, activation, activation))
+    with torch.no_grad():
+        for transform in (codec.g_a, codec.g_s):
+            for parameter in transform.parameters():
+                parameter += 0.1 * parameter.abs().mean() * torch.randn_like(parameter)
+        codec.g_a[6].weight *= spread
+        codec.g_s[6].bias += 0.5
+        for matrix in codec.entropy_bottleneck.matrices:
+            matrix += 1.0  # narrower densities than CompressAI starts with
+        codec.entropy_bottleneck.biases[0] += torch.randn(M, 3, 1)
+    return with_tables(codec)
+
+
+def in_int8(codec: Codec, x: Tensor) -> Codec:
+    """Quantized on this picture, frozen."""
+    return frozen(calibrate(codec, [x], Quantization("all")))
+
+
+def save(codec: Codec, path: Path) -> Path:
+    save_codec(path, codec, Description())
+    return path

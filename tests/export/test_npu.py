@@ -1,0 +1,99 @@
+"""The compilers' command. Its runs need the environment that `make npu` makes."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from codecs_for_export import make, save
+from programs import ROOT, environment, run
+
+from codec.errors import InputError
+from export.npu import main
+
+PYTHON = ROOT / ".venv-npu" / "bin" / "python"
+needs_compilers = pytest.mark.skipif(not PYTHON.exists(), reason="the NPU compilers are not installed: make npu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
+    """A small ReLU codec, one with GDN, and a folder with photographs to calibrate on."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("npu")
+    for act in ("relu", "gdn"):
+        save(make(act, N=16, M=16), folder / f"{act}.safetensors")
+    (folder / "pictures").mkdir()
+    with Image.open(photographs / "chelsea.png") as cat:
+        cat.save(folder / "pictures" / "cat.png")
+    return folder
+
+
+def compile_for(target: str, folder: Path, act: str = "relu", *more: object) -> subprocess.CompletedProcess[str]:
+    checkpoint = ("--ckpt", folder / f"{act}.safetensors", "--calib_dir", folder / "pictures")
+    words = [PYTHON, "-m", "export.npu", "--target", target, *checkpoint, "--input_size", 64, *more]
+    return subprocess.run(
+        [str(word) for word in words], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--ckpt", "c.safetensors"], "--target is required"),
+        (["--ckpt", "c.safetensors", "--target", "tpu"], "invalid choice: 'tpu'"),
+        (["--ckpt", "c.safetensors", "--target", "qualcomm-htp", "--sram_kib", "512"], "--sram_kib is for Ethos-U"),
+        (["--ckpt", "c.safetensors", "--target", "ethos-u55-256", "--input_size", "100"], "must be a multiple of 16"),
+    ],
+)
+def test_bad_options_are_one_sentence(words: list[str], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        main(words)
+
+
+@pytest.mark.parametrize("target", ["ethos-u55-256", "qualcomm-htp"])
+def test_a_missing_compiler_is_one_line_with_the_command(target: str) -> None:
+    done = run("-m", "export.npu", "--ckpt", "c.safetensors", "--target", target)
+    assert done.returncode == 2
+    assert "make npu" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@needs_compilers
+def test_vela_takes_the_relu_codec_whole_with_our_ranges(folder: Path) -> None:
+    done = compile_for("ethos-u65-512", folder, "relu", "--json", folder / "v.json", "--out", folder / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("runs whole") == 2
+    for verdict in json.loads((folder / "v.json").read_text()):
+        assert verdict["figures"]["CPU operators"] == 0
+        assert verdict["figures"]["ms"] > 0
+        part = verdict["part"]
+        assert len(list((folder / "out" / part / "ethos-u65-512").glob("*/*_vela.tflite"))) == 2
+    # The very integers of the ONNX file: the TFLite interpreter against the fake-quantized module.
+    program = (
+        f"import sys; sys.path.insert(0, 'tests/export'); import tflite_against_torch as t; t.compare({str(folder)!r})"
+    )
+    compared = subprocess.run([PYTHON, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert compared.returncode == 0, compared.stderr
+
+
+@needs_compilers
+def test_an_operator_on_the_cpu_fails_the_command(folder: Path) -> None:
+    done = compile_for("ethos-u55-256", folder, "gdn", "--part", "decoder")
+    assert done.returncode == 2
+    assert "operators are left for the CPU" in done.stderr
+    assert "NOT whole" in done.stdout
+
+
+@needs_compilers
+def test_feature_maps_that_do_not_fit_fail_the_command(folder: Path) -> None:
+    done = compile_for("ethos-u55-256", folder, "relu", "--part", "decoder", "--sram_kib", 16)
+    assert done.returncode == 2
+    assert "KiB of SRAM and has 16" in done.stderr
+
+
+@needs_compilers
+def test_qualcomm_takes_the_relu_codec_whole(folder: Path) -> None:
+    done = compile_for("qualcomm-htp", folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("runs whole") == 2

@@ -1,0 +1,63 @@
+"""From the first step to bytes on a device: train, quantize, export, encode and decode; configurations at random."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from programs import TINY, into, train
+
+from codec.bitstream import unpack
+from codec.checkpoint import open_codec
+from codec.files import FileCodec
+from export.__main__ import main as export
+from export.runtime import Model, decode, encode
+
+BLOCKS = {
+    "relu": {},
+    "gate": {},
+    "gdn": {},
+    "gdnish": {
+        "enc_t": (1.0, 1.5, 2.0), "enc_kdw": (1, 3, 5), "enc_eca": (True, False), "enc_residual": (True, False),
+        "dec_k": (1, 3), "dec_gmin": (0.0, 0.5), "dec_residual": (True, False),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bytes_of_the_runtime_decode_with_the_codec_to_the_same_symbols(
+    seed: int, coco224: Path, photographs: Path, tmp_path: Path
+) -> None:
+    draw = random.Random(seed)
+    act = ("relu", "gdnish", "gate", "gdn")[seed % 4]
+    options = {name: draw.choice(values) for name, values in BLOCKS[act].items()}
+    options |= {
+        "N": draw.choice((6, 8, 11)), "M": draw.choice((9, 12, 16)),
+        "replace_parts": draw.choice(("encoder", "decoder", "all")),
+        "train_scope": draw.choice(("all", "replaced+entropy")), "loss_type": draw.choice(("mse", "rd")), "seed": seed,
+        "qat_scope": draw.choice(("encoder", "decoder", "all")), "qat_act_observer": draw.choice(("ema", "minmax")),
+        "qat_w_per_channel": draw.choice((True, False)), "input_size": 176,
+    }  # fmt: skip
+    options |= {"qat": True, "qat_calib_steps": 5, "qat_freeze_after": 12, "max_steps": 20, "batch_size": 2, "act": act}
+    words = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in options.items()]
+    assert train(*TINY, "--coco_dir", coco224, *words, *into(tmp_path)) == 0
+
+    checkpoint = tmp_path / "last.safetensors"
+    deconv = draw.choice(("auto", "transpose", "depth_to_space", "concat"))
+    for part in ("encoder", "decoder"):
+        int8 = options["qat_scope"] in (part, "all")
+        words = ["--ckpt", str(checkpoint), "--part", part, "--out", str(tmp_path / f"{part}.onnx"), "--deconv", deconv]
+        words += ["--dynamic", "--opset", str(draw.randint(13, 17)), "--precision", "int8" if int8 else "float"]
+        assert export([*words, "--input_size", "96"]) == 0
+
+    pixels = np.array(Image.open(photographs / "chelsea.png").convert("RGB"))[:150, :170]
+    encoder, decoder = (Model(tmp_path / f"{part}.onnx", part) for part in ("encoder", "decoder"))
+    data = encode(pixels, encoder)
+    codec = FileCodec(open_codec(checkpoint))
+    height, width, symbols = unpack(data, codec.coder)
+    assert (height, width) == pixels.shape[:2]
+    assert np.array_equal(symbols, unpack(data, decoder.coder)[2])
+    (theirs,) = codec.decompress([data])
+    ours = decode(data, decoder).astype(int)
+    assert (np.abs(ours - theirs.permute(1, 2, 0).numpy()) <= 1).mean() > 0.99

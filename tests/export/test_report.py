@@ -1,0 +1,74 @@
+"""The report's command, on a small codec and on files."""
+
+import json
+from pathlib import Path
+
+import pytest
+from codecs_for_export import make, save
+from programs import run
+
+from codec.errors import InputError
+from export.report import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
+    """A checkpoint without quantization, and a folder with one photograph."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("report")
+    save(make("relu"), folder / "c.safetensors")
+    (folder / "pictures").mkdir()
+    with Image.open(photographs / "chelsea.png") as cat:
+        cat.crop((0, 0, 200, 184)).save(folder / "pictures" / "cat.png")
+    return folder
+
+
+def test_a_checkpoint_is_reported_whole(folder: Path) -> None:
+    done = run(
+        *("-m", "export.report", "--ckpt", folder / "c.safetensors", "--calib_dir", folder / "pictures"),
+        *("--images", folder / "pictures", "--input_size", 64, "--rounds", 2, "--json", folder / "r.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((folder / "r.json").read_text())
+    assert sum(family["not taken"] + family["not stated"] for family in report["families"]) == 0
+    for family in report["families"]:
+        assert f"| {family['family']} | {family['file']} |" in done.stdout
+    graphs = {row["graph"]: row for row in report["graphs"]}
+    for part in ("encoder", "decoder"):
+        int8 = graphs[f"{part}, int8"]
+        assert int8["int8"] == int8["convolutions"] > 0
+        assert int8["in_float"] == []
+        assert graphs[f"{part}, float"]["int8"] == 0
+        assert "Sqrt" in {kind for kind, _ in graphs[f"{part}, GDN original, float"]["in_float"]}
+    assert "times as fast as the GDN original" in done.stdout
+    quality = report["quality"]
+    assert quality["ONNX int8"]["psnr"] == pytest.approx(quality["fake-quantized"]["psnr"], abs=0.05)
+    assert quality["ONNX int8"]["bpp"] == pytest.approx(quality["fake-quantized"]["bpp"], rel=0.01)
+
+
+def test_files_are_reported_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from export.__main__ import main as export
+
+    out = folder / "dec.onnx"
+    export(["--ckpt", str(folder / "c.safetensors"), "--part", "decoder", "--out", str(out), "--input_size", "64"])
+    assert main(["--onnx", str(out), "--rounds", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "| ORT CPU, int8 | " in said
+    assert "4 ConvTranspose" in said
+    assert "--deconv concat" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "give --ckpt FILE"),
+        (["--onnx", "none.onnx"], "no such file"),
+        (["--ckpt", "CKPT"], "trained without quantization"),
+        (["--onnx", "CKPT"], "no ONNX model"),
+        (["--onnx", "CKPT", "--images", "."], "go with --ckpt"),
+    ],
+)
+def test_bad_input_is_one_sentence(folder: Path, words: list[str], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        main([str(folder / "c.safetensors") if word == "CKPT" else word for word in words])

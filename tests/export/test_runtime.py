@@ -1,0 +1,142 @@
+"""The runtime reads and writes the codec's own files, at any size, without torch."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from codecs_for_export import in_int8, make
+from PIL import Image
+from programs import run
+from torch import Tensor
+
+from codec.bitstream import unpack
+from codec.errors import InputError
+from codec.files import FileCodec, tables_of
+from codec.model import Codec
+from codec.tables import to_bytes
+from export.build import build, write
+from export.runtime import Model, decode, encode, main, spans
+
+PRECISIONS = ("float", "int8")
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return make("relu")
+
+
+@pytest.fixture(scope="module")
+def models(codec: Codec, picture: Tensor, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Encoder and decoder, float and int8, for any size, and for 96x96 alone."""
+    folder = tmp_path_factory.mktemp("models")
+    x = picture[..., :96, :96]
+    paths = {}
+    for precision, exported in (("float", codec), ("int8", in_int8(codec, picture))):
+        for part in ("encoder", "decoder"):
+            for name, dynamic in (("any", True), ("96", False)):
+                path = folder / f"{precision}-{part}-{name}.onnx"
+                tables = tables_of(codec)
+                model = build(exported, part, "concat", x, dynamic=dynamic, fingerprint=tables.fingerprint)
+                write(path, model.SerializeToString(), to_bytes(tables))
+                paths[path.stem] = path
+    return paths
+
+
+@pytest.fixture
+def pixels(picture: Tensor) -> np.ndarray:
+    """195x243: no multiple of 16."""
+    return (picture[0, :, 40:235, 100:343] * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def as_tensor(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.abs(a.astype(int) - b.astype(int))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_its_files_decode_with_the_codec_to_the_same_symbols_and_the_reverse(
+    precision: str, codec: Codec, models: dict[str, Path], pixels: np.ndarray
+) -> None:
+    theirs = FileCodec(codec)
+    encoder, decoder = (Model(models[f"{precision}-{part}-any"], part) for part in ("encoder", "decoder"))
+    data = encode(pixels, encoder)
+    assert unpack(data, theirs.coder)[:2] == pixels.shape[:2]
+    assert np.array_equal(unpack(data, theirs.coder)[2], unpack(data, decoder.coder)[2])
+    (decoded,) = theirs.decompress([data])
+    off = difference(decode(data, decoder), decoded.permute(1, 2, 0).numpy())
+    assert off.max() <= (1 if precision == "float" else 12)
+    (own,) = theirs.compress(as_tensor(pixels)[None])
+    assert decode(own, decoder).shape == pixels.shape
+    if precision == "float":
+        assert own == data
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_tiles_of_a_fixed_size_make_what_the_whole_picture_makes(
+    precision: str, models: dict[str, Path], pixels: np.ndarray
+) -> None:
+    whole, tiled = (Model(models[f"{precision}-encoder-{name}"], "encoder") for name in ("any", "96"))
+    data, other = encode(pixels, whole), encode(pixels, tiled)
+    symbols, tiled_symbols = (unpack(each, whole.coder)[2] for each in (data, other))
+    assert (symbols != tiled_symbols).mean() < 1e-3
+    whole, tiled = (Model(models[f"{precision}-decoder-{name}"], "decoder") for name in ("any", "96"))
+    assert difference(decode(data, whole), decode(data, tiled)).max() <= 1
+
+
+def test_a_picture_smaller_than_a_fixed_size_is_extended(models: dict[str, Path], pixels: np.ndarray) -> None:
+    small = pixels[:50, :70]
+    data = encode(small, Model(models["int8-encoder-96"], "encoder"))
+    assert decode(data, Model(models["int8-decoder-96"], "decoder")).shape == small.shape
+
+
+@pytest.mark.parametrize(("length", "size"), [(5, 14), (14, 14), (15, 14), (32, 14), (48, 6), (9, 4), (7, 1), (1, 1)])
+def test_tiles_cover_every_position_once_and_stay_inside(length: int, size: int) -> None:
+    tiles = spans(length, size)
+    assert [position for _, first, end in tiles for position in range(first, end)] == list(range(length))
+    for place, first, end in tiles:
+        assert place <= first < end <= min(place + size, length)
+        assert place == 0 or place + size <= length
+
+
+def test_the_command_works_without_torch(models: dict[str, Path], pixels: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    no_torch = "import sys; sys.modules['torch'] = None; from export.runtime import main; sys.exit(main(sys.argv[1:]))"
+    photo, packed, back = (tmp_path / name for name in ("photo.png", "photo.bin", "back.png"))
+    encoder, decoder = (models[f"int8-{part}-any"] for part in ("encoder", "decoder"))
+    for words in (("encode", photo, packed, "--model", encoder), ("decode", packed, back, "--model", decoder)):
+        done = run("-c", no_torch, *words)
+        assert done.returncode == 0, done.stderr
+    expected = decode(packed.read_bytes(), Model(models["int8-decoder-any"], "decoder"))
+    assert np.array_equal(np.array(Image.open(back)), expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back.png", "photo.bin", "photo.png"]
+
+
+def test_bad_input_is_refused_in_one_line(models: dict[str, Path], pixels: np.ndarray, tmp_path: Path) -> None:
+    photo, packed = tmp_path / "photo.png", tmp_path / "photo.bin"
+    Image.fromarray(pixels).save(photo)
+    encoder, decoder = models["float-encoder-any"], models["float-decoder-any"]
+    assert main(["encode", str(photo), str(packed), "--model", str(encoder)]) == 0
+
+    def refusal(*words: object) -> str:
+        with pytest.raises(InputError) as error:
+            main([str(word) for word in words])
+        return str(error.value)
+
+    out = tmp_path / "out.png"
+    assert "--part decoder" in refusal("decode", packed, out, "--model", encoder)
+    assert "no such file" in refusal("decode", packed, out, "--model", tmp_path / "none.onnx")
+    assert "no such file" in refusal("decode", tmp_path / "none.bin", out, "--model", decoder)
+    assert "does not open" in refusal("decode", packed, out, "--model", packed)
+    assert "is no picture" in refusal("encode", packed, out, "--model", encoder)
+    assert ".png or .bmp" in refusal("decode", packed, tmp_path / "out.jpg", "--model", decoder)
+    packed.write_bytes(packed.read_bytes()[:-3])
+    assert "truncated or altered" in refusal("decode", packed, out, "--model", decoder)
+    other = make("relu", M=10)
+    strange = tmp_path / "strange.tables"
+    strange.write_bytes(to_bytes(tables_of(other)))
+    assert "another codec" in refusal("decode", packed, out, "--model", decoder, "--tables", strange)
+    assert not out.exists()
