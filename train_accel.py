@@ -55,20 +55,21 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
 
     output, progress = run.options.output, run.progress
     if progress.step == 0 and output.recon_every:
-        save_reconstructions(run, record, "pre")
+        save_reconstructions(run, record, run.shipped(), "pre")
     while True:
         epoch = math.ceil(progress.step / run.steps_per_epoch)
         if progress.evaluated < progress.step and ends_epoch(run, 1):
+            shipped = run.shipped()
             try:
                 if run.validation and ends_epoch(run, output.eval_every):
-                    validate(run, record, stop, epoch)
+                    validate(run, record, stop, shipped, epoch)
             except Stopped:
-                save(run, record, ends_run=True)
+                save(run, record, shipped, ends_run=True)
                 return PREEMPTED
             if ends_epoch(run, output.recon_every):
-                save_reconstructions(run, record, f"e{epoch:03d}")
+                save_reconstructions(run, record, shipped, f"e{epoch:03d}")
             progress.evaluated = progress.step
-            save(run, record, ends_run=progress.step >= run.total)
+            save(run, record, shipped, ends_run=progress.step >= run.total)
             record.draw()
         if progress.step >= run.total:
             return 0
@@ -84,7 +85,7 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
         exhausted = progress.faults_in_a_row >= run.options.numerics.overflow_patience
         ends_run = outcome.stopping or exhausted
         if ends_run or progress.step % output.checkpoint_every == 0:
-            save(run, record, ends_run=ends_run)
+            save(run, record, run.shipped(), ends_run=ends_run)
         if outcome.stopping:
             return PREEMPTED
         if exhausted:
@@ -128,7 +129,7 @@ def forward(run: Run, model: nn.Module, batch: Batch) -> tuple[dict[str, Any], T
     keys = noise_keys(run.options.numerics.seed, run.progress.step, batch.places.to(run.device))
     with run.autocast():
         out = model(x, keys, run.objective.detaches_rate)
-    loss, figures = run.objective(out, x)
+    loss, figures = run.loss(out, x)
     return out, loss, figures
 
 
@@ -137,9 +138,11 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
     import torch
 
     from training.distributed import sum_over_ranks
+    from training.qat import end_step, enter_phase
 
     optimizer, watch, max_norm = run.optimizer, run.watch, run.options.numerics.max_grad_norm
     lr = run.schedule.apply(optimizer, run.progress.step)
+    enter_phase(run.codec, run.options.qat, run.progress.step)
     optimizer.zero_grad(set_to_none=True)
     watch.reset()
     batches: list[Batch] = []
@@ -169,6 +172,7 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
     if not faults:
         run.scaler.step(optimizer)
     run.scaler.update()
+    end_step(run.codec, faulty=faults > 0)
     named = dict(zip(figures, means, strict=True))
     return Outcome(faults > 0, stops > 0, lr, named, batches, at_fault=faults > 0 and bool(watch.faulty()))
 

@@ -48,6 +48,13 @@ def gathered(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def reduce_over_ranks(values: Tensor, how: str) -> None:
+    """Makes each value its "sum" or "max" over all ranks, in place, without a host read."""
+    if torch.distributed.is_initialized():
+        operators = {"sum": torch.distributed.ReduceOp.SUM, "max": torch.distributed.ReduceOp.MAX}
+        torch.distributed.all_reduce(values, operators[how])
+
+
 def sum_over_ranks(values: Tensor) -> list[float]:
     """The sum of a 1-D tensor over all ranks, read by the host."""
     if torch.distributed.is_initialized():

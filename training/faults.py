@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from codec.quantizers import QuantizedLayer
 from training.distributed import gathered
 
 ADVICE = (
@@ -76,7 +77,8 @@ def guilty_module(codec: nn.Module, run: Callable[[nn.Module], Tensor], limit: f
         return look
 
     for name, module in codec.named_modules():
-        if not list(module.children()):  # leaves: a container's output is its last leaf's
+        # Leaves: a container's output is its last leaf's; a quantized layer has a quantizer inside and is one.
+        if isinstance(module, QuantizedLayer) or not list(module.children()):
             module.register_forward_hook(hook(name, "forward"))
             module.register_full_backward_hook(hook(name, "backward"))
     loss = run(codec)

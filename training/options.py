@@ -1,7 +1,9 @@
 """Every option of the training program, and the command line and the YAML file that give them."""
 
 import dataclasses
+import shlex
 import sys
+import sysconfig
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +11,12 @@ from typing import Any, Literal
 
 import yaml
 
+from coco224.repository import is_repository
+from codec import STRIDE
 from codec.blocks import registry
 from codec.cli import NOT_EMPTY, NOT_NEGATIVE, POSITIVE, ArgumentParser, OptionGroup, at_least, option
 from codec.errors import InputError
-
-# pytorch_msssim halves a picture four times under an 11-tap window, and g_a halves one four times.
-MS_SSIM_SMALLEST, STRIDE = 161, 16
+from codec.losses import min_input_size
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class ReplacementOptions(OptionGroup):
         "replaced+hyper", "what trains: the replaced parts, with or without the entropy model"
     )
     plugin: str | None = option(None, "Python file that registers blocks of your own", metavar="FILE")
+    distill_steps: int = option(
+        0, "batches on which each new block first learns its GDN's map; 0: it starts as it is", rule=NOT_NEGATIVE
+    )
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,14 @@ class ModelOptions(OptionGroup):
 
 @dataclass(frozen=True)
 class DataOptions(OptionGroup):
-    coco_dir: str = option("", "dataset of coco224.prepare, or a COCO root", metavar="DIR", shown="required")
+    coco_dir: str = option(
+        "",
+        "dataset of coco224.prepare, here or on the Hub (USER/NAME), or a COCO root",
+        metavar="DIR",
+        shown="required",
+    )
     use_prepared: bool = option(True, "false: --coco_dir is a COCO root, cropped on the fly")
+    streaming: bool = option(False, "fetch the rows of a dataset on the Hub while training, not before")
     input_size: int = option(
         224,
         "side of the random crop that is taken of each row",
@@ -80,6 +91,10 @@ class DataOptions(OptionGroup):
                 "--coco_dir is required: a dataset that `python -m coco224.prepare` made, "
                 "or a COCO root with --use_prepared false"
             )
+        if self.streaming and not (self.use_prepared and is_repository(self.coco_dir)):
+            raise InputError(f"--streaming true with --coco_dir {self.coco_dir}: only a dataset on the Hub streams")
+        if self.streaming and self.num_workers:
+            raise InputError(f"--num_workers {self.num_workers} with --streaming true: it reads ahead by itself")
 
 
 @dataclass(frozen=True)
@@ -120,7 +135,7 @@ class ScheduleOptions(OptionGroup):
 
 @dataclass(frozen=True)
 class NumericsOptions(OptionGroup):
-    amp: bool = option(True, "mixed precision")
+    amp: bool = option(True, "mixed precision", shown="true; false with --qat true")
     amp_dtype: Literal["bf16", "fp16"] = option("bf16", "its number format")
     local_fp32: Literal["entropy", "none", "entropy+decoder", "all_normexp", "custom"] = option(
         "entropy", "regions that stay in FP32"
@@ -155,6 +170,35 @@ class EntropyModelOptions(OptionGroup):
 
 
 @dataclass(frozen=True)
+class QatOptions(OptionGroup):
+    qat: bool = option(False, "quantization-aware training")
+    qat_scope: Literal["encoder", "decoder", "all"] = option("encoder", "which transforms are quantized")
+    qat_exclude_entropy: bool = option(True, "keep the entropy model, h_a and h_s out of it")
+    qat_calib_steps: int = option(
+        2000, "optimizer steps that learn the activations' ranges, before fake quantization begins", rule=NOT_NEGATIVE
+    )
+    qat_freeze_after: int = option(
+        8000, "optimizer step after which the weights' scales are fixed too", rule=NOT_NEGATIVE
+    )
+    qat_act_observer: Literal["ema", "minmax"] = option(
+        "ema", "activations' ranges: a moving average of a picture's, or the widest of all"
+    )
+    qat_w_per_channel: bool = option(True, "a scale for each output channel of a weight; false: one a layer")
+    qat_disable_observer_step: int = option(
+        -1, "optimizer step at which all ranges stop learning; -1: when their phase ends", rule=at_least(-1)
+    )
+    qat_eval_fakequant: bool = option(True, "evaluate with the fake quantization")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.qat_freeze_after < self.qat_calib_steps:
+            raise InputError(
+                f"--qat_freeze_after {self.qat_freeze_after} comes before the end of the calibration, "
+                f"--qat_calib_steps {self.qat_calib_steps}: the weights' scales are fixed after the activations' ranges"
+            )
+
+
+@dataclass(frozen=True)
 class OutputOptions(OptionGroup):
     save_dir: str = option("./checkpoints", "checkpoints and the local record", metavar="DIR", rule=NOT_EMPTY)
     recon_dir: str = option("./recon", "reconstructions", metavar="DIR", rule=NOT_EMPTY)
@@ -176,7 +220,24 @@ class ReportingOptions(OptionGroup):
     wandb: bool = option(False, "report to Weights & Biases")
     wandb_project: str = option("npu-image-codec", "its project")
     run_name: str | None = option(None, "name of the run in the trackers", shown="from the options")
+    wandb_log_model: Literal["false", "end", "checkpoint"] = option(
+        "false", "last.safetensors as W&B artifact: never, at the end, at every checkpoint"
+    )
     report_to: str | None = option(None, "other Accelerate trackers, comma-separated", metavar="NAMES")
+    push_to_hub: bool = option(False, "upload checkpoints to the Hugging Face Hub while training goes on")
+    hub_model_id: str | None = option(None, "repository to upload to, made if need be", metavar="USER/NAME")
+    hub_private: bool = option(False, "make it private, if it is made now")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.push_to_hub and not self.hub_model_id:
+            raise InputError("--push_to_hub true needs --hub_model_id USER/NAME: where the checkpoints go")
+        if self.hub_model_id and not is_repository(self.hub_model_id):
+            raise InputError(f"--hub_model_id {self.hub_model_id} is no name of a repository: give USER/NAME")
+        if self.wandb_log_model != "false" and not self.wandb:
+            raise InputError(
+                f"--wandb_log_model {self.wandb_log_model} without --wandb true: there is no run to log to"
+            )
 
 
 @dataclass(frozen=True)
@@ -190,32 +251,51 @@ class Options:
     schedule: ScheduleOptions
     numerics: NumericsOptions
     entropy_model: EntropyModelOptions
+    qat: QatOptions
     output: OutputOptions
     reporting: ReportingOptions
     block: Any
 
     def __post_init__(self) -> None:
-        if self.loss.loss_type != "mse" and self.data.input_size < MS_SSIM_SMALLEST:
-            smallest = -(-MS_SSIM_SMALLEST // STRIDE) * STRIDE
+        least = min_input_size(self.loss.loss_type)
+        if self.data.input_size < least:
+            smallest = -(-least // STRIDE) * STRIDE
             raise InputError(
                 f"--input_size {self.data.input_size} with --loss_type {self.loss.loss_type}: MS-SSIM needs "
-                f"{MS_SSIM_SMALLEST} pixels, use --input_size {smallest} or more, or --loss_type mse"
+                f"{least} pixels, use --input_size {smallest} or more, or --loss_type mse"
+            )
+        if self.replacement.distill_steps and not (self.model.pretrained or self.model.init_checkpoint):
+            raise InputError(
+                f"--distill_steps {self.replacement.distill_steps} learns from a trained GDN, not from random weights: "
+                "use --pretrained true, or --init_checkpoint FILE with a GDN codec"
             )
         if self.schedule.sched == "plateau" and not self.output.eval_every:
             raise InputError("--sched plateau follows the validation loss: --eval_every 0 leaves it none")
 
     def flat(self) -> dict[str, Any]:
-        """Every option by its public name, the chosen block's included: what --config and from_flat load."""
+        """Every option by its public name, the chosen block's included: what --config loads."""
         values = {name: value for group in _GROUPS for name, value in vars(getattr(self, group)).items()}
         return values | registry.options_dict(self.replacement.act, self.block)
+
+    def command(self) -> str:
+        """The run as one command: every option that is not its default, without those of this machine alone."""
+        fields = _FIELDS | registry.block_options(self.replacement.act)
+        values = self.flat()
+        if not is_repository(self.data.coco_dir):
+            values["coco_dir"] = "/path/to/coco224"
+        given = {name: value for name, value in values.items() if value != fields[name].default}
+        words = [f"--{name} {shlex.quote(_text(value))}" for name, value in given.items() if name not in _LOCAL]
+        return " ".join(["accelerate launch train_accel.py", *words])
 
 
 _GROUPS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Options) if field.name != "block"}
 _FIELDS = {field.name: field for cls in _GROUPS.values() for field in dataclasses.fields(cls)}
 _REMOVED = {"amp_warmup_steps": "was removed: bf16 + local FP32 + LR warm-up + gradient clipping do its job"}
+_LOCAL = ("save_dir", "recon_dir", "num_workers", "resume", "overwrite", "push_to_hub", "hub_model_id", "hub_private")
 _ONLY_WITH = {
     "lambda_mse": ("loss_type", ("mse",)),  # alpha_l1 and lambda_bpp choose best_rd under every loss
     "onecycle_pct_start": ("sched", ("onecycle",)),
+    **{field.name: ("qat", (True,)) for field in dataclasses.fields(QatOptions) if field.name != "qat"},
 }
 
 
@@ -236,14 +316,11 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     return _build(filed | typed, typed)
 
 
-def from_flat(flat: Mapping[str, Any]) -> Options:
-    """The options that Options.flat() wrote; loads their plugin. Raises InputError for others."""
-    return _build(_parser(flat.get("plugin")).parse_mapping(flat, "saved options"), typed=())
-
-
 def _read_yaml(path: str) -> dict[Any, Any]:
+    installed = Path(sysconfig.get_path("data"), "share", "npu-image-codec", path)  # the recipes come with the wheel
+    file = installed if installed.is_file() and not Path(path).exists() else Path(path)
     try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -291,9 +368,15 @@ def _build(given: Mapping[str, Any], typed: Collection[str]) -> Options:
     for name, (owner, uses) in _ONLY_WITH.items():
         value, chosen = (given.get(each, _FIELDS[each].default) for each in (name, owner))
         if chosen not in uses and (name in typed or value != _FIELDS[name].default):
-            raise InputError(f"--{name} does nothing with --{owner} {chosen}: use --{owner} {'/'.join(uses)}")
+            chosen, *use = (str(each).lower() if isinstance(each, bool) else str(each) for each in (chosen, *uses))
+            raise InputError(f"--{name} does nothing with --{owner} {chosen}: use --{owner} {'/'.join(use)}")
+    given = {"amp": not given.get("qat", False), **given}
     groups = {
         group: cls(**{field.name: given[field.name] for field in dataclasses.fields(cls) if field.name in given})
         for group, cls in _GROUPS.items()
     }
     return Options(**groups, block=registry.make_options(act, {name: given[name] for name in own if name in given}))
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,20 +1,17 @@
-"""What a run leaves behind: metrics.jsonl, curves.png, config.yaml, and whatever the trackers keep."""
+"""What a run leaves behind: metrics.jsonl, curves.png, config.yaml; whatever the trackers keep, and the Hub."""
 
 import contextlib
 import errno
-import functools
 import json
 import math
 import os
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import yaml
 from accelerate import Accelerator
 from tqdm import tqdm
@@ -22,7 +19,10 @@ from tqdm import tqdm
 from codec.checkpoint import whole_or_absent
 from training.options import Options
 from training.state import Progress
+from training.trackers import Trackers
+from training.uploads import Uploads
 
+LAST = "last.safetensors"
 ROWS = "metrics.jsonl"
 CURVES = "curves.png"
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -43,12 +43,15 @@ class Record:
         self.window: list[dict[str, float]] = []
         self.bar = tqdm(total=total, initial=progress.step, unit="step", disable=not self.writes, dynamic_ncols=True)
         self.since = time.perf_counter()
+        self.uploads: Uploads | None = None
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             keep_rows_up_to(self.folder / ROWS, progress)
             config = yaml.safe_dump(options.flat(), sort_keys=False)
-            (self.folder / "config.yaml").write_text(config)
-            self._track(lambda: start_trackers(accelerator, options, progress))
+            (self.folder / "config.yaml").write_text(f"# {options.command()}\n{config}")
+            if options.reporting.push_to_hub:
+                self.uploads = Uploads(self.folder / LAST, options.reporting, self.say)
+        self.trackers = Trackers(accelerator, options, progress)
 
     def step(self, step: int, figures: dict[str, float], lr: float) -> None:
         """Takes the figures of an optimizer step (`step` of them are done): bar always, a mean row now and then."""
@@ -89,16 +92,13 @@ class Record:
             return
         with self.unless_full(ROWS):
             append_json_line(self.folder / ROWS, {"kind": kind, "step": step, **figures})
-        numbers = {f"{kind}/{name}": v for name, v in figures.items() if isinstance(v, int | float)}
-        self._track(lambda: self.accelerator.log(numbers, step=step))
+        self.trackers.log(kind, step, figures)
 
-    def pictures(self, name: str, step: int, grid: np.ndarray) -> None:
-        """Hands a picture, uint8 [H, W, 3], to the trackers that take pictures."""
-        if not self.writes:
-            return
-        for tracker in [each for each in self.accelerator.trackers if hasattr(each, "log_images")]:
-            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            self._track(functools.partial(tracker.log_images, {name: grid[None]}, step=step, **layout))
+    def checkpoint(self, step: int, ends_run: bool) -> None:
+        """Hands `last.safetensors`, just written, to those who asked for it; what ends the run, `conclude` uploads."""
+        self.trackers.checkpoint(self.folder / LAST, step, ends_run)
+        if self.uploads and not ends_run:
+            self.uploads.request()
 
     def draw(self) -> None:
         """Draws `curves.png` anew."""
@@ -114,31 +114,7 @@ class Record:
     def close(self) -> None:
         """Ends the progress bar and the trackers."""
         self.bar.close()
-        self._track(self.accelerator.end_training)
-
-    def _track(self, call: Callable[[], Any]) -> None:
-        """A tracker that fails is reported and given up: it never stops training."""
-        try:
-            call()
-        except Exception as error:  # any tracker's own errors, network included
-            self.accelerator.trackers = []
-            warnings.warn(f"tracking stopped, training goes on: {error}", stacklevel=2)
-
-
-def start_trackers(accelerator: Accelerator, options: Options, progress: Progress) -> None:
-    """Starts the trackers with the run's options as their configuration; a resumed run goes on in its W&B run."""
-    flat = {name: "" if value is None else value for name, value in options.flat().items()}
-    wandb = {"name": run_name(options), "tags": [options.replacement.act, options.loss.loss_type], "resume": "allow"}
-    wandb |= {"id": run_id} if (run_id := progress.tracker.get("wandb")) else {}
-    accelerator.init_trackers(options.reporting.wandb_project, config=flat, init_kwargs={"wandb": wandb})
-    progress.tracker = {t.name: t.run.id for t in accelerator.trackers if t.name == "wandb"}
-
-
-def run_name(options: Options) -> str:
-    """The name in the trackers: the one given, or the recipe in short."""
-    replacement, loss = options.replacement, options.loss
-    recipe = f"{replacement.act}-{replacement.replace_parts}-{loss.loss_type}-q{options.model.quality}"
-    return options.reporting.run_name or recipe
+        self.trackers.finish()
 
 
 def append_json_line(path: Path, row: dict[str, Any]) -> None:

@@ -12,13 +12,15 @@ from codec.errors import InputError
 from training.options import Options
 from training.state import Progress, load_progress, newest_whole
 
-# What must agree for a run to go on: model, data, loss, optimizer, schedule and seed.
+# What must agree for a run to go on: model, data, loss, optimizer, schedule, seed and quantization.
 MUST_AGREE = (
-    "act", "replace_parts", "train_scope", "quality", "N", "M",
-    "use_prepared", "input_size", "hflip",
+    "act", "replace_parts", "train_scope", "distill_steps", "quality", "N", "M",
+    "use_prepared", "streaming", "input_size", "hflip",
     "loss_type", "alpha_l1", "lambda_bpp", "lambda_mse",
     "lr", "optimizer", "weight_decay", "sched", "onecycle_pct_start", "lr_warmup_steps",
     "eb_aux", "eb_aux_lr", "seed",
+    "qat", "qat_scope", "qat_exclude_entropy", "qat_calib_steps", "qat_freeze_after", "qat_act_observer",
+    "qat_w_per_channel", "qat_disable_observer_step",
 )  # fmt: skip
 
 # What a run writes into its save_dir.

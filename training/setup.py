@@ -1,21 +1,25 @@
 """From options to everything that the training loop uses, refusing what cannot work before the first step."""
 
+import copy
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, LoggerType, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, LoggerType, broadcast, set_seed
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from tqdm import tqdm
 
 from coco224.batches import Batch, TrainBatches, train_loader
-from coco224.dataset import Rows, open_split
-from coco224.unprepared import open_photographs
+from coco224.dataset import Rows, open_rows
 from codec.blocks import options_dict
 from codec.checkpoint import load_initial
+from codec.deconvolution import set_biases_apart
+from codec.distill import FIT_BATCHES, distill
+from codec.entropy import with_tables
 from codec.errors import InputError
 from codec.losses import RateDistortion
 from codec.model import (
@@ -31,10 +35,13 @@ from codec.model import (
 from codec.precision import apply_local_fp32
 from training.distributed import check_launch, check_precision
 from training.faults import Watch
+from training.memory import keep_freed_memory
 from training.optim import Schedule, clipped_together, make_optimizer
-from training.options import Options
+from training.options import ModelOptions, Options
+from training.qat import check_phases, check_regions, enter_phase, quantize
 from training.resume import accumulation_for, make_room, saved_progress
 from training.state import Progress, load_optimizer_tensors, load_tensors, model_tensors
+from training.uploads import check_hub
 
 
 @dataclass
@@ -44,12 +51,14 @@ class Run:
     Attributes:
         codec: the unwrapped model, which shares its parameters with `model`.
         model: what the loop calls: wrapped for its launch, compiled where asked.
+        loss: the objective, compiled where asked.
         clipped: lists of parameters whose gradients share a norm.
         total: optimizer steps of the whole run.
         grad_accum: micro-batches an optimizer step.
         validation: whole rows to evaluate on, or None.
         pictured: rows whose reconstructions are saved.
         fp32_modules: the regions of local FP32, by name.
+        distilled: how well each block follows its GDN after a distilled start, in dB; empty without one.
         last_metrics: validation figures of the current weights; empty once they have moved on.
     """
 
@@ -58,6 +67,7 @@ class Run:
     codec: Codec
     model: nn.Module
     objective: RateDistortion
+    loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
     optimizer: torch.optim.Optimizer
     clipped: list[list[nn.Parameter]]
     schedule: Schedule
@@ -71,6 +81,7 @@ class Run:
     grad_accum: int
     progress: Progress
     fp32_modules: list[str]
+    distilled: dict[str, float]
     watch: Watch
     last_metrics: dict[str, float] = field(default_factory=dict)
 
@@ -89,11 +100,15 @@ class Run:
         """A whole copy of the codec: eager, unwrapped, with its FP32 regions. A collective call where it is sharded."""
         copy = Codec(self.codec.architecture).train()
         copy.load_weights(model_tensors(self.codec))
-        for name, parameter in self.codec.named_parameters():
-            copy.get_parameter(name).requires_grad_(parameter.requires_grad)
+        for ours, parameter in zip(self.codec.parameters(), copy.parameters(), strict=True):
+            parameter.requires_grad_(ours.requires_grad)
         if self.fp32_modules:
             apply_local_fp32(copy, "custom", self.fp32_modules)
         return copy.to(self.device, memory_format=memory_format(self.options))
+
+    def shipped(self) -> Codec:
+        """What a checkpoint holds: a whole copy, whose medians and CDF tables fit its densities. Collective too."""
+        return with_tables(self.replica())
 
     def to_pictures(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] on the host to float32 in [0, 1] on the device, in the layout that convolutions run on."""
@@ -117,8 +132,12 @@ def set_up(options: Options) -> Run:
     check_precision(numerics.amp_dtype if numerics.amp else None)
     accelerator = make_accelerator(options)
     check_launch(accelerator)
+    if options.reporting.push_to_hub:
+        check_hub(options.reporting, accelerator)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
 
-    train_rows, validation = open_rows(options)
+    train_rows, validation = training_data(options)
     progress, state_path = saved_progress(options, train_rows.fingerprint, accelerator)
     world, batch_size = accelerator.num_processes, options.data.batch_size
     grad_accum = accumulation_for(progress.global_batch, batch_size, world) if state_path else options.data.grad_accum
@@ -135,22 +154,40 @@ def set_up(options: Options) -> Run:
     progress.global_batch = batches.global_batch
     total = options.schedule.epochs * batches.steps_per_epoch
     total = min(total, options.schedule.max_steps or total)
+    if options.qat.qat:
+        check_phases(options.qat, total, accelerator.distributed_type == DistributedType.FSDP)
 
     objective = RateDistortion(**asdict(options.loss))
     set_seed(numerics.seed)
-    codec = make_codec(options)
+    initial = initial_codec(options.model)
+    codec = initial.without_quantization() if initial.architecture.quantization else initial
+    distilled = replace_blocks(codec, options, None if state_path else train_rows, accelerator)
     modules = trainable_modules(codec, options.replacement.replace_parts, options.replacement.train_scope)
     set_trainable(codec, modules, options.entropy_model.eb_aux)
+    if options.qat.qat:
+        quantize(codec, options.qat, initial)
     globs = tuple((numerics.local_fp32_custom or "").split(","))
     fp32_modules = apply_local_fp32(codec, numerics.local_fp32, globs) if numerics.amp else []
     if state_path:
         model_state, optimizer_state = load_tensors(state_path)
         codec.load_weights(model_state)
+    enter_phase(codec, options.qat, progress.step)
+    if options.qat.qat and numerics.amp:
+        check_regions(codec, fp32_modules)
     sharded = accelerator.distributed_type == DistributedType.FSDP  # which takes contiguous parameters alone
     codec = codec.to(accelerator.device)
     codec = codec if sharded else codec.to(memory_format=memory_format(options))
-    if numerics.compile if numerics.compile is not None else accelerator.device.type == "cuda":
-        codec.compile(fullgraph=True)
+    compiles = numerics.compile if numerics.compile is not None else accelerator.device.type == "cuda" and not sharded
+    loss: Callable[..., tuple[Tensor, dict[str, Tensor]]] = objective
+    if compiles:
+        if sharded:
+            raise InputError(
+                "--compile true under FSDP, whose hooks are no part of a graph: leave --compile out, or use DDP"
+            )
+        if accelerator.device.type == "cpu":
+            set_biases_apart(codec)
+        codec.compile(fullgraph=True)  # in place: the state dict's names stay
+        loss = torch.compile(objective, fullgraph=True)
     schedule = Schedule(
         options.schedule.sched,
         options.schedule.lr,
@@ -187,6 +224,7 @@ def set_up(options: Options) -> Run:
         codec=codec,
         model=model,
         objective=objective,
+        loss=loss,
         optimizer=optimizer,
         clipped=clipped_together(codec, apart=objective.detaches_rate),
         schedule=schedule,
@@ -200,6 +238,7 @@ def set_up(options: Options) -> Run:
         grad_accum=grad_accum,
         progress=progress,
         fp32_modules=fp32_modules,
+        distilled=distilled,
         watch=Watch(numerics.overflow_tol, accelerator.device, numerics.overflow_check),
     )
 
@@ -224,19 +263,17 @@ def make_accelerator(options: Options) -> Accelerator:
     )
 
 
-def open_rows(options: Options) -> tuple[Rows, Rows | None]:
-    """The training rows, and the validation rows where there are any."""
-    root = Path(options.data.coco_dir)
-    open_rows_of = open_split if options.data.use_prepared else open_photographs
-    train = open_rows_of(root, "train")
+def training_data(options: Options) -> tuple[Rows, Rows | None]:
+    """The training rows, and the validation rows where there are any: those are read often, so they never stream."""
+    root, use_prepared = options.data.coco_dir, options.data.use_prepared
+    train = open_rows(root, "train", use_prepared, options.data.streaming)
     if train is None:
         raise InputError(f"--coco_dir {root} has no train split; make one with python -m coco224.prepare")
-    return train, open_rows_of(root, "validation")
+    return train, open_rows(root, "validation", use_prepared)
 
 
-def make_codec(options: Options) -> Codec:
-    """The codec to train: initial weights, then fresh blocks in the parts to replace."""
-    model, replacement = options.model, options.replacement
+def initial_codec(model: ModelOptions) -> Codec:
+    """The codec to start from: a checkpoint, the zoo, or random weights."""
     if model.init_checkpoint:
         codec = load_initial(Path(model.init_checkpoint))
         if model.N and (model.N, model.M) != (codec.N, codec.M):
@@ -244,15 +281,47 @@ def make_codec(options: Options) -> Codec:
                 f"--init_checkpoint {model.init_checkpoint} has N={codec.N}, M={codec.M}, not --N {model.N} "
                 f"--M {model.M}; leave --N and --M out"
             )
-    else:
-        N, M = (model.N, model.M) if model.N and model.M else zoo_widths(model.quality)
-        codec = Codec(Architecture(N, M))
-        if model.pretrained:
-            codec.load_weights(zoo_state(model.quality))
+        return codec
+    N, M = (model.N, model.M) if model.N and model.M else zoo_widths(model.quality)
+    codec = Codec(Architecture(N, M))
+    if model.pretrained:
+        codec.load_weights(zoo_state(model.quality))
+    return codec
+
+
+def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerator: Accelerator) -> dict[str, float]:
+    """Puts the blocks in the place of GDN, with a distilled start on `rows` where they are given and it is asked for.
+
+    Returns:
+        What `distill` returns; empty without it.
+    """
+    replacement = options.replacement
+    teacher = copy.deepcopy(codec)
     block = options_dict(replacement.act, options.block)
     for part in TRANSFORMS[replacement.replace_parts]:
         codec.replace_activations(part, Activation(replacement.act, block))
-    return codec.train()
+    codec.train()
+    if not replacement.distill_steps or rows is None:
+        return {}
+    data, steps = options.data, replacement.distill_steps
+    batches = TrainBatches(
+        rows,
+        seed=options.numerics.seed,
+        input_size=data.input_size,
+        hflip=data.hflip,
+        batch_size=data.batch_size,
+        grad_accum=1,
+        rank=0,
+        world_size=1,
+    )
+    device = accelerator.device
+    loader = train_loader(batches, 0, FIT_BATCHES + 1 + steps, num_workers=0, pin_memory=False)
+    bar = tqdm(loader, desc="distilled start", unit="batch", disable=not accelerator.is_main_process)
+    pictures = (batch.images.to(device).float() / 255 for batch in bar)
+    result = distill(codec.to(device), teacher.to(device), pictures, steps)
+    for parameter in codec.parameters():  # every rank has done the same work, and need not have rounded alike
+        broadcast(parameter.data)
+    return result
 
 
 def memory_format(options: Options) -> torch.memory_format:

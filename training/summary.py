@@ -7,11 +7,14 @@ from typing import Any
 
 from codec.blocks import KEEP_GDN
 from codec.checkpoint import Description, whole_or_absent
-from codec.model import TRANSFORMS, gdn_layers
+from codec.complexity import costs
+from codec.model import TRANSFORMS, Architecture, gdn_layers
 from training.faults import ADVICE
 from training.preempt import PREEMPTED
-from training.record import Record
+from training.qat import announcement
+from training.record import LAST, Record
 from training.setup import Run
+from training.uploads import HURRY, PATIENCE, Uploads
 
 SUMMARY = "summary.json"
 
@@ -32,18 +35,36 @@ def announce(run: Run, record: Record) -> None:
     regions = f", FP32 in {', '.join(run.fp32_modules)}" if run.fp32_modules else ""
     batches = run.train_batches
     record.say(f"codec       N={codec.N} M={codec.M}, {what}")
+    if record.writes:
+        record.say(f"size        {size(codec.architecture)}")
     record.say(f"trains      {trained:,} of {everything:,} parameters ({replaced.train_scope})")
     record.say(f"precision   {amp} on {run.device}{regions}")
     record.say(
         f"batch       {options.data.batch_size} x {run.grad_accum} accumulated x {run.accelerator.num_processes} "
         f"processes = {batches.global_batch}; {batches.steps_per_epoch} steps an epoch, {run.total} in all"
     )
+    if options.qat.qat:
+        for line in announcement(codec, options.qat, options.numerics.amp):
+            record.say(f"quantized   {line}")
+    if run.distilled:
+        fits = ", ".join(f"{name} {fit:.1f}" for name, fit in run.distilled.items())
+        record.say(f"distilled   each block follows its GDN to (dB) {fits}")
     if run.validation is None:
         record.say("validation  none in this dataset: no evaluation and no best_* files")
     if run.progress.step >= run.total:
         record.say(f"finished    this run has done its {run.progress.step} steps; more --epochs or --max_steps go on")
     elif run.progress.step:
         record.say(f"resumes     at step {run.progress.step}")
+
+
+def size(architecture: Architecture) -> str:
+    """Parameters and multiply-accumulates of the transforms, against those with GDN."""
+    ours, gdn = costs(architecture), costs(Architecture(architecture.N, architecture.M))
+    return "; ".join(
+        f"{part} {ours[part][0]:,} parameters, {ours[part][1] / 1000:.1f} kMAC/pixel (GDN: {gdn[part][0]:,}, "
+        f"{gdn[part][1] / 1000:.1f})"
+        for part in ours
+    )
 
 
 def conclude(run: Run, record: Record, status: int) -> None:
@@ -59,13 +80,26 @@ def conclude(run: Run, record: Record, status: int) -> None:
             f"error: {run.progress.faults_in_a_row} faulty steps in a row (--overflow_patience); the last good state "
             f"is saved; {ADVICE}"
         )
-    else:
+    if record.uploads and (Path(output.save_dir) / LAST).exists():
+        finish_uploads(record, record.uploads, PATIENCE if status == 0 else HURRY)
+    if status == 0:
         best = "best_msssim" if "ms_ssim" in run.progress.best else "last"
+        checkpoint = f"{output.save_dir}/{best}.safetensors"
         record.say(f"checkpoints {output.save_dir}   reconstructions {output.recon_dir}")
         record.say(
-            f"next        python -m codec.evaluate --coco_dir {run.options.data.coco_dir} "
-            f"--checkpoint {output.save_dir}/{best}.safetensors"
+            f"next        python -m codec.evaluate --coco_dir {run.options.data.coco_dir} --checkpoint {checkpoint}"
         )
+        record.say(f"            python -m export --ckpt {checkpoint} --part full --out onnx/full.onnx")
+        if not record.uploads:
+            record.say(f"            python -m codec.push --checkpoint {checkpoint} --hub_model_id USER/NAME")
+
+
+def finish_uploads(record: Record, uploads: Uploads, seconds: float) -> None:
+    """Waits, not for ever, until the Hub has the run as it stands, and says what to do where it does not."""
+    if uploads.finish(seconds):
+        record.say(f"hub         {uploads.repository} has {LAST} and the record")
+    else:
+        record.say(f"hub         {uploads.repository} lacks the last upload; it is completed by: {uploads.command}")
 
 
 def summary(run: Run, status: int) -> dict[str, Any]:

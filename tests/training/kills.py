@@ -26,7 +26,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+# The root first: beside an editable install, tests/codec would be found as a package of its own.
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import matplotlib.pyplot  # noqa: F401, so that no rank has to
 import torch
@@ -62,7 +64,19 @@ STARTING, BETWEEN, STEP, STATE, PRUNING, LAST, EVALUATION, BEST, ENDING = DOING 
     "ending",
 )
 # What a kill waits for (None: nothing, just its moment), and for how many more seconds at most it then waits.
-AIMS = ((None, 0.0), (STEP, 0.03), (STATE, 0.02), (EVALUATION, 0.1), (PRUNING, 0.0), (LAST, 0.01), (BEST, 0.01))
+AIMS: tuple[tuple[str | Path | None, float], ...] = (
+    (None, 0.0),
+    (STEP, 0.03),
+    (STATE, 0.02),
+    (EVALUATION, 0.1),
+    (PRUNING, 0.0),
+    (LAST, 0.01),
+    (BEST, 0.01),
+)
+
+QAT = ["--qat", "true", "--qat_scope", "all", "--qat_calib_steps", "4", "--qat_freeze_after", "8"]
+QAT += ["--act", "gate", "--checkpoint_every", "1"]
+PHASES = (2, 6, 10)  # steps inside calibration, fixed scale and eval-ready
 
 LIMIT = 120  # seconds after which a run counts as hanging
 
@@ -161,15 +175,15 @@ class Running:
         return set(self.statuses.values()) == {0}
 
 
-def kill_at(running: Running, moment: float, aim: str | None, extra: float) -> float | None:
+def kill_at(running: Running, moment: float, aim: str | Path | None, extra: float) -> float | None:
     """Kills at this moment, seconds after the start, or at the first time after it that the run does what is aimed at.
 
-    Returns when it killed, None where the run ended before that.
+    A path is aimed at by being there. Returns when it killed, None where the run ended before that.
     """
     begin = time.monotonic()
     while running.alive():
         late = time.monotonic() - begin >= moment
-        if late and (aim is None or DOING[doing[0]] == aim):
+        if late and (aim.exists() if isinstance(aim, Path) else aim in (None, DOING[doing[0]])):
             time.sleep(extra)
             if not running.alive():
                 break
@@ -227,6 +241,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30, help="runs to disturb; half are killed two or three times")
     parser.add_argument("--ranks", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--qat", action="store_true", help="under QAT, every run killed in each of its phases")
     parser.add_argument("--coco_dir", type=Path, help="a prepared dataset; default: the embedded photographs")
     args = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
@@ -244,6 +259,7 @@ def disturb(args: argparse.Namespace, root: Path) -> int:
         coco = root / "coco224"
         assert run("-m", "coco224.prepare", "--coco_dir", "sample", "--out_dir", coco).returncode == 0
     options = ["--coco_dir", str(coco), *OPTIONS, "--batch_size", str(GLOBAL_BATCH // args.ranks)]
+    options += QAT if args.qat else []
 
     def start(folder: Path) -> Running:
         return Running([*options, *into(folder)], args.ranks, root / f"{folder.name}.log")
@@ -262,9 +278,11 @@ def disturb(args: argparse.Namespace, root: Path) -> int:
     good = 0
     for number in range(1, args.kills + 1):
         folder = root / f"run-{number}"
-        for again in range(random_numbers.choice((1, 1, 2, 3))):
+        for again in range(len(PHASES) if args.qat else random_numbers.choice((1, 1, 2, 3))):
             aim, longest = AIMS[(number - 1 + again) % len(AIMS)]
             moment, extra = random_numbers.uniform(0, life), random_numbers.uniform(0, longest)
+            if args.qat:
+                aim, moment, extra = folder / "state" / f"step-{PHASES[again]:08d}", 0.0, extra / 10
             while (killed := kill_at(start(folder), moment, aim, extra)) is None and not again:
                 moment /= 2  # it had ended before: once more from the beginning, and earlier
                 shutil.rmtree(folder)

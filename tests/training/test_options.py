@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 
 from codec.blocks import registry
 from codec.errors import InputError
-from training.options import Options, from_flat, parse
+from training.options import Options, parse
 
 COCO = ["--coco_dir", "coco224"]
 RECON = (
@@ -91,7 +92,7 @@ def test_the_recipes_parse_as_written_and_load_again_from_what_they_save(
 ) -> None:
     options = parse([*COCO, *RECIPES[name].format(plugin=plugin).split()])
     flat = options.flat()
-    assert from_flat(json.loads(json.dumps(flat))) == options
+    assert with_file(tmp_path, json.dumps(flat)) == options
     assert with_file(tmp_path, yaml.safe_dump(flat)) == options
     assert flat["replace_parts"] == ("encoder" if "encoder" in RECIPES[name] else "all")
     assert ("enc_t" in flat) == ("gdnish" in name)
@@ -100,10 +101,10 @@ def test_the_recipes_parse_as_written_and_load_again_from_what_they_save(
 
 def test_the_defaults_are_the_tables() -> None:
     assert parse(COCO).flat() == {
-        "act": "relu", "replace_parts": "encoder", "train_scope": "replaced+hyper", "plugin": None,
+        "act": "relu", "replace_parts": "encoder", "train_scope": "replaced+hyper", "plugin": None, "distill_steps": 0,
         "quality": 8, "pretrained": True, "init_checkpoint": None, "N": None, "M": None,
-        "coco_dir": "coco224", "use_prepared": True, "input_size": 224, "hflip": False, "batch_size": 16,
-        "grad_accum": 1, "num_workers": None,
+        "coco_dir": "coco224", "use_prepared": True, "streaming": False, "input_size": 224, "hflip": False,
+        "batch_size": 16, "grad_accum": 1, "num_workers": None,
         "loss_type": "recon", "alpha_l1": 0.4, "lambda_bpp": 0.01, "lambda_mse": 0.01,
         "epochs": 10, "max_steps": None, "lr": 1e-4, "optimizer": "adam", "weight_decay": 0.0,
         "sched": "cosine", "onecycle_pct_start": 0.1, "lr_warmup_steps": 0,
@@ -111,10 +112,14 @@ def test_the_defaults_are_the_tables() -> None:
         "max_grad_norm": 1.0, "overflow_check": True, "overflow_tol": 1e4, "overflow_patience": 10,
         "compile": None, "channels_last": None, "seed": 0,
         "eb_aux": True, "eb_aux_lr": 1e-3,
+        "qat": False, "qat_scope": "encoder", "qat_exclude_entropy": True, "qat_calib_steps": 2000,
+        "qat_freeze_after": 8000, "qat_act_observer": "ema", "qat_w_per_channel": True,
+        "qat_disable_observer_step": -1, "qat_eval_fakequant": True,
         "save_dir": "./checkpoints", "recon_dir": "./recon", "recon_every": 2, "recon_count": 16,
         "eval_every": 1, "checkpoint_every": 500, "log_every": 10, "keep_checkpoints": 2,
         "full_disk": "continue", "resume": "auto", "overwrite": False,
-        "wandb": False, "wandb_project": "npu-image-codec", "run_name": None, "report_to": None,
+        "wandb": False, "wandb_project": "npu-image-codec", "run_name": None, "wandb_log_model": "false",
+        "report_to": None, "push_to_hub": False, "hub_model_id": None, "hub_private": False,
     }  # fmt: skip
     assert vars(parse([*COCO, "--act", "gdnish"]).block) == {
         "enc_t": 2.0, "enc_kdw": 3, "enc_eca": True, "enc_residual": True,
@@ -134,6 +139,10 @@ def test_the_defaults_are_the_tables() -> None:
         ("--act gdnish --enc_kdw 4", "--enc_kdw 4: a kernel size must be odd"),
         ("--act swish", "--act swish: no such block; known are .*; --plugin FILE.py adds your own"),
         ("--plugin missing.py", "--plugin missing.py: no such file"),
+        ("--qat_scope all", "--qat_scope does nothing with --qat false: use --qat true"),
+        ("--qat true --qat_calib_steps 9000", "--qat_freeze_after 8000 comes before the end of the calibration"),
+        ("--qat true --qat_disable_observer_step -2", "--qat_disable_observer_step -2: must be at least -1"),
+        ("--qat true --qat_act_observer mse", "--qat_act_observer: invalid choice: 'mse'"),
         ("--input_size 160", "--input_size 160 with --loss_type recon: MS-SSIM needs 161 .* use --input_size 176"),
         ("--input_size 160 --loss_type rd", "--input_size 160 with --loss_type rd: MS-SSIM needs 161"),
         ("--input_size 200", "--input_size 200: must be a multiple of 16"),
@@ -143,6 +152,11 @@ def test_the_defaults_are_the_tables() -> None:
         ("--M 64 --pretrained false", "--M without --N"),
         ("--N 0 --M 64 --pretrained false", "--N 0: must be at least 1"),
         ("--init_checkpoint a.safetensors --pretrained true", "--init_checkpoint and --pretrained true"),
+        ("--streaming true", "--streaming true with --coco_dir coco224: only a dataset on the Hub streams"),
+        ("--coco_dir a/b --streaming true --num_workers 2", "--num_workers 2 with --streaming true"),
+        ("--push_to_hub true", "--push_to_hub true needs --hub_model_id USER/NAME"),
+        ("--hub_model_id codec", "--hub_model_id codec is no name of a repository: give USER/NAME"),
+        ("--wandb_log_model end", "--wandb_log_model end without --wandb true"),
         ("--local_fp32 custom", "--local_fp32 custom needs --local_fp32_custom GLOBS"),
         ("--local_fp32_custom g_s.*", "--local_fp32_custom .*: only --local_fp32 custom uses it"),
         ("--sched onecycle --lr_warmup_steps 10", "--lr_warmup_steps 10 with --sched onecycle"),
@@ -266,12 +280,10 @@ def test_help_groups_the_options_one_line_each_with_its_default(capsys: pytest.C
     blocks = [f"{act} (with --act {act})" for act in registry.activation_names() if registry.block_options(act)]
     assert groups == [
         "options", "replacement", *blocks, "model", "data", "loss", "schedule", "numerics", "entropy model",
-        "output", "reporting",
+        "qat", "output", "reporting",
     ]  # fmt: skip
     for name in parse([*COCO, "--act", "gdnish"]).flat():
         assert re.search(rf"^  --{name} \S+ +\S.*\[.+\]$", text, re.MULTILINE), name
-    for later in ("qat", "hub", "distill"):
-        assert later not in text
 
 
 def test_help_shows_a_plugins_options(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -287,3 +299,14 @@ def test_parsing_loads_nothing_heavier_than_torch() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("set()", "")
+
+
+def test_a_run_is_one_command_with_what_is_not_default(plugin: Path) -> None:
+    words = "--act gdnish --enc_t 3 --hflip true --local_fp32 custom --local_fp32_custom 'g_s.*' --save_dir /mine"
+    options = parse([*COCO, *shlex.split(words)])
+    assert options.command() == (
+        "accelerate launch train_accel.py --act gdnish --coco_dir /path/to/coco224 --hflip true --local_fp32 custom "
+        "--local_fp32_custom 'g_s.*' --enc_t 3.0"
+    )
+    again = parse(shlex.split(options.command())[3:]).flat()
+    assert again | {"coco_dir": "coco224", "save_dir": "/mine"} == options.flat()

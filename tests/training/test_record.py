@@ -1,10 +1,9 @@
-"""The local record and the trackers."""
+"""The local record."""
 
 import json
 from pathlib import Path
 
 import pytest
-from programs import TINY, into, rows, train
 
 from training.preempt import StopSignal
 from training.record import append_json_line, json_lines, keep_rows_up_to
@@ -42,44 +41,6 @@ def test_an_evaluation_that_will_be_done_again_is_not_in_the_record_twice(tmp_pa
         append_json_line(file, {"kind": kind, "step": step})
     keep_rows_up_to(file, Progress(step=6, evaluated=3))
     assert [(row["kind"], row["step"]) for row in json_lines(file)] == kept
-
-
-def test_tensorboard_gets_the_figures_and_the_options(coco224: Path, tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    words = ["--coco_dir", coco224, *TINY, *into(tmp_path), "--report_to", "tensorboard", "--recon_every", 1]
-    assert train(*words, "--max_steps", 3, "--eval_every", 1, "--act", "gdnish") == 0
-    (events,) = [path for path in tmp_path.rglob("events.out.tfevents*") if path.parent.name == "npu-image-codec"]
-    read = EventAccumulator(str(events)).Reload()
-    losses = [(event.step, pytest.approx(event.value)) for event in read.Scalars("train/loss")]
-    assert [(row["step"], row["loss"]) for row in rows(tmp_path, "train")] == losses
-    assert [event.step for event in read.Scalars("validation/psnr")] == [3]
-    assert "reconstructions" in read.Tags()["images"]
-
-
-def test_wandb_offline_gets_the_figures(
-    coco224: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    words = ["--coco_dir", coco224, *TINY, *into(tmp_path / "run"), "--wandb", "true", "--run_name", "little"]
-    assert train(*words, "--max_steps", 2, "--recon_every", 1) == 0
-    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
-    (kept,) = folder.glob("run-*.wandb")
-    content = kept.read_bytes()
-    for word in (b"little", b"train/loss", b"lambda_mse", b"reconstructions"):
-        assert word in content, word
-    assert (folder / "files" / "media" / "images").is_dir()
-    assert len(rows(tmp_path / "run", "train")) == 2
-
-
-def test_a_tracker_that_fails_never_stops_training(coco224: Path, tmp_path: Path) -> None:
-    (tmp_path / "little").write_text("a file where TensorBoard wants its folder")
-    words = ["--coco_dir", coco224, *TINY, *into(tmp_path), "--report_to", "tensorboard", "--max_steps", 2]
-    words += ["--wandb_project", "little"]
-    with pytest.warns(UserWarning, match="tracking stopped, training goes on"):
-        assert train(*words) == 0
-    assert len(rows(tmp_path, "train")) == 2
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])

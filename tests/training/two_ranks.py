@@ -1,6 +1,6 @@
 """What each of two ranks does for test_distributed.py, which launches it: FOLDER, and runs in FOLDER/runs.json.
 
-FOLDER/NAME/rank-R.safetensors     the weights that rank R ended a run with
+FOLDER/NAME/rank-R.safetensors     the weights and buffers that rank R ended a run with
 FOLDER/NAME/HOW-R.safetensors      where NAME has "gradients": its own after one step, HOW: together (as trained) or
                                    alone (no_sync)
 """
@@ -18,14 +18,14 @@ from training.options import parse
 from training.preempt import StopSignal
 from training.record import Record
 from training.setup import set_up
+from training.state import model_tensors
 
 
 def train_run(folder: Path, words: list[str]) -> None:
     run = set_up(parse(words))
     record = Record(run.accelerator, run.options, run.total, run.progress, run.train_batches.global_batch)
     assert train(run, record, StopSignal()) == 0
-    weights = {name: p.detach().contiguous() for name, p in run.codec.named_parameters()}
-    save_file(weights, folder / f"rank-{run.accelerator.process_index}.safetensors")
+    save_file(model_tensors(run.codec), folder / f"rank-{run.accelerator.process_index}.safetensors")
 
 
 def take_gradients(folder: Path, words: list[str]) -> None:

@@ -1,0 +1,309 @@
+"""Quantization-aware training as a user runs it: phases, ranks, kills, checkpoints, any block, bad input."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator, DistributedType
+from programs import TINY, distance, into, launch, rows, run, same, states, train, weights
+from safetensors.torch import load_file
+
+from codec.checkpoint import load_codec
+from codec.errors import InputError
+from codec.quant import Phase, activation_quantizers
+from codec.quantizers import QuantizedLayer
+from training.options import parse
+
+KILLS = Path(__file__).with_name("kills.py")
+QAT = ["--qat", "true", "--qat_scope", "all", "--replace_parts", "all", "--qat_calib_steps", 4, "--qat_freeze_after", 8]
+LEARNING = {"activation.high", "activation.steps", "weight.scale"}  # after a ReLU the low end is zero
+Train = Callable[..., int]
+
+PLUGIN = """
+import torch
+from torch import nn
+from codec.blocks import register_activation
+
+class Soft(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels, 1, 1))
+        self.mix = nn.Conv2d(channels, channels, 1, groups=channels)
+
+    def forward(self, x):
+        return x + self.mix(nn.functional.relu6(x) * self.gain)
+
+class Odd(Soft):
+    def forward(self, x):
+        return super().forward(x) if x.detach().isfinite().all() else x
+
+@register_activation("soft")
+class SoftActivation:
+    @staticmethod
+    def encoder(channels, options):
+        return Soft(channels)
+
+    @staticmethod
+    def decoder(channels, options):
+        return Odd(channels)
+"""
+
+
+@pytest.fixture(scope="module")
+def here(coco224: Path) -> Train:
+    """here(folder, *options): a tiny run of the embedded photographs under QAT."""
+    return lambda folder, *options: train("--coco_dir", coco224, *TINY, *into(folder), *QAT, *options)
+
+
+@pytest.fixture(scope="module")
+def whole(here: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 steps through all three phases, every state kept."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert here(folder, "--max_steps", 12, "--checkpoint_every", 1, "--keep_checkpoints", 99) == 0
+    return folder
+
+
+def of_step(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(folder / "state" / f"step-{step:08d}" / "model.safetensors")
+
+
+def changed(folder: Path, first: int, last: int) -> set[str]:
+    """Kinds of buffers that differ between two steps."""
+    a, b = of_step(folder, first), of_step(folder, last)
+    return {
+        f"{'weight' if 'weight_quantizer' in key else 'activation'}.{key.rsplit('.', 1)[1]}"
+        for key in a
+        if "quantizer" in key and not torch.equal(a[key], b[key])
+    }
+
+
+def test_the_phases_begin_where_the_options_say(whole: Path) -> None:
+    assert changed(whole, 1, 2) == changed(whole, 3, 4) == LEARNING
+    assert changed(whole, 4, 5) == {"activation.scale", "weight.scale"}
+    assert changed(whole, 5, 6) == changed(whole, 7, 8) == {"weight.scale"}
+    assert changed(whole, 8, 9) == changed(whole, 9, 12) == set()
+    trained = {key for key, value in of_step(whole, 9).items() if not torch.equal(value, of_step(whole, 12)[key])}
+    assert any(key.startswith("g_a") for key in trained)  # training goes on
+
+
+def test_observers_can_be_stopped_at_a_step(here: Train, tmp_path: Path) -> None:
+    words = ["--qat_disable_observer_step", 2, "--checkpoint_every", 1, "--keep_checkpoints", 99]
+    assert here(tmp_path, *words, "--max_steps", 9) == 0
+    assert changed(tmp_path, 1, 2) == LEARNING
+    assert changed(tmp_path, 2, 4) == set()
+    assert changed(tmp_path, 4, 9) == {"activation.scale"}
+
+
+@pytest.mark.parametrize("step", [2, 4, 6, 8, 10])
+def test_a_run_resumes_bit_for_bit_in_each_phase_and_between_them(
+    step: int, here: Train, whole: Path, tmp_path: Path
+) -> None:
+    assert here(tmp_path, "--max_steps", 12, "--resume", whole / "state" / f"step-{step:08d}") == 0
+    assert same(weights(tmp_path), weights(whole))
+    optimizers = [load_file(states(folder)[-1] / "optimizer.safetensors") for folder in (tmp_path, whole)]
+    assert same(*optimizers)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_in_each_phase_it_ends_as_one_that_was_left_alone(ranks: int, coco224: Path) -> None:
+    done = run(KILLS, "--qat", "--kills", 1, "--ranks", ranks, "--coco_dir", coco224)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 disturbed runs left what the undisturbed one left, bit for bit" in done.stdout
+    assert len(re.findall(r"^ +1 +\d+\.\d\d  ", done.stdout, flags=re.MULTILINE)) == 3
+
+
+def test_another_quantization_is_another_run(here: Train, whole: Path) -> None:
+    with pytest.raises(InputError, match=re.escape("--qat_act_observer ema there, minmax here")):
+        here(whole, "--max_steps", 13, "--qat_act_observer", "minmax")
+
+
+def test_two_ranks_agree_on_ranges_and_train_what_one_process_trains(coco224: Path, tmp_path: Path) -> None:
+    def words(folder: Path, observer: str, *batch: object) -> list[str]:
+        more = ["--max_steps", 10, "--qat_act_observer", observer, "--train_scope", "all", *batch]
+        return [str(w) for w in ["--coco_dir", coco224, *TINY, *into(folder), *QAT, *more]]
+
+    observers = {"ema": (4, 1), "minmax": (2, 2)}
+    runs = {
+        name: words(tmp_path / name, name, "--batch_size", b, "--grad_accum", g) for name, (b, g) in observers.items()
+    }
+    (tmp_path / "runs.json").write_text(json.dumps(runs))
+    done = launch(Path(__file__).with_name("two_ranks.py"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in observers:
+        assert same(*(load_file(tmp_path / name / f"rank-{rank}.safetensors") for rank in (0, 1)))
+        alone = tmp_path / f"alone-{name}"
+        assert train(*words(alone, name, "--batch_size", 8)) == 0
+        assert distance(weights(alone), weights(tmp_path / name)) < 1e-5
+
+
+# --- what it leaves ---------------------------------------------------------------------------------------------
+
+
+def test_the_checkpoint_describes_itself_and_evaluates_as_trained(
+    whole: Path, coco224: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from codec.evaluate import main
+
+    codec, description = load_codec(whole / "last.safetensors")
+    assert description.options["qat_scope"] == "all"
+    assert codec.architecture.quantization.phase is Phase.EVAL_READY
+    assert {float(q.scale) for _, q in activation_quantizers(codec)} != {1.0}
+    out = tmp_path / "out.json"
+    assert main(["--coco_dir", str(coco224), "--checkpoint", str(whole / "last.safetensors"), "--json", str(out)]) == 0
+    quantized = json.loads(out.read_text())["results"]["psnr-rgb"][0]
+    words = ["--qat_eval_fakequant", "false", "--coco_dir", str(coco224), "--json", str(out)]
+    assert main([*words, "--checkpoint", str(whole / "last.safetensors")]) == 0
+    assert json.loads(out.read_text())["results"]["psnr-rgb"][0] != quantized
+
+
+def test_best_files_are_quantized_ones(here: Train, tmp_path: Path) -> None:
+    """The first epoch ends in the calibration: its float codec is better, and is not what was asked for."""
+    words = ["--eval_every", 1, "--qat_calib_steps", 7, "--qat_freeze_after", 11, "--max_steps", 12]
+    assert here(tmp_path, *words) == 0
+    assert [row["step"] for row in rows(tmp_path, "validation")] == [6, 12]
+    best, description = load_codec(tmp_path / "best_psnr.safetensors")
+    assert description.step == 12
+    assert best.architecture.quantization.phase is Phase.EVAL_READY
+
+
+@pytest.mark.parametrize("eval_fakequant", ["true", "false"])
+def test_validation_is_with_or_without(eval_fakequant: str, here: Train, whole: Path, tmp_path: Path) -> None:
+    from codec.evaluation import evaluate
+
+    state = whole / "state" / "step-00000011"
+    words = ["--eval_every", 1, "--qat_eval_fakequant", eval_fakequant, "--max_steps", 12, "--resume", state]
+    assert here(tmp_path, *words) == 0
+    codec, _ = load_codec(tmp_path / "last.safetensors")
+    assert codec.architecture.quantization.eval_fakequant == (eval_fakequant == "true")
+    x = (torch.rand(1, 3, 64, 64) * 255).byte()
+    (figures,) = evaluate(codec, [x], torch.device("cpu"))
+    (in_float,) = evaluate(codec.without_quantization().eval(), [x], torch.device("cpu"))
+    assert (figures == in_float) == (eval_fakequant == "false")
+
+
+def test_a_float_fine_tune_and_then_a_quantized_checkpoint_are_where_to_start_from(
+    here: Train, coco224: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = ["--coco_dir", coco224, *TINY, *into(tmp_path / "float"), "--replace_parts", "all", "--max_steps", 2]
+    assert train(*first) == 0
+    from_file = [word for word in TINY if word not in ("--N", "8", "--M", "12", "--pretrained", "false")]
+    from_file = ["--batch_size", "8", *from_file[from_file.index("--loss_type") :]]
+
+    def qat(name: str, start: str, *words: object) -> int:
+        source = tmp_path / start / "last.safetensors"
+        return train("--coco_dir", coco224, *from_file, *into(tmp_path / name), "--init_checkpoint", source, *words)
+
+    short = [
+        "--qat",
+        "true",
+        "--replace_parts",
+        "all",
+        "--qat_calib_steps",
+        1,
+        "--qat_freeze_after",
+        2,
+        "--max_steps",
+        3,
+    ]
+    assert qat("encoder", "float", *short, "--qat_scope", "encoder") == 0
+    assert qat("all", "encoder", *short, "--qat_scope", "all", "--lr", 1e-9) == 0
+    encoder, everything = (load_codec(tmp_path / name / "last.safetensors")[0] for name in ("encoder", "all"))
+    assert everything.architecture.quantization.scope == "all"
+    assert not any(isinstance(layer, QuantizedLayer) for layer in encoder.g_s.modules())
+    # Its ranges serve as they are where no step shall learn any.
+    kept = [
+        "--qat",
+        "true",
+        "--replace_parts",
+        "all",
+        "--qat_calib_steps",
+        0,
+        "--qat_freeze_after",
+        1,
+        "--max_steps",
+        2,
+    ]
+    assert qat("kept", "encoder", *kept, "--qat_scope", "encoder") == 0
+    again = load_codec(tmp_path / "kept" / "last.safetensors")[0]
+    for (name, a), (_, b) in zip(activation_quantizers(encoder), activation_quantizers(again), strict=True):
+        assert (a.low, a.high, a.scale) == (b.low, b.high, b.scale), name
+    with pytest.raises(InputError, match=r"no step learns ranges and g_s\.\S+ has none yet"):
+        qat("refused", "encoder", *kept, "--qat_scope", "all")
+    # And back to float.
+    assert qat("back", "all", "--replace_parts", "all", "--max_steps", 1) == 0
+    assert load_codec(tmp_path / "back" / "last.safetensors")[0].architecture.quantization is None
+
+
+def test_a_plugin_s_blocks_train_under_qat(
+    here: Train, coco224: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = tmp_path / "soft_block.py"
+    plugin.write_text(PLUGIN)
+    assert here(tmp_path / "run", "--plugin", plugin, "--act", "soft", "--max_steps", 10) == 0
+    said = capsys.readouterr().err
+    assert "quantized   g_a and g_s in int8: " in said
+    assert "g_s.1, g_s.3, g_s.5 cannot be traced: quantized before and after, and around each convolution" in said
+    codec, _ = load_codec(tmp_path / "run" / "last.safetensors")
+    names = [name for name, _ in activation_quantizers(codec)]
+    assert "g_a.quantizers.after_add" in names
+    assert "g_s.1.mix.input_quantizer" in names
+
+
+def test_gdn_under_qat_says_what_stays_in_float(
+    here: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here(tmp_path, "--act", "gdn", "--max_steps", 10, "--eval_every", 1) == 0
+    said = capsys.readouterr().err
+    assert "g_a.1, g_a.3, g_a.5, g_s.1, g_s.3, g_s.5 (GDN) stay in float, between quantized tensors" in said
+    assert "y stays in float: the tables' symbols are -" in said
+
+
+# --- options ----------------------------------------------------------------------------------------------------
+
+
+def test_amp_is_off_by_default_and_warned_of(
+    here: Train, coco224: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parse(["--coco_dir", "c", "--qat", "true"]).numerics.amp is False
+    assert parse(["--coco_dir", "c"]).numerics.amp is True
+    assert here(tmp_path, "--amp", "true", "--max_steps", 9) == 0
+    assert "quantized   warning: --amp true rounds what is quantized a second time" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--max_steps", 4], "--qat_calib_steps 4: a run of 4 optimizer steps never reaches the fixed-scale phase"),
+        (["--max_steps", 8], "--qat_freeze_after 8: a run of 8 optimizer steps never reaches the eval-ready phase"),
+        (["--qat_freeze_after", 60], "--qat_freeze_after 60: a run of 60 optimizer steps never reaches"),
+        (["--max_steps", 12, "--qat_disable_observer_step", 0], "no step learns ranges and g_a.quantizers.after_1"),
+        (["--max_steps", 12, "--qat_calib_steps", 0], "no step learns ranges and g_a.quantizers.after_1"),
+        (
+            ["--act", "gdnish", "--amp", "true", "--local_fp32", "custom", "--local_fp32_custom", "g_a.1"],
+            "--local_fp32 would keep g_a.1 in FP32, and with --qat true that block is no unit",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused(words: list[object], says: str, here: Train, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        here(tmp_path / "run", *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_fsdp_is_refused(here: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    with pytest.raises(InputError, match="--qat true under FSDP, which reads"):
+        here(tmp_path / "run", "--max_steps", 12)
+
+
+def test_the_recipe_of_the_readme_parses_as_written() -> None:
+    words = (
+        "--act relu --replace_parts encoder --train_scope all --qat true --qat_scope encoder "
+        "--qat_exclude_entropy true --qat_calib_steps 2000 --qat_freeze_after 8000 --use_prepared true --quality 8 "
+        "--epochs 10 --batch_size 16 --lr 1e-4 --alpha_l1 0.4 --loss_type rd --lambda_bpp 0.01 --sched cosine "
+        "--optimizer adamw --weight_decay 1e-4"
+    )
+    assert parse(["--coco_dir", "coco224", *words.split()]).qat.qat_scope == "encoder"

@@ -1,0 +1,146 @@
+"""Quantization-aware training inside a run: when its phases begin, and the ranges that ranks agree on."""
+
+from torch import fx, nn
+
+from codec.errors import InputError
+from codec.model import Codec, gdn_layers
+from codec.quant import (
+    INT8,
+    SCOPES,
+    Phase,
+    Quantization,
+    activation_quantizers,
+    closed_layers,
+    enter,
+    forget_batches,
+    learn_ranges,
+    prepare,
+    quantizer_state,
+)
+from training.distributed import reduce_over_ranks
+from training.options import QatOptions
+
+
+def check_phases(qat: QatOptions, total: int, sharded: bool) -> None:
+    """Refuses FSDP, and phases that a run of `total` optimizer steps does not reach.
+
+    Raises:
+        InputError: naming the first such phase.
+    """
+    if sharded:
+        raise InputError(
+            "--qat true under FSDP, which reads a layer's weight where QAT gives the fake-quantized one: use DDP "
+            "(accelerate_configs/ddp.yaml); this codec is small"
+        )
+    for name, last in (("fixed-scale", "qat_calib_steps"), ("eval-ready", "qat_freeze_after")):
+        if getattr(qat, last) >= total:
+            raise InputError(
+                f"--{last} {getattr(qat, last)}: a run of {total} optimizer steps never reaches the {name} phase; "
+                "lower --qat_calib_steps and --qat_freeze_after, or train longer (--epochs, --max_steps)"
+            )
+
+
+def check_regions(codec: Codec, fp32_modules: list[str]) -> None:
+    """Refuses regions of local FP32 that lie on a block whose operations the quantized graph runs by themselves.
+
+    Raises:
+        InputError: naming the region.
+    """
+    for name in fp32_modules:
+        part, _, inside = name.partition(".")
+        transform = codec.get_submodule(part)
+        if inside and isinstance(transform, fx.GraphModule) and all(n.target != inside for n in transform.graph.nodes):
+            raise InputError(
+                f"--local_fp32 would keep {name} in FP32, and with --qat true that block is no unit of its own; use "
+                "--amp false, as is advised with QAT, or --local_fp32 entropy or entropy+decoder"
+            )
+
+
+def quantize(codec: Codec, qat: QatOptions, initial: Codec) -> None:
+    """Prepares a codec for the run, in place; ranges that the initial codec has already are where it starts from.
+
+    Raises:
+        InputError: no step would learn ranges, and there are none to start from.
+    """
+    prepare(
+        codec,
+        Quantization(
+            scope=qat.qat_scope,
+            act_observer=qat.qat_act_observer,
+            w_per_channel=qat.qat_w_per_channel,
+            eval_fakequant=qat.qat_eval_fakequant,
+        ),
+    )
+    earlier = initial.state_dict()
+    own = codec.state_dict()
+    ranges = {
+        key: earlier[key]
+        for key in quantizer_state(codec)
+        if key in earlier and earlier[key].shape == own[key].shape and not key.endswith(".steps")
+    }
+    nn.Module.load_state_dict(codec, ranges, strict=False)
+    if 0 in (qat.qat_calib_steps, qat.qat_disable_observer_step):
+        unknown = [name for name, quantizer in activation_quantizers(codec) if not quantizer.known]
+        if unknown:
+            raise InputError(
+                f"--qat_calib_steps {qat.qat_calib_steps} --qat_disable_observer_step {qat.qat_disable_observer_step}: "
+                f"no step learns ranges and {unknown[0]} has none yet; calibrate, or start from a checkpoint of a run "
+                "with the same --qat_scope"
+            )
+
+
+def enter_phase(codec: Codec, qat: QatOptions, step: int) -> None:
+    """Switches a quantized codec to the phase of the optimizer step that is about to begin (0-based)."""
+    if not qat.qat:
+        return
+    learning = not 0 <= qat.qat_disable_observer_step <= step
+    if step < qat.qat_calib_steps:
+        enter(codec, Phase.CALIBRATION, learning)
+    elif step < qat.qat_freeze_after:
+        enter(codec, Phase.FIXED_SCALE, learning)
+    else:
+        enter(codec, Phase.EVAL_READY, learning)
+
+
+def end_step(codec: Codec, faulty: bool) -> None:
+    """Takes what the step's micro-batches showed, over all ranks, into the ranges; nothing of a faulty step."""
+    if codec.switches is None or not codec.switches.learn:
+        return
+    if faulty:
+        forget_batches(codec)
+    else:
+        learn_ranges(codec, reduce_over_ranks)
+
+
+def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
+    """What a run says of its quantization at its start."""
+    activations = sum(1 for _ in activation_quantizers(codec))
+    weights = "a scale for each output channel" if qat.qat_w_per_channel else "one scale a layer"
+    closed = closed_layers(codec)
+    parts = SCOPES[qat.qat_scope]
+    in_float = [name for name, _ in gdn_layers(codec) if name.startswith(parts)]
+    lines = [
+        f"{' and '.join(parts)} in int8: {activations} tensors, weights with {weights}; calibration for "
+        f"{qat.qat_calib_steps} steps, fixed scale to step {qat.qat_freeze_after}, then eval-ready"
+    ]
+    if in_float:
+        lines.append(f"{', '.join(in_float)} (GDN) stay in float, between quantized tensors")
+    if closed:
+        lines.append(
+            f"{', '.join(closed)} cannot be traced: quantized before and after, and around each convolution inside"
+        )
+    if not qat.qat_exclude_entropy:
+        lines.append("this entropy model has no h_a, no h_s and no other layer to quantize: tables stay on the host")
+    if amp:
+        lines.append("warning: --amp true rounds what is quantized a second time; --amp false is the default with QAT")
+    return lines
+
+
+def latent_in_float(shipped: Codec) -> str | None:
+    """Why a quantized codec's y stays in float; None where it does not, or nothing is quantized."""
+    quantizing = shipped.switches is not None and shipped.switches.quantize
+    bottleneck = shipped.entropy_bottleneck
+    if not quantizing or bottleneck.symbols_fit(*INT8):
+        return None
+    low, high = bottleneck.symbol_range()
+    return f"y stays in float: the tables' symbols are {low}..{high}, beyond {INT8[0]}..{INT8[1]}"

@@ -1,0 +1,147 @@
+"""What Accelerate's trackers are told. `metrics.jsonl` has every figure without them; none stops training."""
+
+import functools
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+
+from training.options import Options
+from training.state import Progress
+
+WANDB_SECONDS = "30"  # that an unreachable W&B may hold up the start; WANDB_INIT_TIMEOUT says otherwise
+WANDB_LAST_SECONDS = 60  # that it may hold up the end; `wandb sync` brings the rest
+
+
+class Trackers:
+    """The trackers of a run; on other processes than the main one, none.
+
+    A tracker that fails is reported and given up. W&B out of reach records offline.
+    """
+
+    def __init__(self, accelerator: Accelerator, options: Options, progress: Progress) -> None:
+        self.accelerator = accelerator
+        self.options = options
+        self.points: list[list[float]] = []
+        if accelerator.is_main_process and accelerator.log_with:
+            try:
+                self._start(progress)
+            except Exception as error:  # any tracker's own errors
+                accelerator.trackers = []
+                warnings.warn(f"tracking stopped, training goes on: {error}", stacklevel=2)
+
+    def log(self, kind: str, step: int, figures: dict[str, Any]) -> None:
+        """Hands numbers over as `kind/name`, at an optimizer step."""
+        numbers = {f"{kind}/{name}": value for name, value in figures.items() if isinstance(value, int | float)}
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "wandb":
+                numbers_of_step = numbers | {"step": step} | (self._point(figures) if kind == "validation" else {})
+                self._tell(tracker, functools.partial(tracker.log, numbers_of_step))
+            else:
+                self._tell(tracker, functools.partial(tracker.log, numbers, step=step))
+
+    def pictures(self, step: int, grid: np.ndarray, pairs: list[np.ndarray]) -> None:
+        """Hands over a grid, uint8 [H, W, 3], and its pairs (original | reconstruction), where pictures are taken."""
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "wandb":
+                self._tell(tracker, functools.partial(_log_to_wandb, tracker, step, grid, pairs))
+            elif hasattr(tracker, "log_images"):
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                images = {"reconstructions": grid[None], "pairs": np.stack(pairs)}
+                self._tell(tracker, functools.partial(tracker.log_images, images, step=step, **layout))
+
+    def checkpoint(self, file: Path, step: int, ends_run: bool) -> None:
+        """Hands a checkpoint to W&B as an artifact, where --wandb_log_model wants it."""
+        wanted = self.options.reporting.wandb_log_model
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "wandb" and (wanted == "checkpoint" or (wanted == "end" and ends_run)):
+                self._tell(tracker, functools.partial(_log_artifact, tracker, file, step))
+
+    def finish(self) -> None:
+        """Ends the trackers."""
+        for tracker in self.accelerator.trackers:
+            self._tell(tracker, tracker.finish)
+
+    def _start(self, progress: Progress) -> None:
+        """Starts them with the run's options as configuration; a resumed run goes on in its W&B run."""
+        reporting = self.options.reporting
+        config = {name: "" if value is None else value for name, value in self.options.flat().items()}
+        init: dict[str, Any] = {"name": run_name(self.options), "tags": tags(self.options), "resume": "allow"}
+        init |= {"id": run_id} if (run_id := progress.tracker.get("wandb")) else {}
+        start = functools.partial(self.accelerator.init_trackers, reporting.wandb_project, config=config)
+        if not reporting.wandb:
+            start()
+            return
+        import wandb
+
+        seconds = float(os.environ.get("WANDB_INIT_TIMEOUT", WANDB_SECONDS))
+        init["settings"] = wandb.Settings(init_timeout=seconds, finish_timeout=WANDB_LAST_SECONDS)
+        try:
+            start(init_kwargs={"wandb": init})
+        except wandb.Error as error:  # no account, no network
+            self.accelerator.trackers = []
+            reason = str(error).splitlines()[0]
+            warnings.warn(f"W&B cannot be reached ({reason}): recording offline, `wandb sync` uploads it", stacklevel=3)
+            start(init_kwargs={"wandb": init | {"mode": "offline"}})
+        run = self.accelerator.get_tracker("wandb").run
+        # Against the optimizer step and not W&B's own count: a resumed run logs some steps a second time.
+        run.define_metric("step")
+        run.define_metric("*", step_metric="step")
+        run.define_metric("rd/*", step_metric="rd/bpp")  # a point an evaluation; the runs of a sweep make a curve
+        progress.tracker["wandb"] = run.id
+
+    def _point(self, figures: dict[str, Any]) -> dict[str, Any]:
+        """The evaluation on the rate-distortion plane: a point, and a plot of this process's points so far."""
+        import wandb
+
+        if not figures.keys() >= {"bpp_estimated", "psnr"}:
+            return {}
+        bpp, psnr = figures["bpp_estimated"], figures["psnr"]
+        self.points.append([bpp, psnr])
+        table = wandb.Table(columns=["bpp", "PSNR"], data=self.points)
+        plot = wandb.plot.scatter(table, "bpp", "PSNR", title="Rate and distortion of each evaluation")
+        return {"rd/bpp": bpp, "rd/psnr": psnr, "rd_plot": plot}
+
+    def _tell(self, tracker: GeneralTracker, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except Exception as error:  # any tracker's own errors, network included
+            self.accelerator.trackers = [each for each in self.accelerator.trackers if each is not tracker]
+            warnings.warn(f"{tracker.name} stopped, training goes on: {error}", stacklevel=2)
+
+
+def _log_to_wandb(tracker: Any, step: int, grid: np.ndarray, pairs: list[np.ndarray]) -> None:
+    import wandb
+
+    captioned = [
+        wandb.Image(pair, caption=f"{number:05d}: original | reconstruction") for number, pair in enumerate(pairs)
+    ]
+    tracker.log({"step": step, "reconstructions": wandb.Image(grid), "pairs": captioned})
+
+
+def _log_artifact(tracker: Any, file: Path, step: int) -> None:
+    import wandb
+
+    artifact = wandb.Artifact(f"codec-{tracker.run.id}", type="model", metadata={"step": step})
+    artifact.add_file(str(file))
+    tracker.run.log_artifact(artifact, aliases=["latest", f"step-{step}"])
+
+
+def run_name(options: Options) -> str:
+    """The name in the trackers: the one given, or the recipe in short."""
+    replacement, loss = options.replacement, options.loss
+    recipe = f"{replacement.act}-{replacement.replace_parts}-{loss.loss_type}-q{options.model.quality}"
+    return options.reporting.run_name or recipe
+
+
+def tags(options: Options) -> list[str]:
+    """What a run is found by: block, parts, scope, loss and quality, and QAT where it trains for int8."""
+    replacement = options.replacement
+    quality = f"q{options.model.quality}" if options.model.N is None else f"N{options.model.N}"
+    words = [replacement.act, replacement.replace_parts, replacement.train_scope, options.loss.loss_type, quality]
+    return words + ["qat"] * bool(options.flat().get("qat"))
