@@ -1,6 +1,29 @@
 """A learned image codec whose activations an NPU can run. Light to import: torch is loaded where it is used."""
 
 import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codec.model import Codec
+
+STRIDE = 16  # g_a halves a picture four times
 
 # CompressAI scripts two functions at import, and torch 2.14 says so at every start of every command.
 warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+
+
+def from_pretrained(name: str, revision: str | None = None, **where: Any) -> "Codec":
+    """A codec from the Hugging Face Hub, a folder that `save_pretrained` wrote, or a checkpoint file; in eval mode.
+
+    Args:
+        name: USER/NAME, or a path; a path that exists wins.
+        revision: branch, tag or commit of the repository.
+        where: `cache_dir`, `token`, `local_files_only`, `force_download`, as `huggingface_hub` knows them.
+
+    Raises:
+        InputError: the file is damaged, or of a block that is not registered (`codec.blocks.load_plugin`).
+        OSError: the Hub has no such repository, or cannot be reached and the cache does not hold it.
+    """
+    from codec.model import Codec
+
+    return Codec.from_pretrained(name, revision=revision, **where)

@@ -1,12 +1,8 @@
 """Checkpoints: one safetensors file that describes itself. Nothing is unpickled that could run code."""
 
-import contextlib
-import hashlib
 import json
-import os
 import pickle
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,11 +10,15 @@ from typing import Any
 import torch
 from compressai.models.utils import remap_old_keys
 from compressai.zoo.pretrained import load_pretrained
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from codec.durable import whole_or_absent
+from codec.entropy import with_tables
 from codec.errors import InputError
+from codec.fingerprint import fingerprint
 from codec.model import Activation, Architecture, Codec
 
 FORMAT = "npu-image-codec/1"
@@ -42,30 +42,6 @@ class Description:
     versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in PACKAGES})
 
 
-@contextlib.contextmanager
-def whole_or_absent(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes `path` when the block ends well: synced to disk, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        yield beside
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-        sync_folder(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the folder's renames durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def save_codec(path: Path, codec: Codec, description: Description) -> None:
     """Writes the weights with their CDF tables (call it on `with_tables(codec)`) and everything needed to use them."""
     metadata = {
@@ -74,7 +50,7 @@ def save_codec(path: Path, codec: Codec, description: Description) -> None:
         **{name: json.dumps(value) for name, value in asdict(description).items()},
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in codec.state_dict().items()}
-    metadata["sha256"] = fingerprint(tensors, metadata)
+    metadata["sha256"] = fingerprint(as_arrays(tensors), metadata)
     with whole_or_absent(path) as beside:
         beside.write_bytes(save(tensors, metadata))
 
@@ -88,7 +64,7 @@ def load_codec(path: Path) -> tuple[Codec, Description]:
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} is a safetensors file but no checkpoint of this program; give one that it wrote")
-    if metadata.pop("sha256", None) != fingerprint(tensors, metadata):
+    if metadata.pop("sha256", None) != fingerprint(as_arrays(tensors), metadata):
         raise InputError(f"{path} is damaged: its contents do not match its checksum; use another checkpoint")
     codec = Codec(Architecture.from_json(json.loads(metadata["architecture"])))
     codec.load_weights(tensors)
@@ -106,14 +82,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"{path} is damaged or no safetensors file ({error}); use another checkpoint") from error
 
 
-def fingerprint(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    """SHA-256 over the metadata, and over names, types, shapes and bytes, each in the order of the names."""
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def as_arrays(tensors: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """The tensors as numpy knows them."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+
+
+def open_codec(path: Path) -> Codec:
+    """A codec to use, in eval mode with its tables: a checkpoint of ours as it is, or CompressAI's with fresh tables.
+
+    Raises:
+        InputError: it is neither.
+    """
+    return load_codec(path)[0] if path.suffix == ".safetensors" else with_tables(load_initial(path))
 
 
 def load_initial(path: Path) -> Codec:
@@ -123,7 +103,7 @@ def load_initial(path: Path) -> Codec:
         InputError: it is neither; a pickle that would run code is refused and not run.
     """
     if not path.is_file():
-        raise InputError(f"--init_checkpoint {path}: no such file")
+        raise InputError(f"{path}: no such file")
     if path.suffix == ".safetensors":
         return load_codec(path)[0]
     try:
@@ -131,12 +111,12 @@ def load_initial(path: Path) -> Codec:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = (str(error) or "it ends early").splitlines()[0]
         raise InputError(
-            f"--init_checkpoint {path}: not read, it is damaged or holds more than tensors, and pickled code is never "
+            f"{path}: not read, it is damaged or holds more than tensors, and pickled code is never "
             f"run ({reason}); save its state_dict alone"
         ) from error
     state = saved.get("state_dict", saved) if isinstance(saved, dict) else None
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"--init_checkpoint {path}: holds no state_dict of tensors; save the model's state_dict")
+        raise InputError(f"{path}: holds no state_dict of tensors; save the model's state_dict")
     return _from_compressai(path, remap_old_keys("entropy_bottleneck", load_pretrained(state)))
 
 
@@ -144,11 +124,10 @@ def _from_compressai(path: Path, state: dict[str, Tensor]) -> Codec:
     try:
         architecture = Architecture(state["g_a.0.weight"].shape[0], state["g_a.6.weight"].shape[0])
     except KeyError as error:
-        raise InputError(
-            f"--init_checkpoint {path}: no bmshj2018_factorized model, it lacks {error}; give one of that model"
-        ) from error
-    if "g_a.1.gamma" not in state:
-        architecture = Architecture(architecture.N, architecture.M, Activation("relu"), Activation("relu"))
+        raise InputError(f"{path}: no bmshj2018_factorized model, it lacks {error}; give one of that model") from error
+    for part in ("g_a", "g_s"):
+        if f"{part}.1.gamma" not in state:
+            architecture = replace(architecture, **{part: Activation("relu")})  # type: ignore[arg-type]
     codec = Codec(architecture)
     codec.load_weights(state)
     return codec

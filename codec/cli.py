@@ -95,7 +95,7 @@ class ArgumentParser(argparse.ArgumentParser):
         for name, field in fields.items():
             self.fields[name] = field
             kind: Any = field.type
-            if isinstance(kind, types.UnionType):
+            if typing.get_origin(kind) in (types.UnionType, typing.Union):
                 kind = next(member for member in typing.get_args(kind) if member is not types.NoneType)
             settings: dict[str, Any] = {"type": kind}
             values = field.metadata["values"]() if "values" in field.metadata else ()

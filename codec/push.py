@@ -1,0 +1,85 @@
+"""`python -m codec.push`: a checkpoint, with its card and record, to a model repository on the Hugging Face Hub."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coco224.repository import is_repository, open_repository
+from codec.cli import NOT_EMPTY, ArgumentParser, OptionGroup, option
+from codec.cli import run as run_command
+from codec.errors import InputError
+
+UNREACHABLE = 75  # exit status: the Hub is down or out of reach, the same command completes the work later
+
+
+@dataclass(frozen=True)
+class PushOptions(OptionGroup):
+    checkpoint: str = option("", "checkpoint to upload", metavar="FILE", rule=NOT_EMPTY, shown="required")
+    hub_model_id: str = option("", "repository, made if need be", metavar="USER/NAME", shown="required")
+    private: bool = option(False, "make it private, if it is made now")
+    onnx: str | None = option(None, "folder that python -m export wrote to", metavar="DIR", shown="none")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_repository(self.hub_model_id):
+            raise InputError(f"--hub_model_id {self.hub_model_id!r} is no name of a repository: give USER/NAME")
+        if self.onnx and not any(Path(self.onnx).glob("*.onnx")):
+            raise InputError(f"--onnx {self.onnx} holds no .onnx file: give the folder that python -m export wrote to")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status: 0 done, 75 the Hub cannot be reached now."""
+    parser = ArgumentParser(prog="python -m codec.push", description="Uploads a checkpoint to the Hugging Face Hub.")
+    parser.add_dataclass("options", PushOptions)
+    options = PushOptions(**vars(parser.parse_args(argv)))
+    return push(options)
+
+
+def push(options: PushOptions) -> int:
+    """Makes the repository's files and commits them as one; returns the exit status.
+
+    Raises:
+        InputError, DataError: the checkpoint is damaged, or the Hub refuses it.
+    """
+    from codec.hub import repository_files
+
+    files = repository_files(
+        Path(options.checkpoint), options.hub_model_id, Path(options.onnx) if options.onnx else None
+    )
+    reason = open_repository("--hub_model_id", options.hub_model_id, "model", options.private)
+    reason = reason or commit(options.hub_model_id, files)
+    if reason:
+        print(f"error: the Hub did not take the files ({reason}); the same command completes it", file=sys.stderr)
+        return UNREACHABLE
+    print(f"{options.hub_model_id}: {len(files)} files")
+    return 0
+
+
+def commit(repo_id: str, files: dict[str, bytes]) -> str:
+    """Uploads the files as one commit, without those that the repository holds already.
+
+    Returns:
+        Empty, or why it failed, where a later try may succeed.
+
+    Raises:
+        InputError: the Hub refuses it.
+    """
+    from httpx2 import HTTPError
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    operations = [CommitOperationAdd(path, content) for path, content in files.items()]
+    try:
+        HfApi(library_name="npu-image-codec").create_commit(repo_id, operations, commit_message="Checkpoint and record")
+    except (HTTPError, OSError, RuntimeError) as error:
+        cause = (error.__cause__ if isinstance(error, RuntimeError) else None) or error  # RuntimeError wraps a file's
+        reason = (str(cause) or type(cause).__name__).splitlines()[0]
+        if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403, 404):
+            raise InputError(f"the Hub refuses the upload to {repo_id}: {reason}") from error
+        return reason
+    return ""
+
+
+if __name__ == "__main__":
+    run_command(main)

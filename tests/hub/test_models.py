@@ -1,0 +1,245 @@
+"""A codec to the Hub and back, through the real client."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hub_server import READ_ONLY, Hub, point_at
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from programs import run, same
+
+import codec
+from coco224.errors import DataError
+from coco224.repository import open_repository
+from codec.checkpoint import Description, save_codec
+from codec.entropy import with_tables
+from codec.errors import InputError
+from codec.evaluation import evaluate
+from codec.files import tables_of
+from codec.model import Activation, Architecture, Codec
+from codec.push import UNREACHABLE, main
+from codec.tables import to_bytes
+
+METRICS = {"psnr": 27.5, "ms_ssim": 0.95, "bpp_estimated": 0.41}
+
+
+def save(path: Path, widths: tuple[int, int] = (8, 12), **options: object) -> Codec:
+    """A checkpoint with a GDNishLite encoder, and its codec."""
+    torch.manual_seed(0)
+    model = with_tables(Codec(Architecture(*widths, Activation("gdnish"))))
+    save_codec(path, model, Description(options=options, metrics=METRICS, step=1000))
+    return model
+
+
+def pushed(checkpoint: Path, *words: object) -> int:
+    return main(["--checkpoint", str(checkpoint), "--hub_model_id", "alice/codec", *map(str, words)])
+
+
+def test_a_pushed_codec_comes_back_from_an_empty_cache_with_its_weights_and_figures(
+    hub: Hub, tmp_path: Path, picture: torch.Tensor
+) -> None:
+    """Over 10 MB, so that it goes up as the Hub takes large files."""
+    model = save(tmp_path / "c.safetensors", widths=(128, 192))
+    assert (tmp_path / "c.safetensors").stat().st_size > 10_000_000
+    assert pushed(tmp_path / "c.safetensors") == 0
+    back = codec.from_pretrained("alice/codec")
+    assert not back.training
+    assert same(back.state_dict(), model.state_dict())
+    assert back.architecture == model.architecture
+    assert back.description is not None
+    assert back.description.metrics == METRICS
+    batch = (picture[..., :192, :192] * 255).to(torch.uint8)
+    rows = [list(evaluate(each.eval(), [batch], torch.device("cpu"))) for each in (model, back)]
+    assert rows[0] == rows[1]
+
+
+def test_a_revision_and_the_cache_without_a_network(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = save(tmp_path / "c.safetensors")
+    assert pushed(tmp_path / "c.safetensors") == 0
+    revision = hub.repositories["models/alice/codec"].commits[-1][0]
+    first.g_s[0].bias.data += 1
+    first.push_to_hub("alice/codec")
+    assert same(codec.from_pretrained("alice/codec").state_dict(), with_tables(first).state_dict())
+    newest = codec.from_pretrained("alice/codec")
+    old = codec.from_pretrained("alice/codec", revision=revision)
+    assert torch.allclose(newest.g_s[0].bias, old.g_s[0].bias + 1)
+    hub.kill()
+    assert same(codec.from_pretrained("alice/codec", local_files_only=True).state_dict(), newest.state_dict())
+    with pytest.raises(LocalEntryNotFoundError):
+        codec.from_pretrained("alice/other", local_files_only=True)
+
+
+def test_a_repository_that_is_not_there_is_named(hub: Hub) -> None:
+    with pytest.raises(RepositoryNotFoundError, match="alice/nothing"):
+        codec.from_pretrained("alice/nothing")
+
+
+def test_save_pretrained_writes_a_folder_that_from_pretrained_and_a_file_reader_take(tmp_path: Path) -> None:
+    model = save(tmp_path / "c.safetensors")
+    model = codec.from_pretrained(tmp_path / "c.safetensors")
+    model.save_pretrained(tmp_path / "folder")
+    for place in (tmp_path / "folder", str(tmp_path / "folder" / "model.safetensors")):
+        back = codec.from_pretrained(place)
+        assert same(back.state_dict(), model.state_dict())
+        assert back.description == model.description
+    config = json.loads((tmp_path / "folder" / "config.json").read_text())
+    assert config["architecture"]["g_a"]["name"] == "gdnish"
+    assert config["metrics"] == METRICS
+    (tmp_path / "folder" / "README.md").write_text("my own words")
+    model.save_pretrained(tmp_path / "folder")
+    assert (tmp_path / "folder" / "README.md").read_text() == "my own words"
+
+
+def test_the_repository_holds_card_record_and_exported_files(hub: Hub, tmp_path: Path) -> None:
+    onnx, recon = tmp_path / "onnx", tmp_path / "recon"
+    for folder in (onnx, recon):
+        folder.mkdir()
+    (onnx / "enc.onnx").write_bytes(b"graph")
+    (onnx / "enc.json").write_text("{}")
+    (recon / "e002.png").write_bytes(b"older")
+    (recon / "e010.png").write_bytes(b"newest")
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "curves.png").write_bytes(b"curves")
+    (tmp_path / "rd.png").write_bytes(b"curve")
+    (tmp_path / "config.yaml").write_text("# accelerate launch train_accel.py --act gdnish\nact: gdnish\n")
+    run_options = {
+        "coco_dir": "/home/alice/coco224", "recon_dir": str(recon), "pretrained": True, "quality": 8,
+        "init_checkpoint": None, "input_size": 224, "loss_type": "recon", "train_scope": "all",
+    }  # fmt: skip
+    model = save(tmp_path / "c.safetensors", **run_options)
+    assert pushed(tmp_path / "c.safetensors", "--onnx", onnx, "--private") == 0
+    assert hub.repositories["models/alice/codec"].private
+    files = hub.files("models/alice/codec")
+    assert files.keys() == {
+        ".gitattributes", "README.md", "config.json", "config.yaml", "curves.png", "entropy_tables.bin",
+        "metrics.jsonl", "model.safetensors", "onnx/enc.json", "onnx/enc.onnx", "rd.png", "reconstructions.png",
+    }  # fmt: skip
+    assert files["reconstructions.png"] == b"newest"
+    assert files["entropy_tables.bin"] == to_bytes(tables_of(model))
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.library_name == "npu-image-codec"
+    assert card.data.pipeline_tag == "image-to-image"
+    assert card.data.license == "bsd-3-clause-clear"
+    assert {"image-compression", "npu", "onnx", "gdnish"} <= set(card.data.tags)
+    assert [(each.metric_type, each.metric_value) for each in card.data.eval_results] == list(METRICS.items())
+    for words in (
+        'codec.from_pretrained("alice/codec")',
+        "| PSNR | 27.50 dB |",
+        "encoder `g_a`: GDN replaced by `gdnish`",
+        "decoder `g_s`: GDN kept",
+        "CompressAI's `bmshj2018_factorized`, quality 8",
+        "accelerate launch train_accel.py --act gdnish",
+        "(rd.png)",
+        "(reconstructions.png)",
+        "(curves.png)",
+    ):
+        assert words in card.text, words
+    assert "/home" not in card.text
+
+
+def test_what_the_hub_has_is_not_uploaded_again(hub: Hub, tmp_path: Path) -> None:
+    save(tmp_path / "c.safetensors")
+    assert pushed(tmp_path / "c.safetensors") == 0
+    assert pushed(tmp_path / "c.safetensors") == 0
+    assert hub.count("PUT /lfs") == 2  # weights and tables
+    assert hub.count("POST .*/commit/") == 1
+
+
+@pytest.mark.parametrize("trouble", [{"status": 500}, {"status": 0}])
+def test_a_passing_failure_of_the_hub_is_overcome(hub: Hub, tmp_path: Path, trouble: dict[str, int]) -> None:
+    hub.trouble("PUT /lfs", times=1, **trouble)
+    save(tmp_path / "c.safetensors")
+    assert pushed(tmp_path / "c.safetensors") == 0
+    assert "model.safetensors" in hub.files("models/alice/codec")
+
+
+@pytest.mark.parametrize(("place", "status"), [("PUT /lfs", 403), ("commit/main", 401), ("preupload", 404)])
+def test_a_refusal_is_one_line(hub: Hub, tmp_path: Path, place: str, status: int) -> None:
+    hub.trouble(place, status=status)
+    save(tmp_path / "c.safetensors")
+    with pytest.raises(InputError, match=f"refuses the upload to alice/codec.*{status}"):
+        pushed(tmp_path / "c.safetensors")
+
+
+def test_a_hub_out_of_reach_is_another_status(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "c.safetensors")
+    hub.trouble("whoami", status=503)
+    assert pushed(tmp_path / "c.safetensors") == UNREACHABLE
+    assert "the same command completes it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint at all", None, b"altered"])
+def test_what_is_no_checkpoint_is_refused_before_the_hub_is_asked(hub: Hub, tmp_path: Path, content: bytes) -> None:
+    if content is None:  # torn
+        save(tmp_path / "c.safetensors")
+        content = (tmp_path / "c.safetensors").read_bytes()[:-100]
+    if content == b"altered":
+        save(tmp_path / "c.safetensors")
+        whole = bytearray((tmp_path / "c.safetensors").read_bytes())
+        whole[-50] ^= 1
+        content = bytes(whole)
+    (tmp_path / "c.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match="is damaged"):
+        pushed(tmp_path / "c.safetensors")
+    assert not hub.requests
+
+
+def test_options_that_cannot_work_are_refused(tmp_path: Path) -> None:
+    for words, said in (
+        (["--checkpoint", "c.safetensors", "--hub_model_id", "codec"], "give USER/NAME"),
+        (["--hub_model_id", "alice/codec"], "--checkpoint"),
+        (["--checkpoint", "c", "--hub_model_id", "alice/codec", "--onnx", str(tmp_path)], "holds no .onnx file"),
+    ):
+        with pytest.raises(InputError, match=said):
+            main(words)
+
+
+@pytest.mark.parametrize(
+    ("token", "repository", "said"),
+    [
+        ("hf_stranger", "alice/codec", "does not know this token"),
+        (READ_ONLY, "alice/codec", "only reads"),
+        (None, "alice/codec", "no Hugging Face token"),
+        ("hf_alice", "bob/codec", "may not write there"),
+    ],
+)
+def test_a_token_that_cannot_push_is_refused(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, token: str | None, repository: str, said: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token) if token else monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(DataError, match=said):
+        open_repository("--hub_model_id", repository, "model", False)
+
+
+def test_offline_is_refused_and_a_hub_that_is_down_is_no_refusal(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.kill()
+    assert "refused" in open_repository("--hub_model_id", "alice/codec", "model", False).lower()
+    with Hub() as again:
+        point_at(again, tmp_path / "hf", monkeypatch)
+        again.trouble("repos/create", status=500)
+        assert open_repository("--hub_model_id", "alice/codec", "model", False) == "status 500"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match="HF_HUB_OFFLINE"):
+        open_repository("--hub_model_id", "alice/codec", "model", False)
+
+
+def test_neither_the_package_nor_pushing_loads_torch() -> None:
+    done = run("-c", "import codec, codec.push, codec.hub, sys; print('torch' in sys.modules)")
+    assert done.stdout.startswith("False"), done.stdout + done.stderr
+
+
+def test_the_card_s_head_is_yaml() -> None:
+    from codec.card import model_card
+
+    block = {"name": "gdn", "options": {}}
+    quantization = {"scope": "all", "phase": "eval-ready", "w_per_channel": True}
+    header = {"architecture": {"N": 8, "M": 12, "g_a": block, "g_s": block, "quantization": quantization}}
+    text = model_card("alice/codec", header | {"options": {}, "metrics": {}, "step": 0, "versions": {}}, [], "")
+    assert yaml.safe_load(text.split("---")[1])["tags"][0] == "image-compression"
+    assert "its GDN layers kept" in text
+    assert "all, phase eval-ready: weights int8 with a scale for each output channel" in text

@@ -1,0 +1,51 @@
+"""Every recipe trains, shortened by --max_steps, --N/--M and, where there is one, the distilled start."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from programs import ROOT, into, rows, train
+
+from codec.checkpoint import Description, load_codec, save_codec
+from codec.entropy import with_tables
+from codec.model import Architecture, Codec
+
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+# What CompressAI's published models were trained with, by quality.
+LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.013, 5: 0.025, 6: 0.0483, 7: 0.0932, 8: 0.18}
+SAID_OTHERWISE = {"coco_dir", "save_dir", "recon_dir", "N", "M", "distill_steps"}
+
+
+@pytest.fixture(scope="module")
+def small_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A codec with GDN in the place of the zoo's, for recipes that start from a trained one."""
+    file = tmp_path_factory.mktemp("codec") / "gdn.safetensors"
+    save_codec(file, with_tables(Codec(Architecture(8, 12))), Description())
+    return file
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "recipes")))
+def test_a_recipe_trains(recipe: Path, coco224: Path, tmp_path: Path, small_codec: Path) -> None:
+    written = yaml.safe_load(recipe.read_text())
+    if written.get("qat"):
+        pytest.skip("its phases take more steps: the tests of QAT run it")
+    words = ["--config", recipe, "--coco_dir", coco224, *into(tmp_path), "--max_steps", 2, "--N", 8, "--M", 12]
+    distilled = ["--init_checkpoint", small_codec, "--distill_steps", 2]
+    words += distilled if written.get("distill_steps") else ["--pretrained", "false"]
+    assert train(*words) == 0
+    _, description = load_codec(tmp_path / "last.safetensors")
+    assert description.step == 2
+    expected = {name: value for name, value in written.items() if name not in SAID_OTHERWISE}
+    assert expected.items() <= description.options.items()
+    assert len(rows(tmp_path, "validation")) == 1
+
+
+def test_the_recipes_of_the_curve_differ_in_quality_and_lambda_alone() -> None:
+    curve = {path.stem: yaml.safe_load(path.read_text()) for path in RECIPES if path.parent.name == "rd_curve"}
+    lambdas = {name: recipe.pop("lambda_mse") for name, recipe in curve.items()}
+    assert lambdas == {f"q{quality}": value for quality, value in LAMBDAS.items()}
+    for name, recipe in curve.items():
+        assert recipe.pop("save_dir") == f"runs/rd_curve/{name}"
+        assert recipe.pop("recon_dir") == f"runs/rd_curve/{name}/recon"
+        assert f"q{recipe.pop('quality')}" == name
+    assert len({str(recipe) for recipe in curve.values()}) == 1
