@@ -1,0 +1,14 @@
+"""`python -m benchmarks`: every benchmark in a process of its own, then the README's table."""
+
+import subprocess
+import sys
+
+BENCHMARKS = (
+    *("step", "profile", "overhead", "ddp", "curves", "data", "memory", "startup", "gpu", "coding", "damage"),
+    *("deployment", "compilers"),
+)
+
+if __name__ == "__main__":
+    for name in (*BENCHMARKS, "table"):
+        print(f"== {name}", flush=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

@@ -1,0 +1,77 @@
+"""`python -m benchmarks.compilers`: every activation through Arm's compiler for three Ethos-U cores, 224x224.
+
+Needs the environment of `make npu`, and skips without it. Weights are random: the estimate depends on shapes, and a
+little on how well weights compress. Estimates do not depend on this machine.
+"""
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.deployment import ACTIVATIONS, M, N, random_codec
+from benchmarks.harness import Row, publish
+from coco224.sample import VALIDATION, sample_splits
+from codec.checkpoint import Description, save_codec
+
+ROOT = Path(__file__).parent.parent
+PYTHON = ROOT / ".venv-npu" / "bin" / "python"
+CORES = ("ethos-u55-256", "ethos-u65-512", "ethos-u85-1024")
+AT_MOST = {
+    ("encoder", CORES[0]): 34.9,
+    ("encoder", CORES[1]): 14.5,
+    ("encoder", CORES[2]): 18.1,
+    ("decoder", CORES[0]): 53.9,
+    ("decoder", CORES[1]): 22.7,
+    ("decoder", CORES[2]): 18.7,
+}
+"""Milliseconds of ReLU in the first trial of this route; they are known to a tenth."""
+
+
+def verdicts(act: str, folder: Path) -> list[dict[str, Any]]:
+    """What `export.npu` says of both parts on each core."""
+    save_codec(folder / f"{act}.safetensors", random_codec(act), Description())
+    pictures = folder / "pictures"
+    pictures.mkdir(exist_ok=True)
+    shutil.copy(sample_splits(include_val=True)["validation"].folder / VALIDATION[0], pictures)
+    found = []
+    for core in CORES:
+        words = ["--ckpt", folder / f"{act}.safetensors", "--target", core, "--calib_dir", pictures]
+        command = [PYTHON, "-m", "export.npu", *words, "--json", folder / "verdicts.json"]
+        done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode not in (0, 2):  # 2: operators on the CPU
+            raise RuntimeError(done.stderr)
+        found += json.loads((folder / "verdicts.json").read_text())
+    return found
+
+
+def rows(act: str, found: list[dict[str, Any]]) -> Iterator[Row]:
+    """ReLU has a row for each core, with its bar; the others one for each part."""
+    ms = {(each["part"], each["target"]): round(each["figures"]["ms"], 1) for each in found}
+    for verdict in found:
+        figures, part, core = verdict["figures"], verdict["part"], verdict["target"]
+        if act != "relu" and core != CORES[0]:
+            continue
+        sides = {name: figures[name] for name in ("GMAC", "CPU operators", "SRAM, KiB")}
+        sides |= {} if act == "relu" else {f"{other}, ms": ms[part, other] for other in CORES[1:]}
+        note = "without what the CPU has to do" if figures["CPU operators"] else ""
+        bar = AT_MOST[part, core] if act == "relu" else None
+        yield Row(f"{act} in int8, {part}, {core} by Vela", ms[part, core], "ms", at_most=bar, sides=sides, note=note)
+
+
+def main() -> None:
+    """Every activation, part and core."""
+    if not PYTHON.exists():
+        print("skipped: the NPU compilers are not installed; make npu")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        found = {act: verdicts(act, Path(name)) for act in ACTIVATIONS}
+    measured = [row for act, each in found.items() for row in rows(act, each)]
+    publish("compilers", measured, {"N": N, "M": M, "verdicts": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""`python -m benchmarks.deployment`: every activation in ONNX Runtime, float and int8, encoder and decoder.
+
+Weights are random: latency does not depend on them, and quality is not measured here.
+"""
+
+from collections.abc import Mapping
+
+import onnx
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Row, publish
+from codec.entropy import with_tables
+from codec.model import Activation, Architecture, Codec
+from codec.quant import Quantization, calibrate, frozen
+from export.build import build
+from export.measure import executed, latencies
+from export.nodes import macs, read
+from export.parts import Part
+from export.pictures import sample_picture
+
+ACTIVATIONS = ("gdn", "relu", "gdnish", "gate")
+PARTS: tuple[Part, ...] = ("encoder", "decoder")
+N, M = 192, 320  # quality 8
+ROUNDS = 5
+THREADS = 2  # one for each core
+GDN_FLOAT, RELU_INT8 = "gdn float", "relu int8"
+
+
+def random_codec(act: str) -> Codec:
+    """Quality 8's widths, with entropy tables narrow enough that the latent is 8 bits, as a trained codec's are."""
+    torch.manual_seed(0)
+    activation = Activation(act)
+    codec = Codec(Architecture(N, M, activation, activation))
+    with torch.no_grad():
+        for matrix in codec.entropy_bottleneck.matrices:
+            matrix += 1.0
+    return with_tables(codec)
+
+
+def graphs(x: Tensor) -> dict[str, dict[Part, onnx.ModelProto]]:
+    """Encoder and decoder by activation and precision: float with its transposed convolutions, int8 without them."""
+    made = {}
+    for act in ACTIVATIONS:
+        codec = random_codec(act)
+        int8 = frozen(calibrate(codec, [sample_picture(224)], Quantization("all")))
+        made[f"{act} float"] = {part: build(codec, part, "transpose", x) for part in PARTS}
+        made[f"{act} int8"] = {part: build(int8, part, "concat", x) for part in PARTS}
+    return made
+
+
+def measure(made: Mapping[str, Mapping[Part, onnx.ModelProto]]) -> dict[str, float]:
+    """Milliseconds of each graph, all of them in turn."""
+    return latencies({f"{name} {part}": each[part] for name, each in made.items() for part in PARTS}, THREADS, ROUNDS)
+
+
+def main() -> None:
+    """Both sizes; a row for each activation and precision, and the bar."""
+    torch.set_num_threads(THREADS)
+    large, small = graphs(sample_picture(768)[:, :, :512]), graphs(sample_picture(224))
+    at_large, at_small = measure(large), measure(small)
+    rows, totals = [], {name: sum(at_large[f"{name} {part}"] for part in PARTS) for name in large}
+    for name, each in large.items():
+        sides = {f"{part}, ms": at_large[f"{name} {part}"] for part in PARTS}
+        sides |= {f"{part} of 224x224, ms": at_small[f"{name} {part}"] for part in PARTS}
+        sides |= {f"{part}, GMAC": macs(read(each[part])) / 1e9 for part in PARTS}
+        run = [executed(each[part]) for part in PARTS]
+        note = f"{sum(one.int8 for one in run)} of {sum(one.convolutions for one in run)} convolutions in int8"
+        what = f"{name}, encoder and decoder of 768x512 in ONNX Runtime"
+        rows.append(Row(what, totals[name], "ms", sides=sides, note=note))
+    sides = {f"{name}, ms": totals[name] for name in (GDN_FLOAT, RELU_INT8)}
+    what = "ReLU in int8 against GDN in float, encoder and decoder of 768x512 in ONNX Runtime"
+    rows.append(Row(what, totals[GDN_FLOAT] / totals[RELU_INT8], "x", at_least=4, sides=sides))
+    publish("deployment", rows, {"N": N, "M": M, "threads of ONNX Runtime": THREADS, "rounds": ROUNDS})
+
+
+if __name__ == "__main__":
+    main()
