@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test clean
+.PHONY: setup demo test bench npu clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)] and "Python 3.11 or 3.12 is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,wandb]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,onnx,wandb]'
 	touch $(READY)
 
 demo: $(READY) demo/coco224
@@ -23,11 +23,22 @@ demo/coco224: $(READY)
 	$(BIN)/python -m coco224.prepare --coco_dir sample --crop random --crops_per_image 16 --out_dir demo/coco224 \
 		--overwrite true
 
+# The NPU compilers want other versions than the trainer, hence an environment of their own.
+npu: .venv-npu/.ready
+
+.venv-npu/.ready: pyproject.toml constraints-npu.txt
+	$(PYTHON) -m venv .venv-npu
+	.venv-npu/bin/pip install --quiet --disable-pip-version-check -c constraints-npu.txt -e '.[npu]'
+	touch $@
+
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) .venv-npu demo

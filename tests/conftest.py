@@ -1,16 +1,17 @@
 """Photographs and datasets that the tests share: real ones, from the scikit-image wheel."""
 
 import importlib.util
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hub_server import Hub, point_at
+from huggingface_hub.utils import close_session
 from PIL import Image
-from programs import ROOT, run
-
-COCO = ROOT.parent / "shared" / "data" / "coco2017"
-"""A real subset of COCO, where the machine has one."""
+from programs import run
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +37,26 @@ def coco224(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run("-m", "coco224.prepare", "--coco_dir", "sample", "--out_dir", out)
     assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 18 MB; skips where none may be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=18m", "tmpfs", disk]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
+    yield disk
+    # Lazily: what was loaded from it may still be mapped.
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty Hub, on which this machine is logged in, and an empty cache."""
+    with Hub() as server:
+        point_at(server, tmp_path / "hf", monkeypatch)
+        yield server
+    close_session()

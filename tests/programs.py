@@ -40,10 +40,10 @@ def run(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def launch(*words: object) -> subprocess.CompletedProcess[str]:
+def launch(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
     """Runs a program on two ranks under Accelerate's launcher: DDP over gloo."""
     launcher = ("-m", "accelerate.commands.launch", "--config_file", DDP)
-    return run(*launcher, *words, ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
+    return run(*launcher, *words, ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="", **more)
 
 
 def launch_nodes(*words: object) -> None:

@@ -27,11 +27,25 @@ def test_every_option_stands_in_the_readme_with_its_help_and_default() -> None:
     assert rows == table_of(run("train_accel.py", "--help").stdout)
 
 
+def test_every_option_of_the_export_does_too() -> None:
+    listed = README.partition("## Export")[2].partition("\n## ")[0]
+    rows = [line for line in listed.splitlines() if line.startswith("| `--")]
+    assert rows == [row for row in table_of(run("-m", "export", "--help").stdout) if row.startswith("|")]
+
+
+def test_the_page_of_chips_has_every_option_of_its_commands() -> None:
+    page = (ROOT / "docs" / "npu.md").read_text()
+    for module in ("export.report", "export.npu"):
+        for row in table_of(run("-m", module, "--help").stdout):
+            assert row.replace("[FILE ...]  ", "") in page or row.startswith("**"), row
+
+
 def test_every_recipe_is_in_the_readme_and_parses() -> None:
-    for recipe in (ROOT / "recipes").glob("*.yaml"):
+    for recipe in (ROOT / "recipes").rglob("*.yaml"):
         options = parse(["--config", str(recipe), "--coco_dir", "coco224"])
         assert yaml.safe_load(recipe.read_text()).items() <= (options.flat() | {"coco_dir": "demo/coco224"}).items()
-        assert recipe.name == "demo.yaml" or f"recipes/{recipe.name}" in README
+        named = "recipes/rd_curve/" if recipe.parent.name == "rd_curve" else f"recipes/{recipe.name}"
+        assert recipe.name == "demo.yaml" or named in README
 
 
 def test_every_place_of_the_layout_exists() -> None:
@@ -40,3 +54,9 @@ def test_every_place_of_the_layout_exists() -> None:
     assert len(places) >= 7
     for place in places:
         assert (ROOT / place).exists(), place
+
+
+def test_every_option_of_pushing_stands_in_its_page_with_its_help_and_default() -> None:
+    page = (ROOT / "docs" / "hub.md").read_text()
+    for row in table_of(run("-m", "codec.push", "--help").stdout):
+        assert row in page, row
