@@ -13,6 +13,8 @@ from huggingface_hub.utils import close_session
 from PIL import Image
 from programs import run
 
+from codec.blocks import registry
+
 
 @pytest.fixture(scope="session")
 def photographs() -> Path:
@@ -37,6 +39,13 @@ def coco224(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run("-m", "coco224.prepare", "--coco_dir", "sample", "--out_dir", out)
     assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.fixture(autouse=True)
+def own_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks and plugins that a test registers are forgotten after it."""
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from hub_server import USER, Hub
 from PIL import Image
 from programs import ROOT, train
 
-from codec.blocks import registry
 from codec.checkpoint import Description, save_codec
 from codec.entropy import with_tables
 from codec.model import Architecture, Codec
@@ -54,8 +53,6 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coco224: Path, photogr
     block = re.search(r"^```python\n(# my_blocks.py\n.*?)^```", (ROOT / "docs/blocks.md").read_text(), re.M | re.S)
     assert block
     (tmp_path / "my_blocks.py").write_text(block[1])
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
     torch.manual_seed(0)
     for name in ("zoo", *(f"{runs}/q{quality}/best_rd" for runs in ("runs", "runs_gdn") for quality in (1, 2))):
         save_codec(tmp_path / f"{name}.safetensors", with_tables(Codec(Architecture(8, 12))), Description())
@@ -68,8 +65,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coco224: Path, photogr
         cup.convert("RGB").crop((100, 100, 356, 292)).save(tmp_path / "kodak/kodim01.png")
         cat.convert("RGB").crop((100, 50, 340, 246)).save(tmp_path / "kodak/kodim02.png")
     shutil.copy(tmp_path / "kodak/kodim01.png", tmp_path / "photo.png")
-    for name in ("photos", "pictures"):
-        (tmp_path / name).symlink_to("kodak")
+    for name, there in (("photos", "kodak"), ("pictures", "kodak"), ("mine", "coco2017")):
+        (tmp_path / name).symlink_to(there)
     shutil.copytree(coco224, tmp_path / "coco224")
     monkeypatch.chdir(tmp_path)
     return tmp_path

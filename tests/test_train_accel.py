@@ -32,7 +32,6 @@ from programs import (
     weights,
 )
 
-from codec.blocks import registry
 from codec.checkpoint import load_codec
 
 FIRST = """--act relu --use_prepared true --quality 8 --epochs 10 --batch_size 16 --lr 1e-4 --alpha_l1 0.4
@@ -195,8 +194,6 @@ def test_the_saved_configuration_is_the_run(finished: tuple[Path, str], capsys: 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_as_written(name: str, coco224: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    monkeypatch.setattr(registry, "_plugins", {})
     plugin = tmp_path / "my_blocks.py"
     plugin.write_text(PLUGIN)
     recipe = [*FIRST.split(), *RECIPES[name].format(plugin=plugin).split()]

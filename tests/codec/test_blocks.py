@@ -22,7 +22,6 @@ from codec.blocks import (
     make_options,
     options_dict,
     register_activation,
-    registry,
 )
 from codec.blocks.gdnish import ECA
 from codec.errors import InputError
@@ -270,14 +269,6 @@ class MyAct:
 """
 
 
-@pytest.fixture
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is gone after it."""
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    monkeypatch.setattr(registry, "_plugins", {})
-
-
-@pytest.mark.usefixtures("own_registry")
 def test_a_users_file_adds_a_block_with_options_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "my_blocks.py"
     file.write_text(PLUGIN)
@@ -297,7 +288,6 @@ def test_a_users_file_adds_a_block_with_options_of_its_own(tmp_path: Path) -> No
         make_options("myact", {"myact_steps": 0})
 
 
-@pytest.mark.usefixtures("own_registry")
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -331,7 +321,6 @@ def test_a_file_that_cannot_serve_is_refused_in_one_line_and_leaves_nothing(
     assert not {name for name in set(sys.modules) - modules if "my_blocks" in name}
 
 
-@pytest.mark.usefixtures("own_registry")
 def test_a_block_may_have_no_options_at_all() -> None:
     @register_activation("bare")
     class Bare:
@@ -345,7 +334,6 @@ def test_a_block_may_have_no_options_at_all() -> None:
     assert make_options("bare", {}) is None
 
 
-@pytest.mark.usefixtures("own_registry")
 def test_a_block_chooses_its_prefix() -> None:
     @register_activation("long_name", prefix="ln_")
     class LongName:

@@ -287,8 +287,6 @@ def test_a_reference_that_is_none_is_refused(checkpoint: Path, folder: Path, tmp
 def test_the_block_of_a_plugin_needs_its_file_and_an_error_is_one_line_and_status_2(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    monkeypatch.setattr(registry, "_plugins", {})
     plugin = tmp_path / "mine.py"
     plugin.write_text(PLUGIN)
     registry.load_plugin(plugin)

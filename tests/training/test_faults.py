@@ -12,7 +12,6 @@ from programs import TINY, into, rows, same, states, train, weights
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from codec.blocks import registry
 from codec.entropy import noise_keys
 from codec.errors import InputError
 from codec.model import Activation, Architecture, Codec
@@ -85,8 +84,6 @@ class Poison:
 @pytest.fixture
 def poisoned(coco224: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """poisoned(*options): a run of 3 steps into tmp_path/run with a block of the user's that gives NaN."""
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    monkeypatch.setattr(registry, "_plugins", {})
     plugin = tmp_path / "poison.py"
     plugin.write_text(POISONED)
     words = ["--coco_dir", coco224, *TINY, *into(tmp_path / "run"), "--plugin", plugin, "--act", "poisoned"]

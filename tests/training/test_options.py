@@ -60,8 +60,6 @@ class MyAct:
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's file that registers `myact`; what it registers is gone after the test."""
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    monkeypatch.setattr(registry, "_plugins", {})
     file = tmp_path / "my_blocks.py"
     file.write_text(PLUGIN)
     return file
