@@ -3,7 +3,7 @@
 Weights are random: latency does not depend on them, and quality is not measured here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx
 import torch
@@ -38,14 +38,18 @@ def random_codec(act: str) -> Codec:
     return with_tables(codec)
 
 
-def graphs(x: Tensor) -> dict[str, dict[Part, onnx.ModelProto]]:
+def graphs(
+    x: Tensor, acts: Sequence[str] = ACTIVATIONS, precisions: Sequence[str] = ("float", "int8")
+) -> dict[str, dict[Part, onnx.ModelProto]]:
     """Encoder and decoder by activation and precision: float with its transposed convolutions, int8 without them."""
     made = {}
-    for act in ACTIVATIONS:
+    for act in acts:
         codec = random_codec(act)
-        int8 = frozen(calibrate(codec, [sample_picture(224)], Quantization("all")))
-        made[f"{act} float"] = {part: build(codec, part, "transpose", x) for part in PARTS}
-        made[f"{act} int8"] = {part: build(int8, part, "concat", x) for part in PARTS}
+        if "float" in precisions:
+            made[f"{act} float"] = {part: build(codec, part, "transpose", x) for part in PARTS}
+        if "int8" in precisions:
+            int8 = frozen(calibrate(codec, [sample_picture(224)], Quantization("all")))
+            made[f"{act} int8"] = {part: build(int8, part, "concat", x) for part in PARTS}
     return made
 
 

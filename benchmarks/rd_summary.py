@@ -1,0 +1,173 @@
+"""What the study's runs say: a row a block, `results/rd_study.json`, and a plot of BD-rate against latency."""
+
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
+
+import torch
+
+from benchmarks.deployment import PARTS, THREADS, graphs, measure
+from benchmarks.harness import RESULTS, Row, publish
+from codec.blocks import load_plugin
+from codec.curves import Curve, NoDifference, Point, curve, difference
+from export.pictures import sample_picture
+
+if TYPE_CHECKING:
+    from benchmarks.rd_study import Study
+
+ENOUGH_BPP = 0.1
+"""Below it, the 16 bytes of a file's header are too large a share to say how good the tables are."""
+
+
+def summarize(study: "Study", images: str, budget: str) -> None:
+    """Reads the finished runs, times the blocks in ONNX Runtime, and publishes rows, details and plot."""
+    from benchmarks.rd_study import BASELINE, PLUGIN
+
+    load_plugin(PLUGIN)
+    milliseconds = latency(study.acts())
+    rows = [
+        *(block_row(study, act, milliseconds[act]) for act in study.acts() if act != BASELINE),
+        *(int8_row(study, act) for act in study.budget.int8_blocks),
+        *verdicts(study),
+    ]
+    names = sorted(path.parent.name for path in study.folder.glob("*/figures.json"))
+    details = {
+        "command": f"python -m benchmarks.rd_study --budget {budget}",
+        "budget": vars(study.budget),
+        "pictures": Path(images).name,
+        "learning rates": {act: study.rate(act) for act in study.acts()},
+        "ms of encoder and decoder in int8, 768x512": milliseconds,
+        "runs": {name: averages(study, name) for name in names},
+    }
+    draw(study, milliseconds, rows)
+    publish("rd_study", rows, details)
+
+
+def latency(acts: tuple[str, ...]) -> dict[str, float]:
+    """Milliseconds of encoder and decoder in int8, quality 8, 768x512, two threads."""
+    torch.set_num_threads(THREADS)
+    took = measure(graphs(sample_picture(768)[:, :, :512], acts, ("int8",)))
+    return {act: sum(took[f"{act} int8 {part}"] for part in PARTS) for act in acts}
+
+
+def averages(study: "Study", name: str) -> dict[str, float]:
+    """Means over pictures."""
+    rows = study.figures(name) or []
+    return {key: round(mean(row[key] for row in rows), 5) for key in ("psnr", "ms_ssim", "bpp", "bpp_estimated")}
+
+
+def finished(study: "Study", act: str, seed: int, way: str = "") -> list[str]:
+    """A block's runs at its best rate, a lambda each; `way` "float" or "int8": those that went on from there."""
+    names = [study.block(act, x, seed, study.rate(act)).name for x in study.budget.lambdas]
+    return [f"{name}-{way}" if way else name for name in names]
+
+
+def rd_curve(study: "Study", names: list[str]) -> Curve:
+    """The curve of runs."""
+    points = [averages(study, name) for name in names]
+    return curve(names[0], [Point(each["bpp"], each["psnr"]) for each in points])
+
+
+def losses(study: "Study", act: str, way: str = "") -> list[float]:
+    """The RD loss at each lambda, the mean over seeds."""
+    b = study.budget
+    runs = [finished(study, act, seed, way) for seed in b.seeds]
+    return [mean(study.rd_loss(run[i], x) for run in runs) for i, x in enumerate(b.lambdas)]
+
+
+def percent(study: "Study", ours: tuple[str, str], theirs: tuple[str, str]) -> list[float]:
+    """How much higher a block's RD loss is than another's, at each lambda; (block, way) both."""
+    pairs = zip(losses(study, *ours), losses(study, *theirs), strict=True)
+    return [100 * (a / b - 1) for a, b in pairs]
+
+
+def bd_rates(study: "Study", ours: tuple[str, str], theirs: tuple[str, str]) -> list[float]:
+    """BD-rate in percent, a seed each; those that the curves do not allow are left out."""
+    found = []
+    for seed in study.budget.seeds:
+        (act, way), (other, other_way) = ours, theirs
+        try:
+            tested = rd_curve(study, finished(study, act, seed, way))
+            found.append(difference(tested, rd_curve(study, finished(study, other, seed, other_way))).bd_rate)
+        except NoDifference:
+            continue
+    return found
+
+
+def block_row(study: "Study", act: str, milliseconds: float) -> Row:
+    """A block in float against GDN that went on for the same steps."""
+    from benchmarks.rd_study import BASELINE, base
+
+    at_each = percent(study, (act, ""), (BASELINE, ""))
+    rates = bd_rates(study, (act, ""), (BASELINE, ""))
+    drops = [
+        averages(study, base(x))["psnr"] - averages(study, study.swap(act, x).name)["psnr"]
+        for x in study.budget.lambdas
+    ]
+    sides = {f"lambda {x:g}, %": each for x, each in zip(study.budget.lambdas, at_each, strict=True)}
+    sides |= {f"BD-rate of seed {seed}, %": each for seed, each in zip(study.budget.seeds, rates, strict=False)}
+    sides |= {"dB lost by the swap": mean(drops), "ms in int8": milliseconds, "learning rate": study.rate(act)}
+    return Row(f"{act}: RD loss against GDN trained on", mean(at_each), "%", sides=sides)
+
+
+def int8_row(study: "Study", act: str) -> Row:
+    """A block in int8 against itself in float for the same steps, and against GDN in float."""
+    from benchmarks.rd_study import BASELINE
+
+    rates = bd_rates(study, (act, "int8"), (act, "float"))
+    sides = {f"of seed {seed}, %": each for seed, each in zip(study.budget.seeds, rates, strict=False)}
+    sides["RD loss against it, %"] = mean(percent(study, (act, "int8"), (act, "float")))
+    sides["RD loss against GDN in float, %"] = mean(percent(study, (act, "int8"), (BASELINE, "float")))
+    what = f"{act} in int8, both transforms: BD-rate against its own float codec"
+    return Row(what, mean(rates) if rates else float("nan"), "%", at_most=1.0, sides=sides)
+
+
+def verdicts(study: "Study") -> list[Row]:
+    """The bars."""
+    from benchmarks.rd_study import BASELINE, BLOCKS, base
+
+    against = {act: percent(study, (act, ""), (BASELINE, "")) for act in BLOCKS}
+    best = min(against, key=lambda act: mean(against[act]))
+    in_int8 = {act: mean(percent(study, (act, "int8"), (BASELINE, "float"))) for act in study.budget.int8_blocks}
+    best_int8 = min(in_int8, key=lambda act: in_int8[act])
+    worst_swap = max(
+        averages(study, base(x))["psnr"] - averages(study, study.swap("gate", x).name)["psnr"]
+        for x in study.budget.lambdas
+    )
+    pictures = [row for path in study.folder.glob("*/figures.json") for row in study.figures(path.parent.name) or []]
+    off = max(100 * abs(row["bpp"] / row["bpp_estimated"] - 1) for row in pictures if row["bpp"] > ENOUGH_BPP)
+    what = "RD loss against GDN trained on for the same steps"
+    return [
+        Row(f"{what}: {best}, the best without division, mean of lambdas", mean(against[best]), "%", at_most=-1.0),
+        Row(f"{what}: {best}, at its worst lambda", max(against[best]), "%", at_most=0.0),
+        Row(f"{what}: {best_int8} in int8, GDN in float", in_int8[best_int8], "%", at_most=0.0),
+        Row(f"{what}: ReLU everywhere", mean(against["relu"]), "%", at_most=3.0),
+        Row("PSNR lost by the swap to gates with a distilled start, worst lambda", worst_swap, "dB", at_most=0.1),
+        Row(f"real bpp off estimated bpp, worst of {len(pictures)} pictures and codecs", off, "%", at_most=1.0),
+    ]
+
+
+def draw(study: "Study", milliseconds: dict[str, float], rows: list[Row]) -> None:
+    """`results/rd_study.png`: what each block costs in RD loss against what it costs in time, and the curves."""
+    import matplotlib as mpl
+
+    from benchmarks.rd_study import BASELINE
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (plane, curves) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
+    cost = {row.what.partition(":")[0]: row.value for row in rows} | {BASELINE: 0.0}
+    for act in study.acts():
+        plane.scatter(milliseconds[act], cost[act])
+        plane.annotate(act, (milliseconds[act], cost[act]), xytext=(4, 4), textcoords="offset points")
+        points = rd_curve(study, finished(study, act, study.budget.seeds[0])).points
+        curves.plot([each.bpp for each in points], [each.psnr for each in points], marker=".", label=act)
+    plane.axhline(0, color="grey", lw=0.8)
+    plane.set(xlabel="ms in int8, encoder + decoder, 768x512, ONNX Runtime", ylabel="RD loss against GDN trained on, %")
+    curves.set(xlabel="bits per pixel, real bytes", ylabel="PSNR, dB")
+    curves.legend()
+    for axis in (plane, curves):
+        axis.grid(alpha=0.3)
+    RESULTS.mkdir(exist_ok=True)
+    figure.savefig(RESULTS / "rd_study.png", dpi=110)
