@@ -5,7 +5,9 @@ import multiprocessing
 import os
 import platform
 import resource
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -45,7 +47,8 @@ class Row:
         """Whether the bar is met; None without one."""
         if self.at_least is None and self.at_most is None:
             return None
-        return self.value >= (self.at_least or self.value) and self.value <= (self.at_most or self.value)
+        high_enough = self.at_least is None or self.value >= self.at_least
+        return high_enough and (self.at_most is None or self.value <= self.at_most)
 
 
 def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, float]:
@@ -110,7 +113,14 @@ def publish(name: str, rows: list[Row], details: Mapping[str, Any] | None = None
     """Prints the rows and keeps them as `results/NAME.json`, or `results/NAME-GPU.json` where there is a GPU."""
     where = machine()
     stem = f"{name}-{slug(where['gpu'])}" if where["gpu"] else name
-    result = {"benchmark": name, "machine": where, "rows": [asdict(row) for row in rows], **(details or {})}
+    command = shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
+    result = {
+        "benchmark": name,
+        "command": command,
+        "machine": where,
+        "rows": [asdict(row) for row in rows],
+        **(details or {}),
+    }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(table(rows))
@@ -121,7 +131,8 @@ def table(rows: list[Row]) -> str:
     """The rows in Markdown."""
     lines = ["| what | measured | bar | sides |", "| --- | --- | --- | --- |"]
     for row in rows:
-        bar = "" if row.met is None else f"{'≥' if row.at_least else '≤'} {row.at_least or row.at_most:g}"
+        bars = (("≥", row.at_least), ("≤", row.at_most))
+        bar = " ".join(f"{sign} {limit:g}" for sign, limit in bars if limit is not None)
         bar += {None: "", True: " ✓", False: " ✗"}[row.met]
         sides = "; ".join([f"{side} {figure:.3g}" for side, figure in row.sides.items()] + [row.note] * bool(row.note))
         lines.append(f"| {row.what} | {row.value:.3g} {row.unit} | {bar} | {sides} |")

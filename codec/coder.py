@@ -26,25 +26,32 @@ class Coder:
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
-        self._models = [_exact_model(cdf[:n]) for cdf, n in zip(tables.cdfs, tables.lengths, strict=True)]
+        used = [cdf[:n] for cdf, n in zip(tables.cdfs, tables.lengths, strict=True)]
+        # A lazy model is the same one, searched from its start instead of by halves when it decodes.
+        self._decoders = [_exact_model(cdf, lazy=len(cdf) - 1 <= _SHORT) for cdf in used]
+        self._encoders = [_exact_model(cdf, lazy=False) for cdf in reversed(used)]
         self._first = tables.offsets[:, None]
         self._last = (tables.lengths - 2).astype(np.uint32)[:, None]  # the interval of symbols that have none
 
     def encode(self, symbols: NDArray[np.int32]) -> bytes:
         """The payload of symbols [M, h, w]."""
-        index = symbols.reshape(len(self._models), -1) - self._first
+        index = symbols.reshape(len(self._encoders), -1) - self._first
         # As unsigned numbers, symbols under the table (wrapped or not) are large as well.
-        outside = np.flatnonzero(index.view(np.uint32) >= self._last)
+        unsigned = index.view(np.uint32)
+        rows = np.flatnonzero(unsigned.max(1) >= self._last[:, 0])
+        row, place = np.nonzero(unsigned[rows] >= self._last[rows])
+        outside = rows[row] * index.shape[1] + place
         coder = stream.stack.AnsCoder()
         if outside.size:
             first, last = self._table_ends(outside, index.shape[1])
             beyond = symbols.ravel()[outside] - first
             _push_distances(coder, np.where(beyond < 0, -2 * beyond - 1, 2 * (beyond - last)))
             index.ravel()[outside] = last
-        for row, model in zip(reversed(index), reversed(self._models), strict=True):
-            coder.encode_reverse(row, model)
+        push = coder.encode_reverse
+        for channel, model in zip(reversed(index), self._encoders, strict=True):
+            push(channel, model)
         words: NDArray[np.uint32] = coder.get_compressed()
-        return words.astype("<u4").tobytes().rstrip(b"\0")
+        return words.astype("<u4", copy=False).tobytes().rstrip(b"\0")
 
     def decode(self, payload: bytes, height: int, width: int) -> NDArray[np.int32]:
         """Symbols int32 [M, height, width].
@@ -56,8 +63,8 @@ class Coder:
             raise InputError("its last byte is zero, which is never written")
         words = np.frombuffer(payload + bytes(-len(payload) % 4), "<u4").astype(np.uint32)
         coder = stream.stack.AnsCoder(words)
-        symbols = np.empty((len(self._models), height * width), np.int32)
-        for row, model in zip(symbols, self._models, strict=True):
+        symbols = np.empty((len(self._decoders), height * width), np.int32)
+        for row, model in zip(symbols, self._decoders, strict=True):
             row[:] = coder.decode(model, height * width)
         outside = np.flatnonzero(symbols.view(np.uint32) == self._last)
         symbols += self._first
@@ -79,7 +86,7 @@ class Coder:
         return self.tables.offsets[channels].astype(np.int64), self.tables.lengths[channels].astype(np.int64) - 2
 
 
-def _exact_model(cdf: NDArray[np.int32]) -> stream.model.Categorical:
+def _exact_model(cdf: NDArray[np.int32], lazy: bool) -> stream.model.Categorical:
     """A model whose cumulative frequencies are the table's, scaled from 16 to 24 bits, to the last bit.
 
     From n weights, constriction's fast quantization takes the cumulative frequency of interval i to be
@@ -88,8 +95,7 @@ def _exact_model(cdf: NDArray[np.int32]) -> stream.model.Categorical:
     integer under 2**53: no float rounds, on any machine.
     """
     weights = (np.diff(cdf) << (_CODER_PRECISION - PRECISION)) - 1
-    # A lazy model is the same one, searched from its start instead of by halves.
-    return stream.model.Categorical(weights.astype(np.float64), lazy=len(weights) <= _SHORT, perfect=False)
+    return stream.model.Categorical(weights.astype(np.float64), lazy=lazy, perfect=False)
 
 
 def _push_distances(coder: stream.stack.AnsCoder, distances: NDArray[np.int64]) -> None:

@@ -104,6 +104,8 @@ def find_jobs(conversion: Conversion, source: Path, target: Path) -> list[Job]:
         raise InputError(f"{target} is a folder and {source} a file; name the file to write")
     if conversion.writes is not None and target.suffix.lower() not in conversion.writes:
         raise InputError(f"{target}: give a name that ends in {' or '.join(sorted(conversion.writes))}")
+    if target.exists() and source.samefile(target):
+        raise InputError(f"{target} is the source itself; name another file")
     return [(source, target)]
 
 
@@ -152,6 +154,8 @@ class _Worker:
             self._convert(self._codec, *job)
         except InputError as error:
             return f"{job[0]}: {error}"
+        except OSError as error:
+            return f"{error.filename or job[1]}: {error.strerror}"
         return None
 
     def __getstate__(self) -> dict[str, object]:

@@ -133,6 +133,10 @@ def enter(codec: "Codec", phase: Phase, learning: bool = True) -> None:
                     "from a checkpoint that was quantized"
                 )
             quantizer.settle()
+        if learning:
+            for module in codec.modules():
+                if isinstance(module, QuantizedLayer):
+                    module.settle()  # the inputs' scales have a say in it
     _switch(codec, after)
 
 

@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SMALLEST_SCALE = 2.0**-20
-"""Of a tensor that is all zeros; far under what matters, and large enough that a bias in its unit fits 32 bits."""
+"""Of a tensor that is all zeros; far under what matters."""
+
+LARGEST_BIAS = 2.0**30
+"""In its unit, input scale times weight scale: an int32 accumulator holds it and everything that is added to it."""
 
 EMA_STEPS = 100
 """The moving average of the ranges: the plain mean of the first steps, then a new step has this fraction's weight."""
@@ -154,9 +157,9 @@ class WeightQuantizer(nn.Module):
         self.frozen: float | None = None
         self.register_buffer("scale", torch.ones(1 if axis is None else channels))
 
-    def forward(self, weight: Tensor) -> Tensor:
+    def forward(self, weight: Tensor, least: Tensor | None = None) -> Tensor:
         if self.switches.follow:
-            self.settle(weight)
+            self.settle(weight, least)
         if not self.on:
             return weight
         low, high = -128 + self.zero_point, 127 + self.zero_point
@@ -174,12 +177,15 @@ class WeightQuantizer(nn.Module):
         return self.switches.quantize and (self.training or self.switches.in_eval)
 
     @torch.no_grad()
-    def settle(self, weight: Tensor) -> None:
-        """Scales from the weights as they are."""
+    def settle(self, weight: Tensor, least: Tensor | None = None) -> None:
+        """Scales from the weights as they are, but none under `least` [channels]."""
         axis = self.axis
         magnitude = weight.detach().abs()
         greatest = magnitude.max()[None] if axis is None else magnitude.transpose(0, axis).flatten(1).amax(1)
-        self.scale.copy_((greatest / 127).clamp(min=SMALLEST_SCALE))
+        scale = (greatest / 127).clamp(min=SMALLEST_SCALE)
+        if least is not None:
+            scale = torch.maximum(scale, least.max()[None] if axis is None else least)
+        self.scale.copy_(scale)
 
     def extra_repr(self) -> str:
         return f"axis={self.axis}"
@@ -232,8 +238,24 @@ class QuantizedLayer(nn.Module):
     def weight(self) -> Tensor:
         parameter = self._parameters["weight"]
         assert parameter is not None
-        quantized: Tensor = self.weight_quantizer(parameter)
+        quantized: Tensor = self.weight_quantizer(parameter, self._least_scales())
         return quantized
+
+    def _least_scales(self) -> Tensor | None:
+        """The scales of the weights under which the bias would not fit its int32 [output channels].
+
+        Weights near zero under a bias that is not, as a gate starts, have no scale of their own to speak of.
+        """
+        bias = self._parameters["bias"]
+        if bias is None or self.fed_by is None:
+            return None
+        return bias.detach().abs() / (self.fed_by[0].scale * LARGEST_BIAS)
+
+    def settle(self) -> None:
+        """The weight's scales as weight, bias and the input's scale are now."""
+        parameter = self._parameters["weight"]
+        assert parameter is not None
+        self.weight_quantizer.settle(parameter, self._least_scales())
 
     @property
     def bias(self) -> Tensor | None:

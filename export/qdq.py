@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from codec.errors import InputError
 from export.graph import prune
 
 Array = NDArray[Any]
@@ -78,14 +79,24 @@ def fold_weights(graph: Graph) -> None:
 
 
 def quantize_biases(graph: Graph) -> None:
-    """A bias becomes int32 with zero point 0, its scale that of the input times those of the weights."""
+    """A bias becomes int32 with zero point 0, its scale that of the input times those of the weights.
+
+    Raises:
+        InputError: it does not fit 32 bits, as after training that moved biases far while the scales were fixed.
+    """
     for node in graph.nodes("Conv", "ConvTranspose", "Gemm"):
         scales = [graph.scale(name) for name in node.input[:2]]
         if len(node.input) < 3 or scales[0] is None or scales[1] is None:
             continue
         bias = graph.constants[node.input[2]].astype(np.float64)
         unit = np.broadcast_to((scales[0] * scales[1]).astype(np.float32), bias.shape)
-        integers = np.clip(np.rint(bias / unit), -(2**31), 2**31 - 1).astype(np.int32)
+        integers = np.rint(bias / unit)
+        if np.abs(integers).max() >= 2**31:
+            raise InputError(
+                f"the bias of {node.name} is too large for int32 in the unit of its weights' scale; train with a later "
+                "--qat_freeze_after, which lets the scales follow"
+            )
+        integers = integers.astype(np.int32)
         node.input[2] = graph.dequantized(node.input[2], integers, unit, np.zeros(len(bias), np.int32), axis=0)
 
 

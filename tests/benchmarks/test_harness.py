@@ -16,6 +16,8 @@ def test_a_bar_is_met_from_either_side() -> None:
     assert not Row("ratio", 3.4, "x", at_least=3.5).met
     assert Row("memory", 0.9, "x", at_most=1.0).met
     assert not Row("memory", 1.1, "x", at_most=1.0).met
+    assert not Row("crashes", 1, "", at_most=0).met
+    assert Row("crashes", 0, "", at_most=0).met
     assert Row("a figure", 1.0, "s").met is None
     line = table([Row("memory", 1.1, "x", at_most=1.0, sides={"ours, MB": 11}, note="why")]).splitlines()[-1]
     assert line == "| memory | 1.1 x | ≤ 1 ✗ | ours, MB 11; why |"

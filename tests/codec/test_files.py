@@ -115,6 +115,8 @@ def test_nothing_is_written_where_something_cannot_work(checkpoint: Path, folder
         (compress, [str(folder), str(tmp_path / "there.bin"), *use], "is a file"),
         (compress, [str(twins), out, *use], "rename one"),
         (compress, [odd, out, *use, "--num_proc", "0"], "--num_proc 0"),
+        (compress, [odd, odd, *use, "--overwrite"], "is the source itself"),
+        (compress, [odd, str(tmp_path / "there.bin" / "a.bin"), *use], "there.bin: File exists"),
         (decompress, [str(tmp_path / "there.bin"), str(tmp_path / "x.jpg"), *use], "ends in .bmp or .png"),
     ):
         with pytest.raises(InputError, match=said):

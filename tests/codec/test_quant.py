@@ -172,6 +172,26 @@ def test_biases_are_whole_numbers_of_an_int32_accumulator(trained: Codec) -> Non
     assert (layer.bias - layer._parameters["bias"]).abs().max() > 0
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_bias_fits_int32_where_the_weights_under_it_are_zero(pictures: list[Tensor], trains: bool) -> None:
+    """As in a gate that has just started, W = 0 and a = 1, whose input is small."""
+    codec = Codec(Architecture(16, 24, Activation("gate"), Activation("gate")))
+    with torch.no_grad():
+        codec.g_s.get_submodule("4").weight *= 1e-5
+    if trains:
+        prepare(codec, Quantization("all"))
+        for x in pictures:
+            step(codec, x)
+        enter(codec, Phase.FIXED_SCALE)
+        step(codec, pictures[0])
+    else:
+        codec = calibrate(with_tables(codec), pictures, Quantization("all"))
+    layer = codec.g_s.get_submodule("5.gain")
+    unit = layer.fed_by[0].scale * layer.weight_quantizer.scale
+    assert (layer.bias / unit).abs().max() < 2**31
+    torch.testing.assert_close(layer.bias, layer._parameters["bias"], rtol=1e-6, atol=1e-6)
+
+
 def test_the_banded_form_of_eca_has_the_same_integers(trained: Codec) -> None:
     conv = trained.g_a.get_submodule("1.eca.conv")
     assert conv.weight_quantizer.scale.numel() == 1
