@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from coco224.repository import is_repository
-
 LIBRARY = "npu-image-codec"
 TAGS = ["image-compression", "learned-image-compression", "compressai", "npu"]
 FIGURES = {
@@ -27,25 +25,26 @@ MEANINGS = {
 }
 
 
-def model_card(repo_id: str, header: dict[str, Any], files: list[str], command: str) -> str:
+def model_card(repo_id: str, header: dict[str, Any], files: list[str], command: str, plugin: str = "") -> str:
     """The card in Markdown with its YAML head.
 
     Args:
         repo_id: USER/NAME.
-        header: `architecture`, `options`, `metrics`, `step` and `versions` of the checkpoint.
+        header: `architecture`, `options`, `metrics`, `step`, `versions` and `dataset` of the checkpoint.
         files: what else the repository holds.
         command: the recipe as one command; empty where it is not known.
+        plugin: which of the files holds the codec's own blocks; empty where it has none.
     """
     widths = "N={N}, M={M}".format(**header["architecture"])
     sections = {
         "Figures": _figures(header),
         "Rate-distortion curve": _picture(files, "rd.png", "rate-distortion curve"),
         "Reconstructions": _picture(files, "reconstructions.png", "originals left, reconstructions right"),
-        "Use": _use(repo_id, files),
+        "Use": _use(repo_id, files, plugin),
         "What was replaced, what was quantized": _replaced(header),
         "Training": _training(header, command),
         "Course of the training": _picture(files, "curves.png", "loss, rate, PSNR and learning rate over the steps"),
-        "Files": _files(files),
+        "Files": _files(files, plugin),
         "Licence": _licence(header["options"])[1],
     }
     introduction = (
@@ -59,14 +58,13 @@ def model_card(repo_id: str, header: dict[str, Any], files: list[str], command: 
 def _head(repo_id: str, header: dict[str, Any], files: list[str]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    data = header["options"].get("coco_dir", "")
-    dataset = data if _on_the_hub(data) else None
+    dataset = header["dataset"]
     results = [
         EvalResult(
             task_type="image-to-image",
             task_name="Image compression",
-            dataset_type=dataset or "coco",
-            dataset_name="COCO crops, validation",
+            dataset_type=dataset or "imagefolder",
+            dataset_name=f"{_data(header)}, validation",
             metric_type=name,
             metric_name=FIGURES[name][0],
             metric_value=round(value, 4),
@@ -81,7 +79,6 @@ def _head(repo_id: str, header: dict[str, Any], files: list[str]) -> str:
         pipeline_tag="image-to-image",
         tags=[*TAGS, *(["onnx"] if any(name.endswith(".onnx") for name in files) else []), *blocks],
         datasets=[dataset] if dataset else None,
-        base_model=initial if _on_the_hub(initial := header["options"].get("init_checkpoint") or "") else None,
         model_name=repo_id.rpartition("/")[2] if results else None,
         eval_results=results or None,
     ).to_yaml()
@@ -110,18 +107,28 @@ def _picture(files: list[str], name: str, words: str) -> str:
     return f"![{words}]({name})" if name in files else ""
 
 
-def _use(repo_id: str, files: list[str]) -> str:
+def _use(repo_id: str, files: list[str], plugin: str) -> str:
+    before = ["import codec", ""]
+    if plugin:
+        before = [
+            "from huggingface_hub import hf_hub_download",
+            "",
+            "import codec.blocks",
+            "",
+            "# The codec has a block of its own: code, to be read before it runs.",
+            f'codec.blocks.load_plugin(hf_hub_download("{repo_id}", "{plugin}"))',
+        ]
     lines = [
         "```python",
-        "import codec",
-        "",
+        *before,
         f'model = codec.from_pretrained("{repo_id}")  # revision=, cache_dir=, local_files_only=',
         'x_hat = model(x)["x_hat"]                    # x: float [B, 3, H, W] in [0, 1], H and W multiples of 16',
         "```",
         "",
         "```sh",
-        f"hf download {repo_id} model.safetensors --local-dir .",
-        "python -m codec.evaluate --images kodak/ --checkpoint model.safetensors",
+        " ".join(["hf download", repo_id, "model.safetensors", *([plugin] if plugin else []), "--local-dir ."]),
+        "python -m codec.evaluate --images kodak/ --checkpoint model.safetensors"
+        + (f" --plugin {plugin}" if plugin else ""),
         "```",
     ]
     if any(name.endswith(".onnx") for name in files):
@@ -154,15 +161,14 @@ def _training(header: dict[str, Any], command: str) -> str:
     options = header["options"]
     if not options:
         return ""
-    data = options["coco_dir"]
     start = "random weights"
     if options["pretrained"]:
         start = f"CompressAI's `bmshj2018_factorized`, quality {options['quality']} (MSE)"
     if options["init_checkpoint"]:
-        start = f"`{_public(options['init_checkpoint'])}`"
+        start = f"`{Path(options['init_checkpoint']).name}`"
     rows = {
         "base model": start,
-        "data": f"`{_public(data)}`, crops of {options['input_size']} pixels",
+        "data": f"`{_data(header)}`, crops of {options['input_size']} pixels",
         "loss": options["loss_type"],
         "what trained": options["train_scope"],
         "versions": ", ".join(f"{name} {number}" for name, number in header["versions"].items()),
@@ -181,9 +187,10 @@ def _wrapped(command: str) -> str:
     return " \\\n".join(lines).strip()
 
 
-def _files(files: list[str]) -> str:
+def _files(files: list[str], plugin: str) -> str:
+    meanings = MEANINGS | ({plugin: "the codec's own blocks, for `codec.blocks.load_plugin`"} if plugin else {})
     return "\n".join(
-        f"- `{place}`: {words}" for place, words in MEANINGS.items() if any(name.startswith(place) for name in files)
+        f"- `{place}`: {words}" for place, words in meanings.items() if any(name.startswith(place) for name in files)
     )
 
 
@@ -196,10 +203,6 @@ def _licence(options: dict[str, Any]) -> tuple[str | None, str]:
     return "apache-2.0", "Apache-2.0."
 
 
-def _public(place: str) -> str:
-    """A dataset or file as strangers may read it: a Hub name, or the last part of a path."""
-    return place if _on_the_hub(place) else Path(place).name
-
-
-def _on_the_hub(place: str) -> bool:
-    return is_repository(place) and not Path(place).exists()
+def _data(header: dict[str, Any]) -> str:
+    """The dataset as strangers may read it: its name on the Hub, or the last part of its path."""
+    return header["dataset"] or Path(header["options"].get("coco_dir", "")).name or "a folder of its trainer"

@@ -1,7 +1,6 @@
 """Checkpoints: one safetensors file that describes itself. Nothing is unpickled that could run code."""
 
 import json
-import pickle
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -34,12 +33,14 @@ class Description:
         metrics: validation figures of these weights; empty where there was no validation.
         step: optimizer steps done.
         versions: the packages that wrote it.
+        dataset: the training data's name on the Hub; empty where it was a folder of the machine that trained.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     step: int = 0
     versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in PACKAGES})
+    dataset: str = ""
 
 
 def save_codec(path: Path, codec: Codec, description: Description) -> None:
@@ -68,7 +69,8 @@ def load_codec(path: Path) -> tuple[Codec, Description]:
         raise InputError(f"{path} is damaged: its contents do not match its checksum; use another checkpoint")
     codec = Codec(Architecture.from_json(json.loads(metadata["architecture"])))
     codec.load_weights(tensors)
-    return codec.eval(), Description(**{name: json.loads(metadata[name]) for name in asdict(Description())})
+    described = [name for name in asdict(Description()) if name in metadata]  # earlier files name no dataset
+    return codec.eval(), Description(**{name: json.loads(metadata[name]) for name in described})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -108,11 +110,10 @@ def load_initial(path: Path) -> Codec:
         return load_codec(path)[0]
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = (str(error) or "it ends early").splitlines()[0]
+    except Exception as error:  # junk makes the unpickler raise whatever it trips over
         raise InputError(
-            f"{path}: not read, it is damaged or holds more than tensors, and pickled code is never "
-            f"run ({reason}); save its state_dict alone"
+            f"{path}: not read, it is damaged, no checkpoint, or holds more than tensors, and pickled code is never "
+            "run; give a checkpoint, or save the model's state_dict alone"
         ) from error
     state = saved.get("state_dict", saved) if isinstance(saved, dict) else None
     if not state or not all(isinstance(value, Tensor) for value in state.values()):

@@ -19,6 +19,8 @@ WEIGHTS = "model.safetensors"
 TABLES = "entropy_tables.bin"
 # What a run leaves beside its checkpoints, as far as it is there.
 RECORD = ("config.yaml", "metrics.jsonl", "curves.png", "summary.json", "rd.png")
+RECONSTRUCTIONS = "reconstructions.png"
+BUILT_IN = {"gdn", *(path.stem for path in (Path(__file__).parent / "blocks").glob("*.py"))}  # a file is a block
 DESCRIBED = ("architecture", "options", "metrics", "step", "versions")
 
 
@@ -38,6 +40,7 @@ def read_checkpoint(path: Path) -> tuple[bytes, dict[str, Any], Tables]:
         metadata = json.loads(content[8 : 8 + length])["__metadata__"]
         whole = metadata.pop("sha256") == fingerprint(arrays, metadata)
         header = {name: json.loads(metadata[name]) for name in DESCRIBED}
+        header["dataset"] = json.loads(metadata.get("dataset", '""'))  # which earlier files do not name
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give the path of a checkpoint") from error
     except (SafetensorError, KeyError, ValueError) as error:
@@ -62,12 +65,28 @@ def repository_files(checkpoint: Path, repo_id: str, onnx: Path | None = None) -
     files |= {name: (checkpoint.parent / name).read_bytes() for name in RECORD if (checkpoint.parent / name).is_file()}
     grids = sorted(Path(header["options"].get("recon_dir", "")).glob("e[0-9]*.png"))
     if grids:
-        files["reconstructions.png"] = grids[-1].read_bytes()
+        files[RECONSTRUCTIONS] = grids[-1].read_bytes()
+    plugin = plugin_of(header)
+    if plugin:
+        files[plugin.name] = plugin.read_bytes()
     for path in sorted(onnx.rglob("*")) if onnx else []:
         if path.is_file():
             files[f"onnx/{path.relative_to(onnx).as_posix()}"] = path.read_bytes()  # type: ignore[arg-type]
     command = files.get("config.yaml", b"").decode().partition("\n")[0].removeprefix("# ")
-    return files | {"README.md": model_card(repo_id, header, sorted(files), command).encode()}
+    card = model_card(repo_id, header, sorted(files), command, plugin.name if plugin else "")
+    return files | {"README.md": card.encode()}
+
+
+def plugin_of(header: dict[str, Any]) -> Path | None:
+    """The file of the user's own blocks that a codec has, where it is on this machine."""
+    blocks = {header["architecture"][part]["name"] for part in ("g_a", "g_s")}
+    path = Path(header["options"].get("plugin") or "")
+    return path if blocks - BUILT_IN and path.is_file() else None
+
+
+def is_ours(path: str) -> bool:
+    """Whether a file of a repository is one that a push makes of what may lie beside a checkpoint, or not."""
+    return path in (*RECORD, RECONSTRUCTIONS) or path.startswith("onnx/")
 
 
 class PretrainedMixin(ModelHubMixin):

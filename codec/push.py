@@ -17,7 +17,7 @@ UNREACHABLE = 75  # exit status: the Hub is down or out of reach, the same comma
 class PushOptions(OptionGroup):
     checkpoint: str = option("", "checkpoint to upload", metavar="FILE", rule=NOT_EMPTY, shown="required")
     hub_model_id: str = option("", "repository, made if need be", metavar="USER/NAME", shown="required")
-    private: bool = option(False, "make it private, if it is made now")
+    hub_private: bool = option(False, "make it private, if it is made now")
     onnx: str | None = option(None, "folder that python -m export wrote to", metavar="DIR", shown="none")
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ def push(options: PushOptions) -> int:
     files = repository_files(
         Path(options.checkpoint), options.hub_model_id, Path(options.onnx) if options.onnx else None
     )
-    reason = open_repository("--hub_model_id", options.hub_model_id, "model", options.private)
+    reason = open_repository("--hub_model_id", options.hub_model_id, "model", options.hub_private)
     reason = reason or commit(options.hub_model_id, files)
     if reason:
         print(f"error: the Hub did not take the files ({reason}); the same command completes it", file=sys.stderr)
@@ -59,6 +59,8 @@ def push(options: PushOptions) -> int:
 def commit(repo_id: str, files: dict[str, bytes]) -> str:
     """Uploads the files as one commit, without those that the repository holds already.
 
+    What an earlier push left there and this one lacks is removed: figures and graphs of other weights.
+
     Returns:
         Empty, or why it failed, where a later try may succeed.
 
@@ -66,12 +68,22 @@ def commit(repo_id: str, files: dict[str, bytes]) -> str:
         InputError: the Hub refuses it.
     """
     from httpx2 import HTTPError
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    operations = [CommitOperationAdd(path, content) for path, content in files.items()]
+    from codec.hub import is_ours
+
+    api = HfApi(library_name="npu-image-codec")
     try:
-        HfApi(library_name="npu-image-codec").create_commit(repo_id, operations, commit_message="Checkpoint and record")
+        stale = [path for path in api.list_repo_files(repo_id) if is_ours(path) and path not in files]
+        api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationDelete(path, is_folder=False) for path in stale),
+                *(CommitOperationAdd(path, content) for path, content in files.items()),
+            ],
+            commit_message="Checkpoint and record",
+        )
     except (HTTPError, OSError, RuntimeError) as error:
         cause = (error.__cause__ if isinstance(error, RuntimeError) else None) or error  # RuntimeError wraps a file's
         reason = (str(cause) or type(cause).__name__).splitlines()[0]

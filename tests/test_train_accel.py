@@ -4,16 +4,19 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 import pytest
 import yaml
+from hub_server import USER, Hub
 from PIL import Image
 from programs import (
     ROOT,
@@ -187,6 +190,33 @@ def test_the_first_of_the_next_commands_gives_the_figures_that_training_saw(
         assert results[theirs] == [pytest.approx(metrics[ours], rel=1e-5)]
 
 
+def test_the_next_commands_run_as_printed(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], hub: Hub
+) -> None:
+    """With a COCO root, a block of one's own, int8 after QAT, and a space in a folder's name."""
+    for split, names in (("train2017", ("astronaut", "chelsea")), ("val2017", ("coffee",))):
+        (tmp_path / "my coco" / split).mkdir(parents=True)
+        for name in names:
+            shutil.copy(photographs / f"{name}.png", tmp_path / "my coco" / split)
+    (tmp_path / "my_blocks.py").write_text(PLUGIN)
+    monkeypatch.chdir(tmp_path)
+    words = ["--coco_dir", "my coco", "--use_prepared", "false", *SMALL, "--batch_size", 2, "--plugin", "my_blocks.py"]
+    words += ["--act", "myact", "--replace_parts", "all", "--qat", "true", "--qat_scope", "all"]
+    phases = ["--qat_calib_steps", 1, "--qat_freeze_after", 2, "--max_steps", 3]
+    assert train(*words, *phases, *into(Path("my run"))) == 0
+    said = capsys.readouterr().err.partition("next  ")[2].strip().splitlines()
+    commands = [shlex.split(line) for line in said]
+    assert [command[:3] for command in commands] == [
+        ["python", "-m", module] for module in ("codec.evaluate", "export", "codec.push")
+    ]
+    for command in commands:
+        module = import_module({"export": "export.__main__"}.get(command[2], command[2]))
+        assert not module.main([word.replace("USER", USER) for word in command[3:]])
+    assert "convolutions run in int8" in capsys.readouterr().out
+    assert {"report.html", "rd.png"} <= {path.name for path in (tmp_path / "my run").iterdir()}
+    assert "(rd.png)" in hub.files(f"models/{USER}/NAME")["README.md"].decode()
+
+
 def test_the_saved_configuration_is_the_run(finished: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--config", finished[0] / "config.yaml") == 0
     assert "finished    this run has done its 11 steps" in capsys.readouterr().err
@@ -228,7 +258,8 @@ def test_without_validation_a_run_says_so_at_the_start_and_has_no_best(tmp_path:
     assert "validation  none in this dataset: no evaluation and no best_* files" in done.stderr
     assert not list((tmp_path / "run").glob("best_*"))
     assert len(list((tmp_path / "run" / "recon" / "e001").iterdir())) == 2  # of training pictures
-    assert f"--checkpoint {tmp_path}/run/last.safetensors\n" in done.stderr.partition("next  ")[2]
+    ending = done.stderr.partition("next  ")[2]
+    assert f"--images /path/to/pictures --checkpoint {tmp_path}/run/last.safetensors " in ending
 
 
 def test_two_ranks_then_one_then_two_nodes_train_the_codec_of_one_process(coco224: Path, tmp_path: Path) -> None:

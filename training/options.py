@@ -96,6 +96,10 @@ class DataOptions(OptionGroup):
         if self.streaming and self.num_workers:
             raise InputError(f"--num_workers {self.num_workers} with --streaming true: it reads ahead by itself")
 
+    def on_the_hub(self) -> bool:
+        """Whether --coco_dir names a dataset on the Hub: a path that exists wins."""
+        return self.use_prepared and is_repository(self.coco_dir) and not Path(self.coco_dir).exists()
+
 
 @dataclass(frozen=True)
 class LossOptions(OptionGroup):
@@ -278,11 +282,16 @@ class Options:
         return values | registry.options_dict(self.replacement.act, self.block)
 
     def command(self) -> str:
-        """The run as one command: every option that is not its default, without those of this machine alone."""
+        """The run as one command for everyone: every option that is not its default, without those of this machine.
+
+        Of a file its name alone is told, and of a dataset that is not on the Hub nothing.
+        """
         fields = _FIELDS | registry.block_options(self.replacement.act)
         values = self.flat()
-        if not is_repository(self.data.coco_dir):
-            values["coco_dir"] = "/path/to/coco224"
+        if not self.data.on_the_hub():
+            values["coco_dir"] = "/path/to/coco224" if self.data.use_prepared else "/path/to/coco2017"
+        for name in ("init_checkpoint", "plugin"):
+            values[name] = values[name] and Path(values[name]).name
         given = {name: value for name, value in values.items() if value != fields[name].default}
         words = [f"--{name} {shlex.quote(_text(value))}" for name, value in given.items() if name not in _LOCAL]
         return " ".join(["accelerate launch train_accel.py", *words])
@@ -291,7 +300,9 @@ class Options:
 _GROUPS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Options) if field.name != "block"}
 _FIELDS = {field.name: field for cls in _GROUPS.values() for field in dataclasses.fields(cls)}
 _REMOVED = {"amp_warmup_steps": "was removed: bf16 + local FP32 + LR warm-up + gradient clipping do its job"}
-_LOCAL = ("save_dir", "recon_dir", "num_workers", "resume", "overwrite", "push_to_hub", "hub_model_id", "hub_private")
+_LOCAL = {"save_dir", "recon_dir", "num_workers", "full_disk", "resume", "overwrite"} | {
+    field.name for field in dataclasses.fields(ReportingOptions)
+}
 _ONLY_WITH = {
     "lambda_mse": ("loss_type", ("mse",)),  # alpha_l1 and lambda_bpp choose best_rd under every loss
     "onecycle_pct_start": ("sched", ("onecycle",)),

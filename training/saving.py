@@ -44,4 +44,4 @@ def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False) ->
 
 def describe(run: Run, metrics: dict[str, float]) -> Description:
     """What a checkpoint of this run says of itself."""
-    return Description(options=run.options.flat(), metrics=metrics, step=run.progress.step)
+    return Description(run.options.flat(), metrics, run.progress.step, dataset=run.dataset)

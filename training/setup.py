@@ -56,6 +56,7 @@ class Run:
         total: optimizer steps of the whole run.
         grad_accum: micro-batches an optimizer step.
         validation: whole rows to evaluate on, or None.
+        dataset: the data's name on the Hub, empty where it is a folder here.
         pictured: rows whose reconstructions are saved.
         fp32_modules: the regions of local FP32, by name.
         distilled: how well each block follows its GDN after a distilled start, in dB; empty without one.
@@ -76,6 +77,7 @@ class Run:
     micro_batches: Iterator[Batch]
     train_rows: Rows
     validation: Rows | None
+    dataset: str
     pictured: Rows
     total: int
     grad_accum: int
@@ -186,6 +188,8 @@ def set_up(options: Options) -> Run:
             )
         if accelerator.device.type == "cpu":
             set_biases_apart(codec)
+        # DDP's own splitting of the graph would hide communication, which takes a hundredth of a step here.
+        torch._dynamo.config.optimize_ddp = False
         codec.compile(fullgraph=True)  # in place: the state dict's names stay
         loss = torch.compile(objective, fullgraph=True)
     schedule = Schedule(
@@ -233,6 +237,7 @@ def set_up(options: Options) -> Run:
         micro_batches=iter(loader),
         train_rows=train_rows,
         validation=validation,
+        dataset=options.data.coco_dir if options.data.on_the_hub() else "",
         pictured=validation or train_rows,
         total=total,
         grad_accum=grad_accum,

@@ -1,6 +1,7 @@
 """What a run says of itself at its start and at its end."""
 
 import json
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,27 @@ def conclude(run: Run, record: Record, status: int) -> None:
         best = "best_msssim" if "ms_ssim" in run.progress.best else "last"
         checkpoint = f"{output.save_dir}/{best}.safetensors"
         record.say(f"checkpoints {output.save_dir}   reconstructions {output.recon_dir}")
-        record.say(
-            f"next        python -m codec.evaluate --coco_dir {run.options.data.coco_dir} --checkpoint {checkpoint}"
-        )
-        record.say(f"            python -m export --ckpt {checkpoint} --part full --out onnx/full.onnx")
-        if not record.uploads:
-            record.say(f"            python -m codec.push --checkpoint {checkpoint} --hub_model_id USER/NAME")
+        for heading, words in zip(("next", "", ""), next_commands(run, checkpoint), strict=False):
+            record.say(f"{heading:12}{shlex.join(words)}")
+
+
+def next_commands(run: Run, checkpoint: str) -> list[list[str]]:
+    """The words of what to run now: the evaluation with its page, the export and, where the run does not, the push."""
+    options, folder = run.options, run.options.output.save_dir
+    data = ["--coco_dir", options.data.coco_dir]
+    data += [] if options.data.use_prepared else ["--use_prepared", "false"]
+    pictures = data if run.validation else ["--images", "/path/to/pictures"]
+    plugin = ["--plugin", options.replacement.plugin] if options.replacement.plugin else []
+    fake = [] if options.qat.qat_eval_fakequant else ["--qat_eval_fakequant", "false"]
+    pages = ["--plot", f"{folder}/rd.png", "--report", f"{folder}/report.html"]
+    precision = ["--precision", "int8"] if options.qat.qat else []
+    commands = [
+        ["codec.evaluate", *pictures, "--checkpoint", checkpoint, *plugin, *fake, *pages],
+        ["export", "--ckpt", checkpoint, "--part", "full", "--out", "onnx/full.onnx", *precision, *plugin],
+    ]
+    if not options.reporting.push_to_hub:
+        commands.append(["codec.push", "--checkpoint", checkpoint, "--hub_model_id", "USER/NAME"])
+    return [["python", "-m", *words] for words in commands]
 
 
 def finish_uploads(record: Record, uploads: Uploads, seconds: float) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints to the Hugging Face Hub while training goes on: a process of its own, which nothing here waits for."""
 
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -54,7 +55,7 @@ class Uploads:
     def __init__(self, checkpoint: Path, reporting: ReportingOptions, say: Callable[[str], None]) -> None:
         self.repository = str(reporting.hub_model_id)
         self.words = ["-m", "codec.push", "--checkpoint", str(checkpoint), "--hub_model_id", self.repository]
-        self.words += ["--private", "true"] if reporting.hub_private else []
+        self.words += ["--hub_private", "true"] if reporting.hub_private else []
         self.say = say
         self.changed = threading.Condition()
         self.asked = 0  # checkpoints that were saved
@@ -67,7 +68,7 @@ class Uploads:
     @property
     def command(self) -> str:
         """What completes the upload by hand."""
-        return " ".join(["python", *self.words])
+        return shlex.join(["python", *self.words])
 
     def request(self) -> None:
         """Says that there is a new checkpoint. Returns at once."""

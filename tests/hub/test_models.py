@@ -1,6 +1,7 @@
 """A codec to the Hub and back, through the real client."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from programs import run, same
 import codec
 from coco224.errors import DataError
 from coco224.repository import open_repository
+from codec.blocks import registry
 from codec.checkpoint import Description, save_codec
 from codec.entropy import with_tables
 from codec.errors import InputError
@@ -22,7 +24,19 @@ from codec.files import tables_of
 from codec.model import Activation, Architecture, Codec
 from codec.push import UNREACHABLE, main
 from codec.tables import to_bytes
+from training.options import parse
 
+PLUGIN = """
+from torch import nn
+from codec.blocks import register_activation
+
+@register_activation("mine")
+class Mine:
+    @staticmethod
+    def encoder(channels, options): return nn.LeakyReLU()
+    @staticmethod
+    def decoder(channels, options): return nn.LeakyReLU()
+"""
 METRICS = {"psnr": 27.5, "ms_ssim": 0.95, "bpp_estimated": 0.41}
 
 
@@ -104,13 +118,10 @@ def test_the_repository_holds_card_record_and_exported_files(hub: Hub, tmp_path:
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     (tmp_path / "curves.png").write_bytes(b"curves")
     (tmp_path / "rd.png").write_bytes(b"curve")
-    (tmp_path / "config.yaml").write_text("# accelerate launch train_accel.py --act gdnish\nact: gdnish\n")
-    run_options = {
-        "coco_dir": "/home/alice/coco224", "recon_dir": str(recon), "pretrained": True, "quality": 8,
-        "init_checkpoint": None, "input_size": 224, "loss_type": "recon", "train_scope": "all",
-    }  # fmt: skip
-    model = save(tmp_path / "c.safetensors", **run_options)
-    assert pushed(tmp_path / "c.safetensors", "--onnx", onnx, "--private") == 0
+    options = parse(["--coco_dir", "/home/alice/coco224", "--recon_dir", str(recon), "--act", "gdnish"])
+    (tmp_path / "config.yaml").write_text(f"# {options.command()}\nact: gdnish\n")
+    model = save(tmp_path / "c.safetensors", **options.flat())
+    assert pushed(tmp_path / "c.safetensors", "--onnx", onnx, "--hub_private") == 0
     assert hub.repositories["models/alice/codec"].private
     files = hub.files("models/alice/codec")
     assert files.keys() == {
@@ -138,6 +149,85 @@ def test_the_repository_holds_card_record_and_exported_files(hub: Hub, tmp_path:
     ):
         assert words in card.text, words
     assert "/home" not in card.text
+
+
+def test_a_card_tells_no_folder_of_the_machine_that_trained(
+    hub: Hub, tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor takes one for a name on the Hub, wherever the card is written."""
+    home = tmp_path / "home" / "alice"
+    (home / "data" / "coco224").mkdir(parents=True)
+    (home / "my_blocks.py").write_text(PLUGIN)
+    monkeypatch.chdir(home)
+    words = ["--init_checkpoint", f"{home}/start/best_rd.safetensors", "--plugin", f"{home}/my_blocks.py"]
+    words += ["--save_dir", f"{home}/runs", "--wandb", "true", "--run_name", "secret", "--full_disk", "stop"]
+    options = parse(["--coco_dir", "data/coco224", *words])
+    (home / "config.yaml").write_text(f"# {options.command()}\nact: relu\n")
+    save(home / "c.safetensors", **options.flat())
+    monkeypatch.chdir(tmp_path)  # where data/coco224 is no folder
+    assert pushed(home / "c.safetensors") == 0
+    text = hub.files("models/alice/codec")["README.md"].decode()
+    for private in (
+        str(tmp_path),
+        "data/coco224",
+        "secret",
+        "start/",
+        "wandb",
+        "full_disk",
+        "base_model:",
+        "datasets",
+    ):
+        assert private not in text, private
+    command = "accelerate launch train_accel.py --plugin my_blocks.py --pretrained false"
+    assert f"{command} \\\n" in text
+    assert "--init_checkpoint best_rd.safetensors --coco_dir /path/to/coco224" in text
+    assert "| data | `coco224`, crops of 224 pixels |" in text
+    assert "name: coco224, validation" in text
+
+
+def test_a_block_of_ones_own_goes_up_with_the_codec_and_the_card_says_how_to_load_it(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_blocks.py").write_text(PLUGIN)
+    options = parse(["--coco_dir", "x", "--act", "mine", "--plugin", str(tmp_path / "my_blocks.py")])
+    model = with_tables(Codec(Architecture(8, 12, Activation("mine"))))
+    save_codec(tmp_path / "c.safetensors", model, Description(options.flat()))
+    assert pushed(tmp_path / "c.safetensors") == 0
+    files = hub.files("models/alice/codec")
+    assert files["my_blocks.py"].decode() == PLUGIN
+    (code,) = re.findall(r"```python\n(.*?)```", files["README.md"].decode(), re.DOTALL)
+    found = {"x": torch.zeros(1, 3, 64, 64)}
+    monkeypatch.setattr(registry, "_entries", {name: registry._entries[name] for name in ("relu", "gdnish", "gate")})
+    exec(code, found)
+    assert same(found["model"].state_dict(), model.state_dict())
+    assert "--checkpoint model.safetensors --plugin my_blocks.py" in files["README.md"].decode()
+
+
+def test_what_an_earlier_push_left_and_this_one_lacks_goes_away(hub: Hub, tmp_path: Path) -> None:
+    """Figures and graphs of other weights; what the repository's owner put there stays."""
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "enc.onnx").write_bytes(b"graph")
+    for name in ("rd.png", "curves.png", "metrics.jsonl"):
+        (tmp_path / name).write_bytes(b"of the first weights")
+    save(tmp_path / "c.safetensors")
+    assert pushed(tmp_path / "c.safetensors", "--onnx", tmp_path / "onnx") == 0
+    hub.repositories["models/alice/codec"].commit(hub.files("models/alice/codec") | {"NOTES.md": b"the owner's"})
+    (tmp_path / "rd.png").unlink()
+    (tmp_path / "curves.png").unlink()
+    assert pushed(tmp_path / "c.safetensors") == 0
+    assert hub.files("models/alice/codec").keys() == {
+        ".gitattributes", "NOTES.md", "README.md", "config.json", "entropy_tables.bin", "metrics.jsonl",
+        "model.safetensors",
+    }  # fmt: skip
+
+
+def test_a_dataset_of_the_hub_is_named_by_the_card(hub: Hub, tmp_path: Path) -> None:
+    options = parse(["--coco_dir", "alice/coco224"])
+    model = with_tables(Codec(Architecture(8, 12)))
+    save_codec(tmp_path / "c.safetensors", model, Description(options.flat(), METRICS, dataset="alice/coco224"))
+    assert pushed(tmp_path / "c.safetensors") == 0
+    assert ModelCard(hub.files("models/alice/codec")["README.md"].decode()).data.datasets == ["alice/coco224"]
+    assert "--coco_dir alice/coco224" in options.command()
 
 
 def test_what_the_hub_has_is_not_uploaded_again(hub: Hub, tmp_path: Path) -> None:
@@ -239,7 +329,8 @@ def test_the_card_s_head_is_yaml() -> None:
     block = {"name": "gdn", "options": {}}
     quantization = {"scope": "all", "phase": "eval-ready", "w_per_channel": True}
     header = {"architecture": {"N": 8, "M": 12, "g_a": block, "g_s": block, "quantization": quantization}}
-    text = model_card("alice/codec", header | {"options": {}, "metrics": {}, "step": 0, "versions": {}}, [], "")
+    header |= {"options": {}, "metrics": {}, "step": 0, "versions": {}, "dataset": ""}
+    text = model_card("alice/codec", header, [], "")
     assert yaml.safe_load(text.split("---")[1])["tags"][0] == "image-compression"
     assert "its GDN layers kept" in text
     assert "all, phase eval-ready: weights int8 with a scale for each output channel" in text
