@@ -29,7 +29,7 @@ class ExportOptions(OptionGroup):
         "float", "int8: with the ranges that quantization-aware training learned, or of --calib_dir"
     )
     calib_dir: str | None = option(
-        None, "photographs to calibrate int8 on, for a checkpoint without quantization", metavar="DIR", shown="none"
+        None, "photographs to calibrate int8 on, for transforms trained without it", metavar="DIR", shown="none"
     )
     deconv: Literal["auto", "transpose", "depth_to_space", "concat"] = option(
         "auto", "form of the transposed convolutions; auto: transpose in float, concat in int8"
@@ -103,7 +103,7 @@ def export(options: ExportOptions) -> None:
         if not result.passed:
             raise InputError(
                 f"{options.part} of {options.ckpt} differs in ONNX Runtime from PyTorch: {result.words}; nothing was "
-                "written (a block whose forward depends on the values of its input cannot be traced)"
+                "written"
             )
     beside = build.write(Path(options.out), model.SerializeToString(), to_bytes(tables))
     print(f"{options.out} (opset {options.opset}) and {beside}")

@@ -1,5 +1,6 @@
 """From a checkpoint to an ONNX graph: which codec is exported, in which precision, and the file with its tables."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -60,29 +61,48 @@ def open_for_export(path: Path, replace_parts: str | None) -> Codec:
 
 
 def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: int, name: str) -> Codec:
-    """The codec frozen with the ranges that it learned in training, or with those of a folder's photographs.
+    """The codec frozen with the ranges that it learned in training, and for transforms without, a folder's photographs.
+
+    Without a folder, a transform that learned none beside one that did stays in float.
 
     Args:
+        part: what of it is wanted in int8.
         name: of the checkpoint, for messages.
         size: side of the squares that the photographs are scaled to.
 
     Raises:
-        InputError: neither ranges nor photographs, or both.
+        InputError: nothing that is wanted has ranges and there are no photographs, or all of it has and there are.
     """
-    trained = [transform for transform in NEEDED[part] if is_quantized(codec, transform)]
-    if trained and calib_dir:
+    missing = tuple(transform for transform in NEEDED[part] if not is_quantized(codec, transform))
+    if not missing and calib_dir:
         raise InputError(f"--calib_dir: {name} has learned its ranges in training; leave --calib_dir out")
-    if trained:
-        return frozen(codec)
-    if calib_dir is None:
-        what = " and ".join(NEEDED[part])
+    if missing == NEEDED[part] and not calib_dir:
         raise InputError(
-            f"--precision int8: {name} was trained without quantization of {what}; give --calib_dir DIR with "
+            f"{name} was trained without quantization of {' and '.join(missing)}; give --calib_dir DIR with "
             "photographs, or train it with --qat true"
         )
-    scope = next(scope for scope, transforms in SCOPES.items() if transforms == NEEDED[part])
-    pictures = calibration_pictures(calib_dir, size)
-    return frozen(calibrate(in_float(codec), pictures, Quantization(scope)))  # type: ignore[arg-type]
+    if not calib_dir:
+        return frozen(codec)
+    calibrated = frozen(calibrate(in_float(codec), calibration_pictures(calib_dir, size), _like(codec, missing)))
+    return calibrated if missing == NEEDED[part] else _joined(frozen(codec), calibrated, missing)
+
+
+def _like(codec: Codec, transforms: tuple[str, ...]) -> Quantization:
+    """How transforms are calibrated: as the codec's others were trained, if any."""
+    trained = codec.architecture.quantization or Quantization("all")
+    scope = next(scope for scope, members in SCOPES.items() if members == transforms)
+    return Quantization(scope, trained.act_observer, trained.w_per_channel)  # type: ignore[arg-type]
+
+
+def _joined(trained: Codec, calibrated: Codec, transforms: tuple[str, ...]) -> Codec:
+    """`trained` with these transforms of `calibrated`, both frozen; changes `trained`."""
+    assert trained.architecture.quantization
+    for transform in transforms:
+        setattr(trained, transform, getattr(calibrated, transform))
+    both = replace(trained.architecture.quantization, scope="all")
+    trained.architecture = replace(trained.architecture, quantization=both)
+    trained.limit_symbols()  # what the decoder takes are this bottleneck's
+    return trained
 
 
 def in_float(codec: Codec) -> Codec:

@@ -5,7 +5,6 @@ not run whole on the chip: the estimates leave out what the CPU beside it would 
 """
 
 import importlib.util
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from codec import STRIDE
 from codec.cli import POSITIVE, ArgumentParser, OptionGroup, option, run
 from codec.errors import InputError
+from export.figures import check_json, write_json
 
 if TYPE_CHECKING:
     from codec.model import Codec
@@ -35,7 +35,7 @@ class NpuOptions(OptionGroup):
         224, "side of x, a multiple of 16", rule=(lambda n: n > 0 and n % STRIDE == 0, "must be a multiple of 16")
     )
     calib_dir: str | None = option(
-        None, "photographs to calibrate on, for a checkpoint without quantization", metavar="DIR", shown="none"
+        None, "photographs to calibrate int8 on, for transforms trained without it", metavar="DIR", shown="none"
     )
     sram_kib: int | None = option(
         None, "Ethos-U: SRAM for feature maps", rule=POSITIVE, shown="8192 for U55, 2048 for U65 and U85"
@@ -56,6 +56,7 @@ class NpuOptions(OptionGroup):
                 raise InputError(f"--{name} is required; --help lists the options")
         if self.sram_kib and self.target == QUALCOMM:
             raise InputError(f"--sram_kib is for Ethos-U; leave it out with --target {QUALCOMM}")
+        check_json(self.json)
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = NpuOptions(**vars(parser.parse_args(argv)))
     assert options.target
     require(options.target)
+    if options.out:
+        try:
+            Path(options.out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out {options.out}: {error.strerror}; name another folder") from error
     verdicts = list(judge(options))
     if options.json:
-        Path(options.json).write_text(json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n")
+        write_json(options.json, [asdict(verdict) for verdict in verdicts])
     complaints = [f"the {each.part}: {each.complaint}" for each in verdicts if each.complaint]
     if complaints:
         raise InputError(f"{options.target} does not run all of {options.ckpt}: {'; '.join(complaints)}")
@@ -110,21 +116,29 @@ def judge(options: NpuOptions) -> Iterator[Verdict]:
     """
     from codec.blocks import load_plugin
     from export import build
+    from export.parts import is_quantized
 
     assert options.ckpt
     if options.plugin:
         load_plugin(options.plugin)
     opened = build.open_for_export(Path(options.ckpt), options.replace_parts)
     parts: tuple[Part, ...] = ("encoder", "decoder") if options.part == "both" else (options.part,)
+    calib_dir = Path(options.calib_dir) if options.calib_dir else None
+    wanted: Part = "full" if options.part == "both" else options.part
+    codec = build.in_int8(opened, wanted, calib_dir, options.input_size, options.ckpt)
     for part in parts:
-        calib_dir = Path(options.calib_dir) if options.calib_dir else None
-        codec = build.in_int8(opened, part, calib_dir, options.input_size, options.ckpt)
-        if codec.entropy_bottleneck.symbol_limits is None:
-            latent = "y_hat" if part == "decoder" else "y"
+        if not is_quantized(codec, *build.NEEDED[part]):
             raise InputError(
-                f"{options.ckpt}: the symbols of its tables do not fit -128..127, so {latent} is float, and no integer "
-                "core takes that; train with a larger --lambda_bpp, or at a lower quality"
+                f"{options.ckpt} was trained without quantization of the {part}; give --calib_dir DIR with photographs "
+                "for it, or ask for the other part alone with --part"
             )
+    if codec.entropy_bottleneck.symbol_limits is None:
+        latent = "y_hat" if options.part == "decoder" else "y"
+        raise InputError(
+            f"{options.ckpt}: the symbols of its tables do not fit -128..127, so {latent} is float, and no integer "
+            "core takes that; train with a larger --lambda_bpp, or at a lower quality"
+        )
+    for part in parts:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(options.out or scratch, part)
             folder.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 From a checkpoint, everything; from ONNX files, what they show by themselves.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from codec import STRIDE
 from codec.cli import ArgumentParser, OptionGroup, at_least, option, run
 from codec.errors import InputError
+from export.figures import check_json, write_json
 
 if TYPE_CHECKING:
     import onnx
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from export.parts import Part
 
 PARTS: tuple["Part", "Part"] = ("encoder", "decoder")
+INT8 = "int8"
+"""What the graphs of transforms in int8 are called."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class ReportOptions(OptionGroup):
     ckpt: str | None = option(None, "checkpoint, ours or CompressAI's .pth.tar", metavar="FILE", shown="none")
     images: str | None = option(None, "pictures to measure what int8 costs on", metavar="PATH", shown="not measured")
     calib_dir: str | None = option(
-        None, "photographs to calibrate int8 on, for a checkpoint without quantization", metavar="DIR", shown="none"
+        None, "photographs to calibrate int8 on, for transforms trained without it", metavar="DIR", shown="none"
     )
     input_size: int = option(
         224, "side of x, a multiple of 16", rule=(lambda n: n > 0 and n % STRIDE == 0, "must be a multiple of 16")
@@ -44,6 +46,10 @@ class ReportOptions(OptionGroup):
     plugin: str | None = option(
         None, "Python file of the blocks that the checkpoint uses", metavar="FILE", shown="none"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_json(self.json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = of_checkpoint(options) if options.ckpt else of_files(files, options)
     print(markdown(report))
     if options.json:
-        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.json, report)
     return 0
 
 
@@ -96,12 +102,17 @@ def of_files(files: Iterable[Path], options: ReportOptions) -> dict[str, Any]:
 
 
 def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
-    """Every section; each family is asked about the graphs in the form that it takes."""
+    """Every section; each family is asked about the graphs in the form that it takes.
+
+    Raises:
+        InputError: nothing of the checkpoint can be had in int8, or it contradicts the options.
+    """
     from codec.blocks import load_plugin
     from codec.model import Architecture, Codec
     from export import build
     from export.measure import in_onnx, quality
     from export.operators import FAMILIES
+    from export.parts import is_quantized
     from export.pictures import sample_picture
 
     assert options.ckpt
@@ -109,7 +120,9 @@ def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
         load_plugin(options.plugin)
     opened = build.open_for_export(Path(options.ckpt), options.replace_parts)
     floats = build.in_float(opened)
-    int8 = quantized(opened, options)
+    calib_dir = Path(options.calib_dir) if options.calib_dir else None
+    int8 = build.in_int8(opened, "full", calib_dir, options.input_size, options.ckpt)
+    quantized = [part for part in PARTS if is_quantized(int8, *build.NEEDED[part])]
     original = Codec(Architecture(opened.N, opened.M)).eval()
     x = sample_picture(options.input_size)
 
@@ -118,15 +131,15 @@ def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
 
     families = []
     for family in FAMILIES:
-        precision = "int8" if family.int8 else "float"
+        precision = precisions(quantized) if family.int8 else "float"
         models = graphs(int8 if family.int8 else floats, family.deconv)
         families.append(of_family(family, models, f"{precision}, --deconv {family.deconv}"))
-    timed = {
+    timed: dict[str, dict[str, onnx.ModelProto]] = {
         "GDN original, float": graphs(original, "transpose"),
         "float": graphs(floats, "transpose"),
-        "int8": graphs(int8, "concat"),
+        INT8: {part: model for part, model in graphs(int8, "concat").items() if part in quantized},
     }
-    by_part = {f"{part}, {name}": models[part] for part in PARTS for name, models in timed.items()}
+    by_part = {f"{part}, {name}": models[part] for part in PARTS for name, models in timed.items() if part in models}
     report: dict[str, Any] = {"checkpoint": options.ckpt, "families": families, "graphs": of_graphs(by_part, options)}
     if options.images:
         shipped = in_onnx(int8, *graphs(int8, "concat", dynamic=True).values())
@@ -135,29 +148,10 @@ def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
     return report
 
 
-def quantized(codec: "Codec", options: ReportOptions) -> "Codec":
-    """The codec in int8, both transforms: with the ranges of its training, or those of --calib_dir.
-
-    Raises:
-        InputError: neither is there, or both.
-    """
-    from codec.quant import Quantization, calibrate, frozen
-    from export import build
-    from export.parts import is_quantized
-    from export.pictures import calibration_pictures
-
-    if not codec.architecture.quantization and options.calib_dir:
-        pictures = calibration_pictures(Path(options.calib_dir), options.input_size)
-        return frozen(calibrate(codec, pictures, Quantization("all")))
-    if codec.architecture.quantization and options.calib_dir:
-        raise InputError(f"--calib_dir: {options.ckpt} has learned its ranges in training; leave --calib_dir out")
-    if not codec.architecture.quantization:
-        raise InputError(
-            f"{options.ckpt} was trained without quantization; give --calib_dir DIR with photographs, or train it with "
-            "--qat true"
-        )
-    part: Part = "full" if all(is_quantized(codec, each) for each in ("g_a", "g_s")) else "encoder"
-    return build.in_int8(codec, part, None, options.input_size, str(options.ckpt))
+def precisions(quantized: Sequence["Part"]) -> str:
+    """In words, where these parts are in int8 and others in float."""
+    words = [f"{part} in {'int8' if part in quantized else 'float'}" for part in PARTS]
+    return INT8 if len(quantized) == len(PARTS) else ", ".join(words)
 
 
 def of_family(family: "Family", models: Mapping[str, "onnx.ModelProto"], form: str) -> dict[str, Any]:
@@ -239,18 +233,22 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def speed(graphs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How many times as fast as the GDN original encoder and decoder are together, where it was timed."""
-    totals: Counter[str] = Counter()
+    """How many times as fast as the GDN original encoder and decoder are together, where it was timed.
+
+    A transform that is not in int8 counts there as it is in float.
+    """
+    times: dict[str, dict[Part, float]] = {}
     for row in graphs:
         part, _, name = row["graph"].partition(", ")
         if part in PARTS:
-            totals[name] += row["ms"]
-    original = totals.pop("GDN original, float", 0)
+            times.setdefault(name, {})[part] = row["ms"]
+    original = sum(times.pop("GDN original, float", {}).values())
     cores = len(os.sched_getaffinity(0))
     return [
-        f"Encoder and decoder together, {name}: {original / total:.2f} times as fast as the GDN original in float "
+        f"Encoder and decoder together, {precisions(list(own)) if name == INT8 else name}: "
+        f"{original / sum((times['float'] | own).values()):.2f} times as fast as the GDN original in float "
         f"(medians, in turn, on a machine with {cores} cores)."
-        for name, total in totals.items()
+        for name, own in times.items()
         if original
     ]
 

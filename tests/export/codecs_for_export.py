@@ -33,6 +33,11 @@ def in_int8(codec: Codec, x: Tensor) -> Codec:
     return frozen(calibrate(codec, [x], Quantization("all")))
 
 
+def trained(act: str, scope: str, x: Tensor, N: int = 8) -> Codec:
+    """A codec as quantization-aware training of this scope leaves it."""
+    return calibrate(make(act, N=N), [x], Quantization(scope))
+
+
 def save(codec: Codec, path: Path) -> Path:
     save_codec(path, codec, Description())
     return path

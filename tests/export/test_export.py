@@ -1,5 +1,6 @@
 """`python -m export`: files that are checked before they are there, and one line where they cannot be."""
 
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from codecs_for_export import in_int8, make, save
+from codecs_for_export import in_int8, make, save, trained
 from PIL import Image
 from programs import run
 from torch import Tensor
@@ -17,6 +18,7 @@ from codec.tables import read_tables
 from export.__main__ import main
 from export.build import build
 from export.check import compare, operators, runner
+from export.pictures import sample_picture
 
 ACTS = ("relu", "gate", "gdnish", "gdn")
 
@@ -85,12 +87,32 @@ def test_every_block_in_int8(
     for part in ("full", "encoder", "decoder"):
         words = ("--precision", "int8", "--calib_dir", photographs_to_calibrate)
         model = export(checkpoints[act], part, tmp_path / "a.onnx", *words)
+        assert {each.key: each.value for each in model.metadata_props}["deconv"] == "concat"  # --deconv auto
         byte = onnx.TensorProto.UINT8
         assert {each.type.tensor_type.elem_type for each in (*model.graph.input, *model.graph.output)} == {byte}
         counts = operators(model)
         in_float = {"Conv", "FusedConv", "ConvTranspose", "Add", "Mul", "Clip", "Relu", "LeakyRelu", "DequantizeLinear"}
         assert counts["QLinearConv"]
         assert act == "gdn" or not in_float & counts.keys(), counts
+
+
+@pytest.mark.parametrize("act", ["relu", "gate"])
+@pytest.mark.parametrize("scope", ["encoder", "decoder"])
+def test_ranges_of_training_and_of_photographs_in_one_codec(
+    act: str, scope: str, photographs_to_calibrate: Path, tmp_path: Path
+) -> None:
+    x = sample_picture(96)
+    checkpoint = save(trained(act, scope, x), tmp_path / "c.safetensors")
+    words = ("--precision", "int8", "--calib_dir", photographs_to_calibrate)
+    full = export(checkpoint, "full", tmp_path / "full.onnx", *words)
+    counts = operators(full)
+    assert counts["QLinearConv"] > 0
+    assert not {"Conv", "FusedConv", "ConvTranspose"} & counts.keys(), counts
+    assert "leave --calib_dir out" in refusal("--ckpt", checkpoint, "--part", scope, "--out", "a.onnx", *words)
+    own = export(checkpoint, scope, tmp_path / "own.onnx", "--precision", "int8")
+    constants = [{each.name: each.raw_data for each in model.graph.initializer} for model in (own, full)]
+    learned = {data for name, data in constants[0].items() if len(data) > 64}  # weights and their scales
+    assert learned <= set(constants[1].values())
 
 
 @pytest.mark.parametrize("precision", ["float", "int8"])
@@ -149,6 +171,15 @@ def test_a_plain_checkpoint_of_compressai(checkpoints: dict[str, Path], tmp_path
     assert "leave it out" in line
 
 
+def test_a_file_that_is_no_checkpoint_is_refused_in_our_own_words(tmp_path: Path) -> None:
+    for name, data in (("junk.pth", b"junk"), ("empty.pth.tar", b""), ("c.pth", pickle.dumps(Counter))):
+        (tmp_path / name).write_bytes(data)
+        line = refusal("--ckpt", tmp_path / name, "--part", "encoder", "--out", tmp_path / "a.onnx")
+        assert "not read" in line
+        assert "weights_only" not in line.lower()
+        assert "Weights only" not in line
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -192,7 +223,7 @@ def test_a_graph_that_differs_is_not_written(checkpoints: dict[str, Path], tmp_p
     checkpoint = save(make("moody"), tmp_path / "moody.safetensors")
     out = tmp_path / "out" / "moody.onnx"
     line = refusal("--ckpt", checkpoint, "--part", "encoder", "--out", out, "--input_size", 64)
-    assert "nothing was written" in line
+    assert line.endswith("nothing was written")  # no guess at the cause
     assert not out.parent.exists() or not list(out.parent.iterdir())
 
 

@@ -5,11 +5,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from codecs_for_export import make, save
+from codecs_for_export import make, save, trained
 from programs import ROOT, environment, run
 
 from codec.errors import InputError
+from export import npu
 from export.npu import main
+from export.parts import emits_symbols
+from export.pictures import sample_picture
 
 PYTHON = ROOT / ".venv-npu" / "bin" / "python"
 needs_compilers = pytest.mark.skipif(not PYTHON.exists(), reason="the NPU compilers are not installed: make npu")
@@ -23,6 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
     folder = tmp_path_factory.mktemp("npu")
     for act in ("relu", "gdn"):
         save(make(act, N=16, M=16), folder / f"{act}.safetensors")
+    for scope in ("encoder", "decoder", "all"):
+        save(trained("relu", scope, sample_picture(64), N=16), folder / f"{scope}.safetensors")
     (folder / "pictures").mkdir()
     with Image.open(photographs / "chelsea.png") as cat:
         cat.save(folder / "pictures" / "cat.png")
@@ -44,6 +49,8 @@ def compile_for(target: str, folder: Path, act: str = "relu", *more: object) -> 
         (["--ckpt", "c.safetensors", "--target", "tpu"], "invalid choice: 'tpu'"),
         (["--ckpt", "c.safetensors", "--target", "qualcomm-htp", "--sram_kib", "512"], "--sram_kib is for Ethos-U"),
         (["--ckpt", "c.safetensors", "--target", "ethos-u55-256", "--input_size", "100"], "must be a multiple of 16"),
+        (["--ckpt", "c.safetensors", "--target", "ethos-u55-256", "--json", "/none/v.json"], "folder does not exist"),
+        (["--ckpt", "c.safetensors", "--target", "ethos-u55-256", "--json", "/tmp"], "cannot be written there"),
     ],
 )
 def test_bad_options_are_one_sentence(words: list[str], reason: str) -> None:
@@ -57,6 +64,48 @@ def test_a_missing_compiler_is_one_line_with_the_command(target: str) -> None:
     assert done.returncode == 2
     assert "make npu" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Parts that reached the compiler with symbols for their latent; the compiler itself is left out."""
+    seen: list[str] = []
+
+    def compiler(codec, part, options, folder) -> npu.Verdict:
+        assert emits_symbols(codec, "g_a" if part == "encoder" else "g_s")
+        seen.append(part)
+        return npu.Verdict(part, options.target, "", {})
+
+    monkeypatch.setattr(npu, "require", lambda target: None)
+    monkeypatch.setattr(npu, "ethos_u", compiler)
+    return seen
+
+
+@pytest.mark.parametrize("scope", ["encoder", "decoder"])
+def test_a_checkpoint_of_one_quantized_transform_is_compiled_whole(
+    scope: str, folder: Path, compiled: list[str]
+) -> None:
+    words = ["--target", "ethos-u55-256", "--input_size", "64", "--ckpt", str(folder / f"{scope}.safetensors")]
+    calibration = ["--calib_dir", str(folder / "pictures")]
+    assert main([*words, *calibration]) == 0
+    assert compiled == ["encoder", "decoder"]
+    assert main([*words, "--part", scope]) == 0
+    assert compiled.pop() == scope
+    other = "decoder" if scope == "encoder" else "encoder"
+    with pytest.raises(InputError, match=f"without quantization of the {other}; give --calib_dir"):
+        main(words)
+    with pytest.raises(InputError, match="leave --calib_dir out"):
+        main([*words, "--part", scope, *calibration])
+    assert len(compiled) == 2, "something was compiled before the refusal"
+
+
+def test_ranges_of_training_leave_nothing_to_calibrate(folder: Path, compiled: list[str]) -> None:
+    words = ["--target", "ethos-u55-256", "--input_size", "64", "--ckpt", str(folder / "all.safetensors")]
+    assert main(words) == 0
+    with pytest.raises(InputError, match="leave --calib_dir out"):
+        main([*words, "--calib_dir", str(folder / "pictures")])
+    with pytest.raises(InputError, match="name another folder"):
+        main([*words, "--out", str(folder / "all.safetensors")])
 
 
 @needs_compilers

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from codecs_for_export import make, save
+from codecs_for_export import make, save, trained
 from programs import run
 
 from codec.errors import InputError
+from export.figures import write_json
+from export.pictures import sample_picture
 from export.report import main
 
 
@@ -18,6 +20,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
 
     folder = tmp_path_factory.mktemp("report")
     save(make("relu"), folder / "c.safetensors")
+    for scope in ("encoder", "decoder", "all"):
+        save(trained("relu", scope, sample_picture(64)), folder / f"{scope}.safetensors")
     (folder / "pictures").mkdir()
     with Image.open(photographs / "chelsea.png") as cat:
         cat.crop((0, 0, 200, 184)).save(folder / "pictures" / "cat.png")
@@ -47,6 +51,31 @@ def test_a_checkpoint_is_reported_whole(folder: Path) -> None:
     assert quality["ONNX int8"]["bpp"] == pytest.approx(quality["fake-quantized"]["bpp"], rel=0.01)
 
 
+@pytest.mark.parametrize(("scope", "other"), [("encoder", "decoder"), ("decoder", "encoder")])
+def test_a_checkpoint_of_one_quantized_transform_is_reported(
+    scope: str, other: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def report(*more: object) -> dict:
+        words = ("--ckpt", folder / f"{scope}.safetensors", "--input_size", 64, "--rounds", 1, "--json", out, *more)
+        assert main([str(word) for word in words]) == 0
+        return json.loads(out.read_text())
+
+    out, pictures = folder / f"{scope}.json", folder / "pictures"
+    alone = report("--images", pictures)
+    assert f"{scope} in int8" in capsys.readouterr().out
+    graphs = {row["graph"]: row for row in alone["graphs"]}
+    assert f"{other}, int8" not in graphs
+    assert graphs[f"{scope}, int8"]["int8"] == graphs[f"{scope}, int8"]["convolutions"]
+    for family in alone["families"]:
+        assert f"{other} in float" in family["file"] or family["file"].startswith("float")
+    quality = alone["quality"]
+    assert quality["ONNX int8"]["psnr"] == pytest.approx(quality["fake-quantized"]["psnr"], abs=0.05)
+
+    both = {row["graph"]: row for row in report("--calib_dir", pictures)["graphs"]}
+    assert both[f"{other}, int8"]["int8"] == both[f"{other}, int8"]["convolutions"] > 0
+    assert both[f"{scope}, int8"]["kB"] == graphs[f"{scope}, int8"]["kB"]
+
+
 def test_files_are_reported_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from export.__main__ import main as export
 
@@ -67,8 +96,17 @@ def test_files_are_reported_as_they_are(folder: Path, capsys: pytest.CaptureFixt
         (["--ckpt", "CKPT"], "trained without quantization"),
         (["--onnx", "CKPT"], "no ONNX model"),
         (["--onnx", "CKPT", "--images", "."], "go with --ckpt"),
+        (["--ckpt", "QAT", "--calib_dir", "PICTURES"], "leave --calib_dir out"),
+        (["--ckpt", "none", "--json", "/none/r.json"], "--json /none/r.json: its folder does not exist"),
+        (["--ckpt", "none", "--json", "PICTURES"], "cannot be written there"),
     ],
 )
 def test_bad_input_is_one_sentence(folder: Path, words: list[str], reason: str) -> None:
+    places = {"CKPT": "c.safetensors", "QAT": "all.safetensors", "PICTURES": "pictures"}
     with pytest.raises(InputError, match=reason):
-        main([str(folder / "c.safetensors") if word == "CKPT" else word for word in words])
+        main([str(folder / places[word]) if word in places else word for word in words])
+
+
+def test_figures_that_cannot_be_written_after_all_are_one_sentence() -> None:
+    with pytest.raises(InputError, match=r"--json /proc/r\.json: .*nothing was written"):
+        write_json("/proc/r.json", {})
