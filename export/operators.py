@@ -19,14 +19,20 @@ from export.rewrite import Deconv
 
 @dataclass(frozen=True)
 class Rule:
-    """Under which condition a family takes an operator; `reason` and `remedy` are for where it does not hold."""
+    """Under which condition a family takes an operator; `reason` and `remedy` are for where it does not hold.
+
+    Where what to do depends on the node, `remedy` is a function of it.
+    """
 
     holds: Callable[[Node], bool]
     reason: str
-    remedy: str
+    remedy: str | Callable[[Node], str]
+
+    def advice(self, node: Node) -> str:
+        return self.remedy if isinstance(self.remedy, str) else self.remedy(node)
 
 
-def refused(reason: str, remedy: str) -> Rule:
+def refused(reason: str, remedy: str | Callable[[Node], str]) -> Rule:
     return Rule(lambda node: False, reason, remedy)
 
 
@@ -52,15 +58,32 @@ def taken(*operators: str) -> dict[str, Rule | None]:
     return dict.fromkeys(operators)
 
 
+def is_doubling(node: Node) -> bool:
+    """Whether `--deconv` rewrites this transposed convolution: the decoder's own, which doubles height and width."""
+    expected = {"kernel_shape": (5, 5), "strides": (2, 2), "pads": (2, 2, 2, 2), "output_padding": (1, 1)}
+    plain = set(node.ints("dilations")) <= {1} and node.number("group", 1) == 1
+    return plain and all(tuple(node.ints(name)) == values for name, values in expected.items())
+
+
+def deconv_or_conv(remedy: str) -> Callable[[Node], str]:
+    """What to do about a transposed convolution; `remedy` is for those that the export rewrites."""
+    other = "use a Conv, or 5x5 with stride 2, padding 2 and output_padding 1, which --deconv concat rewrites"
+    return lambda node: remedy if is_doubling(node) else other
+
+
 REPLACE = "train with --act relu, gdnish or gate in its place"
-SUB_PIXEL = "export with --deconv concat or depth_to_space: exact, and int8 everywhere"
+SUB_PIXEL = deconv_or_conv("export with --deconv concat or depth_to_space: exact, and int8 everywhere")
 CPU = "it stays in float, and so on the CPU"
 HOST = "export encoder and decoder: rounding belongs on the host"
 
 GDN_REFUSED = {name: refused("not in its list", REPLACE) for name in ("Sqrt", "Div", "Pow", "Reciprocal")}
 MOVES = taken("Concat", "Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze")
 QUANTIZERS = taken("QuantizeLinear", "DequantizeLinear")
-COMMON = {**taken("Conv", "Relu", "Clip", "Sigmoid", "Mul", "Add", "GlobalAveragePool"), **MOVES, **QUANTIZERS}
+COMMON = {
+    **taken("Conv", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Mul", "Add", "GlobalAveragePool"),
+    **MOVES,
+    **QUANTIZERS,
+}
 
 
 def same_padding(node: Node) -> bool:
@@ -120,7 +143,9 @@ ETHOS_U = Family(
         **taken("HardSigmoid", "Round", "Max", "Sub"),
         "Conv": Rule(small_stride, "strides above 3 or kernels of more than 4096 taps", "use smaller ones"),
         "ConvTranspose": Rule(
-            same_padding, "only stride 1 or 2 with SAME padding and out = in x stride", "export with --deconv concat"
+            same_padding,
+            "only stride 1 or 2 with SAME padding and out = in x stride",
+            deconv_or_conv("export with --deconv concat"),
         ),
         "DepthToSpace": Rule(
             mode("DCR"),
@@ -284,5 +309,5 @@ def findings(nodes: list[Node], family: Family) -> list[Finding]:
             remedy = "ask its compiler"
             found.append(Finding(family.name, node.name, node.operator, False, "its list does not say", remedy))
         elif (rule := family.rules[node.operator]) and not rule.holds(node):
-            found.append(Finding(family.name, node.name, node.operator, True, rule.reason, rule.remedy))
+            found.append(Finding(family.name, node.name, node.operator, True, rule.reason, rule.advice(node)))
     return found

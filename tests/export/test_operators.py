@@ -48,6 +48,40 @@ def test_every_family_takes_the_whole_relu_recipe_in_its_own_form(family: Family
     assert not findings(read(model), family)
 
 
+def test_the_gate_has_no_node_of_which_nothing_is_stated() -> None:
+    x = sample_picture(SIDE)
+    codec = make("gate")
+    quantized = in_int8(codec, x)
+    for family in FAMILIES:
+        for part in ("encoder", "decoder"):
+            nodes = read(build(quantized if family.int8 else codec, part, family.deconv, x))
+            assert "LeakyRelu" in {node.operator for node in nodes}
+            assert all(each.stated for each in findings(nodes, family)), family.name
+            assert family is NXP or not findings(nodes, family)
+
+
+@pytest.mark.parametrize(("act", "expected"), [("gate", {"Clip": 3}), ("gdnish", {"Clip": 3, "Add": 3})])
+def test_nxp_refuses_of_other_blocks_what_the_docs_say(act: str, expected: dict[str, int]) -> None:
+    x = sample_picture(SIDE)
+    assert not refused(build(make(act), "encoder", "concat", x), NXP)
+    assert refused(build(make(act), "decoder", "concat", x), NXP) == expected
+
+
+def test_what_to_do_about_a_transposed_convolution_depends_on_whether_the_export_rewrites_it() -> None:
+    def advice(kernel: int, stride: int, padding: int, extra: int) -> str:
+        layer = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
+        weight = np.zeros((8, 8, kernel, kernel), np.float32)
+        size = (8 - 1) * stride + kernel - 2 * padding + extra
+        shapes = [[1, 8, 8, 8]], [1, 8, size, size]
+        model = one_node("ConvTranspose", *shapes, (weight,), output_padding=[extra] * 2, **layer)
+        (found,) = findings(read(model), ORT)
+        return found.remedy
+
+    assert advice(5, 2, 2, 1).startswith("export with --deconv concat")
+    assert advice(3, 1, 1, 0).startswith("use a Conv")
+    assert advice(5, 2, 1, 1).startswith("use a Conv")
+
+
 def test_gdn_is_refused_by_nxp_with_the_reason_and_what_to_do() -> None:
     found = findings(read(build(make("gdn"), "encoder", "transpose", sample_picture(SIDE))), NXP)
     assert Counter(each.operator for each in found) == {"Sqrt": 3, "Div": 3}
