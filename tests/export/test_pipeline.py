@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from codecs_for_export import make, save
 from PIL import Image
 from programs import TINY, into, train
 
+from codec import STRIDE
 from codec.bitstream import unpack
 from codec.checkpoint import open_codec
 from codec.files import FileCodec
@@ -40,24 +42,43 @@ def test_bytes_of_the_runtime_decode_with_the_codec_to_the_same_symbols(
         "qat_w_per_channel": draw.choice((True, False)), "input_size": 176,
     }  # fmt: skip
     options |= {"qat": True, "qat_calib_steps": 5, "qat_freeze_after": 12, "max_steps": 20, "batch_size": 2, "act": act}
+    narrow = seed >= 4  # 20 steps leave the tables of fresh weights too wide for 8 bits, and y in float
+    if narrow:
+        start = make("gdn", N=options["N"], M=options["M"])
+        options["init_checkpoint"] = save(start, tmp_path / "start.safetensors")
     words = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in options.items()]
-    assert train(*TINY, "--coco_dir", coco224, *words, *into(tmp_path)) == 0
+    assert train(*TINY, "--coco_dir", coco224, *words, *into(tmp_path / "run")) == 0
 
-    checkpoint = tmp_path / "last.safetensors"
+    checkpoint = tmp_path / "run" / "last.safetensors"
     deconv = draw.choice(("auto", "transpose", "depth_to_space", "concat"))
-    for part in ("encoder", "decoder"):
-        int8 = options["qat_scope"] in (part, "all")
+    int8 = {part: options["qat_scope"] in (part, "all") for part in ("encoder", "decoder")}
+    for part in int8:
         words = ["--ckpt", str(checkpoint), "--part", part, "--out", str(tmp_path / f"{part}.onnx"), "--deconv", deconv]
-        words += ["--dynamic", "--opset", str(draw.randint(13, 17)), "--precision", "int8" if int8 else "float"]
+        words += ["--dynamic", "--opset", str(draw.randint(13, 17)), "--precision", "int8" if int8[part] else "float"]
         assert export([*words, "--input_size", "96"]) == 0
 
     pixels = np.array(Image.open(photographs / "chelsea.png").convert("RGB"))[:150, :170]
-    encoder, decoder = (Model(tmp_path / f"{part}.onnx", part) for part in ("encoder", "decoder"))
+    encoder, decoder = (Model(tmp_path / f"{part}.onnx", part) for part in int8)
+    sent = raw_symbols(encoder, pixels)
+    assert len(np.unique(sent)) > 3
+    byte = "tensor(uint8)"
+    assert (encoder.session.get_outputs()[0].type == byte) == (narrow and int8["encoder"])
+    assert (decoder.session.get_inputs()[0].type == byte) == (narrow and int8["decoder"])
     data = encode(pixels, encoder)
     codec = FileCodec(open_codec(checkpoint))
     height, width, symbols = unpack(data, codec.coder)
     assert (height, width) == pixels.shape[:2]
+    assert np.array_equal(symbols, sent)
     assert np.array_equal(symbols, unpack(data, decoder.coder)[2])
     (theirs,) = codec.decompress([data])
     ours = decode(data, decoder).astype(int)
     assert (np.abs(ours - theirs.permute(1, 2, 0).numpy()) <= 1).mean() > 0.99
+
+
+def raw_symbols(encoder: Model, pixels: np.ndarray) -> np.ndarray:
+    """What the encoder's graph itself gives for a picture, extended to whole positions of y: its symbols."""
+    height, width = pixels.shape[:2]
+    edges = ((0, 0), (0, -height % STRIDE), (0, -width % STRIDE))
+    x = np.pad(pixels.transpose(2, 0, 1), edges, mode="edge")
+    y = encoder.run(x if encoder.takes_bytes else x.astype(np.float32) / np.float32(255))
+    return y.astype(int) - 128 if y.dtype == np.uint8 else np.rint(y - encoder.medians)
