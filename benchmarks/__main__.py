@@ -5,7 +5,7 @@ import sys
 
 BENCHMARKS = (
     *("step", "profile", "overhead", "ddp", "curves", "data", "memory", "startup", "gpu", "coding", "damage"),
-    *("deployment", "compilers"),
+    *("deployment", "fidelity", "compilers"),
 )
 
 if __name__ == "__main__":
