@@ -28,7 +28,6 @@ from codec.durable import whole_or_absent
 
 PLUGIN = Path(__file__).with_name("study_blocks.py")
 BASELINE, CONTROL = "gdn", "linear"
-BLOCKS = ("relu", "shelf", "gdnish", "gate", "gate_grouped", "gate_pieces", "gate_local")
 WITHOUT_MAP = (BASELINE, "relu")  # nothing that a distilled start could teach
 PREEMPTED = 75
 
@@ -57,6 +56,7 @@ class Budget:
     lambdas: tuple[float, ...]
     rates: tuple[float, ...]
     seeds: tuple[int, ...]
+    blocks: tuple[str, ...]
     int8_blocks: tuple[str, ...]
     jobs: int
 
@@ -64,6 +64,11 @@ class Budget:
     def middle(self) -> float:
         """The lambda of the first codec and of the sweep."""
         return self.lambdas[len(self.lambdas) // 2]
+
+    @property
+    def acts(self) -> tuple[str, ...]:
+        """The baseline and the blocks."""
+        return (BASELINE, *self.blocks)
 
 
 CPU = Budget(
@@ -79,11 +84,21 @@ CPU = Budget(
     lambdas=(0.0035, 0.0067, 0.013, 0.025),
     rates=(1e-4, 3e-4, 1e-3),
     seeds=(0, 1),
+    blocks=("linear", "relu", "shelf", "gdnish", "gate", "gate_grouped", "gate_pieces", "gate_local"),
     int8_blocks=("relu", "shelf", "gate", "gate_local"),
     jobs=2,
 )
 BUDGETS = {
     "cpu": CPU,
+    "cpu_long": replace(
+        CPU,
+        distill_steps=300,
+        extra_steps=1800,
+        rates=(3e-4, 1e-3),
+        seeds=(0,),
+        blocks=("relu", "gate"),
+        int8_blocks=(),
+    ),
     "gpu": replace(
         CPU,
         N=128,
@@ -148,20 +163,16 @@ class Study:
         first = ("--act", "gdn", "--pretrained", "false", "--N", b.N, "--M", b.M, "--lr", 1e-3)
         yield [Job("first", b.middle, b.first_steps, (*first, "--lr_warmup_steps", min(200, b.first_steps - 1)))]
         yield [Job(base(x), x, b.base_steps, ("--act", "gdn", "--lr", 5e-4), "first") for x in b.lambdas]
-        yield [self.swap(act, x) for act in self.acts() if act != BASELINE for x in b.lambdas]
-        yield [self.block(act, b.middle, b.seeds[0], rate) for act in self.acts() for rate in b.rates]
-        yield [self.block(act, x, s, self.rate(act)) for act in self.acts() for x in b.lambdas for s in b.seeds]
-        yield [
-            self.further(act, x, s, int8)
-            for act in (BASELINE, *b.int8_blocks)
-            for x, s, int8 in product(b.lambdas, b.seeds, (False, True))
-            if not (int8 and act == BASELINE)
-        ]
-
-    @staticmethod
-    def acts() -> tuple[str, ...]:
-        """The baseline, the control, and the blocks."""
-        return (BASELINE, CONTROL, *BLOCKS)
+        yield [self.swap(act, x) for act in b.acts if act != BASELINE for x in b.lambdas]
+        yield [self.block(act, b.middle, b.seeds[0], rate) for act in b.acts for rate in b.rates]
+        yield [self.block(act, x, s, self.rate(act)) for act in b.acts for x in b.lambdas for s in b.seeds]
+        if b.int8_blocks:
+            yield [
+                self.further(act, x, s, int8)
+                for act in (BASELINE, *b.int8_blocks)
+                for x, s, int8 in product(b.lambdas, b.seeds, (False, True))
+                if not (int8 and act == BASELINE)
+            ]
 
     def block(self, act: str, lambda_mse: float, seed: int, rate: float) -> Job:
         """GDN to a block and on; GDN itself on."""

@@ -1,4 +1,4 @@
-"""What the study's runs say: a row a block, `results/rd_study.json`, and a plot of BD-rate against latency."""
+"""What the study's runs say: a row a block, `results/rd_study*.json`, and a plot of BD-rate against latency."""
 
 from pathlib import Path
 from statistics import mean
@@ -24,23 +24,25 @@ def summarize(study: "Study", images: str, budget: str) -> None:
     from benchmarks.rd_study import BASELINE, PLUGIN
 
     load_plugin(PLUGIN)
-    milliseconds = latency(study.acts())
+    milliseconds = latency(study.budget.acts)
     rows = [
-        *(block_row(study, act, milliseconds[act]) for act in study.acts() if act != BASELINE),
+        *(block_row(study, act, milliseconds[act]) for act in study.budget.acts if act != BASELINE),
         *(int8_row(study, act) for act in study.budget.int8_blocks),
         *verdicts(study),
     ]
     names = sorted(path.parent.name for path in study.folder.glob("*/figures.json"))
+    pictures = Path(images).name
     details = {
-        "command": f"python -m benchmarks.rd_study --budget {budget}",
+        "command": f"python -m benchmarks.rd_study --coco_dir COCO --images {pictures} --out DIR --budget {budget}",
         "budget": vars(study.budget),
-        "pictures": Path(images).name,
-        "learning rates": {act: study.rate(act) for act in study.acts()},
+        "pictures": pictures,
+        "learning rates": {act: study.rate(act) for act in study.budget.acts},
         "ms of encoder and decoder in int8, 768x512": milliseconds,
         "runs": {name: averages(study, name) for name in names},
     }
-    draw(study, milliseconds, rows)
-    publish("rd_study", rows, details)
+    name = "rd_study" if budget == "cpu" else f"rd_study_{budget}"
+    draw(study, milliseconds, rows, RESULTS / f"{name}.png")
+    publish(name, rows, details)
 
 
 def latency(acts: tuple[str, ...]) -> dict[str, float]:
@@ -124,12 +126,10 @@ def int8_row(study: "Study", act: str) -> Row:
 
 def verdicts(study: "Study") -> list[Row]:
     """The bars."""
-    from benchmarks.rd_study import BASELINE, BLOCKS, base
+    from benchmarks.rd_study import BASELINE, CONTROL, base
 
-    against = {act: percent(study, (act, ""), (BASELINE, "")) for act in BLOCKS}
+    against = {act: percent(study, (act, ""), (BASELINE, "")) for act in study.budget.blocks if act != CONTROL}
     best = min(against, key=lambda act: mean(against[act]))
-    in_int8 = {act: mean(percent(study, (act, "int8"), (BASELINE, "float"))) for act in study.budget.int8_blocks}
-    best_int8 = min(in_int8, key=lambda act: in_int8[act])
     worst_swap = max(
         averages(study, base(x))["psnr"] - averages(study, study.swap("gate", x).name)["psnr"]
         for x in study.budget.lambdas
@@ -137,18 +137,22 @@ def verdicts(study: "Study") -> list[Row]:
     pictures = [row for path in study.folder.glob("*/figures.json") for row in study.figures(path.parent.name) or []]
     off = max(100 * abs(row["bpp"] / row["bpp_estimated"] - 1) for row in pictures if row["bpp"] > ENOUGH_BPP)
     what = "RD loss against GDN trained on for the same steps"
-    return [
+    rows = [
         Row(f"{what}: {best}, the best without division, mean of lambdas", mean(against[best]), "%", at_most=-1.0),
         Row(f"{what}: {best}, at its worst lambda", max(against[best]), "%", at_most=0.0),
-        Row(f"{what}: {best_int8} in int8, GDN in float", in_int8[best_int8], "%", at_most=0.0),
         Row(f"{what}: ReLU everywhere", mean(against["relu"]), "%", at_most=3.0),
         Row("PSNR lost by the swap to gates with a distilled start, worst lambda", worst_swap, "dB", at_most=0.1),
         Row(f"real bpp off estimated bpp, worst of {len(pictures)} pictures and codecs", off, "%", at_most=1.0),
     ]
+    if study.budget.int8_blocks:
+        int8 = {act: mean(percent(study, (act, "int8"), (BASELINE, "float"))) for act in study.budget.int8_blocks}
+        best = min(int8, key=lambda act: int8[act])
+        rows.append(Row(f"{what}: {best} in int8, GDN in float", int8[best], "%", at_most=0.0))
+    return rows
 
 
-def draw(study: "Study", milliseconds: dict[str, float], rows: list[Row]) -> None:
-    """`results/rd_study.png`: what each block costs in RD loss against what it costs in time, and the curves."""
+def draw(study: "Study", milliseconds: dict[str, float], rows: list[Row], path: Path) -> None:
+    """A plot: what each block costs in RD loss against what it costs in time, and the curves."""
     import matplotlib as mpl
 
     from benchmarks.rd_study import BASELINE
@@ -158,7 +162,7 @@ def draw(study: "Study", milliseconds: dict[str, float], rows: list[Row]) -> Non
 
     figure, (plane, curves) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
     cost = {row.what.partition(":")[0]: row.value for row in rows} | {BASELINE: 0.0}
-    for act in study.acts():
+    for act in study.budget.acts:
         plane.scatter(milliseconds[act], cost[act])
         plane.annotate(act, (milliseconds[act], cost[act]), xytext=(4, 4), textcoords="offset points")
         points = rd_curve(study, finished(study, act, study.budget.seeds[0])).points
@@ -170,4 +174,4 @@ def draw(study: "Study", milliseconds: dict[str, float], rows: list[Row]) -> Non
     for axis in (plane, curves):
         axis.grid(alpha=0.3)
     RESULTS.mkdir(exist_ok=True)
-    figure.savefig(RESULTS / "rd_study.png", dpi=110)
+    figure.savefig(path, dpi=110)

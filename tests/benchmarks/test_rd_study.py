@@ -41,7 +41,7 @@ def test_blocks_are_held_against_the_baseline_at_equal_lambda(study: Study) -> N
     assert percent(study, (BASELINE, ""), (BASELINE, "")) == [0, 0]
     assert bd_rates(study, ("relu", ""), (BASELINE, "")) == [pytest.approx(20, abs=0.02)] * 2
     assert int8_row(study, "gate").value == pytest.approx(0.5, abs=0.02)
-    best, worst, int8, relu, swap, off = verdicts(study)
+    best, worst, relu, swap, off, int8 = verdicts(study)
     assert "gate, the best" in best.what
     assert best.value <= worst.value < 0
     assert int8.value < 0 < relu.value
