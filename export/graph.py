@@ -9,10 +9,6 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-OPSETS = range(13, 18)
-"""Below 13 there is no QuantizeLinear per channel; NPU tool-chains stop between 13 and 17."""
-
-
 def to_onnx(
     module: nn.Module, example: Tensor, inputs: Sequence[str], outputs: Sequence[str], opset: int, dynamic: bool
 ) -> onnx.ModelProto:

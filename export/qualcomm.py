@@ -9,8 +9,6 @@ import numpy as np
 import onnx
 
 PROVIDER = "QNNExecutionProvider"
-UNSUPPORTED = "CPU EP has been explicitly disabled"
-"""How ONNX Runtime begins to say that nodes are left for the CPU."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
 """Every command in the README and in docs/ runs as written, but for how long it trains and how wide the codec is.
 
-Each page is followed from top to bottom in a folder of its own. Training is shortened by `--max_steps` and starts from
-a narrow GDN codec where the page would download the zoo's weights; QAT's phases shrink with the run.
+Each page is followed from top to bottom in a folder of its own, its Python too. Training is shortened by `--max_steps`
+and starts from a narrow GDN codec where the page would download the zoo's weights; QAT's phases shrink with the run.
 """
 
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hub_server import USER, Hub
@@ -24,25 +26,37 @@ PAGES = [path.relative_to(ROOT) for path in (*sorted(ROOT.glob("README*.md")), *
 ELSEWHERE = {
     "make": "the test suite, the demo and the benchmarks cannot run inside a test",
     "pip": "an installation",
-    ". ": "activates an environment",
     "sbatch": "tests/slurm runs the batch scripts under a real SLURM",
+    "SAVE_ROOT=": "the same, with a variable",
+    **dict.fromkeys(("squeue", "scontrol", "scancel"), "asks a running SLURM"),
+    "tail -f": "does not end",
+    "hf auth login": "asks for a token",
     "python -m benchmarks": "measures for minutes",
     "accelerate launch -m codec.evaluate": "tests/codec/test_evaluate.py runs it on two ranks",
-    "python -m export.npu": "needs the compilers' own environment: tests/export runs it there",
     ".venv-npu/": "tests/export/test_npu.py runs the compilers where they are installed",
 }
 """How a command begins that is not run here, and why."""
+
+AFTER_TRAINING = ("docs/export.md", "docs/npu.md")
+"""Pages that begin with a trained checkpoint."""
 
 SHORT = ["--max_steps", "2", "--batch_size", "4", "--recon_count", "2"]
 ZOO = ["--init_checkpoint", "zoo.safetensors"]
 PHASES = ["--qat_calib_steps", "1", "--qat_freeze_after", "2", "--max_steps", "3"]
 
 
-def commands(page: Path) -> list[list[str]]:
-    """The words of each command in the page's shell blocks, top to bottom."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
-    lines = (line for block in blocks for line in block.replace("\\\n", " ").splitlines())
-    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+def steps(page: Path) -> Iterator[list[str] | str]:
+    """The words of each command in the page's shell blocks, and each Python block, top to bottom."""
+    for language, block in re.findall(r"^```(sh|python)\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S):
+        if language == "python":
+            yield block
+        else:
+            lines = block.replace("\\\n", " ").splitlines()
+            yield from filter(None, (shlex.split(line, comments=True) for line in lines))
+
+
+def is_elsewhere(words: list[str]) -> bool:
+    return " ".join(words).startswith(tuple(ELSEWHERE))
 
 
 @pytest.fixture
@@ -104,7 +118,28 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_a_page_can_be_followed(page: Path, desk: Path) -> None:
-    for words in commands(page):
-        if not " ".join(words).startswith(tuple(ELSEWHERE)):
-            follow(words, desk)
+def test_a_page_can_be_followed(page: Path, desk: Path, hub: Hub) -> None:
+    if str(page) in AFTER_TRAINING:
+        Path("checkpoints").mkdir()
+        shutil.copy("zoo.safetensors", "checkpoints/last.safetensors")
+    found: dict[str, object] = {"Path": Path, "pixels": np.asarray(Image.open("photo.png"))}
+    for step in steps(page):
+        if isinstance(step, list):
+            if not is_elsewhere(step):
+                follow(step, desk)
+        elif not step.startswith("# my_blocks.py"):  # which is a file: the commands load it
+            commits = [oid for each in hub.repositories.values() for oid, _ in each.commits]
+            code = step.replace("/path/to/", f"{desk}/").replace("USER/", f"{USER}/")
+            exec(code.replace("COMMIT", (commits or [""])[-1]), found)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_no_command_hides_outside_the_blocks_that_are_followed(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    begin = "|".join([*map(re.escape, ELSEWHERE), r"python3?\b", r"accelerate\b", r"codec-\w", "hf ", "source "])
+    assert not re.findall(rf"^(?: {{4}}|\t)\s*\$?\s*(?:\S+/)?(?:{begin}).*", prose, re.MULTILINE)
+
+
+def test_what_is_not_run_here_is_on_a_page() -> None:
+    written = [" ".join(step) for page in PAGES for step in steps(page) if isinstance(step, list)]
+    assert [start for start in ELSEWHERE if not any(line.startswith(start) for line in written)] == []

@@ -1,11 +1,15 @@
 """The wheel: what is in it, and that its commands work where only it is installed."""
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -26,11 +30,17 @@ def pip(*words: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy: building leaves folders behind."""
-    source, out = tmp_path_factory.mktemp("source") / "project", tmp_path_factory.mktemp("wheel")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository, since building leaves folders behind."""
+    project = tmp_path_factory.mktemp("source") / "project"
     heavy = shutil.ignore_patterns(".*", "build", "*.egg-info", "checkpoints", "recon", "demo", "onnx", "wandb", "runs")
-    shutil.copytree(ROOT, source, ignore=heavy)
+    shutil.copytree(ROOT, project, ignore=heavy)
+    return project
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
     pip("wheel", source, "--no-deps", "--no-build-isolation", "--no-index", "-w", out)
     (built,) = out.glob("*.whl")
     return built
@@ -59,6 +69,38 @@ def test_the_wheel_holds_the_packages_and_what_a_run_needs_beside_them(wheel: Pa
         files = {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*") if path.is_file()}
         assert files <= shared
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_source_distribution_holds_what_a_reader_needs_and_no_tests(source: Path, tmp_path: Path) -> None:
+    build = "from setuptools.build_meta import build_sdist; import sys; build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, tmp_path], cwd=source, capture_output=True, check=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        names = {name.partition("/")[2] for name in files.getnames()}
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").iterdir()}
+    beside = {"CHANGELOG.md", "CITATION.cff", "LICENSE", "README.ja.md", "constraints.txt", "constraints-npu.txt"}
+    assert pages | beside | {"train_accel.py", "codec/report.html", "recipes/relu_rd.yaml"} <= names
+    assert not [name for name in names if name.startswith("tests/")]
+
+
+def test_what_the_packages_import_is_declared() -> None:
+    folders = ("codec", "coco224", "training")
+    files = [ROOT / "train_accel.py", *(path for folder in folders for path in (ROOT / folder).rglob("*.py"))]
+    modules = set()
+    for node in (node for path in files for node in ast.walk(ast.parse(path.read_text()))):
+        modules |= {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+        modules |= {str(node.module)} if isinstance(node, ast.ImportFrom) else set()
+    ours = {"codec", "coco224", "export", "training", "train_accel"}
+    outside = {name.partition(".")[0] for name in modules} - ours - sys.stdlib_module_names
+    lines = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["wandb"]
+    declared = {named(re.split(r"[<>=;]", line)[0]) for line in lines}
+    packages = packages_distributions()
+    assert [name for name in sorted(outside) if not {*map(named, packages.get(name, ()))} & declared] == []
+
+
+def named(distribution: str) -> str:
+    """A distribution's name as all its spellings have it."""
+    return distribution.replace("_", "-").lower()
 
 
 @pytest.mark.parametrize("command", sorted(PROJECT["scripts"]))
