@@ -1,6 +1,7 @@
 """Checkpoints: one safetensors file that describes itself. Nothing is unpickled that could run code."""
 
 import json
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -109,7 +110,10 @@ def load_initial(path: Path) -> Codec:
     if path.suffix == ".safetensors":
         return load_codec(path)[0]
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of a pickle's protocol: what comes of it is said below
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give a file that can be read") from error
     except Exception as error:  # junk makes the unpickler raise whatever it trips over
         raise InputError(
             f"{path}: not read, it is damaged, no checkpoint, or holds more than tensors, and pickled code is never "
