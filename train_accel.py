@@ -126,7 +126,7 @@ def forward(run: Run, model: nn.Module, batch: Batch) -> tuple[dict[str, Any], T
     from codec.entropy import noise_keys
 
     x = run.to_pictures(batch.images)
-    keys = noise_keys(run.options.numerics.seed, run.progress.step, batch.places.to(run.device))
+    keys = noise_keys(run.options.numerics.seed, run.progress.step, batch.places.to(run.device, non_blocking=True))
     with run.autocast():
         out = model(x, keys, run.objective.detaches_rate)
     loss, figures = run.loss(out, x)
@@ -165,7 +165,7 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
             torch.nn.utils.clip_grad_norm_(parameters, max_norm)
 
     # The one host read of the step: a fault or a stop of any rank is everyone's, figures are means of the global batch.
-    stopping = torch.tensor(float(bool(stop.name)), device=run.device)
+    stopping = torch.full((), float(bool(stop.name)), device=run.device)  # a fill, which waits for nothing
     share = run.grad_accum * run.accelerator.num_processes
     flags = torch.stack([watch.faulty(), stopping])
     faults, stops, *means = sum_over_ranks(torch.cat([flags, sums / share]))

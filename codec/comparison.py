@@ -118,11 +118,14 @@ def report(
     """Prints the figures, and writes the files that were asked for."""
     print_table(pictures, measured)
     against = compare(curves[0], curves[1:])
-    for each in ours:
-        alarm(each)
+    alarms = [said for each in ours if (said := alarm(each, pictures.names))]
+    for said in alarms:
+        print(said)
     if options.json:
         with whole_or_absent(Path(options.json)) as path:
-            path.write_text(json.dumps(as_results(pictures, ours) | {"references": against}, indent=2) + "\n")
+            path.write_text(
+                json.dumps(as_results(pictures, ours) | {"references": against, "alarms": alarms}, indent=2) + "\n"
+            )
     if options.per_image:
         with whole_or_absent(Path(options.per_image)) as path:
             write_rows(path, pictures.names, measured)
@@ -178,15 +181,24 @@ def _columns(each: Curve) -> dict[str, list[float | None]]:
     }
 
 
-def alarm(each: Evaluated) -> None:
-    """Says so where the files are not as large as the likelihoods promise."""
-    estimated = sum(row.pixels * (row.bpp_estimated or 0) for row in each.rows)
-    real = sum(row.pixels * (row.bpp or 0) for row in each.rows)
-    if abs(real - estimated) > ALARM * estimated + 8 * OVERHEAD * len(each.rows):
-        print(
-            f"ALARM: {each.name}: its files are {real / estimated - 1:+.2%} off the likelihoods' estimate: its tables "
-            "do not fit its densities; train on from it, which makes them anew"
-        )
+def alarm(each: Evaluated, names: list[str]) -> str | None:
+    """What to say where a file is not as large as its likelihoods promise, the worst named; None where none is."""
+    off = {
+        name: row.bpp / row.bpp_estimated - 1
+        for name, row in zip(names, each.rows, strict=True)
+        if row.bpp and row.bpp_estimated and _beyond(row.bpp, row.bpp_estimated, row.pixels)
+    }
+    if not off:
+        return None
+    worst = max(off, key=lambda name: abs(off[name]))
+    return (
+        f"ALARM: {each.name}: {len(off)} of {len(names)} files are off the likelihoods' estimate, {worst} by "
+        f"{off[worst]:+.2%}: its tables do not fit its densities; train on from it, which makes them anew"
+    )
+
+
+def _beyond(real: float, estimated: float, pixels: int) -> bool:
+    return abs(real - estimated) * pixels > ALARM * estimated * pixels + 8 * OVERHEAD
 
 
 def as_results(pictures: Pictures, ours: list[Evaluated]) -> dict[str, Any]:

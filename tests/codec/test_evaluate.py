@@ -224,8 +224,12 @@ def test_files_that_are_larger_than_their_likelihoods_say_raise_the_alarm(
     with torch.no_grad():
         stale.entropy_bottleneck.matrices[0].sub_(0.5)  # the densities have moved, the tables have not
     save_codec(tmp_path / "stale.safetensors", stale, Description())
-    assert main(["--images", str(folder), "--checkpoint", str(tmp_path / "stale.safetensors")]) == 0
-    assert "tables do not fit" in capsys.readouterr().out
+    out = tmp_path / "out.json"
+    assert main(["--images", str(folder), "--checkpoint", str(tmp_path / "stale.safetensors"), "--json", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "tables do not fit" in said
+    (alarm,) = json.loads(out.read_text())["alarms"]
+    assert alarm in said
 
 
 def test_two_ranks_write_what_one_writes(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
