@@ -127,6 +127,13 @@ def test_vela_takes_the_relu_codec_whole_with_our_ranges(folder: Path) -> None:
 
 
 @needs_compilers
+def test_vela_takes_a_trained_encoder_and_a_calibrated_decoder_whole(folder: Path) -> None:
+    done = compile_for("ethos-u65-512", folder, "encoder")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("runs whole") == 2
+
+
+@needs_compilers
 def test_an_operator_on_the_cpu_fails_the_command(folder: Path) -> None:
     done = compile_for("ethos-u55-256", folder, "gdn", "--part", "decoder")
     assert done.returncode == 2
