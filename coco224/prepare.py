@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -185,38 +186,58 @@ def _boolean(text: str) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("python -m coco224.prepare", description=__doc__, allow_abbrev=False)
-    add = parser.add_argument
-    add(
-        "--coco_dir",
-        required=True,
-        help="COCO root (train2017/, val2017/), or 'sample': six embedded photographs",
+    """Options in groups, one line each, with [their default], as the other commands show theirs."""
+    parser = _Parser(
+        "python -m coco224.prepare",
+        usage="%(prog)s [options]",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=60, width=1000),
     )
-    add("--out_dir", required=True, type=Path, help="where the dataset appears when it is whole")
-    add("--size", type=int, default=224, help="side of a crop in pixels (224)")
-    add("--crop", choices=METHODS, help="resize_center (default), center, random, grid (default of 'sample')")
-    add("--crops_per_image", type=int, help="how many crops --crop random takes of each picture (1)")
-    add("--encoding", choices=tuple(ENCODINGS), default="raw", help="raw (default: fastest), png, webp, jpeg")
-    add("--seed", type=int, default=0, help="of --crop random (0)")
-    add("--limit", type=int, help="take the first N photographs of each split only")
-    add("--max_bad", type=float, default=0.01, help="share of unreadable photographs to put up with (0.01)")
-    add("--num_proc", type=int, default=len(os.sched_getaffinity(0)), help="processes (one for each core)")
-    add("--hub_dataset_id", metavar="USER/NAME", help="repository to upload to, made if need be")
-    for name, default, text in (
-        ("--include_val", True, "write the split validation too"),
-        ("--overwrite", False, "replace the dataset in --out_dir when the new one is whole"),
-        ("--push_to_hub", False, "upload the dataset to the Hugging Face Hub when it is whole"),
-        ("--hub_private", False, "make its repository private, if it is made now"),
-    ):
-        add(
-            name,
-            type=_boolean,
-            nargs="?",
-            const=True,
-            default=default,
-            metavar="{true,false}",
-            help=f"{text} ({str(default).lower()})",
-        )
+
+    def switch(group: argparse._ArgumentGroup, name: str, default: bool, text: str) -> None:
+        line = f"{text} [{str(default).lower()}]"
+        group.add_argument(name, type=_boolean, nargs="?", const=True, default=default, metavar="BOOL", help=line)
+
+    places = parser.add_argument_group("source and output")
+    add = places.add_argument
+    source = f"COCO root (train2017/, val2017/), or '{SAMPLE}': six embedded photographs"
+    add("--coco_dir", required=True, metavar="DIR", help=f"{source} [required]")
+    add(
+        "--out_dir",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="where the dataset appears when it is whole [required]",
+    )
+    switch(places, "--include_val", True, "write the split validation too")
+    add("--limit", type=int, metavar="INT", help="the first photographs of each split alone [all]")
+    switch(places, "--overwrite", False, "replace the dataset in --out_dir when the new one is whole")
+
+    add = parser.add_argument_group("crops").add_argument
+    add("--size", type=int, default=224, metavar="INT", help="side of a crop in pixels [224]")
+    crops = f"{{{','.join(METHODS)}}} [resize_center; grid with '{SAMPLE}']"
+    add("--crop", choices=METHODS, metavar="NAME", help=f"how a photograph becomes crops {crops}")
+    add("--crops_per_image", type=int, metavar="INT", help="crops of each photograph, with --crop random [1]")
+    add("--seed", type=int, default=0, metavar="INT", help="of --crop random [0]")
+    encodings = f"{{{','.join(ENCODINGS)}}} [raw]"
+    add("--encoding", choices=tuple(ENCODINGS), default="raw", metavar="NAME", help=f"how rows are stored {encodings}")
+
+    add = parser.add_argument_group("work").add_argument
+    cores = len(os.sched_getaffinity(0))
+    add("--num_proc", type=int, default=cores, metavar="INT", help="processes [one for each core]")
+    add(
+        "--max_bad",
+        type=float,
+        default=0.01,
+        metavar="FLOAT",
+        help="share of unreadable photographs to put up with [0.01]",
+    )
+
+    hub = parser.add_argument_group("Hugging Face Hub")
+    switch(hub, "--push_to_hub", False, "upload the dataset when it is whole")
+    hub.add_argument("--hub_dataset_id", metavar="USER/NAME", help="repository to upload to, made if need be [none]")
+    switch(hub, "--hub_private", False, "make it private, if it is made now")
     return parser
 
 

@@ -9,6 +9,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+
 def to_onnx(
     module: nn.Module, example: Tensor, inputs: Sequence[str], outputs: Sequence[str], opset: int, dynamic: bool
 ) -> onnx.ModelProto:

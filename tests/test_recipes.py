@@ -1,4 +1,4 @@
-"""Every recipe trains, shortened by --max_steps, --N/--M and, where there is one, the distilled start."""
+"""Every recipe trains, shortened by --max_steps, --N/--M and, where there are some, the steps of distilling and QAT."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from codec.model import Architecture, Codec
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 # What CompressAI's published models were trained with, by quality.
 LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.013, 5: 0.025, 6: 0.0483, 7: 0.0932, 8: 0.18}
-SAID_OTHERWISE = {"coco_dir", "save_dir", "recon_dir", "N", "M", "distill_steps"}
+SAID_OTHERWISE = {"coco_dir", "save_dir", "recon_dir", "N", "M", "distill_steps", "qat_calib_steps", "qat_freeze_after"}
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +27,13 @@ def small_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "recipes")))
 def test_a_recipe_trains(recipe: Path, coco224: Path, tmp_path: Path, small_codec: Path) -> None:
     written = yaml.safe_load(recipe.read_text())
-    if written.get("qat"):
-        pytest.skip("its phases take more steps: the tests of QAT run it")
-    words = ["--config", recipe, "--coco_dir", coco224, *into(tmp_path), "--max_steps", 2, "--N", 8, "--M", 12]
+    words = ["--config", recipe, "--coco_dir", coco224, *into(tmp_path), "--max_steps", 3, "--N", 8, "--M", 12]
+    words += ["--qat_calib_steps", 1, "--qat_freeze_after", 2] if written.get("qat") else []
     distilled = ["--init_checkpoint", small_codec, "--distill_steps", 2]
     words += distilled if written.get("distill_steps") else ["--pretrained", "false"]
     assert train(*words) == 0
     _, description = load_codec(tmp_path / "last.safetensors")
-    assert description.step == 2
+    assert description.step == 3
     expected = {name: value for name, value in written.items() if name not in SAID_OTHERWISE}
     assert expected.items() <= description.options.items()
     assert len(rows(tmp_path, "validation")) == 1

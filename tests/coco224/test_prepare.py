@@ -1,6 +1,7 @@
 """`python -m coco224.prepare` as a user runs it: what it makes, and what it refuses."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -226,7 +227,16 @@ def test_help_imports_neither_torch_nor_datasets(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert "--max_bad" in done.stdout
+    lines = [line for line in done.stdout.splitlines() if line.startswith("  --")]
+    assert len(lines) == 15
+    assert all(re.fullmatch(r"  --\w+ \S.* {2,}\S.* \[.+\]", line) for line in lines), done.stdout
+    assert [line for line in done.stdout.splitlines() if line.endswith(":")] == [
+        "options:",
+        "source and output:",
+        "crops:",
+        "work:",
+        "Hugging Face Hub:",
+    ]
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "coco224.shards" in imported
     assert not imported & {"torch", "datasets"}
