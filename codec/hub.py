@@ -50,12 +50,16 @@ def read_checkpoint(path: Path) -> tuple[bytes, dict[str, Any], Tables]:
     return content, header, tables_of_state(arrays, header["architecture"]["g_s"])
 
 
-def repository_files(checkpoint: Path, repo_id: str, onnx: Path | None = None) -> dict[str, bytes]:
+def repository_files(
+    checkpoint: Path, repo_id: str, onnx: Path | None = None, plugin: Path | None = None
+) -> dict[str, bytes]:
     """Everything that a repository holds, by its path there, made from a checkpoint and what lies beside it.
 
     Args:
         repo_id: USER/NAME, for the card.
         onnx: folder of exported files.
+        plugin: file of blocks, taken where the codec has a block that is not built in. The checkpoint names one too,
+            which is not trusted: a stranger's could name any file of this machine.
 
     Raises:
         InputError: the checkpoint cannot be read.
@@ -66,7 +70,8 @@ def repository_files(checkpoint: Path, repo_id: str, onnx: Path | None = None) -
     grids = sorted(Path(header["options"].get("recon_dir", "")).glob("e[0-9]*.png"))
     if grids:
         files[RECONSTRUCTIONS] = grids[-1].read_bytes()
-    plugin = plugin_of(header)
+    if {header["architecture"][part]["name"] for part in ("g_a", "g_s")} <= BUILT_IN:
+        plugin = None
     if plugin:
         files[plugin.name] = plugin.read_bytes()
     for path in sorted(onnx.rglob("*")) if onnx else []:
@@ -75,13 +80,6 @@ def repository_files(checkpoint: Path, repo_id: str, onnx: Path | None = None) -
     command = files.get("config.yaml", b"").decode().partition("\n")[0].removeprefix("# ")
     card = model_card(repo_id, header, sorted(files), command, plugin.name if plugin else "")
     return files | {"README.md": card.encode()}
-
-
-def plugin_of(header: dict[str, Any]) -> Path | None:
-    """The file of the user's own blocks that a codec has, where it is on this machine."""
-    blocks = {header["architecture"][part]["name"] for part in ("g_a", "g_s")}
-    path = Path(header["options"].get("plugin") or "")
-    return path if blocks - BUILT_IN and path.is_file() else None
 
 
 def is_ours(path: str) -> bool:

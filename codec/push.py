@@ -19,6 +19,9 @@ class PushOptions(OptionGroup):
     hub_model_id: str = option("", "repository, made if need be", metavar="USER/NAME", shown="required")
     hub_private: bool = option(False, "make it private, if it is made now")
     onnx: str | None = option(None, "folder that python -m export wrote to", metavar="DIR", shown="none")
+    plugin: str | None = option(
+        None, "Python file of the codec's own blocks, to go with it", metavar="FILE", shown="none"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -26,6 +29,8 @@ class PushOptions(OptionGroup):
             raise InputError(f"--hub_model_id {self.hub_model_id!r} is no name of a repository: give USER/NAME")
         if self.onnx and not any(Path(self.onnx).glob("*.onnx")):
             raise InputError(f"--onnx {self.onnx} holds no .onnx file: give the folder that python -m export wrote to")
+        if self.plugin and not Path(self.plugin).is_file():
+            raise InputError(f"--plugin {self.plugin}: no such file; give the file that registers the codec's blocks")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +50,10 @@ def push(options: PushOptions) -> int:
     from codec.hub import repository_files
 
     files = repository_files(
-        Path(options.checkpoint), options.hub_model_id, Path(options.onnx) if options.onnx else None
+        Path(options.checkpoint),
+        options.hub_model_id,
+        Path(options.onnx) if options.onnx else None,
+        Path(options.plugin) if options.plugin else None,
     )
     reason = open_repository("--hub_model_id", options.hub_model_id, "model", options.hub_private)
     reason = reason or commit(options.hub_model_id, files)

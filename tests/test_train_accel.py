@@ -215,6 +215,7 @@ def test_the_next_commands_run_as_printed(
     assert "convolutions run in int8" in capsys.readouterr().out
     assert {"report.html", "rd.png"} <= {path.name for path in (tmp_path / "my run").iterdir()}
     assert "(rd.png)" in hub.files(f"models/{USER}/NAME")["README.md"].decode()
+    assert hub.files(f"models/{USER}/NAME")["my_blocks.py"].decode() == PLUGIN
 
 
 def test_the_saved_configuration_is_the_run(finished: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:

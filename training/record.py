@@ -50,7 +50,7 @@ class Record:
             config = yaml.safe_dump(options.flat(), sort_keys=False)
             (self.folder / "config.yaml").write_text(f"# {options.command()}\n{config}")
             if options.reporting.push_to_hub:
-                self.uploads = Uploads(self.folder / LAST, options.reporting, self.say)
+                self.uploads = Uploads(self.folder / LAST, options.reporting, self.say, options.replacement.plugin)
         self.trackers = Trackers(accelerator, options, progress)
 
     def step(self, step: int, figures: dict[str, float], lr: float) -> None:

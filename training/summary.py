@@ -106,7 +106,7 @@ def next_commands(run: Run, checkpoint: str) -> list[list[str]]:
         ["export", "--ckpt", checkpoint, "--part", "full", "--out", "onnx/full.onnx", *precision, *plugin],
     ]
     if not options.reporting.push_to_hub:
-        commands.append(["codec.push", "--checkpoint", checkpoint, "--hub_model_id", "USER/NAME"])
+        commands.append(["codec.push", "--checkpoint", checkpoint, "--hub_model_id", "USER/NAME", *plugin])
     return [["python", "-m", *words] for words in commands]
 
 

@@ -50,12 +50,16 @@ class Uploads:
     Args:
         checkpoint: the file that is replaced, whole, at each save.
         say: prints a line.
+        plugin: the file of the codec's own blocks.
     """
 
-    def __init__(self, checkpoint: Path, reporting: ReportingOptions, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, checkpoint: Path, reporting: ReportingOptions, say: Callable[[str], None], plugin: str | None
+    ) -> None:
         self.repository = str(reporting.hub_model_id)
         self.words = ["-m", "codec.push", "--checkpoint", str(checkpoint), "--hub_model_id", self.repository]
         self.words += ["--hub_private", "true"] if reporting.hub_private else []
+        self.words += ["--plugin", plugin] if plugin else []
         self.say = say
         self.changed = threading.Condition()
         self.asked = 0  # checkpoints that were saved

@@ -193,6 +193,8 @@ def test_a_block_of_ones_own_goes_up_with_the_codec_and_the_card_says_how_to_loa
     model = with_tables(Codec(Architecture(8, 12, Activation("mine"))))
     save_codec(tmp_path / "c.safetensors", model, Description(options.flat()))
     assert pushed(tmp_path / "c.safetensors") == 0
+    assert "my_blocks.py" not in hub.files("models/alice/codec")  # what a checkpoint names is not trusted
+    assert pushed(tmp_path / "c.safetensors", "--plugin", tmp_path / "my_blocks.py") == 0
     files = hub.files("models/alice/codec")
     assert files["my_blocks.py"].decode() == PLUGIN
     (code,) = re.findall(r"```python\n(.*?)```", files["README.md"].decode(), re.DOTALL)
@@ -282,6 +284,7 @@ def test_options_that_cannot_work_are_refused(tmp_path: Path) -> None:
         (["--checkpoint", "c.safetensors", "--hub_model_id", "codec"], "give USER/NAME"),
         (["--hub_model_id", "alice/codec"], "--checkpoint"),
         (["--checkpoint", "c", "--hub_model_id", "alice/codec", "--onnx", str(tmp_path)], "holds no .onnx file"),
+        (["--checkpoint", "c", "--hub_model_id", "alice/codec", "--plugin", "nowhere.py"], "no such file"),
     ):
         with pytest.raises(InputError, match=said):
             main(words)
