@@ -59,7 +59,7 @@ def measure_all(options: "EvaluateOptions", checkpoints: list[str], references: 
         theirs[name] = [evaluate_pillow(name, quality, pictures, ranks, album) for quality in QUALITIES[name]]
     shown = album.gather(ranks)
     if ranks.rank == 0:
-        curves = [_curve("npu-image-codec", ours), *(_curve(*item) for item in theirs.items() if item[1]), *known]
+        curves = [*_by_blocks(ours), *(_curve(*item) for item in theirs.items() if item[1]), *known]
         measured = [*ours, *(each for points in theirs.values() for each in points)]
         report(options, pictures, measured, ours, curves, shown)
 
@@ -101,6 +101,14 @@ def _evaluated(name: str, figures: Iterable[tuple[int, Figures]], pictures: Pict
     if not all(math.isfinite(row.l1) for row in ordered):
         raise InputError(f"{name} gives values that are not finite; its training has diverged, use an earlier one")
     return Evaluated(name, ordered, means(sums_and_counts(ordered)))
+
+
+def _by_blocks(ours: list[Evaluated]) -> list[Curve]:
+    """A curve for each thing that codecs are made of, so that int8 and float do not share one."""
+    alike: dict[str, list[Evaluated]] = {}
+    for each in ours:
+        alike.setdefault(each.blocks, []).append(each)
+    return [_curve(blocks if len(alike) > 1 else "npu-image-codec", points) for blocks, points in alike.items()]
 
 
 def _curve(name: str, points: list[Evaluated]) -> Curve:

@@ -280,6 +280,14 @@ def test_references_are_measured_on_the_same_pictures_and_compared(
     assert (tmp_path / "rd.png").stat().st_size > 1000
 
 
+def test_codecs_of_other_blocks_are_curves_of_their_own(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    other, out = saved(tmp_path / "relu.safetensors", seed=3, activation="relu"), tmp_path / "out.json"
+    assert main(["--images", str(folder), "--checkpoint", str(checkpoint), str(other), "--json", str(out)]) == 0
+    (beside,) = json.loads(out.read_text())["references"]
+    assert beside["name"] == "encoder relu, decoder gdn"
+    assert len(beside["results"]["bpp"]) == 1
+
+
 def test_a_reference_that_is_none_is_refused(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     words = ("--images", folder, "--checkpoint", checkpoint)
     assert "neither a file nor one of jpeg" in refusal(*words, "--reference", "jpg")
