@@ -247,8 +247,9 @@ def test_two_ranks_write_what_one_writes(checkpoint: Path, folder: Path, tmp_pat
 
 
 def test_references_are_measured_on_the_same_pictures_and_compared(
-    checkpoint: Path, other: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    other = saved(tmp_path / "b.safetensors", seed=2)
     curve = ("--checkpoint", checkpoint, other)
     picture = ("--images", folder / "2-chelsea.png")
     own, _ = evaluated(tmp_path, *picture, *curve)
@@ -280,8 +281,10 @@ def test_references_are_measured_on_the_same_pictures_and_compared(
     assert (tmp_path / "rd.png").stat().st_size > 1000
 
 
-def test_codecs_of_other_blocks_are_curves_of_their_own(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
-    other, out = saved(tmp_path / "relu.safetensors", seed=3, activation="relu"), tmp_path / "out.json"
+def test_codecs_of_other_blocks_are_curves_of_their_own(
+    checkpoint: Path, other: Path, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
     assert main(["--images", str(folder), "--checkpoint", str(checkpoint), str(other), "--json", str(out)]) == 0
     (beside,) = json.loads(out.read_text())["references"]
     assert beside["name"] == "encoder relu, decoder gdn"
