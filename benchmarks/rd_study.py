@@ -94,6 +94,7 @@ BUDGETS = {
         CPU,
         distill_steps=300,
         extra_steps=1800,
+        lambdas=(0.0067, 0.013, 0.025),
         rates=(3e-4, 1e-3),
         seeds=(0,),
         blocks=("relu", "gate"),
