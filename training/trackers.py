@@ -134,14 +134,21 @@ def _log_artifact(tracker: Any, file: Path, step: int) -> None:
 
 def run_name(options: Options) -> str:
     """The name in the trackers: the one given, or the recipe in short."""
-    replacement, loss = options.replacement, options.loss
-    recipe = f"{replacement.act}-{replacement.replace_parts}-{loss.loss_type}-q{options.model.quality}"
-    return options.reporting.run_name or recipe
+    replacement = options.replacement
+    words = [replacement.act, replacement.replace_parts, options.loss.loss_type, _size(options), *_int8(options)]
+    return options.reporting.run_name or "-".join(words)
 
 
 def tags(options: Options) -> list[str]:
     """What a run is found by: block, parts, scope, loss and quality, and QAT where it trains for int8."""
     replacement = options.replacement
-    quality = f"q{options.model.quality}" if options.model.N is None else f"N{options.model.N}"
-    words = [replacement.act, replacement.replace_parts, replacement.train_scope, options.loss.loss_type, quality]
-    return words + ["qat"] * bool(options.flat().get("qat"))
+    words = [replacement.act, replacement.replace_parts, replacement.train_scope, options.loss.loss_type]
+    return [*words, _size(options), *_int8(options)]
+
+
+def _size(options: Options) -> str:
+    return f"q{options.model.quality}" if options.model.N is None else f"N{options.model.N}"
+
+
+def _int8(options: Options) -> list[str]:
+    return ["qat"] * options.qat.qat

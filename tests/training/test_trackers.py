@@ -70,7 +70,7 @@ def test_wandb_gets_figures_pictures_and_checkpoints_and_a_resumed_run_goes_on_i
     (folder,) = offline.glob("offline-run-*")
     records = wandb_records(folder)
     started = next(record.run for record in records if record.HasField("run"))
-    assert started.display_name == "gdnish-encoder-mse-q8"
+    assert started.display_name == "gdnish-encoder-mse-N8"
     assert set(started.tags) == {"gdnish", "encoder", "replaced+hyper", "mse", "N8"}
     assert {"lambda_mse", "enc_t"} <= {name_of(item) for record in records for item in record.config.update}
     axes = {
