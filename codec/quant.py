@@ -133,10 +133,6 @@ def enter(codec: "Codec", phase: Phase, learning: bool = True) -> None:
                     "from a checkpoint that was quantized"
                 )
             quantizer.settle()
-        if learning:
-            for module in codec.modules():
-                if isinstance(module, QuantizedLayer):
-                    module.settle()  # the inputs' scales have a say in it
     _switch(codec, after)
 
 
@@ -193,6 +189,9 @@ def calibrate(codec: "Codec", pictures: Iterable[Tensor], quantization: Quantiza
         calibrated(x)
         learn_ranges(calibrated)
     enter(calibrated, Phase.EVAL_READY)
+    for module in calibrated.modules():
+        if isinstance(module, QuantizedLayer):
+            module.settle()  # now that the inputs' scales are known, which have a say in it
     return calibrated
 
 
