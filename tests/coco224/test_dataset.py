@@ -75,7 +75,7 @@ def test_the_guides_code_reads_the_rows(coco224: Path) -> None:
     for snippet, names in zip(snippets, (by_hand, batches), strict=True):
         exec(snippet.replace("/path/to/coco224", str(coco224)), names)
     assert (by_hand["pixels"] == whole(opened(coco224), [0])[0]).all()
-    assert batches["images"].shape == (16, 3, 192, 192)
+    assert batches["images"].shape == (8, 3, 192, 192)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
