@@ -126,9 +126,10 @@ def test_the_record_has_every_step_and_evaluation_once(finished: tuple[Path, str
     assert validated[0].keys() >= {"psnr", "ms_ssim", "l1", "bpp_estimated", "rd"}
     row = validated[-1]
     assert row["rd"] == pytest.approx(0.4 * row["l1"] + 0.6 * (1 - row["ms_ssim"]) + 0.01 * row["bpp_estimated"])
-    with Image.open(folder / "curves.png") as curves:
-        curves.load()
-        assert min(curves.size) > 300
+    for name in ("curves.png", "rd.png"):
+        with Image.open(folder / name) as drawn:
+            drawn.load()
+            assert min(drawn.size) > 300
 
 
 def test_checkpoints_describe_themselves(finished: tuple[Path, str]) -> None:

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from codec.checkpoint import whole_or_absent
+from codec.curves import Point, curve, plot
 from training.options import Options
 from training.state import Progress
 from training.trackers import Trackers
@@ -25,6 +26,7 @@ from training.uploads import Uploads
 LAST = "last.safetensors"
 ROWS = "metrics.jsonl"
 CURVES = "curves.png"
+RATE_DISTORTION = "rd.png"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 PANELS = {"loss": "loss", "bpp": "bits per pixel", "psnr": "PSNR, dB", "lr": "learning rate"}
 
@@ -101,10 +103,11 @@ class Record:
             self.uploads.request()
 
     def draw(self) -> None:
-        """Draws `curves.png` anew."""
+        """Draws `curves.png` and `rd.png` anew."""
         if self.writes:
             with self.unless_full(CURVES):
                 draw_curves(self.folder)
+                draw_rate_distortion(self.folder)
 
     def say(self, line: str) -> None:
         """Prints a line above the progress bar, on the main process."""
@@ -165,3 +168,14 @@ def draw_curves(folder: Path) -> None:
     with whole_or_absent(folder / CURVES) as beside:
         figure.savefig(beside, format="png", dpi=110)
     plt.close(figure)
+
+
+def draw_rate_distortion(folder: Path) -> None:
+    """Draws `rd.png` from the validations in `metrics.jsonl`, a point each; nothing where there is none.
+
+    `codec.evaluate --plot` puts a curve of files, real bytes and references in its place.
+    """
+    rows = [row for row in json_lines(folder / ROWS) if row["kind"] == "validation" and "psnr" in row]
+    points = [Point(row["bpp_estimated"], row["psnr"], row.get("ms_ssim")) for row in rows if "bpp_estimated" in row]
+    if points:
+        plot(folder / RATE_DISTORTION, "validation crops, estimated bits", [curve("an evaluation each", points)])

@@ -34,7 +34,7 @@ def test_a_run_uploads_its_checkpoints_its_card_and_its_record(
     assert hub.repositories["models/alice/codec"].private
     files = hub.files("models/alice/codec")
     assert files["model.safetensors"] == (tmp_path / "run" / "last.safetensors").read_bytes()
-    for name in ("metrics.jsonl", "curves.png", "config.yaml", "summary.json"):
+    for name in ("metrics.jsonl", "curves.png", "rd.png", "config.yaml", "summary.json"):
         assert files[name] == (tmp_path / "run" / name).read_bytes(), name
     card = files["README.md"].decode()
     assert "accelerate launch train_accel.py" in card
