@@ -291,8 +291,7 @@ def run(study: Study, images: str, deadline: float) -> bool:
         print(f"{len(todo)} runs of {todo[0].steps} steps: {todo[0].name} .. {todo[-1].name}", flush=True)
         with ProcessPoolExecutor(side_by_side, spawn, _quiet, (study.folder,)) as pool:
             for name in pool.map(worker, todo, [threads] * len(todo)):
-                if study.figures(name) is not None:
-                    rows = study.figures(name) or []
+                if rows := study.figures(name):
                     psnr, bpp = (sum(row[key] for row in rows) / len(rows) for key in ("psnr", "bpp"))
                     print(f"  {name}: {psnr:.3f} dB, {bpp:.4f} bpp", flush=True)
         if any(study.figures(job.name) is None for job in todo):

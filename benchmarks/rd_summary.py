@@ -1,28 +1,23 @@
-"""What the study's runs say: a row a block, `results/rd_study*.json`, and a plot of BD-rate against latency."""
+"""What the study's runs say: a row a block, `results/rd_study*.json`, and a plot of RD loss against latency."""
 
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING
 
 import torch
 
 from benchmarks.deployment import PARTS, THREADS, graphs, measure
 from benchmarks.harness import RESULTS, Row, publish
+from benchmarks.rd_study import BASELINE, CONTROL, PLUGIN, Study, base
 from codec.blocks import load_plugin
 from codec.curves import Curve, NoDifference, Point, curve, difference
 from export.pictures import sample_picture
-
-if TYPE_CHECKING:
-    from benchmarks.rd_study import Study
 
 ENOUGH_BPP = 0.1
 """Below it, the 16 bytes of a file's header are too large a share to say how good the tables are."""
 
 
-def summarize(study: "Study", images: str, budget: str) -> None:
+def summarize(study: Study, images: str, budget: str) -> None:
     """Reads the finished runs, times the blocks in ONNX Runtime, and publishes rows, details and plot."""
-    from benchmarks.rd_study import BASELINE, PLUGIN
-
     load_plugin(PLUGIN)
     milliseconds = latency(study.budget.acts)
     rows = [
@@ -52,38 +47,38 @@ def latency(acts: tuple[str, ...]) -> dict[str, float]:
     return {act: sum(took[f"{act} int8 {part}"] for part in PARTS) for act in acts}
 
 
-def averages(study: "Study", name: str) -> dict[str, float]:
+def averages(study: Study, name: str) -> dict[str, float]:
     """Means over pictures."""
     rows = study.figures(name) or []
     return {key: round(mean(row[key] for row in rows), 5) for key in ("psnr", "ms_ssim", "bpp", "bpp_estimated")}
 
 
-def finished(study: "Study", act: str, seed: int, way: str = "") -> list[str]:
+def finished(study: Study, act: str, seed: int, way: str = "") -> list[str]:
     """A block's runs at its best rate, a lambda each; `way` "float" or "int8": those that went on from there."""
     names = [study.block(act, x, seed, study.rate(act)).name for x in study.budget.lambdas]
     return [f"{name}-{way}" if way else name for name in names]
 
 
-def rd_curve(study: "Study", names: list[str]) -> Curve:
+def rd_curve(study: Study, names: list[str]) -> Curve:
     """The curve of runs."""
     points = [averages(study, name) for name in names]
     return curve(names[0], [Point(each["bpp"], each["psnr"]) for each in points])
 
 
-def losses(study: "Study", act: str, way: str = "") -> list[float]:
+def losses(study: Study, act: str, way: str = "") -> list[float]:
     """The RD loss at each lambda, the mean over seeds."""
     b = study.budget
     runs = [finished(study, act, seed, way) for seed in b.seeds]
     return [mean(study.rd_loss(run[i], x) for run in runs) for i, x in enumerate(b.lambdas)]
 
 
-def percent(study: "Study", ours: tuple[str, str], theirs: tuple[str, str]) -> list[float]:
+def percent(study: Study, ours: tuple[str, str], theirs: tuple[str, str]) -> list[float]:
     """How much higher a block's RD loss is than another's, at each lambda; (block, way) both."""
     pairs = zip(losses(study, *ours), losses(study, *theirs), strict=True)
     return [100 * (a / b - 1) for a, b in pairs]
 
 
-def bd_rates(study: "Study", ours: tuple[str, str], theirs: tuple[str, str]) -> list[float]:
+def bd_rates(study: Study, ours: tuple[str, str], theirs: tuple[str, str]) -> list[float]:
     """BD-rate in percent, a seed each; those that the curves do not allow are left out."""
     found = []
     for seed in study.budget.seeds:
@@ -96,26 +91,30 @@ def bd_rates(study: "Study", ours: tuple[str, str], theirs: tuple[str, str]) -> 
     return found
 
 
-def block_row(study: "Study", act: str, milliseconds: float) -> Row:
-    """A block in float against GDN that went on for the same steps."""
-    from benchmarks.rd_study import BASELINE, base
-
-    at_each = percent(study, (act, ""), (BASELINE, ""))
-    rates = bd_rates(study, (act, ""), (BASELINE, ""))
-    drops = [
+def drops(study: Study, act: str) -> list[float]:
+    """PSNR in dB that putting a block in GDN's place costs before it trains, at each lambda."""
+    return [
         averages(study, base(x))["psnr"] - averages(study, study.swap(act, x).name)["psnr"]
         for x in study.budget.lambdas
     ]
+
+
+def block_row(study: Study, act: str, milliseconds: float) -> Row:
+    """A block in float against GDN that went on for the same steps."""
+    at_each = percent(study, (act, ""), (BASELINE, ""))
+    rates = bd_rates(study, (act, ""), (BASELINE, ""))
     sides = {f"lambda {x:g}, %": each for x, each in zip(study.budget.lambdas, at_each, strict=True)}
     sides |= {f"BD-rate of seed {seed}, %": each for seed, each in zip(study.budget.seeds, rates, strict=False)}
-    sides |= {"dB lost by the swap": mean(drops), "ms in int8": milliseconds, "learning rate": study.rate(act)}
+    sides |= {
+        "dB lost by the swap": mean(drops(study, act)),
+        "ms in int8": milliseconds,
+        "learning rate": study.rate(act),
+    }
     return Row(f"{act}: RD loss against GDN trained on", mean(at_each), "%", sides=sides)
 
 
-def int8_row(study: "Study", act: str) -> Row:
+def int8_row(study: Study, act: str) -> Row:
     """A block in int8 against itself in float for the same steps, and against GDN in float."""
-    from benchmarks.rd_study import BASELINE
-
     rates = bd_rates(study, (act, "int8"), (act, "float"))
     sides = {f"of seed {seed}, %": each for seed, each in zip(study.budget.seeds, rates, strict=False)}
     sides["RD loss against it, %"] = mean(percent(study, (act, "int8"), (act, "float")))
@@ -124,24 +123,24 @@ def int8_row(study: "Study", act: str) -> Row:
     return Row(what, mean(rates) if rates else float("nan"), "%", at_most=1.0, sides=sides)
 
 
-def verdicts(study: "Study") -> list[Row]:
+def verdicts(study: Study) -> list[Row]:
     """The bars."""
-    from benchmarks.rd_study import BASELINE, CONTROL, base
-
     against = {act: percent(study, (act, ""), (BASELINE, "")) for act in study.budget.blocks if act != CONTROL}
     best = min(against, key=lambda act: mean(against[act]))
-    worst_swap = max(
-        averages(study, base(x))["psnr"] - averages(study, study.swap("gate", x).name)["psnr"]
-        for x in study.budget.lambdas
-    )
     pictures = [row for path in study.folder.glob("*/figures.json") for row in study.figures(path.parent.name) or []]
     off = max(100 * abs(row["bpp"] / row["bpp_estimated"] - 1) for row in pictures if row["bpp"] > ENOUGH_BPP)
+    lost = max(drops(study, "gate"))
     what = "RD loss against GDN trained on for the same steps"
     rows = [
         Row(f"{what}: {best}, the best without division, mean of lambdas", mean(against[best]), "%", at_most=-1.0),
         Row(f"{what}: {best}, at its worst lambda", max(against[best]), "%", at_most=0.0),
         Row(f"{what}: ReLU everywhere", mean(against["relu"]), "%", at_most=3.0),
-        Row("PSNR lost by the swap to gates with a distilled start, worst lambda", worst_swap, "dB", at_most=0.1),
+        Row(
+            "PSNR lost by the swap to gates with a distilled start, worst lambda",
+            max(drops(study, "gate")),
+            "dB",
+            at_most=0.1,
+        ),
         Row(f"real bpp off estimated bpp, worst of {len(pictures)} pictures and codecs", off, "%", at_most=1.0),
     ]
     if study.budget.int8_blocks:
@@ -151,11 +150,9 @@ def verdicts(study: "Study") -> list[Row]:
     return rows
 
 
-def draw(study: "Study", milliseconds: dict[str, float], rows: list[Row], path: Path) -> None:
+def draw(study: Study, milliseconds: dict[str, float], rows: list[Row], path: Path) -> None:
     """A plot: what each block costs in RD loss against what it costs in time, and the curves."""
     import matplotlib as mpl
-
-    from benchmarks.rd_study import BASELINE
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt

@@ -13,10 +13,9 @@ from codec.blocks import KEEP_GDN, activation, make_options
 from codec.entropy import TABLES, Bottleneck
 from codec.errors import InputError
 from codec.hub import PretrainedMixin
-from codec.quant import FAKE_QUANTIZING, INT8, Phase, Quantization, prepare, quantizer_state
+from codec.quant import FAKE_QUANTIZING, INT8, TRANSFORMS, Phase, Quantization, prepare, quantizer_state
 from codec.quantizers import QuantizedLayer, Switches
 
-TRANSFORMS = {"encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}
 ENTROPY_MODEL = ("entropy_bottleneck",)
 HYPER = (*ENTROPY_MODEL, "h_a", "h_s")
 

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 INT8 = (-128, 127)
 PICTURE = (0.0, 1.0)
-SCOPES = {"encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}
+TRANSFORMS = {"encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}
 
 
 class Phase(StrEnum):
@@ -98,7 +98,7 @@ def prepare(codec: "Codec", quantization: Quantization) -> None:
     A codec that is prepared in a phase of fake quantization is one to load: its ranges come with its weights.
     """
     codec.switches = Switches(in_eval=quantization.eval_fakequant)
-    for part in SCOPES[quantization.scope]:
+    for part in TRANSFORMS[quantization.scope]:
         transform = insert_quantizers(
             getattr(codec, part),
             _example(codec, part),
@@ -210,7 +210,7 @@ def frozen(codec: "Codec") -> "Codec":
     fixed = copy.deepcopy(codec).eval().requires_grad_(False)
     _switches(fixed).in_eval = True
     fixed.limit_symbols()
-    for part in SCOPES[_quantization(fixed).scope]:
+    for part in TRANSFORMS[_quantization(fixed).scope]:
         getattr(fixed, part)(_example(fixed, part))  # where weights' scales still follow the weights, they do it now
     _switches(fixed).follow = False
     for module in fixed.modules():
@@ -220,7 +220,7 @@ def frozen(codec: "Codec") -> "Codec":
             module.frozen = float(module.scale)
         elif isinstance(module, QuantizedLayer):
             module.freeze_bias()
-    for part in SCOPES[_quantization(fixed).scope]:
+    for part in TRANSFORMS[_quantization(fixed).scope]:
         saturate(getattr(fixed, part))
     return fixed
 
@@ -242,7 +242,7 @@ def quantizer_state(codec: "Codec") -> set[str]:
 
 def closed_layers(codec: "Codec") -> list[str]:
     """Layers that could not be traced: quantized around, and inside at each convolution alone."""
-    parts = SCOPES[_quantization(codec).scope]
+    parts = TRANSFORMS[_quantization(codec).scope]
     return [f"{part}.{name}" for part in parts for name in getattr(codec, part).closed]
 
 

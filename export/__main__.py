@@ -9,6 +9,7 @@ from typing import Literal
 from codec import STRIDE
 from codec.cli import ArgumentParser, OptionGroup, option, run
 from codec.errors import InputError
+from export import options as shared
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,7 @@ class ExportOptions(OptionGroup):
         None, "encoder: x to y; decoder: y_hat to x_hat; full: both and the rounding, for checking", shown="required"
     )
     out: str | None = option(None, "the ONNX file; the entropy tables go beside it", metavar="FILE", shown="required")
-    input_size: int = option(
-        224, "side of x, a multiple of 16", rule=(lambda n: n > 0 and n % STRIDE == 0, "must be a multiple of 16")
-    )
+    input_size: int = shared.input_size()
     dynamic: bool = option(False, "any height and width that are multiples of 16")
     opset: int = option(
         13, "ONNX opset, 13 to 17", rule=(lambda n: 13 <= n <= 17, "must be 13 to 17; below 13 has no int8 per channel")
@@ -28,18 +27,12 @@ class ExportOptions(OptionGroup):
     precision: Literal["float", "int8"] = option(
         "float", "int8: with the ranges that quantization-aware training learned, or of --calib_dir"
     )
-    calib_dir: str | None = option(
-        None, "photographs to calibrate int8 on, for transforms trained without it", metavar="DIR", shown="none"
-    )
+    calib_dir: str | None = shared.calib_dir()
     deconv: Literal["auto", "transpose", "depth_to_space", "concat"] = option(
         "auto", "form of the transposed convolutions; auto: transpose in float, concat in int8"
     )
-    replace_parts: Literal["encoder", "decoder", "all"] | None = option(
-        None, "transforms whose GDN is ReLU, for a checkpoint without metadata", shown="as its weights say"
-    )
-    plugin: str | None = option(
-        None, "Python file of the blocks that the checkpoint uses", metavar="FILE", shown="none"
-    )
+    replace_parts: Literal["encoder", "decoder", "all"] | None = shared.replace_parts()
+    plugin: str | None = shared.plugin()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,6 +72,7 @@ def export(options: ExportOptions) -> None:
     from codec.files import tables_of
     from codec.tables import to_bytes
     from export import build, check
+    from export.measure import executed
     from export.pictures import sample_picture
 
     assert options.ckpt
@@ -109,9 +103,8 @@ def export(options: ExportOptions) -> None:
     print(f"{options.out} (opset {options.opset}) and {beside}")
     print(f"ONNX Runtime against PyTorch on a photograph: {result.words}")
     if int8:
-        counts = check.operators(model)
-        floats = sum(counts[name] for name in ("Conv", "FusedConv", "ConvTranspose"))
-        print(f"{counts['QLinearConv']} of {counts['QLinearConv'] + floats} convolutions run in int8 in ONNX Runtime")
+        runs = executed(model)
+        print(f"{runs.int8} of {runs.convolutions} convolutions run in int8 in ONNX Runtime")
         if codec.entropy_bottleneck.symbol_limits is None:
             print("y stays float: its symbols do not fit -128..127")
     elif opened.architecture.quantization:

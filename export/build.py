@@ -8,16 +8,16 @@ from torch import Tensor
 
 from codec.checkpoint import open_codec, whole_or_absent
 from codec.errors import InputError
-from codec.model import TRANSFORMS, Activation, Codec
-from codec.quant import SCOPES, Quantization, calibrate, frozen
+from codec.model import Activation, Codec
+from codec.quant import TRANSFORMS, Quantization, calibrate, frozen
 from export import graph
 from export.parts import Part, exportable, is_quantized
 from export.pictures import calibration_pictures
 from export.qdq import to_int8
 from export.rewrite import Deconv
+from export.runtime import TABLES_SUFFIX
 
 NEEDED = {"encoder": ("g_a",), "decoder": ("g_s",), "full": ("g_a", "g_s")}
-TABLES_SUFFIX = ".tables"
 
 
 def build(
@@ -90,7 +90,7 @@ def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: int, name: s
 def _like(codec: Codec, transforms: tuple[str, ...]) -> Quantization:
     """How transforms are calibrated: as the codec's others were trained, if any."""
     trained = codec.architecture.quantization or Quantization("all")
-    scope = next(scope for scope, members in SCOPES.items() if members == transforms)
+    scope = next(scope for scope, members in TRANSFORMS.items() if members == transforms)
     return Quantization(scope, trained.act_observer, trained.w_per_channel)  # type: ignore[arg-type]
 
 

@@ -1,7 +1,6 @@
 """What exported graphs do in ONNX Runtime: which nodes run in int8, how fast, and what becomes of pictures."""
 
 import copy
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from codec.evaluation import means, sums_and_counts
 from codec.files import FileCodec, through_files
 from codec.model import Codec
 from codec.pictures import open_pictures
-from export.check import runner
+from export.check import optimized, quiet, runner
 from export.parts import emits_symbols
 
 CONVOLUTIONS = ("Conv", "FusedConv", "ConvTranspose")
@@ -43,11 +42,7 @@ class Executed:
 
 def executed(model: onnx.ModelProto) -> Executed:
     """Reads ONNX Runtime's own optimized graph, which is what runs."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = _options(threads=1)
-        options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        nodes = onnx.load(options.optimized_model_filepath).graph.node
+    nodes = optimized(model)
     int8 = sum(node.op_type == "QLinearConv" for node in nodes)
     floats = [
         (node.op_type, node.name)
@@ -107,9 +102,9 @@ class _Graph(nn.Module):
 
 
 def _inference(model: onnx.ModelProto, threads: int) -> Callable[[], Sequence[np.ndarray]]:
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), _options(threads), providers=["CPUExecutionProvider"]
-    )
+    options = quiet()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (entry,) = session.get_inputs()
     draw = np.random.default_rng(0)
     if entry.type == "tensor(uint8)":
@@ -117,10 +112,3 @@ def _inference(model: onnx.ModelProto, threads: int) -> Callable[[], Sequence[np
     else:
         example = draw.random(entry.shape, np.float32)
     return lambda: session.run(None, {entry.name: example})
-
-
-def _options(threads: int) -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its warnings are about its own optimizer
-    options.intra_op_num_threads = threads
-    return options

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from codec import STRIDE
 from codec.cli import POSITIVE, ArgumentParser, OptionGroup, option, run
 from codec.errors import InputError
+from export import options as shared
 from export.figures import check_json, write_json
 
 if TYPE_CHECKING:
@@ -31,23 +31,15 @@ class NpuOptions(OptionGroup):
         None, "the chip", shown="required"
     )
     part: Literal["encoder", "decoder", "both"] = option("both", "what to compile")
-    input_size: int = option(
-        224, "side of x, a multiple of 16", rule=(lambda n: n > 0 and n % STRIDE == 0, "must be a multiple of 16")
-    )
-    calib_dir: str | None = option(
-        None, "photographs to calibrate int8 on, for transforms trained without it", metavar="DIR", shown="none"
-    )
+    input_size: int = shared.input_size()
+    calib_dir: str | None = shared.calib_dir()
     sram_kib: int | None = option(
         None, "Ethos-U: SRAM for feature maps", rule=POSITIVE, shown="8192 for U55, 2048 for U65 and U85"
     )
     out: str | None = option(None, "where to keep the compiled files", metavar="DIR", shown="not kept")
     json: str | None = option(None, "where to write the figures", metavar="FILE", shown="none")
-    replace_parts: Literal["encoder", "decoder", "all"] | None = option(
-        None, "transforms whose GDN is ReLU, for a checkpoint without metadata", shown="as its weights say"
-    )
-    plugin: str | None = option(
-        None, "Python file of the blocks that the checkpoint uses", metavar="FILE", shown="none"
-    )
+    replace_parts: Literal["encoder", "decoder", "all"] | None = shared.replace_parts()
+    plugin: str | None = shared.plugin()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,15 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from codec.model import Codec
-from codec.quant import SCOPES
+from codec.quant import TRANSFORMS
 from codec.quantizers import QuantizedLayer
 from export.rewrite import Deconv, parameter, rewrite
+from export.runtime import SYMBOL_ZERO
 
 Part = Literal["full", "encoder", "decoder"]
 PARTS: tuple[Part, ...] = get_args(Part)
-
-SYMBOL_ZERO = 128
-"""Zero point of the symbols as uint8; their scale is 1."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def exportable(codec: Codec, part: Part, deconv: Deconv, x: Tensor, dynamic: boo
 def is_quantized(codec: Codec, transform: str) -> bool:
     """Whether g_a or g_s is."""
     quantization = codec.architecture.quantization
-    return quantization is not None and transform in SCOPES[quantization.scope]
+    return quantization is not None and transform in TRANSFORMS[quantization.scope]
 
 
 def emits_symbols(codec: Codec, transform: str) -> bool:

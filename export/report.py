@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from codec import STRIDE
 from codec.cli import ArgumentParser, OptionGroup, at_least, option, run
 from codec.errors import InputError
+from export import options as shared
 from export.figures import check_json, write_json
 
 if TYPE_CHECKING:
@@ -31,21 +31,13 @@ INT8 = "int8"
 class ReportOptions(OptionGroup):
     ckpt: str | None = option(None, "checkpoint, ours or CompressAI's .pth.tar", metavar="FILE", shown="none")
     images: str | None = option(None, "pictures to measure what int8 costs on", metavar="PATH", shown="not measured")
-    calib_dir: str | None = option(
-        None, "photographs to calibrate int8 on, for transforms trained without it", metavar="DIR", shown="none"
-    )
-    input_size: int = option(
-        224, "side of x, a multiple of 16", rule=(lambda n: n > 0 and n % STRIDE == 0, "must be a multiple of 16")
-    )
+    calib_dir: str | None = shared.calib_dir()
+    input_size: int = shared.input_size()
     threads: int = option(1, "threads of ONNX Runtime while it is timed", rule=at_least(1))
     rounds: int = option(10, "inferences of which the median is taken", rule=at_least(1))
     json: str | None = option(None, "where to write the figures", metavar="FILE", shown="none")
-    replace_parts: Literal["encoder", "decoder", "all"] | None = option(
-        None, "transforms whose GDN is ReLU, for a checkpoint without metadata", shown="as its weights say"
-    )
-    plugin: str | None = option(
-        None, "Python file of the blocks that the checkpoint uses", metavar="FILE", shown="none"
-    )
+    replace_parts: Literal["encoder", "decoder", "all"] | None = shared.replace_parts()
+    plugin: str | None = shared.plugin()
 
     def __post_init__(self) -> None:
         super().__post_init__()

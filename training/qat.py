@@ -6,7 +6,7 @@ from codec.errors import InputError
 from codec.model import Codec, gdn_layers
 from codec.quant import (
     INT8,
-    SCOPES,
+    TRANSFORMS,
     Phase,
     Quantization,
     activation_quantizers,
@@ -117,7 +117,7 @@ def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
     activations = sum(1 for _ in activation_quantizers(codec))
     weights = "a scale for each output channel" if qat.qat_w_per_channel else "one scale a layer"
     closed = closed_layers(codec)
-    parts = SCOPES[qat.qat_scope]
+    parts = TRANSFORMS[qat.qat_scope]
     in_float = [name for name, _ in gdn_layers(codec) if name.startswith(parts)]
     lines = [
         f"{' and '.join(parts)} in int8: {activations} tensors, weights with {weights}; calibration for "

@@ -23,7 +23,6 @@ from codec.entropy import with_tables
 from codec.errors import InputError
 from codec.losses import RateDistortion
 from codec.model import (
-    TRANSFORMS,
     Activation,
     Architecture,
     Codec,
@@ -33,6 +32,7 @@ from codec.model import (
     zoo_widths,
 )
 from codec.precision import apply_local_fp32
+from codec.quant import TRANSFORMS
 from training.distributed import check_launch, check_precision
 from training.faults import Watch
 from training.memory import keep_freed_memory

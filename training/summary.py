@@ -9,7 +9,8 @@ from typing import Any
 from codec.blocks import KEEP_GDN
 from codec.checkpoint import Description, whole_or_absent
 from codec.complexity import costs
-from codec.model import TRANSFORMS, Architecture, gdn_layers
+from codec.model import Architecture, gdn_layers
+from codec.quant import TRANSFORMS
 from training.faults import ADVICE
 from training.preempt import PREEMPTED
 from training.qat import announcement

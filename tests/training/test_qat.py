@@ -196,36 +196,18 @@ def test_a_float_fine_tune_and_then_a_quantized_checkpoint_are_where_to_start_fr
         source = tmp_path / start / "last.safetensors"
         return train("--coco_dir", coco224, *from_file, *into(tmp_path / name), "--init_checkpoint", source, *words)
 
-    short = [
-        "--qat",
-        "true",
-        "--replace_parts",
-        "all",
-        "--qat_calib_steps",
-        1,
-        "--qat_freeze_after",
-        2,
-        "--max_steps",
-        3,
-    ]
+    def phases(calibration: int, freeze: int, steps: int) -> list[object]:
+        words = ["--qat", "true", "--replace_parts", "all", "--qat_calib_steps", calibration]
+        return [*words, "--qat_freeze_after", freeze, "--max_steps", steps]
+
+    short = phases(1, 2, 3)
     assert qat("encoder", "float", *short, "--qat_scope", "encoder") == 0
     assert qat("all", "encoder", *short, "--qat_scope", "all", "--lr", 1e-9) == 0
     encoder, everything = (load_codec(tmp_path / name / "last.safetensors")[0] for name in ("encoder", "all"))
     assert everything.architecture.quantization.scope == "all"
     assert not any(isinstance(layer, QuantizedLayer) for layer in encoder.g_s.modules())
     # Its ranges serve as they are where no step shall learn any.
-    kept = [
-        "--qat",
-        "true",
-        "--replace_parts",
-        "all",
-        "--qat_calib_steps",
-        0,
-        "--qat_freeze_after",
-        1,
-        "--max_steps",
-        2,
-    ]
+    kept = phases(0, 1, 2)
     assert qat("kept", "encoder", *kept, "--qat_scope", "encoder") == 0
     again = load_codec(tmp_path / "kept" / "last.safetensors")[0]
     for (name, a), (_, b) in zip(activation_quantizers(encoder), activation_quantizers(again), strict=True):
