@@ -137,7 +137,7 @@ def verdicts(study: Study) -> list[Row]:
         Row(f"{what}: ReLU everywhere", mean(against["relu"]), "%", at_most=3.0),
         Row(
             "PSNR lost by the swap to gates with a distilled start, worst lambda",
-            max(drops(study, "gate")),
+            lost,
             "dB",
             at_most=0.1,
         ),
