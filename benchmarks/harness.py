@@ -54,15 +54,24 @@ class Row:
 def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, float]:
     """Calls the sides in turn, so that a machine's moods fall on all of them, and gives each one's median seconds.
 
-    The first `warmup` rounds are not counted. On a GPU a side must end with a synchronization, as `Apart` does.
+    The first `warmup` rounds are not counted.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(warmup + rounds):
         for name, side in sides.items():
             start = time.perf_counter()
             side()
+            wait_for_gpu()
             seconds[name].append(time.perf_counter() - start)
     return {name: median(values[warmup:]) for name, values in seconds.items()}
+
+
+def wait_for_gpu() -> None:
+    """Until the GPU has done what this process asked of it; a process that asked nothing goes on."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 class Apart:
@@ -104,7 +113,7 @@ def peak_mb() -> float:
     import torch
 
     if torch.cuda.is_available():
-        torch.cuda.synchronize()
+        wait_for_gpu()
         return torch.cuda.max_memory_allocated() / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 

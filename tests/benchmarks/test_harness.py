@@ -1,5 +1,10 @@
 """What the benchmarks say is what they measured, and the README repeats it."""
 
+import time
+
+import pytest
+import torch
+
 from benchmarks.harness import Row, alternate, machine, table
 from benchmarks.table import END, README, START, rendered
 
@@ -9,6 +14,17 @@ def test_sides_take_turns_and_the_warm_up_does_not_count() -> None:
     medians = alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warmup=2)
     assert calls == ["a", "b"] * 5
     assert medians.keys() == {"a", "b"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_side_lasts_until_the_gpu_has_done_its_work() -> None:
+    a = torch.randn(8192, 8192, device="cuda")
+    (a @ a).sum().item()
+    start = time.perf_counter()
+    (a @ a).sum().item()
+    whole = time.perf_counter() - start
+    assert alternate({"product": lambda: a @ a}, rounds=3)["product"] > whole / 2
 
 
 def test_a_bar_is_met_from_either_side() -> None:
