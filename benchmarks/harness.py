@@ -18,7 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("torch", "compressai", "datasets", "numpy", "pillow", "onnxruntime")
 
 
@@ -119,10 +120,14 @@ def peak_mb() -> float:
 
 
 def publish(name: str, rows: list[Row], details: Mapping[str, Any] | None = None) -> None:
-    """Prints the rows and keeps them as `results/NAME.json`, or `results/NAME-GPU.json` where there is a GPU."""
+    """Prints the rows and keeps them as `results/NAME.json`, or `results/NAME-GPU.json` where there is a GPU.
+
+    Of a path in the command the last part is kept: where things lie on this machine is nobody else's.
+    """
     where = machine()
     stem = f"{name}-{slug(where['gpu'])}" if where["gpu"] else name
-    command = shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    command = shlex.join(["python", "-m", f"benchmarks.{name}", *words])
     result = {
         "benchmark": name,
         "command": command,
@@ -179,9 +184,15 @@ def gpu_model() -> str:
 
 
 def commit() -> str:
-    """This checkout's commit, with "+" where files were changed."""
-    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    """This checkout's commit, with "+" where other files are changed or new than those that benchmarks write."""
+    changed = git("status", "--porcelain", "--", ":/", ":!/benchmarks/results", ":!/README.md")
+    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + "+" * bool(changed)
+
+
+def git(*words: str) -> str:
+    """What git says of this checkout; nothing where there is none."""
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def slug(text: str) -> str:

@@ -1,12 +1,17 @@
 """What the benchmarks say is what they measured, and the README repeats it."""
 
+import json
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.harness import Row, alternate, machine, table
-from benchmarks.table import END, README, START, rendered
+from benchmarks import harness
+from benchmarks import table as readme
+from benchmarks.harness import Row, alternate, commit, machine, publish, table
+from benchmarks.table import END, LEGEND, README, START, rendered
 
 
 def test_sides_take_turns_and_the_warm_up_does_not_count() -> None:
@@ -44,6 +49,60 @@ def test_the_machine_is_named() -> None:
     assert where["cpu"]
     assert where["cores"] >= 1
     assert where["versions"]["torch"]
+
+
+def test_a_commit_says_whether_the_code_was_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> None:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    monkeypatch.setattr(harness, "ROOT", tmp_path)
+    assert commit() == "unknown"
+    kept = [tmp_path / name for name in ("step.py", "README.md", "benchmarks/results/step.json")]
+    kept[-1].parent.mkdir(parents=True)
+    for path in kept:
+        path.write_text("as it is kept")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = commit()
+    assert len(clean) == 12
+    for path in kept[1:]:  # which a benchmark before this one wrote
+        path.write_text("measured anew")
+    assert commit() == clean
+    (tmp_path / "forms.py").write_text("not added yet")
+    assert commit() == f"{clean}+"
+    (tmp_path / "forms.py").unlink()
+    kept[0].write_text("changed")
+    assert commit() == f"{clean}+"
+
+
+def test_a_result_names_machine_commit_and_command_but_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["curves.py", "--coco_dir", "/somebody/s/coco2017/"])
+    publish("curves", [Row("ratio", 1.0, "x")], {"dataset": "coco2017"})
+    (path,) = tmp_path.iterdir()
+    result = json.loads(path.read_text())
+    assert result["command"] == "python -m benchmarks.curves --coco_dir coco2017"
+    assert result["machine"]["commit"] == commit()
+    assert result["dataset"] == "coco2017"
+    assert "somebody" not in path.read_text()
+
+
+def test_rows_of_code_that_no_commit_holds_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    for name, at in (("step", "0123456789ab"), ("data", "0123456789ab+")):
+        where = {"gpu": "", "cpu": "a chip", "cores": 2, "versions": {"torch": "2"}, "commit": at}
+        result = {"machine": where, "rows": [{"what": name, "value": 1, "unit": "x"}]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    lines = rendered().splitlines(keepends=True)
+    assert lines[0].startswith("**a chip, 2 cores; torch 2**")
+    assert [line.split(" | ")[0] for line in lines if "1 x" in line] == ["| data †", "| step"]
+    assert lines[-1] == LEGEND
+    (tmp_path / "data.json").unlink()
+    assert "†" not in rendered()
 
 
 def test_the_readme_s_figures_are_those_of_the_results() -> None:
