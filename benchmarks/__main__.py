@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 BENCHMARKS = (
-    *("step", "profile", "overhead", "ddp", "curves", "data", "memory", "startup", "gpu", "coding", "damage"),
+    *("step", "forms", "profile", "overhead", "ddp", "curves", "data", "memory", "startup", "gpu", "coding", "damage"),
     *("deployment", "fidelity", "compilers"),
 )
 

@@ -1,4 +1,7 @@
-"""What no training step can beat: the codec's convolutions alone, in bf16 and channels_last, compiled."""
+"""What no training step can beat: the codec's convolutions alone, in bf16 and channels_last, compiled.
+
+In the form that torch knows; `benchmarks.forms` says whether another is faster.
+"""
 
 import torch
 from torch import Tensor, nn
