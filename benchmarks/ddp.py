@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from benchmarks.harness import Row, publish
+from benchmarks.harness import ROOT, Row, publish
 from benchmarks.pictures import prepared
 from benchmarks.step import MSE
 
@@ -16,7 +16,6 @@ ROUNDS = 3
 STEPS = 10
 WARMUP = 2  # steps: the first compiles
 TWO_RANKS = ("-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/ddp.yaml", "--num_processes", 2)
-ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
@@ -36,8 +35,8 @@ def main() -> None:
     sides = {f"{side}, pictures/s": median(values) for side, values in rates.items()}
     note = f"two processes that share nothing but the machine give {floor / one:.3g} x"
     rows = [
-        Row("two DDP processes of one thread over one", two / one, "x", 1.9, sides=sides, note=note),
-        Row("the same over two processes that share nothing but the machine", two / floor, "x", 0.95),
+        Row("two DDP processes of one thread over one", two / one, "x", at_least=1.9, sides=sides, note=note),
+        Row("the same over two processes that share nothing but the machine", two / floor, "x"),
     ]
     publish("ddp", rows)
 
