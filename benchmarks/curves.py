@@ -1,8 +1,9 @@
-"""`python -m benchmarks.curves [--coco_dir DIR]`: speed changes no result, by two ways of two seeds each."""
+"""`python -m benchmarks.curves [--coco_dir COCO_ROOT]`: speed changes no result, by two ways of two seeds each."""
 
 import itertools
 import json
 from argparse import ArgumentParser
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,11 +11,13 @@ import matplotlib as mpl
 import numpy as np
 
 from benchmarks.harness import RESULTS, Row, publish
-from benchmarks.pictures import prepared
+from benchmarks.pictures import CROPS, prepared
 from benchmarks.trainer import COMMON
+from coco224.sample import SAMPLE
 from train_accel import main as train
 
 STEPS, WINDOW = 300, 30
+COCO_CROPS = 4  # of each photograph: a COCO root has many, the sample five
 SEEDS = (0, 1)
 CODEC = ("--act", "gdnish", "--N", 16, "--M", 24, "--loss_type", "rd", "--lr", 1e-3)
 LENGTH = ("--batch_size", 4, "--input_size", 176, "--epochs", 1000, "--max_steps", STEPS)
@@ -28,27 +31,34 @@ WAYS = {
 def main() -> None:
     """Four runs of a small codec; means of the loss over windows of steps."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--coco_dir", type=Path, help="a prepared dataset [the embedded photographs]")
-    given = parser.parse_args()
+    parser.add_argument("--coco_dir", default=SAMPLE, help="a COCO root, or sample: the embedded photographs [sample]")
+    coco_dir = parser.parse_args().coco_dir
     with TemporaryDirectory() as name:
-        coco224 = given.coco_dir or prepared(Path(name))
+        coco224 = prepared(Path(name), CROPS if coco_dir == SAMPLE else COCO_CROPS, coco_dir)
         losses = {
             (way, seed): run(coco224, Path(name) / f"{way}-{seed}", seed, options)
             for (way, options), seed in itertools.product(WAYS.items(), SEEDS)
         }
+    draw(losses)
+    dataset = Path(coco_dir).resolve().name
+    details = {"losses": {f"{way}, seed {seed}": loss.round(5).tolist() for (way, seed), loss in losses.items()}}
+    publish("curves", [compared(losses, dataset)], {"dataset": dataset} | details)
+
+
+def compared(losses: Mapping[tuple[str, int], np.ndarray], dataset: str) -> Row:
+    """How far apart the two ways are, over how far the two seeds are: the largest difference of windows' means."""
     windows = {key: loss.reshape(-1, WINDOW).mean(1) for key, loss in losses.items()}
     between_ways = max(np.abs(windows["fast", seed] - windows["plain FP32", seed]).max() for seed in SEEDS)
     between_seeds = np.abs(windows["plain FP32", 0] - windows["plain FP32", 1]).max()
-    draw(losses)
-    what = f"loss curves over {STEPS} steps: the fast path against plain FP32, over two seeds against each other"
     sides = {
         "largest difference of the ways": float(between_ways),
         "of the seeds": float(between_seeds),
         "last loss, fast": float(windows["fast", 0][-1]),
         "plain FP32": float(windows["plain FP32", 0][-1]),
     }
-    details = {"losses": {f"{way}, seed {seed}": loss.round(5).tolist() for (way, seed), loss in losses.items()}}
-    publish("curves", [Row(what, float(between_ways / between_seeds), "x", at_most=1.0, sides=sides)], details)
+    curves = f"loss curves over {STEPS} steps on {dataset}"
+    what = f"{curves}: the fast path against plain FP32, over two seeds against each other"
+    return Row(what, float(between_ways / between_seeds), "x", at_most=1.0, sides=sides)
 
 
 def run(coco224: Path, folder: Path, seed: int, options: tuple[object, ...]) -> np.ndarray:

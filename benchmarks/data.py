@@ -27,7 +27,7 @@ from benchmarks.pictures import image_folder, prepared
 from coco224 import prepare
 from coco224.batches import TrainBatches, train_loader
 from coco224.dataset import Rows, open_rows
-from coco224.sample import sample_splits
+from coco224.sample import SAMPLE, sample_splits
 
 ROUNDS = 7
 BATCH = 16
@@ -45,7 +45,7 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         rows = reading(folder)
-        root = Path(sys.argv[1]) if len(sys.argv) > 1 else coco_root(folder / "photographs")
+        root = Path(sys.argv[1]) if len(sys.argv) > 1 else coco_root(folder / SAMPLE)
         rows += preparing(root, folder)
     os.sched_setaffinity(0, cores)
     publish("data", rows)
@@ -113,7 +113,8 @@ def preparing(root: Path, folder: Path) -> list[Row]:
     ratios = {side: taken / seconds["ours"] for side, taken in seconds.items()}
     likeness = [psnr(row, np.asarray(fit(path))) for row, path in zip(whole(opened(out)), paths, strict=True)]
     floor = f"decoding alone allows {ratios['loop, kept nowhere'] / ratios['decoding alone']:.2f} x"
-    what = f"pictures/s prepared, {len(paths)} JPEG photographs, one core, against a Pillow loop with the same crop"
+    photographs = f"{len(paths)} JPEG photographs of {root.name}"
+    what = f"pictures/s prepared, {photographs}, one core, against a Pillow loop with the same crop"
     return [
         Row(f"{what} that saves PNG, lossless as ours is", ratios["loop, PNG"], "x", at_least=3, sides=rates),
         Row("the same, the loop saving JPEG of quality 95", ratios["loop, JPEG"], "x"),

@@ -1,4 +1,4 @@
-"""Real pictures for the benchmarks, in the form that each side reads: those that scikit-image ships."""
+"""Real pictures for the benchmarks, in the form that each side reads: those that scikit-image ships, or COCO's."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ CROPS = 32
 """Crops of each photograph: 160 training rows of five photographs, ten batches of 16."""
 
 
-def prepared(folder: Path, crops: int = CROPS) -> Path:
-    """A dataset of coco224.prepare, raw, 224x224."""
+def prepared(folder: Path, crops: int = CROPS, coco_dir: str = SAMPLE) -> Path:
+    """A dataset of coco224.prepare, raw, 224x224, with so many crops of each photograph of a COCO root."""
     out = folder / "coco224"
-    words = ["--coco_dir", SAMPLE, "--crop", "random", "--crops_per_image", str(crops), "--out_dir", str(out)]
+    words = ["--coco_dir", coco_dir, "--crop", "random", "--crops_per_image", str(crops), "--out_dir", str(out)]
     status = prepare.main(words)
     assert status == 0
     return out
