@@ -56,6 +56,7 @@ class Budget:
     lambdas: tuple[float, ...]
     rates: tuple[float, ...]
     seeds: tuple[int, ...]
+    int8_seeds: tuple[int, ...]
     blocks: tuple[str, ...]
     int8_blocks: tuple[str, ...]
     jobs: int
@@ -84,6 +85,7 @@ CPU = Budget(
     lambdas=(0.0035, 0.0067, 0.013, 0.025),
     rates=(1e-4, 3e-4, 1e-3),
     seeds=(0, 1),
+    int8_seeds=(0, 1),
     blocks=("linear", "relu", "shelf", "gdnish", "gate", "gate_grouped", "gate_pieces", "gate_local"),
     int8_blocks=("relu", "shelf", "gate", "gate_local"),
     jobs=2,
@@ -94,11 +96,11 @@ BUDGETS = {
         CPU,
         distill_steps=300,
         extra_steps=1800,
-        lambdas=(0.0067, 0.013, 0.025),
-        rates=(3e-4, 1e-3),
-        seeds=(0,),
-        blocks=("relu", "gate"),
-        int8_blocks=(),
+        int8_steps=600,
+        rates=(3e-4, 1e-3, 3e-3),
+        int8_seeds=(0,),
+        blocks=("relu", "gate", "gate_mlp"),
+        int8_blocks=("relu", "gate_mlp"),
     ),
     "gpu": replace(
         CPU,
@@ -171,7 +173,7 @@ class Study:
             yield [
                 self.further(act, x, s, int8)
                 for act in (BASELINE, *b.int8_blocks)
-                for x, s, int8 in product(b.lambdas, b.seeds, (False, True))
+                for x, s, int8 in product(b.lambdas, b.int8_seeds, (False, True))
                 if not (int8 and act == BASELINE)
             ]
 

@@ -68,7 +68,7 @@ def rd_curve(study: Study, names: list[str]) -> Curve:
 def losses(study: Study, act: str, way: str = "") -> list[float]:
     """The RD loss at each lambda, the mean over seeds."""
     b = study.budget
-    runs = [finished(study, act, seed, way) for seed in b.seeds]
+    runs = [finished(study, act, seed, way) for seed in (b.int8_seeds if way else b.seeds)]
     return [mean(study.rd_loss(run[i], x) for run in runs) for i, x in enumerate(b.lambdas)]
 
 
@@ -81,8 +81,8 @@ def percent(study: Study, ours: tuple[str, str], theirs: tuple[str, str]) -> lis
 def bd_rates(study: Study, ours: tuple[str, str], theirs: tuple[str, str]) -> list[float]:
     """BD-rate in percent, a seed each; those that the curves do not allow are left out."""
     found = []
-    for seed in study.budget.seeds:
-        (act, way), (other, other_way) = ours, theirs
+    (act, way), (other, other_way) = ours, theirs
+    for seed in study.budget.int8_seeds if way else study.budget.seeds:
         try:
             tested = rd_curve(study, finished(study, act, seed, way))
             found.append(difference(tested, rd_curve(study, finished(study, other, seed, other_way))).bd_rate)
@@ -116,7 +116,7 @@ def block_row(study: Study, act: str, milliseconds: float) -> Row:
 def int8_row(study: Study, act: str) -> Row:
     """A block in int8 against itself in float for the same steps, and against GDN in float."""
     rates = bd_rates(study, (act, "int8"), (act, "float"))
-    sides = {f"of seed {seed}, %": each for seed, each in zip(study.budget.seeds, rates, strict=False)}
+    sides = {f"of seed {seed}, %": each for seed, each in zip(study.budget.int8_seeds, rates, strict=False)}
     sides["RD loss against it, %"] = mean(percent(study, (act, "int8"), (act, "float")))
     sides["RD loss against GDN in float, %"] = mean(percent(study, (act, "int8"), (BASELINE, "float")))
     what = f"{act} in int8, both transforms: BD-rate against its own float codec"
