@@ -94,7 +94,7 @@ BUDGETS = {
     "cpu": CPU,
     "cpu_long": replace(
         CPU,
-        distill_steps=300,
+        distill_steps=200,
         extra_steps=1800,
         int8_steps=600,
         rates=(3e-4, 1e-3, 3e-3),

@@ -50,7 +50,7 @@ def announce(run: Run, record: Record) -> None:
             record.say(f"quantized   {line}")
     if run.distilled:
         fits = ", ".join(f"{name} {fit:.1f}" for name, fit in run.distilled.items())
-        record.say(f"distilled   blocks, latent and picture follow those of GDN to (dB) {fits}")
+        record.say(f"distilled   each block follows its GDN to (dB) {fits}")
     if run.validation is None:
         record.say("validation  none in this dataset: no evaluation and no best_* files")
     if run.progress.step >= run.total:

@@ -44,15 +44,14 @@ def batches(picture: Tensor) -> Iterator[Tensor]:
         k += 1
 
 
-@pytest.mark.parametrize("act", ["gate", "gdnish"])
+@pytest.mark.parametrize("act", ["gate_mlp", "gdnish"])
 def test_blocks_come_closer_to_their_gdn_and_nothing_else_moves(teacher: Codec, picture: Tensor, act: str) -> None:
     codec, before = replaced(teacher, act), copy.deepcopy(teacher.state_dict())
     started = distill(copy.deepcopy(codec), teacher, batches(picture), 0)
     taught = distill(codec, teacher, batches(picture), STEPS)
 
-    assert taught.keys() == started.keys() == {*(name for name, _ in gdn_layers(teacher)), "y", "x_hat"}
-    assert taught["y"] > started["y"]
-    assert taught["x_hat"] > started["x_hat"]
+    assert taught.keys() == started.keys() == {name for name, _ in gdn_layers(teacher)}
+    assert sum(taught.values()) > sum(started.values())
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
     shared = {key: value for key, value in codec.state_dict().items() if key.split(".")[0] == "entropy_bottleneck"}
     shared |= {key: value for key, value in codec.state_dict().items() if key.split(".")[1] in "0246"}
