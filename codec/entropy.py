@@ -106,7 +106,14 @@ class Bottleneck(EntropyBottleneck):
 
 
 def with_tables(codec: CodecT) -> CodecT:
-    """A copy of the codec in eval mode whose medians and CDF tables fit its densities; the codec itself is not touched.
+    """A copy of the codec in eval mode with `refresh_tables`; the codec itself is not touched."""
+    fresh = copy.deepcopy(codec).eval().requires_grad_(False)
+    refresh_tables(fresh)
+    return fresh
+
+
+def refresh_tables(codec: nn.Module) -> None:
+    """Makes a codec's medians and CDF tables fit its densities, in place.
 
     The quantiles are found by bisection, which is exact to 1e-3 where the auxiliary loss may still be on its way: stale
     tables are the commonest reason why a file is larger than its likelihoods say.
@@ -114,9 +121,7 @@ def with_tables(codec: CodecT) -> CodecT:
     Raises:
         InputError: a parameter of the entropy model is not finite (the bisection would never end).
     """
-    fresh = copy.deepcopy(codec).eval().requires_grad_(False)
-    for name, parameter in fresh.named_parameters():
+    for name, parameter in codec.named_parameters():
         if name.startswith("entropy_bottleneck.") and not torch.isfinite(parameter).all():
             raise InputError(f"{name} of this codec is not finite; start from an earlier checkpoint")
-    fresh.update(force=True, update_quantiles=True)  # type: ignore[operator]
-    return fresh
+    codec.update(force=True, update_quantiles=True)  # type: ignore[operator]

@@ -67,6 +67,7 @@ def evaluate(
     batches: Iterable[Tensor],
     device: torch.device,
     on_batch: Callable[[Tensor, Tensor], None] | None = None,
+    batch_size: int = 0,
 ) -> Iterator[Figures]:
     """Codes and decodes pictures in FP32 with rounded symbols.
 
@@ -74,19 +75,21 @@ def evaluate(
         codec: from `with_tables` or a checkpoint, on `device`.
         batches: uint8 [B, 3, H, W] each, any H and W; a batch of one where sizes differ.
         on_batch: is given x and x_hat, float [B, 3, H, W] in [0, 1].
+        batch_size: the codec sees no batch shorter than this, black pictures fill it up: a compiled codec then has one
+            graph for all batches of one picture size.
 
     Yields:
         One `Figures` a picture, in order.
     """
     for batch in batches:
         x = batch.to(device, non_blocking=True).float().div_(255)
-        padded = pad(x)
-        out = codec(padded)
-        height, width = x.shape[-2:]
-        x_hat = out["x_hat"][..., :height, :width].clamp(0, 1)
+        count, _, height, width = x.shape
+        out = codec(F.pad(pad(x), (0, 0) * 3 + (0, max(0, batch_size - count))))
+        x_hat = out["x_hat"][:count, :, :height, :width].clamp(0, 1)
+        likelihoods = {name: likelihood[:count] for name, likelihood in out["likelihoods"].items()}
         if on_batch:
             on_batch(x, x_hat)
-        yield from measure(x, x_hat, bpp(out["likelihoods"], height * width))
+        yield from measure(x, x_hat, bpp(likelihoods, height * width))
 
 
 def measure(x: Tensor, x_hat: Tensor, estimated: Tensor | None, files: Sequence[bytes] = ()) -> list[Figures]:

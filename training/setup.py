@@ -19,7 +19,7 @@ from codec.blocks import options_dict
 from codec.checkpoint import load_initial
 from codec.deconvolution import set_biases_apart
 from codec.distill import FIT_BATCHES, distill
-from codec.entropy import with_tables
+from codec.entropy import refresh_tables
 from codec.errors import InputError
 from codec.losses import RateDistortion
 from codec.model import (
@@ -32,7 +32,7 @@ from codec.model import (
     zoo_widths,
 )
 from codec.precision import apply_local_fp32
-from codec.quant import TRANSFORMS
+from codec.quant import TRANSFORMS, enter
 from training.distributed import check_launch, check_precision
 from training.faults import Watch
 from training.memory import keep_freed_memory
@@ -52,6 +52,7 @@ class Run:
         codec: the unwrapped model, which shares its parameters with `model`.
         model: what the loop calls: wrapped for its launch, compiled where asked.
         loss: the objective, compiled where asked.
+        eval_codec: the copy that `shipped` fills, compiled where asked.
         clipped: lists of parameters whose gradients share a norm.
         total: optimizer steps of the whole run.
         grad_accum: micro-batches an optimizer step.
@@ -69,6 +70,7 @@ class Run:
     model: nn.Module
     objective: RateDistortion
     loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
+    eval_codec: Codec
     optimizer: torch.optim.Optimizer
     clipped: list[list[nn.Parameter]]
     schedule: Schedule
@@ -93,6 +95,11 @@ class Run:
         return self.train_batches.steps_per_epoch
 
     @property
+    def eval_batch(self) -> int:
+        """Pictures a batch of an evaluation or of reconstructions; the last one is filled up."""
+        return min(self.options.data.batch_size, len(self.pictured))
+
+    @property
     def device(self) -> torch.device:
         """Where this process computes."""
         device: torch.device = self.accelerator.device
@@ -109,8 +116,19 @@ class Run:
         return copy.to(self.device, memory_format=memory_format(self.options))
 
     def shipped(self) -> Codec:
-        """What a checkpoint holds: a whole copy, whose medians and CDF tables fit its densities. Collective too."""
-        return with_tables(self.replica())
+        """What is evaluated and saved: a whole copy, whose medians and CDF tables fit its densities. Collective too.
+
+        It is the same module each time, so that it is compiled once; what it was before is gone.
+
+        Raises:
+            InputError: a parameter of the entropy model is not finite.
+        """
+        shipped, quantization = self.eval_codec, self.codec.architecture.quantization
+        shipped.load_weights(model_tensors(self.codec))
+        if quantization:
+            enter(shipped, quantization.phase, quantization.learning)
+        refresh_tables(shipped)
+        return shipped
 
     def to_pictures(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] on the host to float32 in [0, 1] on the device, in the layout that convolutions run on."""
@@ -181,6 +199,8 @@ def set_up(options: Options) -> Run:
     codec = codec if sharded else codec.to(memory_format=memory_format(options))
     compiles = numerics.compile if numerics.compile is not None else accelerator.device.type == "cuda" and not sharded
     loss: Callable[..., tuple[Tensor, dict[str, Tensor]]] = objective
+    eval_codec = Codec(codec.architecture).eval().requires_grad_(False)
+    eval_codec.to(accelerator.device, memory_format=memory_format(options))
     if compiles:
         if sharded:
             raise InputError(
@@ -190,7 +210,11 @@ def set_up(options: Options) -> Run:
             set_biases_apart(codec)
         # DDP's own splitting of the graph would hide communication, which takes a hundredth of a step here.
         torch._dynamo.config.optimize_ddp = False
-        codec.compile(fullgraph=True)  # in place: the state dict's names stay
+        # Training and evaluation share the code of a forward and so its cache, with a graph each for each phase of QAT
+        # and, in evaluation, for symbols that fit 8 bits and that do not.
+        torch._dynamo.config.recompile_limit = 16
+        for each in (codec, eval_codec):  # in place: the state dict's names stay
+            each.compile(fullgraph=True, dynamic=False)  # else the other's picture size would make this one's dynamic
         loss = torch.compile(objective, fullgraph=True)
     schedule = Schedule(
         options.schedule.sched,
@@ -229,6 +253,7 @@ def set_up(options: Options) -> Run:
         model=model,
         objective=objective,
         loss=loss,
+        eval_codec=eval_codec,
         optimizer=optimizer,
         clipped=clipped_together(codec, apart=objective.detaches_rate),
         schedule=schedule,
@@ -320,7 +345,7 @@ def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerato
         world_size=1,
     )
     device = accelerator.device
-    loader = train_loader(batches, 0, FIT_BATCHES + 1 + steps, num_workers=0, pin_memory=False)
+    loader = train_loader(batches, 0, FIT_BATCHES + 1, num_workers=0, pin_memory=False)
     bar = tqdm(loader, desc="distilled start", unit="batch", disable=not accelerator.is_main_process)
     pictures = (batch.images.to(device).float() / 255 for batch in bar)
     result = distill(codec.to(device), teacher.to(device), pictures, steps)

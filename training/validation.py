@@ -32,16 +32,17 @@ class Stopped(Exception):
 def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: int) -> None:
     """Evaluates the codec (`run.shipped()`) on the whole validation split, records it and keeps the best checkpoints.
 
+    All batches have one shape, so that a compiled codec is compiled once.
+
     Raises:
         Stopped: a signal reached a rank; nothing was recorded.
     """
     assert run.validation is not None
     step, accelerator = run.progress.step, run.accelerator
-    shares = EvalBatches(
-        run.validation, run.options.data.batch_size, accelerator.process_index, accelerator.num_processes
-    )
+    shares = EvalBatches(run.validation, run.eval_batch, accelerator.process_index, accelerator.num_processes)
     until_stopped = (batch.images for batch in itertools.takewhile(lambda _: not stop.name, shares))
-    figures = _means(list(evaluate(codec, until_stopped, run.device)), run, bool(stop.name))
+    mine = list(evaluate(codec, until_stopped, run.device, batch_size=run.eval_batch))
+    figures = _means(mine, run, bool(stop.name))
     if "ms_ssim" in figures:
         figures["rd"] = run.objective.rd(figures["l1"], figures["ms_ssim"], figures["bpp_estimated"])
     run.schedule.observe(figures["rd"] if "rd" in figures else -figures.get("psnr", math.inf))
@@ -94,10 +95,10 @@ def save_reconstructions(run: Run, record: Record, codec: Codec, name: str) -> N
             _write_png(root / name / f"{len(rows):05d}.png", reconstruction)
             rows.append(np.concatenate([original, reconstruction], axis=1))
 
-    shares = EvalBatches(run.pictured, run.options.data.batch_size, 0, 1, limit=count)
+    shares = EvalBatches(run.pictured, run.eval_batch, 0, 1, limit=count)
     batches = (batch.images for batch in shares)
     with record.unless_full(f"the reconstructions {root / name}"):
-        for _ in evaluate(codec, batches, run.device, keep):
+        for _ in evaluate(codec, batches, run.device, keep, run.eval_batch):
             pass
         grid = _grid(rows)
         _write_png(root / f"{name}.png", grid)

@@ -1,42 +1,104 @@
-"""`--compile`: the same training, one graph, and checkpoints that know nothing of it."""
+"""`--compile`: the same training and evaluation, one graph each, and checkpoints that know nothing of it."""
 
 from pathlib import Path
 
+import pytest
 import torch
 from programs import TINY, distance, into, launch, rows, train, weights
+from torch import Tensor
+
+from codec.entropy import noise_keys
+from training.options import parse
+from training.setup import Run, set_up
+
+EVALUATED = ("psnr", "ms_ssim", "l1", "bpp_estimated")
+
+
+def graphs() -> int:
+    """How many were compiled so far."""
+    count: int = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return count
+
+
+def evaluations_agree(one: Path, other: Path, tolerance: float) -> bool:
+    """Whether two runs evaluated at the same steps to the same figures."""
+    ours, theirs = (
+        [[row["step"], *(row[name] for name in EVALUATED)] for row in rows(folder, "validation")]
+        for folder in (one, other)
+    )
+    assert ours
+    return ours == [pytest.approx(row, rel=tolerance) for row in theirs]
 
 
 def test_a_compiled_run_trains_what_the_eager_run_trains_in_one_graph_and_resumes_eagerly(
     coco224: Path, tmp_path: Path
 ) -> None:
+    """Of three evaluations each ends with a batch of one picture; the pictures of training are smaller ones."""
     words = ["--coco_dir", coco224, *TINY, "--act", "relu", "--replace_parts", "all", "--train_scope", "all"]
+    words += ["--batch_size", 3, "--grad_accum", 3, "--eval_every", 1, "--recon_every", 1]
     torch._dynamo.reset()
-    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    # Seven steps are more than an epoch: the last, short batch is dropped, or it would be a second shape.
-    assert train(*words, *into(tmp_path / "compiled"), "--compile", "true", "--max_steps", 7, "--eval_every", 1) == 0
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == 2  # the codec's and the loss's
-    assert train(*words, *into(tmp_path / "eager"), "--max_steps", 7, "--eval_every", 1) == 0
+    before = graphs()
+    # 13 steps are more than two epochs: the last, short batch is dropped, or it would be a second shape.
+    assert train(*words, *into(tmp_path / "compiled"), "--compile", "true", "--max_steps", 13) == 0
+    assert graphs() - before == 3  # training, evaluation and the loss
+    assert train(*words, *into(tmp_path / "eager"), "--max_steps", 13) == 0
     assert distance(weights(tmp_path / "eager"), weights(tmp_path / "compiled")) < 1e-4
-    assert train(*words, *into(tmp_path / "compiled"), "--compile", "false", "--max_steps", 8) == 0
-    assert [row["step"] for row in rows(tmp_path / "compiled", "train")] == list(range(1, 9))
+    assert [row["step"] for row in rows(tmp_path / "compiled", "validation")] == [6, 12, 13]
+    assert evaluations_agree(tmp_path / "compiled", tmp_path / "eager", 1e-4)
+    assert train(*words, *into(tmp_path / "compiled"), "--compile", "false", "--max_steps", 14) == 0
+    assert [row["step"] for row in rows(tmp_path / "compiled", "train")] == list(range(1, 15))
 
 
 def test_each_phase_of_qat_is_one_more_graph_and_trains_what_the_eager_run_trains(
     coco224: Path, tmp_path: Path
 ) -> None:
-    qat = ["--act", "relu", "--qat", "true", "--qat_calib_steps", 2, "--qat_freeze_after", 4, "--max_steps", 6]
-    words = ["--coco_dir", coco224, *TINY, *qat]
+    """Two evaluations in each phase, of a decoder that is quantized too."""
+    qat = ["--act", "relu", "--replace_parts", "all", "--qat", "true", "--qat_scope", "all"]
+    words = ["--coco_dir", coco224, *TINY, *qat, "--qat_calib_steps", 2, "--qat_freeze_after", 4, "--max_steps", 6]
+    words += ["--batch_size", 54, "--eval_every", 1]
     torch._dynamo.reset()
-    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    before = graphs()
     assert train(*words, *into(tmp_path / "compiled"), "--compile", "true") == 0
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == 4  # three phases and the loss
+    assert graphs() - before == 7  # three phases of training, three of evaluation, and the loss
     assert train(*words, *into(tmp_path / "eager")) == 0
     assert distance(weights(tmp_path / "eager"), weights(tmp_path / "compiled")) < 1e-3
+    assert evaluations_agree(tmp_path / "compiled", tmp_path / "eager", 1e-4)
 
 
 def test_two_compiled_ranks_train_what_one_eager_process_trains(coco224: Path, tmp_path: Path) -> None:
-    words = ["--coco_dir", coco224, *TINY, "--act", "relu", "--train_scope", "all", "--max_steps", 3]
-    done = launch("train_accel.py", *words, *into(tmp_path / "two"), "--batch_size", 4, "--compile", "true")
+    words = ["--coco_dir", coco224, *TINY, "--act", "relu", "--train_scope", "all", "--eval_every", 1]
+    two = [*into(tmp_path / "two"), "--batch_size", 4, "--max_steps", 7, "--compile", "true"]
+    done = launch("train_accel.py", *words, *two, TORCH_LOGS="recompiles")
     assert done.returncode == 0, done.stderr
-    assert train(*words, *into(tmp_path / "one"), "--batch_size", 8) == 0
+    assert done.stderr.count("Recompiling function") == 2  # each rank its evaluation, after its training
+    assert train(*words, *into(tmp_path / "one"), "--batch_size", 8, "--max_steps", 7) == 0
     assert distance(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-4
+    assert evaluations_agree(tmp_path / "two", tmp_path / "one", 1e-4)
+
+
+def test_the_compiled_model_gives_the_eager_model_s_output_to_the_precision_s_tolerance(
+    coco224: Path, tmp_path: Path
+) -> None:
+    """In training bf16 and channels_last, from the same weights; in evaluation FP32."""
+
+    def outputs(compiled: str) -> tuple[Run, dict[str, Tensor], dict[str, Tensor]]:
+        words = [*TINY, *into(tmp_path), "--amp", "true", "--channels_last", "true", "--compile", compiled]
+        words += ["--coco_dir", str(coco224), "--act", "gdnish", "--replace_parts", "all"]
+        run = set_up(parse(words))
+        batch = next(run.micro_batches)
+        x = run.to_pictures(batch.images)
+        assert x.is_contiguous(memory_format=torch.channels_last)
+        with run.autocast():
+            trained = run.model(x, noise_keys(0, 0, batch.places), False)
+        with torch.inference_mode():
+            evaluated = run.shipped()(x)
+        both = ({"x_hat": out["x_hat"].detach(), "y": out["likelihoods"]["y"].detach()} for out in (trained, evaluated))
+        return run, *both
+
+    run, trained, evaluated = outputs("true")
+    _, trained_eagerly, evaluated_eagerly = outputs("false")
+    assert trained["x_hat"].dtype == torch.bfloat16
+    assert run.codec.g_a[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert distance(trained, trained_eagerly) < 2**-8  # bf16 keeps eight bits
+    assert evaluated["x_hat"].dtype == torch.float32
+    assert distance(evaluated, evaluated_eagerly) < 1e-5
