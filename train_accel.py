@@ -69,8 +69,8 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
             if ends_epoch(run, output.recon_every):
                 save_reconstructions(run, record, shipped, f"e{epoch:03d}")
             progress.evaluated = progress.step
-            save(run, record, shipped, ends_run=progress.step >= run.total)
             record.draw()
+            save(run, record, shipped, ends_run=progress.step >= run.total)
         if progress.step >= run.total:
             return 0
 

@@ -45,7 +45,13 @@ class Description:
 
 
 def save_codec(path: Path, codec: Codec, description: Description) -> None:
-    """Writes the weights with their CDF tables (call it on `with_tables(codec)`) and everything needed to use them."""
+    """Writes a checkpoint, whole or not at all."""
+    with whole_or_absent(path) as beside:
+        beside.write_bytes(as_file(codec, description))
+
+
+def as_file(codec: Codec, description: Description) -> bytes:
+    """A checkpoint's contents: weights and CDF tables (of `with_tables(codec)`) and everything needed to use them."""
     metadata = {
         "format": FORMAT,
         "architecture": json.dumps(asdict(codec.architecture)),
@@ -53,8 +59,8 @@ def save_codec(path: Path, codec: Codec, description: Description) -> None:
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in codec.state_dict().items()}
     metadata["sha256"] = fingerprint(as_arrays(tensors), metadata)
-    with whole_or_absent(path) as beside:
-        beside.write_bytes(save(tensors, metadata))
+    contents: bytes = save(tensors, metadata)
+    return contents
 
 
 def load_codec(path: Path) -> tuple[Codec, Description]:

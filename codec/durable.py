@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,16 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Gives a synced file, which nothing changes in place, another name: a copy where there are no hard links."""
+    with whole_or_absent(target) as beside:
+        beside.unlink(missing_ok=True)  # left by a kill, maybe a name of a file that shall stay as it is
+        try:
+            os.link(source, beside)
+        except OSError:
+            shutil.copyfile(source, beside)
 
 
 def sync_folder(folder: Path) -> None:

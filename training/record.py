@@ -22,6 +22,7 @@ from training.options import Options
 from training.state import Progress
 from training.trackers import Trackers
 from training.uploads import Uploads
+from training.writer import Writer
 
 LAST = "last.safetensors"
 ROWS = "metrics.jsonl"
@@ -32,7 +33,11 @@ PANELS = {"loss": "loss", "bpp": "bits per pixel", "psnr": "PSNR, dB", "lr": "le
 
 
 class Record:
-    """Rows of figures to a file, a progress bar and trackers; only the main process writes."""
+    """Rows of figures to a file, a progress bar and trackers; only the main process writes.
+
+    Attributes:
+        writer: what takes long to write goes through it.
+    """
 
     def __init__(
         self, accelerator: Accelerator, options: Options, total: int, progress: Progress, global_batch: int
@@ -45,6 +50,7 @@ class Record:
         self.window: list[dict[str, float]] = []
         self.bar = tqdm(total=total, initial=progress.step, unit="step", disable=not self.writes, dynamic_ncols=True)
         self.since = time.perf_counter()
+        self.writer = Writer()
         self.uploads: Uploads | None = None
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -103,11 +109,14 @@ class Record:
             self.uploads.request()
 
     def draw(self) -> None:
-        """Draws `curves.png` and `rd.png` anew."""
+        """Has the writer draw `curves.png` and `rd.png` anew."""
         if self.writes:
-            with self.unless_full(CURVES):
-                draw_curves(self.folder)
-                draw_rate_distortion(self.folder)
+            self.writer.submit(self._draw)
+
+    def _draw(self) -> None:
+        with self.unless_full(CURVES):
+            draw_curves(self.folder)
+            draw_rate_distortion(self.folder)
 
     def say(self, line: str) -> None:
         """Prints a line above the progress bar, on the main process."""
@@ -115,7 +124,8 @@ class Record:
             self.bar.write(line, file=sys.stderr)
 
     def close(self) -> None:
-        """Ends the progress bar and the trackers."""
+        """Ends the writer, the progress bar and the trackers."""
+        self.writer.close()
         self.bar.close()
         self.trackers.finish()
 

@@ -53,8 +53,9 @@ class Progress:
 
 
 def host(tensor: Tensor) -> Tensor:
-    """The whole tensor on the CPU, detached; a collective call where it is sharded."""
-    return gathered(tensor).detach().cpu().contiguous()
+    """A copy of the whole tensor on the CPU, contiguous, detached; a collective call where it is sharded."""
+    whole = gathered(tensor).detach()
+    return torch.empty(whole.shape, dtype=whole.dtype).copy_(whole)
 
 
 def model_tensors(codec: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Evaluation inside a run: every rank its share, on a copy with fresh tables; best checkpoints and reconstructions."""
+"""Evaluation inside a run, every rank its share, on a copy with fresh tables; and reconstructions."""
 
 import itertools
 import math
@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from coco224.batches import EvalBatches
-from codec.checkpoint import save_codec
 from codec.evaluation import Figures, evaluate, means, sums_and_counts
 from codec.metrics import to_uint8
 from codec.model import Codec
@@ -18,11 +17,7 @@ from training.distributed import sum_over_ranks
 from training.preempt import StopSignal
 from training.qat import latent_in_float
 from training.record import Record
-from training.saving import describe
 from training.setup import Run
-
-# The metric that each best_* file keeps, and whether more of it is better.
-BEST = {"psnr": ("best_psnr", True), "ms_ssim": ("best_msssim", True), "rd": ("best_rd", False)}
 
 
 class Stopped(Exception):
@@ -30,7 +25,7 @@ class Stopped(Exception):
 
 
 def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: int) -> None:
-    """Evaluates the codec (`run.shipped()`) on the whole validation split, records it and keeps the best checkpoints.
+    """Evaluates the codec (`run.shipped()`) on the whole validation split and records it.
 
     All batches have one shape, so that a compiled codec is compiled once.
 
@@ -48,21 +43,8 @@ def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: in
     run.schedule.observe(figures["rd"] if "rd" in figures else -figures.get("psnr", math.inf))
     record.row("validation", step, {"epoch": epoch, **figures})
     record.say(f"epoch {epoch}: " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-    if run.codec.switches and not run.codec.switches.quantize:  # the best file shall be one that is quantized
-        run.last_metrics = figures
-        return
     if in_float := latent_in_float(codec):
         record.say(in_float)
-    for metric, (name, more_is_better) in BEST.items():
-        value, best = figures.get(metric), run.progress.best.get(metric)
-        if value is None or not math.isfinite(value):  # a run that diverged keeps the best it had
-            continue
-        if best is not None and (value <= best if more_is_better else value >= best):
-            continue
-        if accelerator.is_main_process:
-            with record.unless_full(f"{name}.safetensors"):
-                save_codec(Path(run.options.output.save_dir) / f"{name}.safetensors", codec, describe(run, figures))
-                run.progress.best[metric] = value
     run.last_metrics = figures
 
 
@@ -78,7 +60,7 @@ def _means(figures: list[Figures], run: Run, stopped: bool) -> dict[str, float]:
 
 
 def save_reconstructions(run: Run, record: Record, codec: Codec, name: str) -> None:
-    """Writes the first pictures' originals and reconstructions, `recon_dir/{origin,NAME}/NNNNN.png`.
+    """Has the writer write the first pictures' originals and reconstructions, `recon_dir/{origin,NAME}/NNNNN.png`.
 
     A grid of the pairs goes to `recon_dir/NAME.png` and to the trackers.
     """
@@ -87,22 +69,25 @@ def save_reconstructions(run: Run, record: Record, codec: Codec, name: str) -> N
     if not run.accelerator.is_main_process:
         return
     root = Path(output.recon_dir)
-    rows: list[np.ndarray] = []
+    pairs: list[np.ndarray] = []
 
     def keep(x: Tensor, x_hat: Tensor) -> None:
-        for original, reconstruction in zip(_as_images(x), _as_images(x_hat), strict=True):
-            _write_png(root / "origin" / f"{len(rows):05d}.png", original)
-            _write_png(root / name / f"{len(rows):05d}.png", reconstruction)
-            rows.append(np.concatenate([original, reconstruction], axis=1))
+        pairs.extend(np.concatenate([_as_images(x), _as_images(x_hat)], axis=2))
 
     shares = EvalBatches(run.pictured, run.eval_batch, 0, 1, limit=count)
-    batches = (batch.images for batch in shares)
-    with record.unless_full(f"the reconstructions {root / name}"):
-        for _ in evaluate(codec, batches, run.device, keep, run.eval_batch):
-            pass
-        grid = _grid(rows)
-        _write_png(root / f"{name}.png", grid)
-        record.trackers.pictures(run.progress.step, grid, rows)
+    for _ in evaluate(codec, (batch.images for batch in shares), run.device, keep, run.eval_batch):
+        pass
+    grid = _grid(pairs)
+
+    def write() -> None:
+        with record.unless_full(f"the reconstructions {root / name}"):
+            for number, (original, reconstruction) in enumerate(np.split(pair, 2, axis=1) for pair in pairs):
+                _write_png(root / "origin" / f"{number:05d}.png", original)
+                _write_png(root / name / f"{number:05d}.png", reconstruction)
+            _write_png(root / f"{name}.png", grid)
+
+    record.writer.submit(write)
+    record.trackers.pictures(run.progress.step, grid, pairs)
 
 
 def _as_images(x: Tensor) -> np.ndarray:

@@ -3,8 +3,8 @@
     python tests/training/kills.py --kills 30 --ranks 2
 
 A process that has imported everything forks the ranks, so that a start costs no import; they run the command's own
-`main`, and on two ranks find each other over gloo as under a launcher. They say what they are doing in a byte shared
-with this process: a kill can wait for a save or a pruning, and the table says what it hit.
+main`, and on two ranks find each other over gloo as under a launcher. Two bytes shared with this process say what their
+training and their writer are at: a kill can wait for a save or a pruning, and the table says what it hit.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -52,7 +53,8 @@ OPTIONS = [
     *f"--max_steps {STEPS} --checkpoint_every 2 --eval_every 1".split(),
 ]
 
-STARTING, BETWEEN, STEP, STATE, PRUNING, LAST, EVALUATION, BEST, ENDING = DOING = (
+NOTHING, STARTING, BETWEEN, STEP, STATE, PRUNING, LAST, EVALUATION, BEST, ENDING = DOING = (
+    "",
     "starting",
     "between steps",
     "in a step",
@@ -71,7 +73,7 @@ AIMS: tuple[tuple[str | Path | None, float], ...] = (
     (EVALUATION, 0.1),
     (PRUNING, 0.0),
     (LAST, 0.01),
-    (BEST, 0.01),
+    (BEST, 0.001),
 )
 
 QAT = ["--qat", "true", "--qat_scope", "all", "--qat_calib_steps", "4", "--qat_freeze_after", "8"]
@@ -80,7 +82,12 @@ PHASES = (2, 6, 10)  # steps inside calibration, fixed scale and eval-ready
 
 LIMIT = 120  # seconds after which a run counts as hanging
 
-doing = mmap.mmap(-1, 1)  # shared with the ranks: the index in DOING of what the main process is at
+doing = mmap.mmap(-1, 2)  # shared with the ranks: the index in DOING of what the main process and its writer are at
+
+
+def done_now() -> list[str]:
+    """What the main process and its writer are at."""
+    return [DOING[index] for index in doing[:] if DOING[index]]
 
 
 def say_while(module: ModuleType, name: str, what: str) -> None:
@@ -89,12 +96,13 @@ def say_while(module: ModuleType, name: str, what: str) -> None:
 
     @functools.wraps(inner)
     def outer(*args: Any, **kwargs: Any) -> Any:
-        before = doing[0]
-        doing[0] = DOING.index(what)
+        who = int(threading.current_thread() is not threading.main_thread())
+        before = doing[who]
+        doing[who] = DOING.index(what)
         try:
             return inner(*args, **kwargs)
         finally:
-            doing[0] = before
+            doing[who] = before
 
     setattr(module, name, outer)
 
@@ -112,9 +120,9 @@ def be_a_rank(words: list[str], variables: dict[str, str], log: Path) -> NoRetur
             say_while(train_accel, "optimizer_step", STEP)
             say_while(training.saving, "save_state", STATE)
             say_while(shutil, "rmtree", PRUNING)
-            say_while(training.saving, "save_codec", LAST)
+            say_while(training.saving, "write_last", LAST)
+            say_while(training.saving, "link_or_copy", BEST)
             say_while(training.validation, "validate", EVALUATION)
-            say_while(training.validation, "save_codec", BEST)
             say_while(training.summary, "conclude", ENDING)
         status = train_accel.main(words)
     except BaseException:
@@ -130,7 +138,7 @@ class Running:
     def __init__(self, words: list[str], ranks: int, log: Path) -> None:
         self.pids: list[int] = []
         self.statuses: dict[int, int] = {}
-        doing[0] = 0
+        doing[:] = bytes([DOING.index(STARTING), DOING.index(NOTHING)])
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -183,7 +191,7 @@ def kill_at(running: Running, moment: float, aim: str | Path | None, extra: floa
     begin = time.monotonic()
     while running.alive():
         late = time.monotonic() - begin >= moment
-        if late and (aim.exists() if isinstance(aim, Path) else aim in (None, DOING[doing[0]])):
+        if late and (aim.exists() if isinstance(aim, Path) else aim is None or aim in done_now()):
             time.sleep(extra)
             if not running.alive():
                 break
@@ -272,7 +280,7 @@ def disturb(args: argparse.Namespace, root: Path) -> int:
     expected = Leaves.of(undisturbed)
     names = ", ".join(state.name for state in states(undisturbed))
     print(f"undisturbed: {STEPS} steps on {args.ranks} rank(s) in {life:.1f} s; states {names}")
-    print(f"{'run':>3} {'seconds':>7}  {'killed while':<20} {'resumes at step':>15}  result")
+    print(f"{'run':>3} {'seconds':>7}  {'killed while':<40} {'resumes at step':>15}  result")
 
     random_numbers = random.Random(args.seed)
     good = 0
@@ -287,10 +295,10 @@ def disturb(args: argparse.Namespace, root: Path) -> int:
                 moment /= 2  # it had ended before: once more from the beginning, and earlier
                 shutil.rmtree(folder)
             if killed is not None:
-                print(f"{number:>3} {killed:7.2f}  {DOING[doing[0]]:<20} {newest(folder):>15}", flush=True)
+                print(f"{number:>3} {killed:7.2f}  {', '.join(done_now()):<40} {newest(folder):>15}", flush=True)
         ended = start(folder).wait()
         differences = Leaves.of(folder).differences(expected) if ended else ["it did not end well"]
-        print(f"{number:>3} {'':44}  {'different: ' + ', '.join(differences) if differences else 'same'}", flush=True)
+        print(f"{number:>3} {'':64}  {'different: ' + ', '.join(differences) if differences else 'same'}", flush=True)
         good += not differences
         if differences:
             print((root / f"{folder.name}.log").read_text()[-3000:])
