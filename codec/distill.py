@@ -58,8 +58,9 @@ def distill(codec: Codec, teacher: Codec, batches: Iterable[Tensor], steps: int)
 
 def _learn(block: nn.Module, lesson: tuple[Tensor, Tensor], exam: tuple[Tensor, Tensor], steps: int) -> Tensor:
     """Fits one block to a map x -> y; returns its error on the other pairs, which L-BFGS never makes greater."""
-    if hasattr(block, "fit"):
-        block.fit(*lesson)
+    closed_form = getattr(block, "fit", None)
+    if closed_form:
+        closed_form(*lesson)
     started = deepcopy(block.state_dict())
     with torch.no_grad():
         before = _error(block, exam)

@@ -28,7 +28,7 @@ class ReplacementOptions(OptionGroup):
     )
     plugin: str | None = option(None, "Python file that registers blocks of your own", metavar="FILE")
     distill_steps: int = option(
-        0, "batches on which each new block first learns its GDN's map; 0: it starts as it is", rule=NOT_NEGATIVE
+        0, "iterations by which each new block first learns its GDN's map; 0: it starts as it is", rule=NOT_NEGATIVE
     )
 
 
