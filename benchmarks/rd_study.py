@@ -29,6 +29,7 @@ from codec.durable import whole_or_absent
 PLUGIN = Path(__file__).with_name("study_blocks.py")
 BASELINE, CONTROL = "gdn", "linear"
 WITHOUT_MAP = (BASELINE, "relu")  # nothing that a distilled start could teach
+MINMAX = ("relu", "shelf")  # blocks without heavy tails: int8 ranges hold all that passed, and nothing is cut
 PREEMPTED = 75
 
 
@@ -203,7 +204,8 @@ class Study:
         options: tuple[object, ...] = ("--act", act, "--lr", 2e-4, "--lr_warmup_steps", min(20, steps - 1))
         if int8:
             phases = ("--qat_calib_steps", steps // 10, "--qat_freeze_after", steps * 3 // 4)
-            options += ("--qat", "true", "--qat_scope", "all", *phases)
+            observer = "minmax" if act in MINMAX else "ema"
+            options += ("--qat", "true", "--qat_scope", "all", "--qat_act_observer", observer, *phases)
         options += ("--seed", seed)
         return Job(f"{start}-{'int8' if int8 else 'float'}", lambda_mse, steps, options, start)
 
