@@ -110,7 +110,9 @@ def block_row(study: Study, act: str, milliseconds: float) -> Row:
         "ms in int8": milliseconds,
         "learning rate": study.rate(act),
     }
-    return Row(f"{act}: RD loss against GDN trained on", mean(at_each), "%", sides=sides)
+    return Row(
+        f"{act}: RD loss against GDN trained on for {study.budget.extra_steps:,} steps", mean(at_each), "%", sides=sides
+    )
 
 
 def int8_row(study: Study, act: str) -> Row:
@@ -119,7 +121,7 @@ def int8_row(study: Study, act: str) -> Row:
     sides = {f"of seed {seed}, %": each for seed, each in zip(study.budget.int8_seeds, rates, strict=False)}
     sides["RD loss against it, %"] = mean(percent(study, (act, "int8"), (act, "float")))
     sides["RD loss against GDN in float, %"] = mean(percent(study, (act, "int8"), (BASELINE, "float")))
-    what = f"{act} in int8, both transforms: BD-rate against its own float codec"
+    what = f"{act} in int8, both transforms, {study.budget.int8_steps:,} steps: BD-rate against its own float codec"
     return Row(what, mean(rates) if rates else float("nan"), "%", at_most=1.0, sides=sides)
 
 
@@ -131,13 +133,13 @@ def verdicts(study: Study) -> list[Row]:
     off = max(100 * abs(row["bpp"] / row["bpp_estimated"] - 1) for row in pictures if row["bpp"] > ENOUGH_BPP)
     gates = [act for act in study.budget.blocks if act.startswith("gate")]
     gate = min(gates, key=lambda act: max(drops(study, act)))
-    what = "RD loss against GDN trained on for the same steps"
+    what = f"RD loss against GDN trained on for the same {study.budget.extra_steps:,} steps"
     rows = [
         Row(f"{what}: {best}, the best without division, mean of lambdas", mean(against[best]), "%", at_most=-1.0),
         Row(f"{what}: {best}, at its worst lambda", max(against[best]), "%", at_most=0.0),
         Row(f"{what}: ReLU everywhere", mean(against["relu"]), "%", at_most=3.0),
         Row(
-            f"PSNR lost by the swap to {gate} with a distilled start, worst lambda",
+            f"PSNR lost by the swap to {gate} after {study.budget.distill_steps} steps of distilled start, worst lambda",
             max(drops(study, gate)),
             "dB",
             at_most=0.1,
