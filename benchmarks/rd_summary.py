@@ -139,7 +139,7 @@ def verdicts(study: Study) -> list[Row]:
         Row(f"{what}: {best}, at its worst lambda", max(against[best]), "%", at_most=0.0),
         Row(f"{what}: ReLU everywhere", mean(against["relu"]), "%", at_most=3.0),
         Row(
-            f"PSNR lost by the swap to {gate} after {study.budget.distill_steps} steps of distilled start, worst lambda",
+            f"PSNR lost by the swap to {gate} with a distilled start, worst lambda",
             max(drops(study, gate)),
             "dB",
             at_most=0.1,
