@@ -21,7 +21,7 @@ from export.build import build
 from export.check import compare, optimized, runner
 from export.pictures import sample_picture
 
-ACTS = ("relu", "gate", "gdnish", "gdn")
+ACTS = ("relu", "gate", "gate_mlp", "gdnish", "gdn")
 
 
 def operators(model: onnx.ModelProto) -> Counter[str]:
@@ -75,7 +75,7 @@ def test_every_block_in_float_at_every_opset(
     act: str, part: str, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opset = 13 + ACTS.index(act)
-    deconv = ("transpose", "depth_to_space", "concat", "auto")[ACTS.index(act)]
+    deconv = ("transpose", "depth_to_space", "concat", "auto", "concat")[ACTS.index(act)]
     model = export(checkpoints[act], part, tmp_path / "a.onnx", "--opset", opset, "--deconv", deconv)
     assert model.opset_import[0].version == opset
     kinds = Counter(node.op_type for node in model.graph.node)

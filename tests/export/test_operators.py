@@ -48,9 +48,10 @@ def test_every_family_takes_the_whole_relu_recipe_in_its_own_form(family: Family
     assert not findings(read(model), family)
 
 
-def test_the_gate_has_no_node_of_which_nothing_is_stated() -> None:
+@pytest.mark.parametrize("act", ["gate", "gate_mlp"])
+def test_the_gates_have_no_node_of_which_nothing_is_stated(act: str) -> None:
     x = sample_picture(SIDE)
-    codec = make("gate")
+    codec = make(act)
     quantized = in_int8(codec, x)
     for family in FAMILIES:
         for part in ("encoder", "decoder"):
@@ -60,7 +61,7 @@ def test_the_gate_has_no_node_of_which_nothing_is_stated() -> None:
             assert family is NXP or not findings(nodes, family)
 
 
-@pytest.mark.parametrize(("act", "expected"), [("gate", {"Clip": 3}), ("gdnish", {"Clip": 3, "Add": 3})])
+@pytest.mark.parametrize(("act", "expected"), [("gate", {"Clip": 3}), ("gate_mlp", {"Clip": 3}), ("gdnish", {"Clip": 3, "Add": 3})])
 def test_nxp_refuses_of_other_blocks_what_the_docs_say(act: str, expected: dict[str, int]) -> None:
     x = sample_picture(SIDE)
     assert not refused(build(make(act), "encoder", "concat", x), NXP)

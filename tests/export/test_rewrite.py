@@ -13,6 +13,7 @@ from export.rewrite import DECONVS, ClippedHardsigmoid, ConcatDeconv, DepthToSpa
 ACTS = [
     ("relu", {}),
     ("gate", {}),
+    ("gate_mlp", {}),
     ("gdn", {}),
     ("gdnish", {}),
     ("gdnish", {"enc_residual": False, "dec_residual": False, "enc_eca": False, "enc_t": 1.0, "dec_k": 1}),
