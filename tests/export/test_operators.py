@@ -61,7 +61,9 @@ def test_the_gates_have_no_node_of_which_nothing_is_stated(act: str) -> None:
             assert family is NXP or not findings(nodes, family)
 
 
-@pytest.mark.parametrize(("act", "expected"), [("gate", {"Clip": 3}), ("gate_mlp", {"Clip": 3}), ("gdnish", {"Clip": 3, "Add": 3})])
+@pytest.mark.parametrize(
+    ("act", "expected"), [("gate", {"Clip": 3}), ("gate_mlp", {"Clip": 3}), ("gdnish", {"Clip": 3, "Add": 3})]
+)
 def test_nxp_refuses_of_other_blocks_what_the_docs_say(act: str, expected: dict[str, int]) -> None:
     x = sample_picture(SIDE)
     assert not refused(build(make(act), "encoder", "concat", x), NXP)
