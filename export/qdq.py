@@ -73,7 +73,8 @@ def fold_weights(graph: Graph) -> None:
             axis = next(each.i for each in node.attribute if each.name == "axis")
             shape[axis] = -1
         limits = np.iinfo(zero.dtype)
-        integers = np.rint(real / scale.reshape(shape)) + zero.astype(np.int32).reshape(shape if zero.ndim else [1])
+        inverse = np.float32(1) / scale.reshape(shape)  # as torch quantizes: a quotient falls on other sides of halves
+        integers = np.rint(real * inverse) + zero.astype(np.int32).reshape(shape if zero.ndim else [1])
         graph.constant(node.output[0], np.clip(integers, limits.min, limits.max).astype(zero.dtype))
         graph.graph.node.remove(node)
 
