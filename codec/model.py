@@ -14,7 +14,8 @@ from codec.entropy import TABLES, Bottleneck
 from codec.errors import InputError
 from codec.hub import PretrainedMixin
 from codec.quant import FAKE_QUANTIZING, INT8, TRANSFORMS, Phase, Quantization, prepare, quantizer_state
-from codec.quantizers import QuantizedLayer, Switches
+from codec.quant_layers import QuantizedLayer
+from codec.quantizers import Switches
 
 ENTROPY_MODEL = ("entropy_bottleneck",)
 HYPER = (*ENTROPY_MODEL, "h_a", "h_s")

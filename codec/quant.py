@@ -8,8 +8,9 @@
 
 Without training: `calibrate(codec, quantization, pictures)`.
 
-**How an exporter reads it.** `frozen(codec)` gives a copy in eval mode in which every quantizer holds numbers, so that
-`torch.onnx.export(..., dynamo=False, opset_version=13)` of `codec.g_a` or `codec.g_s` writes QuantizeLinear and
+**How an exporter reads it.** `frozen(codec)` gives a copy in eval mode in which every quantizer holds numbers. Its
+layers, sums and products count as an int8 runtime does; after `compute_in_float()` of each, which `export.rewrite`
+calls, `torch.onnx.export(..., dynamo=False, opset_version=13)` of `codec.g_a` or `codec.g_s` writes QuantizeLinear and
 DequantizeLinear. Where the scope names a transform, it is a `torch.fx.GraphModule` (`codec.g_a.graph`), else the
 `nn.Sequential` it was. In the graph:
 
@@ -49,7 +50,8 @@ from torch import Tensor, nn
 
 from codec.errors import InputError
 from codec.quant_graph import insert_quantizers, saturate
-from codec.quantizers import ActivationQuantizer, QuantizedLayer, Switches, WeightQuantizer
+from codec.quant_layers import QuantizedLayer
+from codec.quantizers import ActivationQuantizer, Switches, WeightQuantizer
 
 if TYPE_CHECKING:
     from codec.model import Codec
@@ -218,8 +220,6 @@ def frozen(codec: "Codec") -> "Codec":
             module.frozen = (float(module.scale), int(module.zero_point))
         elif isinstance(module, WeightQuantizer) and module.axis is None:
             module.frozen = float(module.scale)
-        elif isinstance(module, QuantizedLayer):
-            module.freeze_bias()
     for part in TRANSFORMS[_quantization(fixed).scope]:
         saturate(getattr(fixed, part))
     return fixed

@@ -14,15 +14,9 @@ import torch.nn.functional as F
 from compressai.layers import GDN
 from torch import Tensor, fx, nn
 
-from codec.quantizers import (
-    WEIGHTED,
-    ActivationQuantizer,
-    QuantizedLayer,
-    Switches,
-    WeightQuantizer,
-    quantize_around,
-    quantize_layer,
-)
+from codec.quant_layers import WEIGHTED, QuantizedLayer, quantize_around, quantize_layer
+from codec.quant_pairs import PAIRS
+from codec.quantizers import ActivationQuantizer, Switches, WeightQuantizer
 
 REARRANGING = (
     *(nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.MaxPool2d),
@@ -156,11 +150,20 @@ def insert_quantizers(
         for layer in list(block.modules()):
             if isinstance(layer, QuantizedLayer):
                 quantize_around(layer, switches, observer)
-    for node in graph.nodes:
-        if node.op == "call_module" and node.args[0] in sharing:
-            layer, quantizer = (module.get_submodule(each) for each in (str(node.target), sharing[node.args[0]]))
-            if isinstance(layer, QuantizedLayer) and isinstance(quantizer, ActivationQuantizer):
-                layer.fed_by = (quantizer,)
+    module.pairs = nn.ModuleDict()
+    targets = [node.target for node in graph.nodes]
+    for node in list(graph.nodes):
+        fed_by = _quantizers(module, [sharing.get(each) for each in node.args if isinstance(each, fx.Node)])
+        read_by = _quantizers(module, [_reader(node, sharing)])
+        if node.op == "call_module" and targets.count(node.target) == 1:
+            layer = module.get_submodule(str(node.target))
+            if isinstance(layer, QuantizedLayer):
+                layer.fed_by, layer.read_by = fed_by, read_by
+        elif _what(node) in PAIRS and not node.kwargs and fed_by and len(fed_by) == 2 and read_by:
+            module.pairs[node.name] = PAIRS[_what(node)](switches, fed_by, read_by)
+            with graph.inserting_before(node):
+                node.replace_all_uses_with(graph.call_module(f"pairs.{node.name}", node.args))
+            graph.erase_node(node)
     graph.lint()
     module.recompile()
     return module.train(transform.training)
@@ -257,6 +260,21 @@ def saturate(transform: QuantizedTransform) -> None:
                 node.replace_all_uses_with(transform.graph.call_function(F.relu, (node.args[0],)))
             transform.graph.erase_node(node)
     transform.recompile()
+
+
+def _reader(node: fx.Node, sharing: dict[fx.Node, str]) -> str | None:
+    """The one quantizer that a node's result goes through, after a rectifier or not; None if there is none or more."""
+    if len(node.users) != 1:
+        return None
+    (user,) = node.users
+    return sharing.get(user) or (_reader(user, sharing) if _upper_bound(user) is not None else None)
+
+
+def _quantizers(module: nn.Module, names: list[str | None]) -> tuple[ActivationQuantizer, ...] | None:
+    """Of these names; None where one is missing, or is a parameter's."""
+    found = [module.get_submodule(name) if name else None for name in names]
+    known = found and all(isinstance(each, ActivationQuantizer) for each in found)
+    return tuple(found) if known else None  # type: ignore[arg-type]
 
 
 def _is_float(value: Any) -> bool:

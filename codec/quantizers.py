@@ -7,17 +7,12 @@ Python value that all quantizers of a codec share.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 SMALLEST_SCALE = 2.0**-20
 """Of a tensor that is all zeros; far under what matters."""
-
-LARGEST_BIAS = 2.0**30
-"""In its unit, input scale times weight scale: an int32 accumulator holds it and everything that is added to it."""
 
 EMA_STEPS = 100
 """The moving average of the ranges: the plain mean of the first steps, then a new step has this fraction's weight."""
@@ -90,6 +85,10 @@ class ActivationQuantizer(nn.Module):
         if self.frozen:
             return torch.fake_quantize_per_tensor_affine(x, *self.frozen, 0, 255)
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, 255)
+
+    def counts(self, x: Tensor) -> Tensor:
+        """The integers q - zero_point of values that this quantizer gave."""
+        return whole(x / self.scale)
 
     def _see(self, x: Tensor) -> None:
         """Adds what each picture of a micro-batch spans to what the step has shown."""
@@ -187,122 +186,19 @@ class WeightQuantizer(nn.Module):
             scale = torch.maximum(scale, least.max()[None] if axis is None else least)
         self.scale.copy_(scale)
 
+    def counts(self, quantized: Tensor) -> Tensor:
+        """The integers q of a parameter that this quantizer gave."""
+        shape = [1] * quantized.ndim
+        shape[self.axis or 0] = -1
+        return whole(quantized / self.scale.view(shape))
+
     def extra_repr(self) -> str:
         return f"axis={self.axis}"
 
 
-class QuantizedLayer(nn.Module):
-    """Mixed in front of the class of a convolution or a linear layer by `quantize_layer`.
+def whole(x: Tensor) -> Tensor:
+    """x to whole numbers, half to even, with straight-through gradients; in place where there are none.
 
-    Whatever its forward does, it reads fake-quantized weights, and its bias in the unit of an int32 accumulator: the
-    input's scale times the weight's. The parameters, their names and their gradients stay.
-
-    Attributes:
-        fed_by: the quantizer that its input has been through (in a tuple, so that it is no submodule); None: none.
-        latent_of: the bottleneck whose y_hat = symbol + median it takes (in a tuple again), where an int8 runtime gives
-            it the symbols. In evaluation it then computes what is left of the medians: see `median_rounding`.
+    Memory that is new costs more than arithmetic here: 0.12 s for 192x256x384 where rounding in place takes 0.02 s.
     """
-
-    weight_quantizer: WeightQuantizer
-    fed_by: tuple[ActivationQuantizer] | None = None
-    latent_of: tuple[nn.Module] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = super().forward(x)
-        if self.latent_of is None or self.training or not self.weight_quantizer.on:
-            return y
-        assert isinstance(self, nn.ConvTranspose2d)
-        assert isinstance(self.padding, tuple)
-        error = self.median_rounding()[None]
-        ones = torch.ones_like(x[:, :1])
-        return y + F.conv_transpose2d(ones, error, None, self.stride, self.padding, self.output_padding)
-
-    def median_units(self) -> Tensor:
-        """What the medians add to the output through each tap, in units of the weights' scale, float64 [Cout, k, k].
-
-        It is the sum of median times weight, for every tap that lies on the picture.
-        """
-        assert self.latent_of is not None
-        medians = self.latent_of[0].medians().flatten().double()  # type: ignore[operator]
-        return torch.einsum("m,mokl->okl", medians, self.weight.double()) / self.weight_quantizer.scale.view(-1, 1, 1)
-
-    def median_rounding(self) -> Tensor:
-        """The rounding of these sums to whole units, as integer weights of constant channels hold them, [Cout, k, k].
-
-        A symbol's scale is 1, so a unit is no small thing beside the next layer's scale.
-        """
-        units = self.median_units()
-        return ((units.round() - units) * self.weight_quantizer.scale.view(-1, 1, 1)).float()
-
-    @property
-    def weight(self) -> Tensor:
-        parameter = self._parameters["weight"]
-        assert parameter is not None
-        quantized: Tensor = self.weight_quantizer(parameter, self._least_scales())
-        return quantized
-
-    def _least_scales(self) -> Tensor | None:
-        """The scales of the weights under which the bias would not fit its int32 [output channels].
-
-        Weights near zero under a bias that is not, as a gate starts, have no scale of their own to speak of.
-        """
-        bias = self._parameters["bias"]
-        if bias is None or self.fed_by is None:
-            return None
-        return bias.detach().abs() / (self.fed_by[0].scale * LARGEST_BIAS)
-
-    def settle(self) -> None:
-        """The weight's scales as weight, bias and the input's scale are now."""
-        parameter = self._parameters["weight"]
-        assert parameter is not None
-        self.weight_quantizer.settle(parameter, self._least_scales())
-
-    @property
-    def bias(self) -> Tensor | None:
-        parameter = self._parameters["bias"]
-        if parameter is None or not self.weight_quantizer.on:
-            return parameter
-        if self.fed_by is not None:
-            unit = self.fed_by[0].scale * self.weight_quantizer.scale
-        elif self.latent_of is not None and not self.training:
-            unit = self.weight_quantizer.scale
-        else:
-            return parameter
-        exact = parameter.detach()
-        return parameter + ((exact / unit).round() * unit - exact)
-
-    @torch.no_grad()
-    def freeze_bias(self) -> None:
-        """Makes the bias what it is read as."""
-        parameter, bias = self._parameters["bias"], self.bias
-        if parameter is not None and bias is not None:
-            parameter.copy_(bias)
-        self.fed_by = None
-
-
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
-
-
-def quantize_layer(layer: nn.Module, switches: Switches, per_channel: bool) -> None:
-    """Gives a convolution or linear layer fake-quantized weights, in place; its state-dict keys stay."""
-    axis = int(getattr(layer, "transposed", False))  # a transposed convolution's weight is [in, out, ...]
-    channels = layer.get_parameter("weight").shape[axis]
-    layer.__class__ = type(type(layer).__name__, (QuantizedLayer, type(layer)), {})
-    layer.add_module("weight_quantizer", WeightQuantizer(switches, channels, axis if per_channel else None))
-
-
-def quantize_around(layer: QuantizedLayer, switches: Switches, observer: str) -> None:
-    """Quantizes what goes into a layer and what comes out, for a layer inside a block that cannot be traced."""
-    layer.input_quantizer = ActivationQuantizer(switches, observer)
-    layer.output_quantizer = ActivationQuantizer(switches, observer)
-    layer.fed_by = (layer.input_quantizer,)
-    layer.register_forward_pre_hook(_quantize_input)
-    layer.register_forward_hook(_quantize_output)
-
-
-def _quantize_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (layer.get_submodule("input_quantizer")(inputs[0]), *inputs[1:])
-
-
-def _quantize_output(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-    return layer.get_submodule("output_quantizer")(output)
+    return x + (x.round() - x).detach() if torch.is_grad_enabled() else x.round_()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from codec.model import Codec
 from codec.quant import TRANSFORMS
-from codec.quantizers import QuantizedLayer
+from codec.quant_layers import QuantizedLayer
 from export.rewrite import Deconv, parameter, rewrite
 from export.runtime import SYMBOL_ZERO
 
@@ -125,8 +125,7 @@ def carry_medians(layer: nn.Module) -> list[float]:
     assert isinstance(layer, QuantizedLayer)
     assert isinstance(layer, nn.ConvTranspose2d)
     scale = layer.weight_quantizer.scale.view(-1, 1, 1)
-    added = layer.median_units().round()
-    layer.latent_of = None  # what its rounding leaves is in the new weights
+    added = layer.count_of_medians()
     high = (added / LARGEST).round()
     count = max(1, math.ceil(high.abs().max() / LARGEST))
     digits = [(high - LARGEST * i).clamp(0, LARGEST) + (high + LARGEST * i).clamp(-LARGEST, 0) for i in range(count)]

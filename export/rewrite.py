@@ -14,7 +14,9 @@ from compressai.layers import GDN
 from torch import Tensor, fx, nn
 
 from codec.blocks.gdnish import ChannelConv, banded
-from codec.quantizers import ActivationQuantizer, QuantizedLayer, WeightQuantizer, quantize_layer
+from codec.quant_layers import QuantizedLayer, quantize_layer
+from codec.quant_pairs import QuantizedPair
+from codec.quantizers import ActivationQuantizer, WeightQuantizer
 
 Deconv = Literal["transpose", "depth_to_space", "concat"]
 DECONVS: tuple[Deconv, ...] = get_args(Deconv)
@@ -38,6 +40,9 @@ def rewrite(transform: nn.Module, deconv: Deconv) -> fx.GraphModule:
     module = copy.deepcopy(transform).eval().requires_grad_(False)
     if not isinstance(module, fx.GraphModule):
         module = fx.GraphModule(module, _LayersOnly().trace(module))
+    for each in module.modules():
+        if isinstance(each, QuantizedLayer | QuantizedPair):
+            each.compute_in_float()
     for name, layer in list(module.named_modules()):
         for kind, replacement in REPLACEMENTS.items():
             if isinstance(layer, kind):

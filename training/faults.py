@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec.quantizers import QuantizedLayer
+from codec.quant_layers import QuantizedLayer
 from training.distributed import gathered
 
 ADVICE = (

@@ -1,25 +1,33 @@
 """`python -m export`: files that are checked before they are there, and one line where they cannot be."""
 
 import pickle
+import platform
 import warnings
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from codecs_for_export import in_int8, make, save, trained
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from programs import run
 from torch import Tensor
 
 from codec.errors import InputError
+from codec.quant_layers import quantize_layer
+from codec.quant_pairs import QuantizedPair, QuantizedProduct, QuantizedSum
+from codec.quantizers import ActivationQuantizer, Switches
 from codec.tables import read_tables
 from export.__main__ import main
 from export.build import build
 from export.check import compare, optimized, runner
+from export.graph import to_onnx
 from export.pictures import sample_picture
+from export.qdq import to_int8
 
 ACTS = ("relu", "gate", "gate_mlp", "gdnish", "gdn")
 
@@ -119,6 +127,71 @@ def test_ranges_of_training_and_of_photographs_in_one_codec(
     constants = [{each.name: each.raw_data for each in model.graph.initializer} for model in (own, full)]
     learned = {data for name, data in constants[0].items() if len(data) > 64}  # weights and their scales
     assert learned <= set(constants[1].values())
+
+
+@pytest.mark.parametrize("act", ACTS)
+@torch.no_grad()
+def test_int8_files_compute_the_codecs_own_integers(act: str, picture: Tensor) -> None:
+    x = picture[..., :256, 128:]
+    codec = in_int8(make(act, N=32, M=48), x)
+    symbols = codec.entropy_bottleneck.symbols(codec.g_a(x))
+    (found,) = runner(build(codec, "encoder", "concat", x))(x)
+    assert (found != symbols.numpy()).mean() < 1e-4
+    (x_hat,) = runner(build(codec, "decoder", "concat", x))(symbols)
+    expected = codec.g_s(symbols + codec.entropy_bottleneck.medians())
+    off = np.abs(x_hat - expected.numpy()) * 255 > 0.5
+    assert off.mean() <= (1e-4 if act == "gdn" else 0)  # which is in float
+
+
+@pytest.mark.parametrize(("kind", "pair"), [("QLinearMul", QuantizedProduct), ("QLinearAdd", QuantizedSum)])
+@torch.no_grad()
+def test_sums_and_products_are_those_of_onnx_runtime(kind: str, pair: type[QuantizedPair]) -> None:
+    if kind == "QLinearAdd" and platform.machine() != "x86_64":
+        pytest.skip("ONNX Runtime adds in another way here")
+    draw = np.random.default_rng(0)
+    every = [each.ravel().astype(np.uint8) for each in np.meshgrid(np.arange(256), np.arange(256))]
+    for _ in range(40):
+        high = draw.uniform(0.5, 3, 2)
+        ends = [(-draw.uniform(0.5, 3), each) for each in (*high, high.prod() if kind == "QLinearMul" else high.sum())]
+        quantizers = [ActivationQuantizer(Switches(quantize=True), "ema", each) for each in ends]
+        for each in quantizers:
+            each.settle()
+        grids = [(each.scale.numpy(), each.zero_point.numpy().astype(np.uint8)) for each in quantizers]
+        a, b = ((torch.from_numpy(q.astype(np.float32)) - z) * s for q, (s, z) in zip(every, grids, strict=False))
+        ours = pair(Switches(quantize=True), tuple(quantizers[:2]), (quantizers[2],)).eval()(a, b)
+        found = quantizers[2].counts(quantizers[2](ours)) + quantizers[2].zero_point
+        assert np.array_equal(found.numpy(), in_onnx_runtime(kind, every, grids))
+
+
+def in_onnx_runtime(kind: str, values: list[np.ndarray], grids: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """What a node of two uint8 tensors and three scales and zero points gives."""
+    constants = [numpy_helper.from_array(each, f"c{i}") for i, each in enumerate(sum(grids, ()))]
+    inputs = ["a", "c0", "c1", "b", "c2", "c3", "c4", "c5"]
+    node = helper.make_node(kind, inputs, ["y"], domain="com.microsoft")
+    a, b, y = (helper.make_tensor_value_info(name, TensorProto.UINT8, [len(values[0])]) for name in "aby")
+    graph = helper.make_graph([node], kind, [a, b], [y], constants)
+    opsets = [helper.make_opsetid("", 13), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (result,) = session.run(None, dict(zip("ab", values, strict=True)))
+    return result
+
+
+@torch.no_grad()
+def test_weights_in_a_file_are_the_codecs_own_integers() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(192, 192, 5)  # 921,600 weights, some of them half-way between two integers
+    quantize_layer(layer, Switches(follow=False, quantize=True), per_channel=True)
+    layer.settle()
+    own = layer.eval().weight_quantizer.counts(layer.weight)
+    model = to_onnx(layer, torch.zeros(1, 192, 5, 5), ("x",), ("y",), 13, False)
+    to_int8(model)
+    (written,) = (
+        numpy_helper.to_array(each)
+        for each in model.graph.initializer
+        if each.data_type == TensorProto.INT8 and len(each.dims) == 4
+    )
+    assert np.array_equal(written, own.numpy())
 
 
 @pytest.mark.parametrize("precision", ["float", "int8"])

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from codec.checkpoint import load_codec
 from codec.errors import InputError
 from codec.quant import Phase, activation_quantizers
-from codec.quantizers import QuantizedLayer
+from codec.quant_layers import QuantizedLayer
 from training.options import parse
 
 KILLS = Path(__file__).with_name("kills.py")
