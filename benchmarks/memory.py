@@ -69,9 +69,11 @@ def rss_anon_mb(coco224: Path, folder: Path, workers: int) -> float:
 
 
 def family(pid: int) -> list[int]:
-    """A process and its children's children."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    found = children.read_text().split() if children.exists() else []
+    """A process and its children's children, of those that have not ended."""
+    try:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        found = []
     return [pid, *(each for child in found for each in family(int(child)))]
 
 
