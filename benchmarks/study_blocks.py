@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.blocks import register_activation
-from codec.blocks.gate import Gate
+from codec.blocks.gate import DECODER_HIGH, ENCODER_HIGH, Gate
 
 GROUPS = 4
 
@@ -120,6 +120,6 @@ def _register(name: str, block: type[nn.Module], *bounds: float) -> None:
 
 _register("linear", Scale)
 _register("shelf", Shelf)
-_register("gate_grouped", GroupedGate, 6.0, 30.0)
-_register("gate_pieces", PiecedGate, 6.0, 30.0)
-_register("gate_local", LocalGate, 6.0, 30.0)
+_register("gate_grouped", GroupedGate, ENCODER_HIGH, DECODER_HIGH)
+_register("gate_pieces", PiecedGate, ENCODER_HIGH, DECODER_HIGH)
+_register("gate_local", LocalGate, ENCODER_HIGH, DECODER_HIGH)

@@ -64,7 +64,7 @@ def _learn(block: nn.Module, lesson: tuple[Tensor, Tensor], exam: tuple[Tensor, 
     started = deepcopy(block.state_dict())
     with torch.no_grad():
         before = _error(block, exam)
-    optimizer = torch.optim.LBFGS(block.parameters(), max_iter=max(1, steps), line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(block.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
@@ -72,9 +72,8 @@ def _learn(block: nn.Module, lesson: tuple[Tensor, Tensor], exam: tuple[Tensor, 
         error.backward()
         return error
 
-    if steps:
-        optimizer.step(loss)
-        optimizer.zero_grad()
+    optimizer.step(loss)
+    optimizer.zero_grad()
     with torch.no_grad():
         after = _error(block, exam)
     if not after < before:  # a closed form may be as good as it gets
@@ -95,8 +94,9 @@ def _gathered(batches: Iterable[Pairs]) -> Pairs:
         for name, (x, y) in pairs.items():
             maps = kept.setdefault(name, [])
             missing = MOST_POSITIONS - sum(each.shape[0] for each, _ in maps) * x.shape[2:].numel()
-            pictures = max(0, -(-missing // x.shape[2:].numel()))
-            maps.append((x[:pictures], y[:pictures]))
+            if missing > 0:
+                pictures = -(-missing // x.shape[2:].numel())
+                maps.append((x[:pictures].clone(), y[:pictures].clone()))  # a view would hold on to the whole batch
     return {name: tuple(torch.cat(parts) for parts in zip(*maps, strict=True)) for name, maps in kept.items()}  # type: ignore[misc]
 
 

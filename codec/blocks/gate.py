@@ -90,23 +90,19 @@ They are those under which distilled gates matched GDN on photographs.
 class GateActivation:
     """A GDN's gain without its division, at its cost."""
 
-    @staticmethod
-    def encoder(channels: int, options: None) -> nn.Module:
-        return Gate(channels, ENCODER_HIGH)
+    block: type[Gate] = Gate
 
-    @staticmethod
-    def decoder(channels: int, options: None) -> nn.Module:
-        return Gate(channels, DECODER_HIGH)
+    @classmethod
+    def encoder(cls, channels: int, options: None) -> nn.Module:
+        return cls.block(channels, ENCODER_HIGH)
+
+    @classmethod
+    def decoder(cls, channels: int, options: None) -> nn.Module:
+        return cls.block(channels, DECODER_HIGH)
 
 
 @register_activation("gate_mlp")
-class GateMlpActivation:
+class GateMlpActivation(GateActivation):
     """More than a GDN, for five times the multiplications of a gate."""
 
-    @staticmethod
-    def encoder(channels: int, options: None) -> nn.Module:
-        return GateMlp(channels, ENCODER_HIGH)
-
-    @staticmethod
-    def decoder(channels: int, options: None) -> nn.Module:
-        return GateMlp(channels, DECODER_HIGH)
+    block = GateMlp
