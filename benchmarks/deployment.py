@@ -19,7 +19,7 @@ from export.nodes import macs, read
 from export.parts import Part
 from export.pictures import sample_picture
 
-ACTIVATIONS = ("gdn", "relu", "gdnish", "gate", "gate_mlp")
+ACTIVATIONS = ("gdn", "relu", "gdnish", "gate", "gate_mlp", "relu_mlp")
 PARTS: tuple[Part, ...] = ("encoder", "decoder")
 N, M = 192, 320  # quality 8
 ROUNDS = 5

@@ -27,7 +27,7 @@ from export.check import runner
 from export.measure import executed
 from export.pictures import sample_picture
 
-ALL_INT8 = ("relu", "gdnish", "gate", "gate_mlp")
+ALL_INT8 = ("relu", "relu_mlp", "gdnish", "gate", "gate_mlp")
 """GDN's root and division stay in float."""
 ROUND_TRIPS = 5
 ROUND_TRIP = """

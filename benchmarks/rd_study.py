@@ -99,9 +99,8 @@ BUDGETS = {
         extra_steps=1800,
         int8_steps=600,
         rates=(3e-4, 1e-3, 3e-3),
-        int8_seeds=(0,),
-        blocks=("relu", "gate", "gate_mlp"),
-        int8_blocks=("relu", "gate_mlp"),
+        blocks=("relu", "relu_mlp", "gate", "gate_mlp"),
+        int8_blocks=("relu", "relu_mlp", "gate", "gate_mlp"),
     ),
     "gpu": replace(
         CPU,
@@ -114,6 +113,8 @@ BUDGETS = {
         distill_steps=300,
         extra_steps=5_000,
         int8_steps=3_000,
+        blocks=("linear", "relu", "relu_mlp", "gdnish", "gate", "gate_mlp"),
+        int8_blocks=("relu", "relu_mlp", "gate", "gate_mlp"),
         jobs=1,
     ),
     "smoke": replace(

@@ -1,9 +1,12 @@
 """Distilled start: each new block first learns the map of the GDN whose place it takes, on real activations.
 
 After a raw swap the convolutions get inputs that they were not trained for; a block that starts as its GDN's own map
-spares them that. In closed form where the block is linear in its parameters (it then has a method `fit`), and from
-there, or from the block's own start, by L-BFGS (Liu and Nocedal 1989), which needs no learning rate and goes on where
-Adam's steps are coarser than what is left to gain.
+spares them that. In closed form where the block is linear in its parameters, and from there, or from the block's own
+start, by L-BFGS (Liu and Nocedal 1989), which needs no learning rate and goes on where Adam's steps are coarser than
+what is left to gain. A block says with two methods, both optional, what it can do, for maps x -> y [B, C, H, W]:
+
+- `fit(x, y)` sets its parameters in closed form.
+- `input_scale(x, y)` gives the scale [C] under which it wants x. The convolution before takes it in.
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,11 +30,13 @@ Pairs = dict[str, tuple[Tensor, Tensor]]
 
 
 def distill(codec: Codec, teacher: Codec, batches: Iterable[Tensor], steps: int) -> dict[str, float]:
-    """Teaches the blocks of `codec`, in place, what the GDNs of `teacher` do; nothing else of the codec moves.
+    """Teaches the blocks of `codec`, in place, what the GDNs of `teacher` do.
+
+    Nothing else of the codec moves, but the scale of a convolution whose block asks for it.
 
     Args:
         codec: with fresh blocks.
-        teacher: the same codec before its GDNs were replaced.
+        teacher: a copy of the codec, from before its GDNs were replaced.
         batches: FIT_BATCHES + 1 or more, of pictures [B, 3, H, W] in [0, 1].
         steps: iterations of L-BFGS after the closed form.
 
@@ -51,9 +56,31 @@ def distill(codec: Codec, teacher: Codec, batches: Iterable[Tensor], steps: int)
     batches = iter(batches)
     lessons = _gathered(_activations(teacher.eval(), blocks, next(batches)) for _ in range(FIT_BATCHES))
     exam = _activations(teacher, blocks, next(batches))
+    for name, block in blocks.items():
+        if hasattr(block, "input_scale"):
+            scale = block.input_scale(*lessons[name])
+            _scale_output(_layer_before(codec, name), scale)
+            for pairs in (lessons, exam):
+                x, y = pairs[name]
+                pairs[name] = x * scale.view(-1, 1, 1), y
     return {
         name: -10 * _learn(block, lessons[name], exam[name], steps).log10().item() for name, block in blocks.items()
     }
+
+
+def _layer_before(codec: Codec, name: str) -> nn.Module:
+    """Whose output the named layer of g_a or g_s takes."""
+    transform, position = name.split(".")
+    return codec.get_submodule(f"{transform}.{int(position) - 1}")
+
+
+@torch.no_grad()
+def _scale_output(layer: nn.Module, scale: Tensor) -> None:
+    """Makes a convolution give scale [C] times what it gave, in place."""
+    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    assert layer.bias is not None
+    layer.weight *= scale.view(-1, 1, 1) if isinstance(layer, nn.ConvTranspose2d) else scale.view(-1, 1, 1, 1)
+    layer.bias *= scale
 
 
 def _learn(block: nn.Module, lesson: tuple[Tensor, Tensor], exam: tuple[Tensor, Tensor], steps: int) -> Tensor:

@@ -8,12 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.blocks.registry import register_activation
+from codec.blocks.relu import hidden_layer
 
 FIT_POSITIONS = 16384
 """Positions that a closed-form fit looks at; more moved no gate of a zoo-sized codec."""
-
-HIDDEN = 2
-"""Width of the residual network's hidden layer, in channels of the block."""
 
 RIDGE = 1e-6
 """Keeps the normal equations of a channel that hardly fires solvable; relative to the mean of their diagonal."""
@@ -71,9 +69,7 @@ class GateMlp(Gate):
 
     def __init__(self, channels: int, high: float) -> None:
         super().__init__(channels, high)
-        self.inner = nn.Conv2d(channels, HIDDEN * channels, 1)
-        self.outer = nn.Conv2d(HIDDEN * channels, channels, 1, bias=False)
-        nn.init.zeros_(self.outer.weight)
+        self.inner, self.outer = hidden_layer(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + self.outer(F.relu(self.inner(x)))

@@ -31,6 +31,7 @@ VARIANTS: list[tuple[str, dict]] = [
     ("relu", {}),
     ("gate", {}),
     ("gate_mlp", {}),
+    ("relu_mlp", {}),
     *(
         ("gdnish", {"enc_residual": residual, "dec_residual": residual, "enc_eca": eca, "enc_t": t})
         for residual in (True, False)
@@ -98,6 +99,16 @@ def test_gate_mlp_is_a_gate_and_a_hidden_layer_at_each_position(form: str, high:
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("form", ["encoder", "decoder"])
+def test_relu_mlp_is_a_hidden_layer_beside_x_at_each_position(form: str) -> None:
+    block, x = build("relu_mlp", {}, form), values_on_both_sides()
+    p = scramble(block)
+    hidden = mix(p["inner.weight"], p["inner.bias"], x).clip(0)
+    assert hidden.shape[1] == 2 * C
+    expected = x + mix(p["outer.weight"], torch.zeros(C), hidden)
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("eca", [True, False])
 @pytest.mark.parametrize("residual", [True, False])
 def test_gdnish_encoder_is_its_formula(eca: bool, residual: bool) -> None:
@@ -146,7 +157,7 @@ def test_gdnish_decoder_is_its_formula(residual: bool) -> None:
 def test_a_new_block_starts_at_the_identity_or_its_bounded_form(name: str, values: dict, form: str) -> None:
     x = values_on_both_sides(scale=5.0)
     assert x.abs().max() > 12
-    starts_at = {"relu": x.clip(0), "gate": x, "gate_mlp": x, "gdnish": x}[name]
+    starts_at = {"relu": x.clip(0), "gate": x, "gate_mlp": x, "relu_mlp": x, "gdnish": x}[name]
     if name == "gdnish" and not values.get(f"{form[:3]}_residual", True):
         starts_at = x.clip(-6, 6)
     tolerance = 1e-2 * x.abs() + 1e-5
@@ -175,7 +186,7 @@ def test_every_parameter_learns_and_the_loss_falls(name: str, values: dict, form
 
 
 @pytest.mark.parametrize("form", ["encoder", "decoder"])
-@pytest.mark.parametrize(("name", "values"), [("relu", {}), ("gate", {}), ("gate_mlp", {}), ("gdnish", {})])
+@pytest.mark.parametrize(("name", "values"), [(act, {}) for act in activation_names() if act != KEEP_GDN])
 def test_blocks_compile_whole_and_keep_channels_last_and_autocast(name: str, values: dict, form: str) -> None:
     block, x = build(name, values, form), values_on_both_sides(scale=1.0)
     if name != "relu":
@@ -244,13 +255,14 @@ def test_impossible_options_are_refused_by_name(values: dict, line: str) -> None
 
 
 def test_another_blocks_option_and_an_unknown_block_are_refused() -> None:
-    for name in ("relu", "gate", "gate_mlp", KEEP_GDN):
+    for name in ("relu", "relu_mlp", "gate", "gate_mlp", KEEP_GDN):
         assert make_options(name, {}) is None
         assert options_dict(name, None) == {}
         with pytest.raises(InputError, match=f"--enc_t is not an option of --act {name}"):
             make_options(name, {"enc_t": 2.0})
-    assert activation_names() == ["gate", "gate_mlp", "gdn", "gdnish", "relu"]
-    with pytest.raises(InputError, match="--act swish: no such block; known are gate, gate_mlp, gdn, gdnish, relu"):
+    assert activation_names() == ["gate", "gate_mlp", "gdn", "gdnish", "relu", "relu_mlp"]
+    known = ", ".join(activation_names())
+    with pytest.raises(InputError, match=f"--act swish: no such block; known are {known}"):
         activation("swish")
 
 
@@ -377,4 +389,4 @@ def test_adding_a_block_is_adding_one_file_and_listing_blocks_does_not_load_comp
         " 'torchvision' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['gate', 'gate_mlp', 'gdn', 'gdnish', 'myact', 'relu'] False False"
+    assert done.stdout.strip() == "['gate', 'gate_mlp', 'gdn', 'gdnish', 'myact', 'relu', 'relu_mlp'] False False"

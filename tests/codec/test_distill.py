@@ -1,4 +1,4 @@
-"""The distilled start: blocks learn their GDN's map on real activations, and nothing else moves."""
+"""The distilled start: blocks learn their GDN's map on real activations, and little else moves."""
 
 import copy
 from collections.abc import Iterator
@@ -82,6 +82,29 @@ def test_the_gate_starts_as_the_least_squares_solution(teacher: Codec, picture: 
     scale = (x * y).abs().mean()
     assert gate.gain.weight.grad.abs().max() < 1e-3 * scale
     assert gate.gain.bias.grad.abs().max() < 1e-3 * scale
+
+
+def test_a_scale_that_a_block_asks_for_is_the_convolutions(teacher: Codec, picture: Tensor) -> None:
+    with torch.no_grad():
+        for _, gdn in gdn_layers(teacher):
+            gdn.beta.fill_(1.5)  # its root's root: gains of 0.7 and 1.5 where all channels are weak
+    codec = replaced(teacher, "relu_mlp")
+    distill(codec, teacher, batches(picture), 0)
+    for before, after in ((teacher.g_a[0], codec.g_a[0]), (teacher.g_s[4], codec.g_s[4])):
+        x = torch.randn(2, before.in_channels, 8, 8)
+        expected, scaled = before(x), after(x)
+        scale = (scaled * expected).sum((0, 2, 3)) / expected.square().sum((0, 2, 3))
+        assert ((scale - 1).abs() > 0.2).all()
+        torch.testing.assert_close(scaled, expected * scale.view(-1, 1, 1))
+
+
+def test_the_scale_leaves_nothing_that_the_input_explains(teacher: Codec, picture: Tensor) -> None:
+    block = replaced(teacher, "relu_mlp").g_a[1]
+    with torch.no_grad():
+        x = teacher.g_a[0](picture)
+        y = teacher.g_a[1](x)
+    left = y - block.input_scale(x, y).view(-1, 1, 1) * x
+    assert (left * x).sum((0, 2, 3)).abs().max() < 1e-4 * (x * y).abs().sum((0, 2, 3)).min()
 
 
 def test_relu_has_nothing_to_learn_with(teacher: Codec, picture: Tensor) -> None:

@@ -29,7 +29,7 @@ from export.graph import to_onnx
 from export.pictures import sample_picture
 from export.qdq import to_int8
 
-ACTS = ("relu", "gate", "gate_mlp", "gdnish", "gdn")
+ACTS = ("relu", "relu_mlp", "gate", "gate_mlp", "gdnish", "gdn")
 
 
 def operators(model: onnx.ModelProto) -> Counter[str]:

@@ -41,9 +41,10 @@ def one_node(
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
-def test_every_family_takes_the_whole_relu_recipe_in_its_own_form(family: Family, part: str) -> None:
+@pytest.mark.parametrize("act", ["relu", "relu_mlp"])
+def test_every_family_takes_the_relu_blocks_whole_in_its_own_form(family: Family, part: str, act: str) -> None:
     x = sample_picture(SIDE)
-    codec = make("relu")
+    codec = make(act)
     model = build(in_int8(codec, x) if family.int8 else codec, part, family.deconv, x)
     assert not findings(read(model), family)
 

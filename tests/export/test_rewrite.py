@@ -12,6 +12,7 @@ from export.rewrite import DECONVS, ClippedHardsigmoid, ConcatDeconv, DepthToSpa
 
 ACTS = [
     ("relu", {}),
+    ("relu_mlp", {}),
     ("gate", {}),
     ("gate_mlp", {}),
     ("gdn", {}),
