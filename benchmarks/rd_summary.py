@@ -1,5 +1,6 @@
-"""What the study's runs say: a row a block, `results/rd_study*.json`, and a plot of RD loss against latency."""
+"""What the study's runs say: a row a block, `results/rd_study*.json`, and a plot of BD-rate against latency."""
 
+import json
 from pathlib import Path
 from statistics import mean
 
@@ -11,6 +12,9 @@ from benchmarks.rd_study import BASELINE, CONTROL, PLUGIN, Study, base
 from codec.blocks import load_plugin
 from codec.curves import Curve, NoDifference, Point, curve, difference
 from export.pictures import sample_picture
+
+CORE = "ethos-u55-256"
+"""Of the compilers' figures."""
 
 ENOUGH_BPP = 0.1
 """Below it, the 16 bytes of a file's header are too large a share to say how good the tables are."""
@@ -33,10 +37,11 @@ def summarize(study: Study, images: str, budget: str) -> None:
         "pictures": pictures,
         "learning rates": {act: study.rate(act) for act in study.budget.acts},
         "ms of encoder and decoder in int8, 768x512": milliseconds,
+        f"ms of encoder and decoder by Vela, {CORE}, 224x224": compiled(),
         "runs": {name: averages(study, name) for name in names},
     }
     name = "rd_study" if budget == "cpu" else f"rd_study_{budget}"
-    draw(study, milliseconds, rows, RESULTS / f"{name}.png")
+    draw(study, milliseconds, RESULTS / f"{name}.png")
     publish(name, rows, details)
 
 
@@ -45,6 +50,15 @@ def latency(acts: tuple[str, ...]) -> dict[str, float]:
     torch.set_num_threads(THREADS)
     took = measure(graphs(sample_picture(768)[:, :, :512], acts, ("int8",)))
     return {act: sum(took[f"{act} int8 {part}"] for part in PARTS) for act in acts}
+
+
+def compiled() -> dict[str, float]:
+    """Milliseconds of encoder and decoder by Vela, from `benchmarks.compilers`; blocks without CPU operators alone."""
+    path = RESULTS / "compilers.json"
+    verdicts = json.loads(path.read_text())["verdicts"] if path.exists() else {}
+    parts = {act: [each["figures"] for each in found if each["target"] == CORE] for act, found in verdicts.items()}
+    whole = {act: each for act, each in parts.items() if not any(part["CPU operators"] for part in each)}
+    return {act: sum(part["ms"] for part in each) for act, each in whole.items()}
 
 
 def averages(study: Study, name: str) -> dict[str, float]:
@@ -131,13 +145,15 @@ def verdicts(study: Study) -> list[Row]:
     best = min(against, key=lambda act: mean(against[act]))
     pictures = [row for path in study.folder.glob("*/figures.json") for row in study.figures(path.parent.name) or []]
     off = max(100 * abs(row["bpp"] / row["bpp_estimated"] - 1) for row in pictures if row["bpp"] > ENOUGH_BPP)
-    gates = [act for act in study.budget.blocks if act.startswith("gate")]
-    gate = min(gates, key=lambda act: max(drops(study, act)))
+    relu, gate = (
+        min((act for act in study.budget.blocks if act.startswith(kind)), key=cost)
+        for kind, cost in (("relu", lambda act: mean(against[act])), ("gate", lambda act: max(drops(study, act))))
+    )
     what = f"RD loss against GDN trained on for the same {study.budget.extra_steps:,} steps"
     rows = [
         Row(f"{what}: {best}, the best without division, mean of lambdas", mean(against[best]), "%", at_most=-1.0),
         Row(f"{what}: {best}, at its worst lambda", max(against[best]), "%", at_most=0.0),
-        Row(f"{what}: ReLU everywhere", mean(against["relu"]), "%", at_most=3.0),
+        Row(f"{what}: ReLU everywhere, best recipe ({relu})", mean(against[relu]), "%", at_most=3.0),
         Row(
             f"PSNR lost by the swap to {gate} with a distilled start, worst lambda",
             max(drops(study, gate)),
@@ -153,25 +169,34 @@ def verdicts(study: Study) -> list[Row]:
     return rows
 
 
-def draw(study: Study, milliseconds: dict[str, float], rows: list[Row], path: Path) -> None:
-    """A plot: what each block costs in RD loss against what it costs in time, and the curves."""
+def draw(study: Study, milliseconds: dict[str, float], path: Path) -> None:
+    """A plot: what each block costs in bits against what it costs in time, in two places, and the curves."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (plane, curves) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
-    cost = {row.what.partition(":")[0]: row.value for row in rows} | {BASELINE: 0.0}
-    for act in study.budget.acts:
-        plane.scatter(milliseconds[act], cost[act])
-        plane.annotate(act, (milliseconds[act], cost[act]), xytext=(4, 4), textcoords="offset points")
+    figure, (runtime, vela, curves) = plt.subplots(1, 3, figsize=(18, 5), layout="constrained")
+    for axis, where, took in (
+        (runtime, "ONNX Runtime, 768x512", milliseconds),
+        (vela, f"{CORE} by Vela, 224x224", compiled()),
+    ):
+        for act in took.keys() & set(study.budget.acts):
+            dots = {"float": bd_rates(study, (act, ""), (BASELINE, "")) if act != BASELINE else [0.0]}
+            if act in study.budget.int8_blocks:
+                dots["int8"] = bd_rates(study, (act, "int8"), (BASELINE, "float"))
+            for way, rates in dots.items():
+                if rates:
+                    colour = f"C{study.budget.acts.index(act)}"
+                    axis.scatter(took[act], mean(rates), color=colour if way == "float" else "none", edgecolors=colour)
+                    axis.annotate(f"{act} {way}", (took[act], mean(rates)), xytext=(5, 4), textcoords="offset points")
+        axis.axhline(0, color="grey", lw=0.8)
+        axis.set(xlabel=f"ms in int8, encoder + decoder, {where}", ylabel="BD-rate against GDN in float, trained on, %")
+    for k, act in enumerate(study.budget.acts):
         points = rd_curve(study, finished(study, act, study.budget.seeds[0])).points
-        curves.plot([each.bpp for each in points], [each.psnr for each in points], marker=".", label=act)
-    plane.axhline(0, color="grey", lw=0.8)
-    plane.set(xlabel="ms in int8, encoder + decoder, 768x512, ONNX Runtime", ylabel="RD loss against GDN trained on, %")
+        curves.plot([each.bpp for each in points], [each.psnr for each in points], f"C{k}", marker=".", label=act)
     curves.set(xlabel="bits per pixel, real bytes", ylabel="PSNR, dB")
     curves.legend()
-    for axis in (plane, curves):
+    for axis in (runtime, vela, curves):
         axis.grid(alpha=0.3)
-    RESULTS.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from benchmarks.rd_study import BASELINE, BUDGETS, PLUGIN, WITHOUT_MAP, Study, run
-from benchmarks.rd_summary import bd_rates, int8_row, percent, verdicts
+from benchmarks.rd_summary import bd_rates, draw, int8_row, percent, verdicts
 from codec.blocks import activation, load_plugin, make_options
 from codec.model import Architecture, Codec
 
@@ -43,10 +44,16 @@ def test_blocks_are_held_against_the_baseline_at_equal_lambda(study: Study) -> N
     assert int8_row(study, "gate").value == pytest.approx(0.5, abs=0.02)
     best, worst, relu, swap, off, int8 = verdicts(study)
     assert "gate, the best" in best.what
+    assert "(relu)" in relu.what
     assert best.value <= worst.value < 0
     assert int8.value < 0 < relu.value
     assert swap.value == 0
     assert off.value == pytest.approx(0.2)
+
+
+def test_the_plot_of_a_finished_study_is_a_picture(study: Study, tmp_path: Path) -> None:
+    draw(study, {"gdn": 360.0, "relu": 142.0, "gate": 170.0}, tmp_path / "plot.png")
+    assert min(Image.open(tmp_path / "plot.png").size) > 400
 
 
 @pytest.mark.parametrize("act", ["linear", "shelf", "gate_grouped", "gate_pieces", "gate_local"])
