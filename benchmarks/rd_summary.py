@@ -189,9 +189,13 @@ def draw(study: Study, milliseconds: dict[str, float], path: Path) -> None:
                 if rates:
                     colour = f"C{study.budget.acts.index(act)}"
                     axis.scatter(took[act], mean(rates), color=colour if way == "float" else "none", edgecolors=colour)
-                    axis.annotate(f"{act} {way}", (took[act], mean(rates)), xytext=(5, 4), textcoords="offset points")
+                    if way == "float":
+                        axis.annotate(act, (took[act], mean(rates)), xytext=(5, -12), textcoords="offset points")
         axis.axhline(0, color="grey", lw=0.8)
-        axis.set(xlabel=f"ms in int8, encoder + decoder, {where}", ylabel="BD-rate against GDN in float, trained on, %")
+        axis.set_yscale("symlog", linthresh=5)
+        axis.set(ylim=(-10, 100), yticks=(-5, -2, 0, 2, 5, 20, 50), yticklabels=(-5, -2, 0, 2, 5, 20, 50))
+        axis.set(title="trained in float (filled) and for int8 (hollow)", ylabel="BD-rate against GDN in float, %")
+        axis.set_xlabel(f"ms in int8, encoder + decoder, {where}")
     for k, act in enumerate(study.budget.acts):
         points = rd_curve(study, finished(study, act, study.budget.seeds[0])).points
         curves.plot([each.bpp for each in points], [each.psnr for each in points], f"C{k}", marker=".", label=act)
