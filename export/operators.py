@@ -71,7 +71,7 @@ def deconv_or_conv(remedy: str) -> Callable[[Node], str]:
     return lambda node: remedy if is_doubling(node) else other
 
 
-REPLACE = "train with another --act in its place"
+REPLACE = "train with --act relu_mlp, gate_mlp or another block in its place"
 SUB_PIXEL = deconv_or_conv("export with --deconv concat or depth_to_space: exact, and int8 everywhere")
 CPU = "it stays in float, and so on the CPU"
 HOST = "export encoder and decoder: rounding belongs on the host"
