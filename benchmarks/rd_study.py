@@ -99,7 +99,7 @@ BUDGETS = {
         extra_steps=1800,
         int8_steps=600,
         rates=(3e-4, 1e-3, 3e-3),
-        blocks=("relu", "relu_mlp", "gate", "gate_mlp"),
+        blocks=("linear", "relu", "relu_mlp", "gate", "gate_mlp"),
         int8_blocks=("relu", "relu_mlp", "gate", "gate_mlp"),
     ),
     "gpu": replace(
