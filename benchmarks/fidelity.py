@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.deployment import ACTIVATIONS, PARTS, THREADS, random_codec
 from benchmarks.harness import Row, publish
+from codec.blocks import KEEP_GDN
 from codec.files import tables_of
 from codec.model import Codec
 from codec.quant import Quantization, calibrate, frozen
@@ -27,8 +28,6 @@ from export.check import runner
 from export.measure import executed
 from export.pictures import sample_picture
 
-ALL_INT8 = ("relu", "relu_mlp", "gdnish", "gate", "gate_mlp")
-"""GDN's root and division stay in float."""
 ROUND_TRIPS = 5
 ROUND_TRIP = """
 import json, sys, time
@@ -98,7 +97,7 @@ def of_block(act: str, x: Tensor) -> Iterator[Row]:
     )
     run = [executed(graph) for graph in graphs.values()]
     share = sum(one.int8 for one in run) / sum(one.convolutions for one in run)
-    bar = 1.0 if act in ALL_INT8 else None
+    bar = None if act == KEEP_GDN else 1.0  # GDN's root and division stay in float
     yield Row(f"{act} int8, convolutions that ONNX Runtime runs in int8", share, "of all", at_least=bar)
 
 

@@ -6,6 +6,7 @@ from statistics import mean
 
 import torch
 
+from benchmarks.compilers import CORES
 from benchmarks.deployment import PARTS, THREADS, graphs, measure
 from benchmarks.harness import RESULTS, Row, publish
 from benchmarks.rd_study import BASELINE, CONTROL, PLUGIN, Study, base
@@ -13,7 +14,7 @@ from codec.blocks import load_plugin
 from codec.curves import Curve, NoDifference, Point, curve, difference
 from export.pictures import sample_picture
 
-CORE = "ethos-u55-256"
+CORE = CORES[0]
 """Of the compilers' figures."""
 
 ENOUGH_BPP = 0.1
@@ -105,6 +106,14 @@ def bd_rates(study: Study, ours: tuple[str, str], theirs: tuple[str, str]) -> li
     return found
 
 
+def against_gdn(study: Study) -> dict[tuple[str, str], float]:
+    """BD-rate in percent against GDN in float, the mean over seeds, by block and way (float, int8)."""
+    b = study.budget
+    found = {(act, "float"): bd_rates(study, (act, ""), (BASELINE, "")) for act in b.blocks}
+    found |= {(act, "int8"): bd_rates(study, (act, "int8"), (BASELINE, "float")) for act in b.int8_blocks}
+    return {(BASELINE, "float"): 0.0} | {which: mean(rates) for which, rates in found.items() if rates}
+
+
 def drops(study: Study, act: str) -> list[float]:
     """PSNR in dB that putting a block in GDN's place costs before it trains, at each lambda."""
     return [
@@ -145,10 +154,9 @@ def verdicts(study: Study) -> list[Row]:
     best = min(against, key=lambda act: mean(against[act]))
     pictures = [row for path in study.folder.glob("*/figures.json") for row in study.figures(path.parent.name) or []]
     off = max(100 * abs(row["bpp"] / row["bpp_estimated"] - 1) for row in pictures if row["bpp"] > ENOUGH_BPP)
-    relu, gate = (
-        min((act for act in study.budget.blocks if act.startswith(kind)), key=cost)
-        for kind, cost in (("relu", lambda act: mean(against[act])), ("gate", lambda act: max(drops(study, act))))
-    )
+    relu = min((act for act in study.budget.blocks if act.startswith("relu")), key=lambda act: mean(against[act]))
+    gates = [act for act in study.budget.blocks if act.startswith("gate")]
+    gate = min(gates, key=lambda act: max(drops(study, act)))
     what = f"RD loss against GDN trained on for the same {study.budget.extra_steps:,} steps"
     rows = [
         Row(f"{what}: {best}, the best without division, mean of lambdas", mean(against[best]), "%", at_most=-1.0),
@@ -177,28 +185,26 @@ def draw(study: Study, milliseconds: dict[str, float], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (runtime, vela, curves) = plt.subplots(1, 3, figsize=(18, 5), layout="constrained")
+    colours = {act: f"C{k}" for k, act in enumerate(study.budget.acts)}
+    rates = against_gdn(study)
     for axis, where, took in (
         (runtime, "ONNX Runtime, 768x512", milliseconds),
         (vela, f"{CORE} by Vela, 224x224", compiled()),
     ):
-        for act in took.keys() & set(study.budget.acts):
-            dots = {"float": bd_rates(study, (act, ""), (BASELINE, "")) if act != BASELINE else [0.0]}
-            if act in study.budget.int8_blocks:
-                dots["int8"] = bd_rates(study, (act, "int8"), (BASELINE, "float"))
-            for way, rates in dots.items():
-                if rates:
-                    colour = f"C{study.budget.acts.index(act)}"
-                    axis.scatter(took[act], mean(rates), color=colour if way == "float" else "none", edgecolors=colour)
-                    if way == "float":
-                        axis.annotate(act, (took[act], mean(rates)), xytext=(5, -12), textcoords="offset points")
+        for (act, way), rate in rates.items():
+            if act not in took:
+                continue
+            axis.scatter(took[act], rate, color=colours[act] if way == "float" else "none", edgecolors=colours[act])
+            if way == "float":
+                axis.annotate(act, (took[act], rate), xytext=(5, -12), textcoords="offset points")
         axis.axhline(0, color="grey", lw=0.8)
         axis.set_yscale("symlog", linthresh=5)
         axis.set(ylim=(-10, 100), yticks=(-5, -2, 0, 2, 5, 20, 50), yticklabels=(-5, -2, 0, 2, 5, 20, 50))
         axis.set(title="trained in float (filled) and for int8 (hollow)", ylabel="BD-rate against GDN in float, %")
         axis.set_xlabel(f"ms in int8, encoder + decoder, {where}")
-    for k, act in enumerate(study.budget.acts):
+    for act, colour in colours.items():
         points = rd_curve(study, finished(study, act, study.budget.seeds[0])).points
-        curves.plot([each.bpp for each in points], [each.psnr for each in points], f"C{k}", marker=".", label=act)
+        curves.plot([each.bpp for each in points], [each.psnr for each in points], colour, marker=".", label=act)
     curves.set(xlabel="bits per pixel, real bytes", ylabel="PSNR, dB")
     curves.legend()
     for axis in (runtime, vela, curves):

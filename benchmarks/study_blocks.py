@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from codec.blocks import register_activation
 from codec.blocks.gate import DECODER_HIGH, ENCODER_HIGH, Gate
+from codec.blocks.relu import ReluMlp
 
 GROUPS = 4
 
@@ -26,7 +27,7 @@ class Scale(nn.Module):
     @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor) -> None:
         """Least squares, a channel at a time; x, y [B, C, H, W]."""
-        self.scale.copy_(((x * y).sum((0, 2, 3)) / x.square().sum((0, 2, 3)).clamp(min=1e-12))[:, None, None])
+        self.scale.copy_(ReluMlp.input_scale(x, y)[:, None, None])
 
 
 class Shelf(Scale):

@@ -261,7 +261,7 @@ def test_another_blocks_option_and_an_unknown_block_are_refused() -> None:
         with pytest.raises(InputError, match=f"--enc_t is not an option of --act {name}"):
             make_options(name, {"enc_t": 2.0})
     assert activation_names() == ["gate", "gate_mlp", "gdn", "gdnish", "relu", "relu_mlp"]
-    known = ", ".join(activation_names())
+    known = "gate, gate_mlp, gdn, gdnish, relu, relu_mlp"
     with pytest.raises(InputError, match=f"--act swish: no such block; known are {known}"):
         activation("swish")
 

@@ -1,5 +1,7 @@
 """Each rewrite computes what the layers that it replaces compute; with fake quantization to the same integers."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,8 @@ from codecs_for_export import in_int8, make
 from torch import Tensor, nn
 
 from codec.blocks.gdnish import ECA
+from codec.quant_layers import QuantizedLayer
+from codec.quant_pairs import QuantizedPair
 from export.parts import decoder
 from export.rewrite import DECONVS, ClippedHardsigmoid, ConcatDeconv, DepthToSpaceDeconv, rewrite
 
@@ -23,6 +27,15 @@ ACTS = [
 
 def largest(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
+
+
+def in_float(transform: nn.Module) -> nn.Module:
+    """A copy that computes with fake quantization, and not in a runtime's integers."""
+    copied = copy.deepcopy(transform)
+    for each in copied.modules():
+        if isinstance(each, QuantizedLayer | QuantizedPair):
+            each.compute_in_float()
+    return copied
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +74,7 @@ def test_rewritten_transforms_give_the_same(act: str, options: dict, deconv: str
 def test_with_fake_quantization_they_give_the_same_integers(act: str, deconv: str, x: Tensor) -> None:
     codec = in_int8(make(act), x)
     y = codec.g_a(x)
+    assert largest(rewrite(codec.g_a, deconv)(x), in_float(codec.g_a)(x)) < 1e-6
     # Sums in float32 may fall on the other side of a half, in one value of ten thousand.
     assert ((rewrite(codec.g_a, deconv)(x) - y).abs() > 1e-6 * y.abs().max()).double().mean() < 1e-3
     symbols = codec.entropy_bottleneck.symbols(y)
