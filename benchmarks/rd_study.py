@@ -232,9 +232,11 @@ class Worker:
         """One job, from where it was left; returns its name."""
         import torch
 
+        from codec.precision import is_emulated
         from train_accel import main as train
 
         torch.set_num_threads(threads)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         folder = self.study.folder / job.name
         b = self.study.budget
         left = self.deadline - time.time()
@@ -248,6 +250,7 @@ class Worker:
             *("--loss_type", "mse", "--lambda_mse", job.lambda_mse, "--batch_size", b.batch_size),
             *("--input_size", b.input_size, "--hflip", "true", "--epochs", 1_000_000, "--max_steps", job.steps),
             *("--eval_every", 0, "--recon_every", 0, "--checkpoint_every", 1000, "--log_every", 50),
+            *("--amp", "false" if "--qat" in job.options or is_emulated("bf16", device) else "true"),
             *job.options,
         ]
         if job.start:

@@ -66,6 +66,15 @@ def local_fp32_modules(model: nn.Module, policy: str, globs: Sequence[str] = ())
     return [name for name, _ in model.named_modules() if name in names and not name.startswith(inside)]
 
 
+def is_emulated(dtype: str, device: torch.device) -> bool:
+    """Whether a device computes convolutions in a half precision ("bf16", "fp16") without instructions for it.
+
+    Such a CPU (no AVX512, no AMX) is many times slower in it than in FP32.
+    """
+    supported = {"bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported, "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported}
+    return device.type == "cpu" and not supported[dtype]()
+
+
 class Float32Region(nn.Module):
     """Mixed in front of a module's own class by `apply_local_fp32`."""
 

@@ -10,6 +10,7 @@ from codec.blocks import KEEP_GDN
 from codec.checkpoint import Description, whole_or_absent
 from codec.complexity import costs
 from codec.model import Architecture, gdn_layers
+from codec.precision import is_emulated
 from codec.quant import TRANSFORMS
 from training.faults import ADVICE
 from training.preempt import PREEMPTED
@@ -41,6 +42,8 @@ def announce(run: Run, record: Record) -> None:
         record.say(f"size        {size(codec.architecture)}")
     record.say(f"trains      {trained:,} of {everything:,} parameters ({replaced.train_scope})")
     record.say(f"precision   {amp} on {run.device}{regions}")
+    if options.numerics.amp and is_emulated(amp, run.device):
+        record.say(f"warning     this CPU has no instructions for {amp}: --amp false is many times faster on it")
     record.say(
         f"batch       {options.data.batch_size} x {run.grad_accum} accumulated x {run.accelerator.num_processes} "
         f"processes = {batches.global_batch}; {batches.steps_per_epoch} steps an epoch, {run.total} in all"
