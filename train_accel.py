@@ -138,11 +138,13 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
     import torch
 
     from training.distributed import sum_over_ranks
-    from training.qat import end_step, enter_phase
+    from training.qat import end_step, enter_phase, settles_weights
 
     optimizer, watch, max_norm = run.optimizer, run.watch, run.options.numerics.max_grad_norm
     lr = run.schedule.apply(optimizer, run.progress.step)
     enter_phase(run.codec, run.options.qat, run.progress.step)
+    if settles_weights(run.options.qat, run.progress.step):
+        run.settle_weights()
     optimizer.zero_grad(set_to_none=True)
     watch.reset()
     batches: list[Batch] = []

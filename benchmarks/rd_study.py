@@ -27,8 +27,8 @@ from pathlib import Path
 from codec.durable import whole_or_absent
 
 PLUGIN = Path(__file__).with_name("study_blocks.py")
-BASELINE, CONTROL = "gdn", "linear"
-WITHOUT_MAP = (BASELINE, "relu")  # nothing that a distilled start could teach
+CONTROL = "linear"
+WITHOUT_MAP = ("gdn", "relu")  # nothing that a distilled start could teach
 MINMAX = ("relu", "shelf")  # blocks without heavy tails: int8 ranges hold all that passed, and nothing is cut
 PREEMPTED = 75
 
@@ -38,11 +38,12 @@ class Budget:
     """How large and how long.
 
     Attributes:
-        first_steps: of the first GDN codec, from random weights, with the lambda in the middle.
-        base_steps: of the GDN codecs of the other lambdas, from that one, and of itself once more.
-        extra_steps: of each block, and of GDN, from there.
+        first_steps: of the first codec, from random weights, with the lambda in the middle.
+        base_steps: of the codecs of the other lambdas, from that one, and of itself once more.
+        extra_steps: of each block, and of the baseline, from there.
         int8_steps: of quantization-aware training, and of float training, from there.
         jobs: runs side by side.
+        baseline: what the first codec has, and all others begin as.
     """
 
     N: int
@@ -61,6 +62,7 @@ class Budget:
     blocks: tuple[str, ...]
     int8_blocks: tuple[str, ...]
     jobs: int
+    baseline: str = "gdn"
 
     @property
     def middle(self) -> float:
@@ -70,7 +72,7 @@ class Budget:
     @property
     def acts(self) -> tuple[str, ...]:
         """The baseline and the blocks."""
-        return (BASELINE, *self.blocks)
+        return (self.baseline, *self.blocks)
 
 
 CPU = Budget(
@@ -101,6 +103,17 @@ BUDGETS = {
         rates=(3e-4, 1e-3, 3e-3),
         blocks=("linear", "relu", "relu_mlp", "gate", "gate_mlp"),
         int8_blocks=("relu", "relu_mlp", "gate", "gate_mlp"),
+    ),
+    "cpu_int8": replace(
+        CPU,
+        first_steps=8000,
+        base_steps=3000,
+        extra_steps=300,
+        int8_steps=600,
+        rates=(5e-4,),
+        blocks=(),
+        int8_blocks=("relu",),
+        baseline="relu",
     ),
     "gpu": replace(
         CPU,
@@ -165,30 +178,30 @@ class Study:
     def stages(self) -> Iterator[list[Job]]:
         """Jobs that may run side by side; a stage is made up when those before it are done."""
         b = self.budget
-        first = ("--act", "gdn", "--pretrained", "false", "--N", b.N, "--M", b.M, "--lr", 1e-3)
+        first = ("--act", b.baseline, "--pretrained", "false", "--N", b.N, "--M", b.M, "--lr", 1e-3)
         yield [Job("first", b.middle, b.first_steps, (*first, "--lr_warmup_steps", min(200, b.first_steps - 1)))]
-        yield [Job(base(x), x, b.base_steps, ("--act", "gdn", "--lr", 5e-4), "first") for x in b.lambdas]
-        yield [self.swap(act, x) for act in b.acts if act != BASELINE for x in b.lambdas]
+        yield [Job(self.base(x), x, b.base_steps, ("--act", b.baseline, "--lr", 5e-4), "first") for x in b.lambdas]
+        yield [self.swap(act, x) for act in b.blocks for x in b.lambdas]
         yield [self.block(act, b.middle, b.seeds[0], rate) for act in b.acts for rate in b.rates]
         yield [self.block(act, x, s, self.rate(act)) for act in b.acts for x in b.lambdas for s in b.seeds]
         if b.int8_blocks:
             yield [
                 self.further(act, x, s, int8)
-                for act in (BASELINE, *b.int8_blocks)
+                for act in dict.fromkeys((b.baseline, *b.int8_blocks))
                 for x, s, int8 in product(b.lambdas, b.int8_seeds, (False, True))
-                if not (int8 and act == BASELINE)
+                if not int8 or act in b.int8_blocks
             ]
 
     def block(self, act: str, lambda_mse: float, seed: int, rate: float) -> Job:
-        """GDN to a block and on; GDN itself on."""
+        """The baseline to a block and on; the baseline itself on."""
         name = f"{act}-{lambda_mse}-seed{seed}-lr{rate:g}"
         options = ("--act", act, *self.distilled(act), "--lr", rate, "--lr_warmup_steps", 20, "--seed", seed)
-        return Job(name, lambda_mse, self.budget.extra_steps, options, base(lambda_mse))
+        return Job(name, lambda_mse, self.budget.extra_steps, options, self.base(lambda_mse))
 
     def swap(self, act: str, lambda_mse: float) -> Job:
         """A block as it starts: one step of a rate at which nothing moves."""
         options = ("--act", act, *self.distilled(act), "--lr", 1e-12, "--eb_aux", "false")
-        return Job(f"{act}-{lambda_mse}-swap", lambda_mse, 1, options, base(lambda_mse))
+        return Job(f"{act}-{lambda_mse}-swap", lambda_mse, 1, options, self.base(lambda_mse))
 
     def distilled(self, act: str) -> tuple[object, ...]:
         """A distilled start, for blocks with something to learn."""
@@ -210,10 +223,9 @@ class Study:
         options += ("--seed", seed)
         return Job(f"{start}-{'int8' if int8 else 'float'}", lambda_mse, steps, options, start)
 
-
-def base(lambda_mse: float) -> str:
-    """The run of the GDN codec of a lambda."""
-    return f"gdn-{lambda_mse}"
+    def base(self, lambda_mse: float) -> str:
+        """The run of the baseline's codec of a lambda."""
+        return f"{self.budget.baseline}-{lambda_mse}"
 
 
 @dataclass(frozen=True)

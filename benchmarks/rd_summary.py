@@ -9,7 +9,7 @@ import torch
 from benchmarks.compilers import CORES
 from benchmarks.deployment import PARTS, THREADS, graphs, measure
 from benchmarks.harness import RESULTS, Row, publish
-from benchmarks.rd_study import BASELINE, CONTROL, PLUGIN, Study, base
+from benchmarks.rd_study import CONTROL, PLUGIN, Study
 from codec.blocks import load_plugin
 from codec.curves import Curve, NoDifference, Point, curve, difference
 from export.pictures import sample_picture
@@ -26,9 +26,10 @@ def summarize(study: Study, images: str, budget: str) -> None:
     load_plugin(PLUGIN)
     milliseconds = latency(study.budget.acts)
     rows = [
-        *(block_row(study, act, milliseconds[act]) for act in study.budget.acts if act != BASELINE),
+        *(block_row(study, act, milliseconds[act]) for act in study.budget.blocks),
         *(int8_row(study, act) for act in study.budget.int8_blocks),
-        *verdicts(study),
+        *(verdicts(study) if study.budget.blocks else ()),
+        tables_row(study),
     ]
     names = sorted(path.parent.name for path in study.folder.glob("*/figures.json"))
     pictures = Path(images).name
@@ -42,7 +43,8 @@ def summarize(study: Study, images: str, budget: str) -> None:
         "runs": {name: averages(study, name) for name in names},
     }
     name = "rd_study" if budget == "cpu" else f"rd_study_{budget}"
-    draw(study, milliseconds, RESULTS / f"{name}.png")
+    if study.budget.blocks:
+        draw(study, milliseconds, RESULTS / f"{name}.png")
     publish(name, rows, details)
 
 
@@ -109,23 +111,24 @@ def bd_rates(study: Study, ours: tuple[str, str], theirs: tuple[str, str]) -> li
 def against_gdn(study: Study) -> dict[tuple[str, str], float]:
     """BD-rate in percent against GDN in float, the mean over seeds, by block and way (float, int8)."""
     b = study.budget
-    found = {(act, "float"): bd_rates(study, (act, ""), (BASELINE, "")) for act in b.blocks}
-    found |= {(act, "int8"): bd_rates(study, (act, "int8"), (BASELINE, "float")) for act in b.int8_blocks}
-    return {(BASELINE, "float"): 0.0} | {which: mean(rates) for which, rates in found.items() if rates}
+    found = {(act, "float"): bd_rates(study, (act, ""), (b.baseline, "")) for act in b.blocks}
+    found |= {(act, "int8"): bd_rates(study, (act, "int8"), (b.baseline, "float")) for act in b.int8_blocks}
+    return {(b.baseline, "float"): 0.0} | {which: mean(rates) for which, rates in found.items() if rates}
 
 
 def drops(study: Study, act: str) -> list[float]:
     """PSNR in dB that putting a block in GDN's place costs before it trains, at each lambda."""
     return [
-        averages(study, base(x))["psnr"] - averages(study, study.swap(act, x).name)["psnr"]
+        averages(study, study.base(x))["psnr"] - averages(study, study.swap(act, x).name)["psnr"]
         for x in study.budget.lambdas
     ]
 
 
 def block_row(study: Study, act: str, milliseconds: float) -> Row:
     """A block in float against GDN that went on for the same steps."""
-    at_each = percent(study, (act, ""), (BASELINE, ""))
-    rates = bd_rates(study, (act, ""), (BASELINE, ""))
+    baseline = study.budget.baseline
+    at_each = percent(study, (act, ""), (baseline, ""))
+    rates = bd_rates(study, (act, ""), (baseline, ""))
     sides = {f"lambda {x:g}, %": each for x, each in zip(study.budget.lambdas, at_each, strict=True)}
     sides |= {f"BD-rate of seed {seed}, %": each for seed, each in zip(study.budget.seeds, rates, strict=False)}
     sides |= {
@@ -140,20 +143,21 @@ def block_row(study: Study, act: str, milliseconds: float) -> Row:
 
 def int8_row(study: Study, act: str) -> Row:
     """A block in int8 against itself in float for the same steps, and against GDN in float."""
+    b = study.budget
     rates = bd_rates(study, (act, "int8"), (act, "float"))
-    sides = {f"of seed {seed}, %": each for seed, each in zip(study.budget.int8_seeds, rates, strict=False)}
+    sides = {f"of seed {seed}, %": each for seed, each in zip(b.int8_seeds, rates, strict=False)}
     sides["RD loss against it, %"] = mean(percent(study, (act, "int8"), (act, "float")))
-    sides["RD loss against GDN in float, %"] = mean(percent(study, (act, "int8"), (BASELINE, "float")))
-    what = f"{act} in int8, both transforms, {study.budget.int8_steps:,} steps: BD-rate against its own float codec"
+    if act != b.baseline:
+        sides["RD loss against GDN in float, %"] = mean(percent(study, (act, "int8"), (b.baseline, "float")))
+    what = f"{act} in int8, both transforms, {b.int8_steps:,} steps: BD-rate against its own float codec"
     return Row(what, mean(rates) if rates else float("nan"), "%", at_most=1.0, sides=sides)
 
 
 def verdicts(study: Study) -> list[Row]:
     """The bars."""
-    against = {act: percent(study, (act, ""), (BASELINE, "")) for act in study.budget.blocks if act != CONTROL}
+    baseline = study.budget.baseline
+    against = {act: percent(study, (act, ""), (baseline, "")) for act in study.budget.blocks if act != CONTROL}
     best = min(against, key=lambda act: mean(against[act]))
-    pictures = [row for path in study.folder.glob("*/figures.json") for row in study.figures(path.parent.name) or []]
-    off = max(100 * abs(row["bpp"] / row["bpp_estimated"] - 1) for row in pictures if row["bpp"] > ENOUGH_BPP)
     relu = min((act for act in study.budget.blocks if act.startswith("relu")), key=lambda act: mean(against[act]))
     gates = [act for act in study.budget.blocks if act.startswith("gate")]
     gate = min(gates, key=lambda act: max(drops(study, act)))
@@ -168,13 +172,20 @@ def verdicts(study: Study) -> list[Row]:
             "dB",
             at_most=0.1,
         ),
-        Row(f"real bpp off estimated bpp, worst of {len(pictures)} pictures and codecs", off, "%", at_most=1.0),
     ]
     if study.budget.int8_blocks:
-        int8 = {act: mean(percent(study, (act, "int8"), (BASELINE, "float"))) for act in study.budget.int8_blocks}
+        int8 = {act: mean(percent(study, (act, "int8"), (baseline, "float"))) for act in study.budget.int8_blocks}
         best = min(int8, key=lambda act: int8[act])
         rows.append(Row(f"{what}: {best} in int8, GDN in float", int8[best], "%", at_most=0.0))
     return rows
+
+
+def tables_row(study: Study) -> Row:
+    """How far files are from what their likelihoods say."""
+    pictures = [row for path in study.folder.glob("*/figures.json") for row in study.figures(path.parent.name) or []]
+    off = max(100 * abs(row["bpp"] / row["bpp_estimated"] - 1) for row in pictures if row["bpp"] > ENOUGH_BPP)
+    what = f"real bpp off estimated bpp, worst of {len(pictures)} pictures and codecs"
+    return Row(what, off, "%", at_most=1.0)
 
 
 def draw(study: Study, milliseconds: dict[str, float], path: Path) -> None:

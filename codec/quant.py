@@ -1,8 +1,10 @@
 """Quantization-aware training of a codec's transforms, and post-training calibration by the same means.
 
     prepare(codec, Quantization("encoder"))     # quantizers are in place; the ranges begin to learn
+    equalize_channels(codec, pictures)          # channels use all of their tensors' ranges
     ... steps ...; learn_ranges(codec)          # after each step of the calibration phase
     enter(codec, Phase.FIXED_SCALE)             # activations' ranges are fixed, fake quantization is on
+    settle_weights(codec, pictures)             # weights are on their grids, such that their errors cancel
     enter(codec, Phase.EVAL_READY)              # weights' scales are fixed too
     disable_fake_quant(codec)                   # float again
 
@@ -40,17 +42,20 @@ computes it too (`QuantizedLayer.latent_of`).
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from codec.errors import InputError
+from codec.quant_equalize import equalize
 from codec.quant_graph import insert_quantizers, saturate
-from codec.quant_layers import QuantizedLayer
+from codec.quant_rounding import round_weights
 from codec.quantizers import ActivationQuantizer, Switches, WeightQuantizer
 
 if TYPE_CHECKING:
@@ -58,6 +63,8 @@ if TYPE_CHECKING:
 
 INT8 = (-128, 127)
 PICTURE = (0.0, 1.0)
+LESSONS = 64
+"""Pictures that channels are equalized on and weights rounded on; more add nothing but time."""
 TRANSFORMS = {"encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}
 
 
@@ -173,6 +180,61 @@ def forget_batches(codec: "Codec") -> None:
         quantizer.forget_batch()
 
 
+@torch.no_grad()
+def equalize_channels(codec: "Codec", pictures: Sequence[Tensor]) -> None:
+    """Scales channels such that each uses all of its tensor's range (`codec.quant_equalize`), in place; exact in float.
+
+    A transform that has ranges already is left alone, and so is one whose weights share one scale a layer.
+
+    Args:
+        codec: prepared, calibrating.
+        pictures: float [B, 3, H, W] in [0, 1] each.
+    """
+    if not _quantization(codec).w_per_channel:
+        return
+    with _at_rest(codec, quantize=False):
+        for part in TRANSFORMS[_quantization(codec).scope]:
+            transform = getattr(codec, part)
+            if not any(each.learns and each.known for _, each in activation_quantizers(transform)):
+                equalize(transform, _inputs(codec, part, pictures))
+
+
+@torch.no_grad()
+def settle_weights(codec: "Codec", pictures: Sequence[Tensor]) -> None:
+    """Rounds weights such that their errors cancel (`codec.quant_rounding`), in place, after their scales.
+
+    Args:
+        codec: in a phase of fake quantization.
+        pictures: float [B, 3, H, W] in [0, 1] each.
+    """
+    with _at_rest(codec, quantize=True):
+        for part in TRANSFORMS[_quantization(codec).scope]:
+            round_weights(getattr(codec, part), _inputs(codec, part, pictures))
+
+
+@contextmanager
+def _at_rest(codec: "Codec", quantize: bool) -> Iterator[None]:
+    """In eval mode, with fake quantization on or off, and nothing that learns."""
+    switches, training = _switches(codec), codec.training
+    before = {each.name: getattr(switches, each.name) for each in fields(switches)}
+    switches.learn, switches.follow, switches.quantize, switches.in_eval = False, False, quantize, True
+    codec.eval()
+    try:
+        yield
+    finally:
+        codec.train(training)
+        for name, value in before.items():
+            setattr(switches, name, value)
+
+
+def _inputs(codec: "Codec", part: str, pictures: Sequence[Tensor]) -> list[Tensor]:
+    """What a transform gets for pictures."""
+    if part == "g_a":
+        return list(pictures)
+    bottleneck = codec.entropy_bottleneck
+    return [bottleneck.symbols(codec.g_a(x)) + bottleneck.medians() for x in pictures]
+
+
 @torch.inference_mode()
 def calibrate(codec: "Codec", pictures: Iterable[Tensor], quantization: Quantization) -> "Codec":
     """Post-training quantization: a copy in eval mode whose ranges are those of these pictures.
@@ -187,13 +249,16 @@ def calibrate(codec: "Codec", pictures: Iterable[Tensor], quantization: Quantiza
     """
     calibrated = copy.deepcopy(codec).eval()
     prepare(calibrated, replace(quantization, phase=Phase.CALIBRATION))
-    for x in pictures:
+    rest = iter(pictures)
+    lessons = list(islice(rest, LESSONS))
+    if not lessons:
+        raise InputError("there is no picture to learn ranges from; give one or more")
+    equalize_channels(calibrated, lessons)
+    for x in chain(lessons, rest):
         calibrated(x)
         learn_ranges(calibrated)
     enter(calibrated, Phase.EVAL_READY)
-    for module in calibrated.modules():
-        if isinstance(module, QuantizedLayer):
-            module.settle()  # now that the inputs' scales are known, which have a say in it
+    settle_weights(calibrated, lessons)
     return calibrated
 
 

@@ -55,7 +55,7 @@ class QuantizedLayer(nn.Module):
             count = super().forward(self.fed_by[0].counts(x))
         unit = self._unit()
         assert unit is not None
-        unit = unit.view(-1, *[1] * (self._parameter.ndim - 2))
+        unit = unit.view(-1, *[1] * (self.float_weight.ndim - 2))
         if self.read_by is None:
             return count.mul_(unit)
         step = self.read_by[0].scale
@@ -70,7 +70,7 @@ class QuantizedLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The fake-quantized weight, or its integers."""
-        quantized: Tensor = self.weight_quantizer(self._parameter, self._least_scales())
+        quantized: Tensor = self.weight_quantizer(self.float_weight, self._least_scales())
         return self.weight_quantizer.counts(quantized) if self.in_integers else quantized
 
     @property
@@ -84,7 +84,7 @@ class QuantizedLayer(nn.Module):
         return count if self.in_integers else count * unit
 
     @property
-    def _parameter(self) -> Tensor:
+    def float_weight(self) -> Tensor:
         """The weight as it trains."""
         parameter = self._parameters["weight"]
         assert parameter is not None
@@ -108,7 +108,7 @@ class QuantizedLayer(nn.Module):
 
     def settle(self) -> None:
         """The weight's scales as weight, bias and the input's scale are now."""
-        self.weight_quantizer.settle(self._parameter, self._least_scales())
+        self.weight_quantizer.settle(self.float_weight, self._least_scales())
 
     def count_of_medians(self) -> Tensor:
         """What the medians add to the output through each tap, in whole units of the weights' scale [Cout, k, k].
@@ -116,7 +116,7 @@ class QuantizedLayer(nn.Module):
         It is the sum of median times weight, for every tap that lies on the picture. A symbol's scale is 1, so that a
         unit is no small thing beside the next layer's scale, and its rounding shows.
         """
-        integers = self.weight_quantizer.counts(self.weight_quantizer(self._parameter))
+        integers = self.weight_quantizer.counts(self.weight_quantizer(self.float_weight))
         medians = self._medians().flatten().double()
         return torch.einsum("m,mokl->okl", medians, integers.double()).round()
 

@@ -102,6 +102,14 @@ def enter_phase(codec: Codec, qat: QatOptions, step: int) -> None:
         enter(codec, Phase.EVAL_READY, learning)
 
 
+def settles_weights(qat: QatOptions, step: int) -> bool:
+    """Whether the weights go to their grids before this optimizer step: it is the first that is fake-quantized.
+
+    Not where a run begins with it: its codec has been trained on the grid.
+    """
+    return qat.qat and 0 < qat.qat_calib_steps == step
+
+
 def end_step(codec: Codec, faulty: bool) -> None:
     """Takes what the step's micro-batches showed, over all ranks, into the ranges; nothing of a faulty step."""
     if codec.switches is None or not codec.switches.learn:

@@ -32,7 +32,7 @@ from codec.model import (
     zoo_widths,
 )
 from codec.precision import apply_local_fp32
-from codec.quant import TRANSFORMS, enter
+from codec.quant import LESSONS, TRANSFORMS, enter, equalize_channels, settle_weights
 from training.distributed import check_launch, check_precision
 from training.faults import Watch
 from training.memory import keep_freed_memory
@@ -114,6 +114,11 @@ class Run:
         if self.fp32_modules:
             apply_local_fp32(copy, "custom", self.fp32_modules)
         return copy.to(self.device, memory_format=memory_format(self.options))
+
+    def settle_weights(self) -> None:
+        """Puts the weights of a quantized codec on their grids, on all ranks alike."""
+        settle_weights(self.codec, lessons(self.train_rows, self.options, self.device))
+        agree(self.codec)
 
     def shipped(self) -> Codec:
         """What is evaluated and saved: a whole copy, whose medians and CDF tables fit its densities. Collective too.
@@ -197,6 +202,9 @@ def set_up(options: Options) -> Run:
     sharded = accelerator.distributed_type == DistributedType.FSDP  # which takes contiguous parameters alone
     codec = codec.to(accelerator.device)
     codec = codec if sharded else codec.to(memory_format=memory_format(options))
+    if options.qat.qat and not state_path:
+        equalize_channels(codec, lessons(train_rows, options, accelerator.device))
+        agree(codec)
     compiles = numerics.compile if numerics.compile is not None else accelerator.device.type == "cuda" and not sharded
     loss: Callable[..., tuple[Tensor, dict[str, Tensor]]] = objective
     eval_codec = Codec(codec.architecture).eval().requires_grad_(False)
@@ -333,25 +341,40 @@ def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerato
     codec.train()
     if not replacement.distill_steps or rows is None:
         return {}
-    data, steps = options.data, replacement.distill_steps
+    device = accelerator.device
+    batches = first_batches(rows, options, options.data.batch_size, FIT_BATCHES + 1, device)
+    pictures = tqdm(batches, "distilled start", FIT_BATCHES + 1, unit="batch", disable=not accelerator.is_main_process)
+    result = distill(codec.to(device), teacher.to(device), pictures, replacement.distill_steps)
+    agree(codec)
+    return result
+
+
+def agree(codec: Codec) -> None:
+    """Gives every rank the first one's parameters: all have done the same work, and need not have rounded alike."""
+    for parameter in codec.parameters():
+        broadcast(parameter.data)
+
+
+def lessons(rows: Rows, options: Options, device: torch.device) -> list[Tensor]:
+    """Pictures that quantization looks at, [1, 3, H, W] in [0, 1] each."""
+    return list(first_batches(rows, options, 1, min(LESSONS, len(rows)), device))
+
+
+def first_batches(rows: Rows, options: Options, batch_size: int, count: int, device: torch.device) -> Iterator[Tensor]:
+    """Pictures from the run's beginning, [B, 3, H, W] in [0, 1] each: the same on every rank, and after a resume."""
+    data = options.data
     batches = TrainBatches(
         rows,
         seed=options.numerics.seed,
         input_size=data.input_size,
         hflip=data.hflip,
-        batch_size=data.batch_size,
+        batch_size=batch_size,
         grad_accum=1,
         rank=0,
         world_size=1,
     )
-    device = accelerator.device
-    loader = train_loader(batches, 0, FIT_BATCHES + 1, num_workers=0, pin_memory=False)
-    bar = tqdm(loader, desc="distilled start", unit="batch", disable=not accelerator.is_main_process)
-    pictures = (batch.images.to(device).float() / 255 for batch in bar)
-    result = distill(codec.to(device), teacher.to(device), pictures, steps)
-    for parameter in codec.parameters():  # every rank has done the same work, and need not have rounded alike
-        broadcast(parameter.data)
-    return result
+    loader = train_loader(batches, 0, count, num_workers=0, pin_memory=False)
+    return (batch.images.to(device).float() / 255 for batch in loader)
 
 
 def memory_format(options: Options) -> torch.memory_format:
