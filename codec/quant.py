@@ -55,6 +55,7 @@ from torch import Tensor, nn
 from codec.errors import InputError
 from codec.quant_equalize import equalize
 from codec.quant_graph import insert_quantizers, saturate
+from codec.quant_layers import QuantizedLayer
 from codec.quant_rounding import round_weights
 from codec.quantizers import ActivationQuantizer, Switches, WeightQuantizer
 
@@ -201,12 +202,15 @@ def equalize_channels(codec: "Codec", pictures: Sequence[Tensor]) -> None:
 
 @torch.no_grad()
 def settle_weights(codec: "Codec", pictures: Sequence[Tensor]) -> None:
-    """Rounds weights such that their errors cancel (`codec.quant_rounding`), in place, after their scales.
+    """Rounds weights such that their errors cancel (`codec.quant_rounding`), in place; before it, scales that learn.
 
     Args:
         codec: in a phase of fake quantization.
         pictures: float [B, 3, H, W] in [0, 1] each.
     """
+    for layer in codec.modules():
+        if isinstance(layer, QuantizedLayer) and _quantization(codec).learning:
+            layer.settle()
     with _at_rest(codec, quantize=True):
         for part in TRANSFORMS[_quantization(codec).scope]:
             round_weights(getattr(codec, part), _inputs(codec, part, pictures))

@@ -132,11 +132,10 @@ def round_weights(transform: nn.Module, inputs: Sequence[Tensor]) -> None:
     """Puts the weights of a transform's layers on their grids, in place, each after those before it.
 
     Args:
-        transform: in eval mode, fake quantization on, and no scale follows its weights.
+        transform: in eval mode, fake quantization on, scales settled.
         inputs: [B, C, H, W] each.
     """
     for layer in _in_order(transform, inputs[0]):
-        layer.settle()
         geometry = Geometry.of(layer)
         if geometry is not None and layer.is_linear:
             correlations = Correlations(layer, geometry, sum(len(x) for x in inputs))
@@ -186,7 +185,7 @@ def _round(correlations: Correlations) -> None:
     shape = [1] * weight.ndim
     shape[quantizer.axis or 0] = -1
     scales = quantizer.scale.view(shape).expand_as(weight).flatten()
-    rounded = weight.flatten()
+    rounded = weight.flatten().clone()
     for places, gram in zip(correlations.parts(), correlations.grams, strict=True):
         share = min(1.0, SHRINKAGE * len(gram) / correlations.count)
         steps = rounded[places].double() / scales[places]
