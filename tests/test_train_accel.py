@@ -15,6 +15,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hub_server import USER, Hub
 from PIL import Image
@@ -36,6 +37,7 @@ from programs import (
 )
 
 from codec.checkpoint import load_codec
+from codec.precision import is_emulated
 
 FIRST = """--act relu --use_prepared true --quality 8 --epochs 10 --batch_size 16 --lr 1e-4 --alpha_l1 0.4
     --replace_parts encoder --train_scope replaced+hyper --recon_every 2 --recon_count 16 --save_dir ./checkpoints
@@ -108,6 +110,8 @@ def test_a_run_says_what_it_does_and_where_its_files_are(finished: tuple[Path, s
     ):
         assert line in said
     assert re.search(r"trains      [\d,]+ of [\d,]+ parameters \(all\)", said)
+    slow = "warning     this CPU has no instructions for bf16: --amp false is many times faster on it"
+    assert (slow in said) == is_emulated("bf16", torch.device("cpu"))
 
 
 def test_the_loss_falls(finished: tuple[Path, str]) -> None:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from codec.blocks import activation, make_options
 from codec.errors import InputError
-from codec.precision import POLICIES, Float32Region, apply_local_fp32, local_fp32_modules
+from codec.precision import POLICIES, Float32Region, apply_local_fp32, is_emulated, local_fp32_modules
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 GDNS = [f"{part}.{i}" for part in ("g_a", "g_s") for i in (1, 3, 5)]
@@ -245,3 +245,11 @@ def test_a_policy_that_cannot_work_is_refused(policy: str, globs: tuple[str, ...
     assert policy == "everything" or policy in POLICIES
     with pytest.raises(InputError, match=line):
         apply_local_fp32(codec(), policy, globs)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_cpu_without_instructions_emulates(dtype: str, supported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{dtype}_supported", lambda: supported)
+    assert is_emulated(dtype, torch.device("cpu")) == (not supported)
+    assert not is_emulated(dtype, torch.device("cuda"))

@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 
 from codec.checkpoint import load_codec
 from codec.errors import InputError
+from codec.model import Codec
 from codec.quant import Phase, activation_quantizers
 from codec.quant_layers import QuantizedLayer
+from training import setup
 from training.options import parse
 
 KILLS = Path(__file__).with_name("kills.py")
@@ -95,6 +97,32 @@ def test_observers_can_be_stopped_at_a_step(here: Train, tmp_path: Path) -> None
     assert changed(tmp_path, 1, 2) == LEARNING
     assert changed(tmp_path, 2, 4) == set()
     assert changed(tmp_path, 4, 9) == {"activation.scale"}
+
+
+def test_channels_and_weights_are_settled_once(
+    here: Train, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first step, and before the first quantized one; a run that goes on after it does neither again."""
+    done: list[tuple[str, Phase]] = []
+
+    def note(what: str) -> None:
+        original = getattr(setup, what)
+
+        def noted(codec: Codec, pictures: list[torch.Tensor]) -> None:
+            assert codec.architecture.quantization
+            done.append((what, codec.architecture.quantization.phase))
+            original(codec, pictures)
+
+        monkeypatch.setattr(setup, what, noted)
+
+    note("equalize_channels")
+    note("settle_weights")
+    settled = [("equalize_channels", Phase.CALIBRATION), ("settle_weights", Phase.FIXED_SCALE)]
+    for step, expected in ((None, settled), (2, settled[1:]), (4, settled[1:]), (6, [])):
+        done.clear()
+        resume = ["--resume", whole / "state" / f"step-{step:08d}"] if step else []
+        assert here(tmp_path / str(step), "--max_steps", 12, *resume) == 0
+        assert done == expected
 
 
 @pytest.mark.parametrize("step", [2, 4, 6, 8, 10])
