@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 INT8 = (-128, 127)
 PICTURE = (0.0, 1.0)
 LESSONS = 64
-"""Pictures that channels are equalized on and weights rounded on; more add nothing but time."""
+"""Pictures that channels are equalized on and weights rounded on, at most."""
 TRANSFORMS = {"encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}
 
 

@@ -19,6 +19,9 @@ from codec.quant_layers import QuantizedLayer
 POSITIONS = 16_384
 """Of a layer's output, to learn the inputs' correlations from."""
 
+LARGEST = 128
+"""Side of the part of a layer's input that is looked at: every value of it is copied for each tap."""
+
 SHRINKAGE = 0.1
 """How far correlations are taken back, times inputs a value / positions: few positions know little of them."""
 
@@ -69,6 +72,12 @@ def _two(size: Sequence[int], first: int) -> tuple[int, int]:
     return (size[0], size[1]) if len(size) == 2 else (first, size[0])
 
 
+def _middle(x: Tensor) -> Tensor:
+    """At most LARGEST x LARGEST of a map, from its middle."""
+    top, left = (max(0, side - LARGEST) // 2 for side in x.shape[2:])
+    return x[:, :, top : top + LARGEST, left : left + LARGEST]
+
+
 class Correlations:
     """What the inputs of a layer's weights have to do with each other, over the pictures that were seen."""
 
@@ -80,18 +89,14 @@ class Correlations:
 
     def see(self, x: Tensor) -> None:
         """Takes in one batch of the layer's inputs."""
-        x = self.geometry.picture(x, self.layer)
-        self.count += x.shape[0] * min(self.each, self._positions(x))
-        for k, columns in enumerate(self._columns(x)):
+        for k, columns in enumerate(self._columns(_middle(self.geometry.picture(x, self.layer)))):
             gram = (columns.T @ columns).double()
+            if k == 0:
+                self.count += len(columns)  # as many for each part
             if k == len(self.grams):
                 self.grams.append(gram)
             else:
                 self.grams[k] += gram
-
-    def _positions(self, x: Tensor) -> int:
-        stride = (1, 1) if self.geometry.transposed else self.geometry.stride
-        return -(-x.shape[2] // stride[0]) * -(-x.shape[3] // stride[1])
 
     def _columns(self, x: Tensor) -> Iterator[Tensor]:
         """For each part of the weights, in the order of `parts`: the values that they multiply [positions, weights]."""
