@@ -149,7 +149,8 @@ def int8_row(study: Study, act: str) -> Row:
     sides["RD loss against it, %"] = mean(percent(study, (act, "int8"), (act, "float")))
     if act != b.baseline:
         sides["RD loss against GDN in float, %"] = mean(percent(study, (act, "int8"), (b.baseline, "float")))
-    what = f"{act} in int8, both transforms, {b.int8_steps:,} steps: BD-rate against its own float codec"
+    block = f"{act}, trained from random weights," if act == b.baseline else act
+    what = f"{block} in int8, both transforms, {b.int8_steps:,} steps: BD-rate against its own float codec"
     return Row(what, mean(rates) if rates else float("nan"), "%", at_most=1.0, sides=sides)
 
 
