@@ -14,6 +14,7 @@ from torch import Tensor
 
 from codec.model import Codec
 from export.parts import SYMBOL_ZERO, Part, emits_symbols, is_quantized
+from export.runtime import session_options
 
 Array = NDArray[np.float32]
 
@@ -65,7 +66,9 @@ def compare(model: onnx.ModelProto, codec: Codec, part: Part, x: Tensor) -> Chec
 
 def runner(model: onnx.ModelProto) -> Callable[[Tensor], list[Array]]:
     """A function of the model's one input to its outputs, real values in and out where the model has integers."""
-    session = onnxruntime.InferenceSession(model.SerializeToString(), quiet(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
+    )
     (entry,) = session.get_inputs()
 
     def run(value: Tensor) -> list[Array]:
@@ -95,16 +98,10 @@ def _real(name: str, value: NDArray[np.generic]) -> Array:
 def optimized(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The nodes of ONNX Runtime's own optimized graph, which is what runs on a CPU."""
     with tempfile.TemporaryDirectory() as folder:
-        options = quiet()
+        options = session_options()
         options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return list(onnx.load(options.optimized_model_filepath).graph.node)
-
-
-def quiet() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its warnings are about its own optimizer
-    return options
 
 
 def _in_range(name: str, ours: Array, torchs: Tensor) -> Check:

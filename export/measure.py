@@ -17,8 +17,9 @@ from codec.evaluation import means, sums_and_counts
 from codec.files import FileCodec, through_files
 from codec.model import Codec
 from codec.pictures import open_pictures
-from export.check import optimized, quiet, runner
+from export.check import optimized, runner
 from export.parts import emits_symbols
+from export.runtime import session_options
 
 CONVOLUTIONS = ("Conv", "FusedConv", "ConvTranspose")
 MOVES_ONLY = ("Reshape", "Transpose", "Concat", "Slice", "Split", "DepthToSpace", "Squeeze", "Unsqueeze")
@@ -102,7 +103,7 @@ class _Graph(nn.Module):
 
 
 def _inference(model: onnx.ModelProto, threads: int) -> Callable[[], Sequence[np.ndarray]]:
-    options = quiet()
+    options = session_options()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (entry,) = session.get_inputs()

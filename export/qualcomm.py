@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from export.runtime import session_options
+
 PROVIDER = "QNNExecutionProvider"
 
 
@@ -42,7 +44,7 @@ def compile_model(model: onnx.ModelProto, example: np.ndarray) -> Compiled:
         chip = onnxruntime.InferenceSession(data, sess_options=options)
     except onnxruntime.capi.onnxruntime_pybind11_state.Fail as error:
         return Compiled(False, str(error).splitlines()[0])
-    cpu = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    cpu = onnxruntime.InferenceSession(data, session_options(), providers=["CPUExecutionProvider"])
     feed = {chip.get_inputs()[0].name: example}
     difference = np.abs(chip.run(None, feed)[0].astype(int) - cpu.run(None, feed)[0].astype(int))
     return Compiled(True, "", int(difference.max()), float(difference.mean()))

@@ -16,7 +16,7 @@ from codec.files import FileCodec, tables_of
 from codec.model import Codec
 from codec.tables import to_bytes
 from export.build import build, write
-from export.runtime import Model, decode, encode, main, spans
+from export.runtime import Model, decode, encode, main, session_options, spans
 
 PRECISIONS = ("float", "int8")
 
@@ -140,3 +140,8 @@ def test_bad_input_is_refused_in_one_line(models: dict[str, Path], pixels: np.nd
     strange.write_bytes(to_bytes(tables_of(other)))
     assert "another codec" in refusal("decode", packed, out, "--model", decoder, "--tables", strange)
     assert not out.exists()
+
+
+def test_sessions_ask_for_sums_that_do_not_saturate() -> None:
+    """On a CPU without VNNI the comparisons of int8 files with PyTorch fail without it; elsewhere nothing does."""
+    assert session_options().get_session_config_entry("session.x64quantprecision") == "1"
