@@ -262,7 +262,7 @@ class Worker:
             *("--loss_type", "mse", "--lambda_mse", job.lambda_mse, "--batch_size", b.batch_size),
             *("--input_size", b.input_size, "--hflip", "true", "--epochs", 1_000_000, "--max_steps", job.steps),
             *("--eval_every", 0, "--recon_every", 0, "--checkpoint_every", 1000, "--log_every", 50),
-            *("--amp", "false" if "--qat" in job.options or is_emulated("bf16", device) else "true"),
+            *(("--amp", "false") if is_emulated("bf16", device) else ()),
             *job.options,
         ]
         if job.start:

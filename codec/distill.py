@@ -16,6 +16,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from codec.channels import scale_output
 from codec.errors import InputError
 from codec.model import Codec, gdn_layers
 
@@ -59,7 +60,7 @@ def distill(codec: Codec, teacher: Codec, batches: Iterable[Tensor], steps: int)
     for name, block in blocks.items():
         if hasattr(block, "input_scale"):
             scale = block.input_scale(*lessons[name])
-            _scale_output(_layer_before(codec, name), scale)
+            scale_output(_layer_before(codec, name), scale)
             for pairs in (lessons, exam):
                 x, y = pairs[name]
                 pairs[name] = x * scale.view(-1, 1, 1), y
@@ -72,15 +73,6 @@ def _layer_before(codec: Codec, name: str) -> nn.Module:
     """Whose output the named layer of g_a or g_s takes."""
     transform, position = name.split(".")
     return codec.get_submodule(f"{transform}.{int(position) - 1}")
-
-
-@torch.no_grad()
-def _scale_output(layer: nn.Module, scale: Tensor) -> None:
-    """Makes a convolution give scale [C] times what it gave, in place."""
-    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
-    assert layer.bias is not None
-    layer.weight *= scale.view(-1, 1, 1) if isinstance(layer, nn.ConvTranspose2d) else scale.view(-1, 1, 1, 1)
-    layer.bias *= scale
 
 
 def _learn(block: nn.Module, lesson: tuple[Tensor, Tensor], exam: tuple[Tensor, Tensor], steps: int) -> Tensor:

@@ -25,7 +25,8 @@ _LARGEST = 2.0**31 - 128
 
 def tables_of(codec: Codec) -> Tables:
     """The entropy tables of a codec from `with_tables` or a checkpoint; see `tables_of_state`."""
-    return tables_of_state(as_arrays(codec.state_dict()), asdict(codec.architecture.g_s))
+    (written_by,) = codec.calibrated_from or (codec,)
+    return tables_of_state(as_arrays(written_by.state_dict()), asdict(codec.architecture.g_s))
 
 
 class FileCodec:

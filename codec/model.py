@@ -64,9 +64,12 @@ class Codec(FactorizedPrior, PretrainedMixin):
     Attributes:
         architecture: what it is made of now.
         switches: those of its quantizers, where it is quantized (`codec.quant`).
+        calibrated_from: the float codec whose files it writes and reads, after post-training quantization, which gives
+            it weights of its own (in a tuple, so that it is no submodule).
     """
 
     switches: Switches | None = None
+    calibrated_from: "tuple[Codec] | None" = None
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__(architecture.N, architecture.M)

@@ -44,7 +44,7 @@ computes it too (`QuantizedLayer.latent_of`).
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal
@@ -220,15 +220,14 @@ def settle_weights(codec: "Codec", pictures: Sequence[Tensor]) -> None:
 def _at_rest(codec: "Codec", quantize: bool) -> Iterator[None]:
     """In eval mode, with fake quantization on or off, and nothing that learns."""
     switches, training = _switches(codec), codec.training
-    before = {each.name: getattr(switches, each.name) for each in fields(switches)}
+    before = dict(vars(switches))
     switches.learn, switches.follow, switches.quantize, switches.in_eval = False, False, quantize, True
     codec.eval()
     try:
         yield
     finally:
         codec.train(training)
-        for name, value in before.items():
-            setattr(switches, name, value)
+        vars(switches).update(before)
 
 
 def _inputs(codec: "Codec", part: str, pictures: Sequence[Tensor]) -> list[Tensor]:
@@ -252,12 +251,12 @@ def calibrate(codec: "Codec", pictures: Iterable[Tensor], quantization: Quantiza
         InputError: there is no picture.
     """
     calibrated = copy.deepcopy(codec).eval()
+    calibrated.calibrated_from = (codec,)
     prepare(calibrated, replace(quantization, phase=Phase.CALIBRATION))
     rest = iter(pictures)
     lessons = list(islice(rest, LESSONS))
-    if not lessons:
-        raise InputError("there is no picture to learn ranges from; give one or more")
-    equalize_channels(calibrated, lessons)
+    if lessons:  # else `enter` refuses
+        equalize_channels(calibrated, lessons)
     for x in chain(lessons, rest):
         calibrated(x)
         learn_ranges(calibrated)

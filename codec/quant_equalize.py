@@ -14,17 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from codec.quant_graph import QuantizedTransform
-from codec.quant_layers import QuantizedLayer
+from codec.channels import scale_input, scale_output
+from codec.quant_graph import RELUS, QuantizedTransform, operation
+from codec.quant_layers import CONVOLUTIONS, QuantizedLayer
 from codec.quantizers import ActivationQuantizer
 
-PASSING = (
-    *(ActivationQuantizer, nn.Identity, nn.ReLU, nn.LeakyReLU),
-    *(F.relu, torch.relu, F.leaky_relu, "relu"),
-)
+PASSING = (*RELUS, nn.LeakyReLU, F.leaky_relu, nn.Identity, ActivationQuantizer)
 """f(s x) = s f(x) for each s > 0."""
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
 @torch.no_grad()
@@ -43,7 +39,9 @@ def equalize(transform: QuantizedTransform, inputs: Sequence[Tensor]) -> None:
         greatest = reached[second]
         whole = greatest.max()
         if whole > 0:  # the next picture may show more of a channel than so many have
-            _scale(first, second, whole / (greatest + whole / pictures))
+            scale = whole / (greatest + whole / pictures)
+            scale_output(first, scale)
+            scale_input(second, 1 / scale)
 
 
 def _pairs(transform: QuantizedTransform) -> Iterator[tuple[QuantizedLayer, QuantizedLayer]]:
@@ -51,7 +49,7 @@ def _pairs(transform: QuantizedTransform) -> Iterator[tuple[QuantizedLayer, Quan
     layers = {node: layer for node in transform.graph.nodes if (layer := _convolution(transform, node)) is not None}
     for node, second in layers.items():
         (before,) = node.all_input_nodes
-        while before not in layers and len(before.users) == 1 and _what(transform, before) in PASSING:
+        while before not in layers and len(before.users) == 1 and operation(before) in PASSING:
             before = before.all_input_nodes[0]
         first = layers.get(before)
         if first is not None and len(before.users) == 1:
@@ -67,10 +65,6 @@ def _convolution(transform: QuantizedTransform, node: fx.Node) -> QuantizedLayer
         return None
     one_each = layer.groups == layer.in_channels == layer.out_channels
     return layer if layer.groups == 1 or one_each else None
-
-
-def _what(transform: QuantizedTransform, node: fx.Node) -> object:
-    return type(transform.get_submodule(str(node.target))) if node.op == "call_module" else node.target
 
 
 @contextmanager
@@ -89,17 +83,3 @@ def _greatest(layers: list[QuantizedLayer]) -> Iterator[dict[QuantizedLayer, Ten
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _scale(first: QuantizedLayer, second: QuantizedLayer, scale: Tensor) -> None:
-    """Multiplies the first's output channels by scale [C], divides the second's input channels by it."""
-    weight, bias = first.float_weight, first._parameters["bias"]
-    assert isinstance(first, CONVOLUTIONS)
-    assert isinstance(second, CONVOLUTIONS)
-    axis = 1 if first.transposed and first.groups == 1 else 0
-    weight.transpose(0, axis).mul_(scale.view(-1, *[1] * (weight.ndim - 1)))
-    if bias is not None:
-        bias.mul_(scale)
-    weight = second.float_weight
-    axis = 0 if second.transposed or second.groups > 1 else 1
-    weight.transpose(0, axis).div_(scale.view(-1, *[1] * (weight.ndim - 1)))

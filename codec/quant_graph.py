@@ -114,7 +114,7 @@ def insert_quantizers(
     (output,) = next(node for node in graph.nodes if node.op == "output").all_input_nodes
     constant: set[fx.Node] = set()
     for node in list(graph.nodes):
-        what = _what(node)
+        what = operation(node)
         inputs = node.all_input_nodes
         if node.op in ("get_attr", "call_function", "call_method") and constant.issuperset(inputs):
             constant.add(node)
@@ -159,8 +159,8 @@ def insert_quantizers(
             layer = module.get_submodule(str(node.target))
             if isinstance(layer, QuantizedLayer):
                 layer.fed_by, layer.read_by = fed_by, read_by
-        elif _what(node) in PAIRS and not node.kwargs and fed_by and len(fed_by) == 2 and read_by:
-            module.pairs[node.name] = PAIRS[_what(node)](switches, fed_by, read_by)
+        elif operation(node) in PAIRS and not node.kwargs and fed_by and len(fed_by) == 2 and read_by:
+            module.pairs[node.name] = PAIRS[operation(node)](switches, fed_by, read_by)
             with graph.inserting_before(node):
                 node.replace_all_uses_with(graph.call_module(f"pairs.{node.name}", node.args))
             graph.erase_node(node)
@@ -218,7 +218,7 @@ def _values(module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Any]:
     return recorder.values
 
 
-def _what(node: fx.Node) -> Any:
+def operation(node: fx.Node) -> Any:
     """A function, the name of a method, or the class of a module as torch knows it."""
     if node.op != "call_module":
         return node.target if node.op in ("call_function", "call_method") else None
@@ -228,7 +228,7 @@ def _what(node: fx.Node) -> Any:
 
 def _upper_bound(node: fx.Node) -> float | None:
     """Of a ReLU (infinity), a ReLU6 or another clamp from zero up; None for any other node."""
-    what = _what(node)
+    what = operation(node)
     if what in SIXES:
         return 6.0
     if what in RELUS:

@@ -18,7 +18,8 @@ from codec.quantizers import ActivationQuantizer, Switches, WeightQuantizer, who
 LARGEST_BIAS = 2.0**22
 """In its unit, input scale times weight scale: float32 holds it, and what is added to it, without rounding."""
 
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+WEIGHTED = (*CONVOLUTIONS, nn.Linear)
 
 LINEAR = [layer.forward for layer in (*WEIGHTED, BiasApart)]
 """Forwards that are linear in input and weight, plus the bias; a class of a user's own may do anything with them."""

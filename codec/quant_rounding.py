@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.quant_layers import QuantizedLayer
+from codec.quant_layers import CONVOLUTIONS, QuantizedLayer
 
 POSITIONS = 16_384
 """Of a layer's output, to learn the inputs' correlations from."""
@@ -45,7 +45,7 @@ class Geometry:
         """None for one that pads otherwise than with so many zeros."""
         if isinstance(layer, nn.Linear):
             return cls((1, 1), (1, 1), (0, 0), (1, 1), 1, False)
-        assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d)
+        assert isinstance(layer, CONVOLUTIONS)
         if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
             return None
         sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
@@ -186,10 +186,8 @@ def _reaching(layer: QuantizedLayer, transform: nn.Module, x: Tensor) -> Tensor:
 def _round(correlations: Correlations) -> None:
     """A layer's weights, to the grid that their scales are settled for, in place."""
     layer = correlations.layer
-    weight, quantizer = layer.float_weight, layer.weight_quantizer
-    shape = [1] * weight.ndim
-    shape[quantizer.axis or 0] = -1
-    scales = quantizer.scale.view(shape).expand_as(weight).flatten()
+    weight = layer.float_weight
+    scales = layer.weight_quantizer.scale_along(weight).expand_as(weight).flatten()
     rounded = weight.flatten().clone()
     for places, gram in zip(correlations.parts(), correlations.grams, strict=True):
         share = min(1.0, SHRINKAGE * len(gram) / correlations.count)

@@ -188,9 +188,13 @@ class WeightQuantizer(nn.Module):
 
     def counts(self, quantized: Tensor) -> Tensor:
         """The integers q of a parameter that this quantizer gave."""
-        shape = [1] * quantized.ndim
+        return whole(quantized / self.scale_along(quantized))
+
+    def scale_along(self, weight: Tensor) -> Tensor:
+        """The scale in a shape that meets the parameter's."""
+        shape = [1] * weight.ndim
         shape[self.axis or 0] = -1
-        return whole(quantized / self.scale.view(shape))
+        return self.scale.view(shape)
 
     def extra_repr(self) -> str:
         return f"axis={self.axis}"

@@ -481,7 +481,7 @@ def test_calibration_on_pictures_alone_comes_close_to_the_float_codec(act: str, 
 
 
 def test_calibration_without_a_picture_is_refused() -> None:
-    with pytest.raises(InputError, match="no picture"):
+    with pytest.raises(InputError, match="has no range yet"):
         calibrate(make("relu"), [], Quantization("all"))
 
 
