@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from coco224.errors import DataError
-from coco224.rows import Rows
+from coco224.reading.rows import Rows
 
 K = TypeVar("K")
 V = TypeVar("V")

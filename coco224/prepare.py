@@ -14,16 +14,28 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from coco224.crops import METHODS
-from coco224.disk import check_room
 from coco224.errors import DataError
-from coco224.folder import Source, coco_splits
-from coco224.manifest import MANIFEST, describe_split, summary, versions
-from coco224.pool import StopSignals, write_shards
+from coco224.making.disk import check_room
+from coco224.making.manifest import (
+    MANIFEST,
+    describe_split,
+    summary,
+    versions,
+)
+from coco224.making.pool import StopSignals, write_shards
+from coco224.making.shards import (
+    ENCODINGS,
+    Recipe,
+    Report,
+    Shard,
+    Stopped,
+    features,
+)
+from coco224.making.workspace import Workspace, checked_out_dir, write_durably
+from coco224.photographs.crops import METHODS
+from coco224.photographs.folder import Source, coco_splits
+from coco224.photographs.sample import LICENCES, SAMPLE, sample_splits
 from coco224.repository import is_repository, open_repository
-from coco224.sample import LICENCES, SAMPLE, sample_splits
-from coco224.shards import ENCODINGS, Recipe, Report, Shard, Stopped, features
-from coco224.workspace import Workspace, checked_out_dir, write_durably
 
 PREEMPTED = 75
 _MIN_SIZE = 16  # the codec's total stride
@@ -293,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with StopSignals() as signals:
                 print(prepare(options, signals))
         if options.hub_dataset_id:
-            from coco224.hub import upload
+            from coco224.making.upload import upload
 
             upload(options.out_dir, options.hub_dataset_id, options.hub_private)
             print(f"uploaded: train_accel.py --coco_dir {options.hub_dataset_id}")

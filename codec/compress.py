@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coco224.photographs import SUFFIXES, BadPhotograph, read_photograph
+from coco224.photographs.decode import SUFFIXES, BadPhotograph, read_photograph
 from codec.cli import run
+from codec.convert import Conversion
+from codec.convert import main as convert_all
 from codec.errors import InputError
-from codec.folders import Conversion
-from codec.folders import main as convert_all
 
 if TYPE_CHECKING:
     from codec.files import FileCodec
@@ -19,7 +19,7 @@ def compress_file(codec: "FileCodec", source: Path, target: Path) -> None:
     import numpy as np
     import torch
 
-    from codec.checkpoint import whole_or_absent
+    from codec.durable import whole_or_absent
 
     try:
         pixels = np.array(read_photograph(source).image)

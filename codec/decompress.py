@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codec.cli import run
-from codec.folders import Conversion
-from codec.folders import main as convert_all
+from codec.convert import Conversion
+from codec.convert import main as convert_all
 
 if TYPE_CHECKING:
     from codec.files import FileCodec
@@ -16,7 +16,7 @@ def decompress_file(codec: "FileCodec", source: Path, target: Path) -> None:
     """A file of codec.compress to a picture; InputError where it is not whole or not of this codec."""
     from PIL import Image
 
-    from codec.checkpoint import whole_or_absent
+    from codec.durable import whole_or_absent
 
     (picture,) = codec.decompress([source.read_bytes()])
     with whole_or_absent(target) as beside:

@@ -8,7 +8,7 @@ from pathlib import Path
 from codec.cli import ArgumentParser, OptionGroup, at_least, option
 from codec.cli import run as run_command
 from codec.errors import InputError
-from codec.references import QUALITIES, check_format
+from codec.evaluation.references import QUALITIES, check_format
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class EvaluateOptions(OptionGroup):
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     options, checkpoints, references = parse(argv)
-    from codec.comparison import measure_all  # what is heavy to import waits until the options are known to be good
+    from codec.evaluation.compare import measure_all
 
     measure_all(options, checkpoints, references)
     return 0

@@ -7,10 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coco224.crops import boxes, cut
-from coco224.photographs import BadPhotograph, Photograph, list_photographs, read_photograph
-from coco224.sample import VALIDATION, sample_splits
+from coco224.photographs.crops import boxes, cut
+from coco224.photographs.decode import (
+    BadPhotograph,
+    Photograph,
+    list_photographs,
+    read_photograph,
+)
+from coco224.photographs.sample import VALIDATION, sample_splits
 from codec.errors import InputError
+from codec.network.pixels import to_float
 
 
 def sample_picture(size: int) -> Tensor:
@@ -38,4 +44,4 @@ def calibration_pictures(folder: Path, size: int) -> Iterator[Tensor]:
 def _square(photograph: Photograph, size: int) -> Tensor:
     (box,) = boxes("resize_center", photograph.width, photograph.height, size, seed=0, index=0, count=1)
     pixels = np.array(cut(photograph, box, size))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    return to_float(torch.from_numpy(pixels).permute(2, 0, 1)[None])

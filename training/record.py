@@ -16,8 +16,8 @@ import yaml
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from codec.checkpoint import whole_or_absent
-from codec.curves import Point, curve, plot
+from codec.durable import whole_or_absent
+from codec.evaluation.curves import Point, curve, plot
 from training.options import Options
 from training.state import Progress
 from training.trackers import Trackers

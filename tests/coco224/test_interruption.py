@@ -142,7 +142,7 @@ def test_a_signal_stops_promptly_and_the_same_command_continues(
 def test_a_second_ctrl_c_ends_at_once() -> None:
     program = """
 import os, signal
-from coco224.pool import StopSignals
+from coco224.making.pool import StopSignals
 with StopSignals() as signals:
     os.kill(os.getpid(), signal.SIGINT)
     assert signals.stopping

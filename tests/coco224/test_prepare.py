@@ -238,7 +238,7 @@ def test_help_imports_neither_torch_nor_datasets(tmp_path: Path) -> None:
         "Hugging Face Hub:",
     ]
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "coco224.shards" in imported
+    assert "coco224.making.shards" in imported
     assert not imported & {"torch", "datasets"}
 
 

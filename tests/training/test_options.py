@@ -275,7 +275,7 @@ def test_a_plugins_option_may_not_be_the_trainers(plugin: Path) -> None:
 def test_help_groups_the_options_one_line_each_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_text(capsys)
     groups = [line[:-1] for line in text.splitlines() if re.fullmatch(r"\w.*:", line)]
-    blocks = [f"{act} (with --act {act})" for act in registry.activation_names() if registry.block_options(act)]
+    blocks = [f"{act} (with --act {act})" for act in registry.block_names() if registry.block_options(act)]
     assert groups == [
         "options", "replacement", *blocks, "model", "data", "loss", "schedule", "numerics", "entropy model",
         "qat", "output", "reporting",
