@@ -14,23 +14,11 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from coco224.errors import DataError
+from coco224.errors import DataError, one_line
 from coco224.making.disk import check_room
-from coco224.making.manifest import (
-    MANIFEST,
-    describe_split,
-    summary,
-    versions,
-)
+from coco224.making.manifest import MANIFEST, describe_split, summary, versions
 from coco224.making.pool import StopSignals, write_shards
-from coco224.making.shards import (
-    ENCODINGS,
-    Recipe,
-    Report,
-    Shard,
-    Stopped,
-    features,
-)
+from coco224.making.shards import ENCODINGS, Recipe, Report, Shard, Stopped, features
 from coco224.making.workspace import Workspace, checked_out_dir, write_durably
 from coco224.photographs.crops import METHODS
 from coco224.photographs.folder import Source, coco_splits
@@ -192,9 +180,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _boolean(text: str) -> bool:
-    if text not in ("true", "false"):
+    if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text == "true"
+    return text.lower() == "true"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -214,11 +202,11 @@ def _parser() -> argparse.ArgumentParser:
     places = parser.add_argument_group("source and output")
     add = places.add_argument
     source = f"COCO root (train2017/, val2017/), or '{SAMPLE}': six embedded photographs"
-    add("--coco_dir", required=True, metavar="DIR", help=f"{source} [required]")
+    add("--coco_dir", required=True, type=os.path.expanduser, metavar="DIR", help=f"{source} [required]")
     add(
         "--out_dir",
         required=True,
-        type=Path,
+        type=os.path.expanduser,  # no shell replaces the ~ of --out_dir=~/x
         metavar="DIR",
         help="where the dataset appears when it is whole [required]",
     )
@@ -274,7 +262,7 @@ def _options(argv: Sequence[str] | None) -> Options:
         raise DataError(f"--push_to_hub true needs --hub_dataset_id USER/NAME, not {given.hub_dataset_id!r}")
     return Options(
         coco_dir=given.coco_dir,
-        out_dir=given.out_dir,
+        out_dir=Path(given.out_dir),
         include_val=given.include_val,
         recipe=Recipe(given.size, crop, given.crops_per_image or 1, given.seed, given.encoding),
         limit=given.limit,
@@ -313,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped: the finished part is kept, the same command continues", file=sys.stderr)
         return PREEMPTED
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", one_line(error), file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

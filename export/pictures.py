@@ -8,12 +8,7 @@ import torch
 from torch import Tensor
 
 from coco224.photographs.crops import boxes, cut
-from coco224.photographs.decode import (
-    BadPhotograph,
-    Photograph,
-    list_photographs,
-    read_photograph,
-)
+from coco224.photographs.decode import BadPhotograph, Photograph, list_photographs, read_photograph
 from coco224.photographs.sample import VALIDATION, sample_splits
 from codec.errors import InputError
 from codec.network.pixels import to_float

@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="python -m export.report", description="What chips make of a codec's graphs.")
     parser.add_dataclass("report", ReportOptions)
     parser.add_argument(
-        "--onnx", nargs="+", default=[], metavar="FILE", help="ONNX files in the place of --ckpt [none]"
+        "--onnx", nargs="+", type=Path, default=[], metavar="FILE", help="ONNX files in the place of --ckpt [none]"
     )
     given = vars(parser.parse_args(argv))
-    files = [Path(name) for name in given.pop("onnx")]
+    files = given.pop("onnx")
     options = ReportOptions(**given)
     if bool(files) == bool(options.ckpt):
         raise InputError(

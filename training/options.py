@@ -3,20 +3,19 @@
 import dataclasses
 import shlex
 import sys
-import sysconfig
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 
 from coco224.repository import is_repository
 from codec import STRIDE
 from codec.blocks import registry
-from codec.cli import NOT_EMPTY, NOT_NEGATIVE, POSITIVE, ArgumentParser, OptionGroup, at_least, option
+from codec.cli import NOT_EMPTY, NOT_NEGATIVE, POSITIVE, ArgumentParser, OptionGroup, at_least, expanded, option
 from codec.errors import InputError
+from training import recipe
 from training.objective import min_input_size
 
 
@@ -326,31 +325,17 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     first.add_argument("--config")
     first.add_argument("--plugin")
     early, _ = first.parse_known_args(argv)
-    config = {} if early.config is None else _read_yaml(early.config)
+    config = {} if early.config is None else recipe.read(early.config)
     parser = _parser(early.plugin or config.get("plugin"))
     filed = _without_zoo(parser.parse_mapping(config, early.config))
     typed = _without_zoo(vars(parser.parse_args(argv)))
     return _build(filed | typed, typed)
 
 
-def _read_yaml(path: str) -> dict[Any, Any]:
-    installed = Path(sysconfig.get_path("data"), "share", "npu-image-codec", path)  # the recipes come with the wheel
-    file = installed if installed.is_file() and not Path(path).exists() else Path(path)
-    try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path} is not YAML: {error}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"--config {path} is no mapping: write one option a line, like `lr: 1e-4`")
-    return config
-
-
 def _parser(plugin: Any) -> ArgumentParser:
     """The whole command line; a plugin's block is registered first, so that its options are there too."""
     if isinstance(plugin, str):  # a file may name anything else: refused with the other wrong types
-        registry.load_plugin(plugin)
+        registry.load_plugin(expanded(plugin))
     parser = ArgumentParser(description="Takes a learned image codec off its GDN layers.", removed=_REMOVED)
     parser.add_argument("--config", metavar="FILE", help="YAML file of options, the command line wins [none]")
     for group, cls in _GROUPS.items():

@@ -10,12 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from coco224.batches import EvalBatches
-from codec.evaluation.figures import (
-    Figures,
-    evaluate,
-    means,
-    sums_and_counts,
-)
+from codec.evaluation.figures import Figures, evaluate, means, sums_and_counts
 from codec.network.codec import Codec
 from codec.network.pixels import to_uint8
 from training.distributed import sum_over_ranks

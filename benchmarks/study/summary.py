@@ -11,13 +11,7 @@ from benchmarks.deployment import PARTS, THREADS, graphs, measure
 from benchmarks.harness import RESULTS, Row, publish
 from benchmarks.study.run import CONTROL, PLUGIN, Study
 from codec.blocks import load_plugin
-from codec.evaluation.curves import (
-    Curve,
-    NoDifference,
-    Point,
-    curve,
-    difference,
-)
+from codec.evaluation.curves import Curve, NoDifference, Point, curve, difference
 from export.pictures import sample_picture
 
 CORE = CORES[0]

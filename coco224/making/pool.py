@@ -15,13 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from coco224.errors import DataError
-from coco224.making.shards import (
-    Recipe,
-    Report,
-    Shard,
-    Stopped,
-    write_shard,
-)
+from coco224.making.shards import Recipe, Report, Shard, Stopped, write_shard
 
 _POLL_SECONDS = 0.1
 

@@ -16,21 +16,8 @@ from codec.durable import whole_or_absent
 from codec.errors import InputError
 from codec.evaluation.album import Album, Shown, spread
 from codec.evaluation.coded import through_files
-from codec.evaluation.curves import (
-    PUBLISHED,
-    Curve,
-    NoDifference,
-    curve,
-    difference,
-    plot,
-    read_curve,
-)
-from codec.evaluation.figures import (
-    Evaluated,
-    Figures,
-    means,
-    sums_and_counts,
-)
+from codec.evaluation.curves import PUBLISHED, Curve, NoDifference, curve, difference, plot, read_curve
+from codec.evaluation.figures import Evaluated, Figures, means, sums_and_counts
 from codec.evaluation.pictures import Pictures, open_pictures
 from codec.evaluation.ranks import Ranks
 from codec.evaluation.references import QUALITIES, through_pillow

@@ -14,12 +14,7 @@ import torch.nn.functional as F
 from compressai.layers import GDN
 from torch import Tensor, fx, nn
 
-from codec.quantization.layers import (
-    WEIGHTED,
-    QuantizedLayer,
-    quantize_around,
-    quantize_layer,
-)
+from codec.quantization.layers import WEIGHTED, QuantizedLayer, quantize_around, quantize_layer
 from codec.quantization.pairs import PAIRS
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer, Wiring
 

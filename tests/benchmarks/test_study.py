@@ -8,21 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.study.run import (
-    BUDGETS,
-    PLUGIN,
-    WITHOUT_MAP,
-    Study,
-    run,
-)
-from benchmarks.study.summary import (
-    bd_rates,
-    draw,
-    int8_row,
-    percent,
-    tables_row,
-    verdicts,
-)
+from benchmarks.study.run import BUDGETS, PLUGIN, WITHOUT_MAP, Study, run
+from benchmarks.study.summary import bd_rates, draw, int8_row, percent, tables_row, verdicts
 from codec.blocks import activation, load_plugin, make_options
 from codec.description.architecture import Architecture
 from codec.network.codec import Codec

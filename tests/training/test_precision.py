@@ -15,13 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from codec.blocks import block_named, make_options
 from codec.errors import InputError
-from training.precision import (
-    POLICIES,
-    Float32Region,
-    apply_local_fp32,
-    is_emulated,
-    local_fp32_modules,
-)
+from training.precision import POLICIES, Float32Region, apply_local_fp32, is_emulated, local_fp32_modules
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 GDNS = [f"{part}.{i}" for part in ("g_a", "g_s") for i in (1, 3, 5)]

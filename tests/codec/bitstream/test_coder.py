@@ -13,12 +13,7 @@ from programs import ROOT
 from symbols import drawn
 
 from codec.bitstream.coder import Coder
-from codec.bitstream.tables import (
-    Tables,
-    from_bytes,
-    read_tables,
-    to_bytes,
-)
+from codec.bitstream.tables import Tables, from_bytes, read_tables, to_bytes
 from codec.errors import InputError
 
 Symbols = NDArray[np.int32]

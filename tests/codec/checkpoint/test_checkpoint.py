@@ -7,12 +7,7 @@ import torch
 from compressai.models import FactorizedPrior
 from torch import Tensor
 
-from codec.checkpoint import (
-    Description,
-    load_codec,
-    load_initial,
-    save_codec,
-)
+from codec.checkpoint import Description, load_codec, load_initial, save_codec
 from codec.description.architecture import Architecture, BlockChoice
 from codec.errors import InputError
 from codec.network.bottleneck import with_tables

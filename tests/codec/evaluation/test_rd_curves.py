@@ -7,15 +7,7 @@ import pytest
 from PIL import Image
 
 from codec.errors import InputError
-from codec.evaluation.curves import (
-    PUBLISHED,
-    NoDifference,
-    Point,
-    curve,
-    difference,
-    plot,
-    read_curve,
-)
+from codec.evaluation.curves import PUBLISHED, NoDifference, Point, curve, difference, plot, read_curve
 
 
 def test_a_curve_with_twice_the_bits_has_a_bd_rate_of_plus_100_percent() -> None:

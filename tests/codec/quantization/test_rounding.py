@@ -12,14 +12,7 @@ from codec.description.architecture import Architecture, BlockChoice, Phase, Qua
 from codec.network.bottleneck import noise_keys, with_tables
 from codec.network.codec import Codec
 from codec.quantization.layers import QuantizedLayer, quantize_layer
-from codec.quantization.phases import (
-    calibrate,
-    enter,
-    equalize_channels,
-    learn_ranges,
-    prepare,
-    round_to_grid,
-)
+from codec.quantization.phases import calibrate, enter, equalize_channels, learn_ranges, prepare, round_to_grid
 from codec.quantization.quantizers import Switches
 from codec.quantization.rounding import compensated, round_weights
 

@@ -8,18 +8,7 @@ import pytest
 from codecs_for_export import in_int8, make
 from onnx import TensorProto, helper, numpy_helper
 
-from export.chips.operators import (
-    AXERA,
-    ETHOS_U,
-    FAMILIES,
-    NXP,
-    ORT,
-    QUALCOMM,
-    RKNN,
-    TENSORRT,
-    Family,
-    findings,
-)
+from export.chips.operators import AXERA, ETHOS_U, FAMILIES, NXP, ORT, QUALCOMM, RKNN, TENSORRT, Family, findings
 from export.graph.build import build
 from export.graph.nodes import macs, read
 from export.pictures import sample_picture

@@ -12,13 +12,7 @@ from codec.blocks.gdnish import ECA
 from codec.quantization.layers import QuantizedLayer
 from codec.quantization.pairs import QuantizedPair
 from export.graph.parts import decoder
-from export.graph.rewrite import (
-    DECONVS,
-    ClippedHardsigmoid,
-    ConcatDeconv,
-    DepthToSpaceDeconv,
-    rewrite,
-)
+from export.graph.rewrite import DECONVS, ClippedHardsigmoid, ConcatDeconv, DepthToSpaceDeconv, rewrite
 
 ACTS = [
     ("relu", {}),
