@@ -97,8 +97,8 @@ def session_options() -> "onnxruntime.SessionOptions":
 def sums_saturate(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether ONNX Runtime's fastest int8 kernels add two products in 16 bits, which do not hold them.
 
-    They do on x86 without VNNI. With VNNI the fastest are exact, and the others take about three times as long. An x86 CPU whose flags
-    cannot be read (another system than Linux) counts as one without: slow at worst, never wrong.
+    They do on x86 without VNNI. With VNNI the fastest are exact, and the others take about three times as long. An x86
+    CPU whose flags cannot be read (another system than Linux) counts as one without: slow at worst, never wrong.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
