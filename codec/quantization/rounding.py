@@ -19,6 +19,9 @@ from codec.quantization.layers import CONVOLUTIONS, QuantizedLayer
 POSITIONS = 16_384
 """Of a layer's output, to learn the inputs' correlations from."""
 
+AT_ONCE = 1024
+"""Of these positions in float64, which takes twice the memory."""
+
 LARGEST = 128
 """Side of the part of a layer's input that is looked at: every value of it is copied for each tap."""
 
@@ -78,6 +81,14 @@ def _middle(x: Tensor) -> Tensor:
     return x[:, :, top : top + LARGEST, left : left + LARGEST]
 
 
+def _products(columns: Tensor) -> Tensor:
+    """columns.T @ columns in float64: quantized values have no other sum then, in whatever order they are added."""
+    products = columns.new_zeros(columns.shape[1], columns.shape[1], dtype=torch.float64)
+    for some in columns.split(AT_ONCE):
+        products.addmm_(some.T.double(), some.double())
+    return products
+
+
 class Correlations:
     """What the inputs of a layer's weights have to do with each other, over the pictures that were seen."""
 
@@ -90,7 +101,7 @@ class Correlations:
     def see(self, x: Tensor) -> None:
         """Takes in one batch of the layer's inputs."""
         for k, columns in enumerate(self._columns(_middle(self.geometry.picture(x, self.layer)))):
-            gram = (columns.T @ columns).double()
+            gram = _products(columns)
             if k == 0:
                 self.count += len(columns)  # as many for each part
             if k == len(self.grams):
@@ -207,7 +218,9 @@ def compensated(weights: Tensor, gram: Tensor) -> Tensor:
         float64 [rows, K]. The greatest of each row is rounded to the nearest, so that a scale that follows the weights
         stays as it is.
     """
-    order = gram.diag().argsort(descending=True)
+    # The greatest energy first, in octaves: channels that are alike keep their order, whatever the last bits say.
+    energy = gram.diag().clamp(min=torch.finfo(gram.dtype).tiny).log2().round()
+    order = energy.argsort(descending=True, stable=True)
     w, gram = weights[:, order], gram[order][:, order]
     nearest, greatest = w.round(), w.abs() == w.abs().amax(1, keepdim=True)
     gram.diagonal().add_(1e-6 * gram.diagonal().mean().clamp(min=1e-30))  # a value that is always zero has no inverse

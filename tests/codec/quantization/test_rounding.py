@@ -86,6 +86,22 @@ def test_inputs_that_know_nothing_of_each_other_leave_nearest_rounding() -> None
     assert torch.equal(compensated(weights, torch.zeros(40, 40, dtype=torch.float64)), weights.round())
 
 
+def test_the_last_bits_of_alike_inputs_decide_nothing() -> None:
+    """Channels that hold nearly one constant each, as y_hat does where all symbols are zero."""
+    torch.manual_seed(0)
+    inputs = torch.full((100, 40), 0.0138, dtype=torch.float64) + 1e-3 * torch.randn(100, 1)
+    weights = 100 * torch.randn(5, 40, dtype=torch.float64).clamp(-1.2, 1.2)
+
+    def rounded() -> Tensor:
+        columns = inputs * (1 + 1e-7 * torch.randn(1, 40))
+        gram = columns.T @ columns
+        return compensated(weights, gram.lerp(gram.diag().diag(), 0.01))
+
+    once = rounded()
+    assert not torch.equal(once, weights.round())
+    assert all(torch.equal(once, rounded()) for _ in range(5))
+
+
 def test_a_layer_that_pads_otherwise_is_rounded_to_the_nearest(maps: Tensor) -> None:
     layer = nn.Conv2d(8, 6, 3, padding=1, padding_mode="reflect")
     rounded = quantized(layer)
