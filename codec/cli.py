@@ -65,8 +65,9 @@ expanded = os.path.expanduser
 def option(default: Any, help: str, **hints: Any) -> Any:
     """A dataclass field that is a command's option.
 
-    Hints: `rule` (a Rule), `metavar`, `shown` (what --help calls the default), `values` (a function that
-    lists them for --help where no Literal can; whoever uses the option refuses others).
+    Hints: `rule` (a Rule), `metavar`, `shown` (what --help calls the default), `choices` (names that it may have, where
+    no Literal can list them), `values` (a function that lists them for --help where they are known late; whoever uses
+    the option refuses others).
     """
     return dataclasses.field(default=default, metadata={"help": help, **hints})
 
@@ -113,6 +114,9 @@ class ArgumentParser(argparse.ArgumentParser):
             settings: dict[str, Any] = {"type": kind}
             if typing.get_origin(kind) is typing.Literal:
                 values = typing.get_args(kind)
+                settings = {"choices": values}
+            elif "choices" in field.metadata:
+                values = tuple(field.metadata["choices"])
                 settings = {"choices": values}
             elif kind is bool:
                 settings = {"type": boolean, "nargs": "?", "const": True}
