@@ -66,14 +66,17 @@ def option(default: Any, help: str, **hints: Any) -> Any:
     """A dataclass field that is a command's option.
 
     Hints: `rule` (a Rule), `metavar`, `shown` (what --help calls the default), `values` (a function that
-    lists them for --help where no Literal can; whoever uses the option refuses others).
+    lists them for --help where no Literal can; whoever uses the option refuses others). Of the training program's
+    options also: `decides` (the value decides the trained weights, so a resumed run must have the same), `only_with`
+    (another option and the values under which this one has an effect), `local` (it says something of this machine
+    alone, and is left out of the command that others can repeat).
     """
     return dataclasses.field(default=default, metadata={"help": help, **hints})
 
 
 @dataclasses.dataclass(frozen=True)
 class OptionGroup:
-    """Base of the dataclasses whose fields are options; refuses a value that breaks its field's rule."""
+    """Base of the dataclasses whose fields are options; refuses a value that its field does not take."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -83,6 +86,8 @@ class OptionGroup:
                 raise InputError(f"--{field.name} {value}: {words}")
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
                 raise InputError(f"--{field.name} {value}: does not fit into 64 bits")
+            if typing.get_origin(field.type) is typing.Literal and value not in typing.get_args(field.type):
+                raise InputError(f"--{field.name} {value}: use one of {', '.join(typing.get_args(field.type))}")
 
 
 class ArgumentParser(argparse.ArgumentParser):

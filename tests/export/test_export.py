@@ -21,7 +21,7 @@ from codec.bitstream.tables import read_tables
 from codec.errors import InputError
 from codec.quantization.layers import quantize_layer
 from codec.quantization.pairs import QuantizedPair, QuantizedProduct, QuantizedSum
-from codec.quantization.quantizers import ActivationQuantizer, Switches
+from codec.quantization.quantizers import ActivationQuantizer, Switches, Wiring
 from export.__main__ import main
 from export.graph.build import build
 from export.graph.check import compare, optimized, runner
@@ -158,7 +158,7 @@ def test_sums_and_products_are_those_of_onnx_runtime(kind: str, pair: type[Quant
             each.settle()
         grids = [(each.scale.numpy(), each.zero_point.numpy().astype(np.uint8)) for each in quantizers]
         a, b = ((torch.from_numpy(q.astype(np.float32)) - z) * s for q, (s, z) in zip(every, grids, strict=False))
-        ours = pair(Switches(quantize=True), tuple(quantizers[:2]), (quantizers[2],)).eval()(a, b)
+        ours = pair(Switches(quantize=True), Wiring(tuple(quantizers[:2]), quantizers[2])).eval()(a, b)
         found = quantizers[2].counts(quantizers[2](ours)) + quantizers[2].zero_point
         assert np.array_equal(found.numpy(), in_onnx_runtime(kind, every, grids))
 
