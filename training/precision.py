@@ -16,9 +16,6 @@ from codec.cli import NOT_NEGATIVE, POSITIVE, OptionGroup, at_least, option
 from codec.errors import InputError
 from codec.network.modules import mix_in
 
-LocalFp32 = Literal["entropy", "none", "entropy+decoder", "all_normexp", "custom"]
-"""Which regions of a codec stay in FP32."""
-
 ENTROPY_MODELS = ("entropy_bottleneck", "gaussian_conditional")
 
 _NORMEXP = re.compile(
@@ -32,7 +29,9 @@ _NORMEXP = re.compile(
 class NumericsOptions(OptionGroup):
     amp: bool = option(True, "mixed precision", shown="true; false with --qat true")
     amp_dtype: Literal["bf16", "fp16"] = option("bf16", "its number format")
-    local_fp32: LocalFp32 = option("entropy", "regions that stay in FP32")
+    local_fp32: Literal["entropy", "none", "entropy+decoder", "all_normexp", "custom"] = option(
+        "entropy", "regions that stay in FP32"
+    )
     local_fp32_custom: str | None = option(
         None, "globs of module names for --local_fp32 custom, comma-separated", metavar="GLOBS"
     )
@@ -55,6 +54,10 @@ class NumericsOptions(OptionGroup):
             raise InputError("--local_fp32 custom needs --local_fp32_custom GLOBS: which modules stay in FP32")
         if self.local_fp32_custom is not None and self.local_fp32 != "custom":
             raise InputError(f"--local_fp32_custom {self.local_fp32_custom}: only --local_fp32 custom uses it")
+
+
+POLICIES: tuple[str, ...] = get_args(NumericsOptions.__annotations__["local_fp32"])
+"""The values of --local_fp32: which regions of a codec stay in FP32."""
 
 
 def memory_format(numerics: NumericsOptions) -> torch.memory_format:
@@ -100,8 +103,7 @@ def local_fp32_modules(model: nn.Module, policy: str, globs: Sequence[str] = ())
         case "custom":
             names = _matching_modules(model, globs)
         case _:
-            known = ", ".join(get_args(LocalFp32))
-            raise InputError(f"--local_fp32 {policy}: no such policy; use one of {known}")
+            raise InputError(f"--local_fp32 {policy}: no such policy; use one of {', '.join(POLICIES)}")
     inside = tuple(f"{name}." for name in names)
     return [name for name, _ in model.named_modules() if name in names and not name.startswith(inside)]
 
