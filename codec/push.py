@@ -1,5 +1,6 @@
 """`python -m codec.push`: a checkpoint, with its card and record, to a model repository on the Hugging Face Hub."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +10,6 @@ from coco224.repository import is_repository, open_repository
 from codec.cli import NOT_EMPTY, ArgumentParser, OptionGroup, option
 from codec.cli import run as run_command
 from codec.errors import InputError
-
-UNREACHABLE = 75  # exit status: the Hub is down or out of reach, the same command completes the work later
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def push(options: PushOptions) -> int:
     reason = reason or commit(options.hub_model_id, files)
     if reason:
         print(f"error: the Hub did not take the files ({reason}); the same command completes it", file=sys.stderr)
-        return UNREACHABLE
+        return os.EX_TEMPFAIL
     print(f"{options.hub_model_id}: {len(files)} files")
     return 0
 

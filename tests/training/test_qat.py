@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,13 +12,14 @@ from accelerate import Accelerator, DistributedType
 from programs import TINY, distance, into, launch, rows, run, same, states, train, weights
 from safetensors.torch import load_file
 
+import training.run
+import training.start
 from codec.checkpoint import load_codec
 from codec.description.architecture import Phase
 from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.quantization.layers import QuantizedLayer
 from codec.quantization.phases import activation_quantizers, in_float
-from training import setup
 from training.options import parse
 
 KILLS = Path(__file__).with_name("kills.py")
@@ -106,18 +108,18 @@ def test_channels_and_weights_are_settled_once(
     """Before the first step, and before the first quantized one; a run that goes on after it does neither again."""
     done: list[tuple[str, Phase]] = []
 
-    def note(what: str) -> None:
-        original = getattr(setup, what)
+    def note(module: ModuleType, what: str) -> None:
+        original = getattr(module, what)
 
         def noted(codec: Codec, pictures: list[torch.Tensor]) -> None:
             assert codec.architecture.quantization
             done.append((what, codec.architecture.quantization.phase))
             original(codec, pictures)
 
-        monkeypatch.setattr(setup, what, noted)
+        monkeypatch.setattr(module, what, noted)
 
-    note("equalize_channels")
-    note("round_to_grid")
+    note(training.start, "equalize_channels")
+    note(training.run, "round_to_grid")
     settled = [("equalize_channels", Phase.CALIBRATION), ("round_to_grid", Phase.FIXED_SCALE)]
     for step, expected in ((None, settled), (2, settled[1:]), (4, settled[1:]), (6, [])):
         done.clear()
