@@ -10,10 +10,10 @@ from typing import Any
 
 from PIL import features as pillow_features
 
+from coco224.files import write_whole
 from coco224.folder import Source
 from coco224.resize import cykooz_resizer
 from coco224.shards import Report
-from coco224.workspace import write_durably
 
 MANIFEST = "manifest.json"
 
@@ -39,7 +39,7 @@ def describe_split(folder: Path, features: Any, part: Sequence[Report]) -> None:
         "_output_all_columns": False,
         "_split": folder.name,
     }
-    write_durably(folder / "state.json", json.dumps(state, indent=1))
+    write_whole(folder / "state.json", json.dumps(state, indent=1))
 
 
 def fingerprint(part: Sequence[Report]) -> str:

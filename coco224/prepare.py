@@ -17,13 +17,14 @@ from tqdm import tqdm
 from coco224.crops import METHODS
 from coco224.disk import check_room
 from coco224.errors import DataError
+from coco224.files import write_whole
 from coco224.folder import Source, coco_splits
 from coco224.manifest import MANIFEST, describe_split, summary, versions
 from coco224.pool import StopSignals, write_shards
 from coco224.repository import is_repository, open_repository
 from coco224.sample import LICENCES, SAMPLE, sample_splits
 from coco224.shards import ENCODINGS, Recipe, Report, Shard, Stopped, features
-from coco224.workspace import Workspace, checked_out_dir, write_durably
+from coco224.workspace import Workspace, checked_out_dir
 
 PREEMPTED = 75
 _MIN_SIZE = 16  # the codec's total stride
@@ -103,9 +104,9 @@ def prepare(options: Options, signals: StopSignals) -> str:
         "licences": {name: LICENCES[name] for source in sources.values() for name in source.names} if is_sample else {},
         "splits": {split: summary(sources[split], part) for split, part in parts.items()},
     }
-    write_durably(work.dataset / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_whole(work.dataset / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     # What makes the folder a dataset comes last.
-    write_durably(work.dataset / "dataset_dict.json", json.dumps({"splits": list(parts)}))
+    write_whole(work.dataset / "dataset_dict.json", json.dumps({"splits": list(parts)}))
     work.publish()
     rows = ", ".join(f"{split} {sum(report.rows for report in part)} rows" for split, part in parts.items())
     skipped = sum(len(report.skipped) for part in parts.values() for report in part)

@@ -2,13 +2,13 @@
 
 import fcntl
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from coco224.errors import DataError
+from coco224.files import sync_folder, write_whole
 from coco224.shards import Report, Shard
 
 
@@ -80,11 +80,11 @@ class Workspace:
         self._reports.mkdir(exist_ok=True)
         for torn in self.dataset.glob("*/*.tmp*"):
             torn.unlink()
-        write_durably(plan, self._plan)
+        write_whole(plan, self._plan)
 
     def keep(self, shard: Shard, report: Report) -> None:
         """Marks a shard as finished."""
-        write_durably(self._report_file(shard), json.dumps(asdict(report)))
+        write_whole(self._report_file(shard), json.dumps(asdict(report)))
 
     def publish(self) -> None:
         """Makes the dataset appear at its place, whole, and takes the folder away.
@@ -94,36 +94,15 @@ class Workspace:
         """
         for folder in (*self.dataset.iterdir(), self.dataset):
             if folder.is_dir():
-                _sync_folder(folder)
+                sync_folder(folder)
         old = self._out.parent / f".{self._out.name}.replaced"
         if self._out.exists():
             shutil.rmtree(old, ignore_errors=True)
             self._out.rename(old)
         self.dataset.rename(self._out)
-        _sync_folder(self._out.parent)
+        sync_folder(self._out.parent)
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(self.root)
 
     def _report_file(self, shard: Shard) -> Path:
         return self._reports / f"{shard.path.parent.name}-{shard.path.stem}.json"
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all, also over a power cut."""
-    torn = path.with_name(path.name + ".tmp")
-    try:
-        with torn.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        torn.rename(path)
-    finally:
-        torn.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

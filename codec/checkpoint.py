@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from codec.durable import whole_or_absent
+from coco224.files import whole_or_absent
 from codec.entropy import with_tables
 from codec.errors import InputError
 from codec.fingerprint import fingerprint

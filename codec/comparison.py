@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from coco224.files import whole_or_absent
 from codec.album import Album, Shown, spread
 from codec.blocks import load_plugin
-from codec.checkpoint import open_codec, whole_or_absent
+from codec.checkpoint import open_codec
 from codec.curves import PUBLISHED, Curve, NoDifference, curve, difference, plot, read_curve
 from codec.errors import InputError
 from codec.evaluation import Evaluated, Figures, means, sums_and_counts

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from coco224.files import whole_or_absent
 from codec.album import Shown
-from codec.checkpoint import whole_or_absent
 from codec.curves import Curve, Point
 from codec.evaluation import Evaluated
 

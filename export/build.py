@@ -6,7 +6,8 @@ from pathlib import Path
 import onnx
 from torch import Tensor
 
-from codec.checkpoint import open_codec, whole_or_absent
+from coco224.files import whole_or_absent
+from codec.checkpoint import open_codec
 from codec.errors import InputError
 from codec.model import Activation, Codec
 from codec.quant import TRANSFORMS, Quantization, calibrate, frozen

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coco224.files import whole_or_absent
 from codec import STRIDE
 from codec.bitstream import latent_size, pack, unpack
 from codec.cli import ArgumentParser, run
 from codec.coder import Coder
-from codec.durable import whole_or_absent
 from codec.errors import InputError
 from codec.tables import read_tables
 

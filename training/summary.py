@@ -6,8 +6,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from coco224.files import whole_or_absent
 from codec.blocks import KEEP_GDN
-from codec.checkpoint import Description, whole_or_absent
+from codec.checkpoint import Description
 from codec.complexity import costs
 from codec.model import Architecture, gdn_layers
 from codec.precision import is_emulated
