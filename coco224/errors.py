@@ -1,5 +1,15 @@
-"""The one exception that means "bad data": every command turns it into one line and exit status 2."""
+"""The one exception that means "bad data", which every command turns into one line, and how such lines are worded."""
 
 
 class DataError(Exception):
     """Says in one sentence what was given, what is wrong with it and what to do."""
+
+
+def counted(count: int, noun: str) -> str:
+    """For example "1 file", "2 files", "116 photographs"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """The text with control characters, and what is no character, escaped: a file's name must not steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from coco224.errors import DataError
+from coco224.errors import DataError, printable
 from codec.errors import InputError
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -36,7 +36,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         status = main()
     except (InputError, DataError) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
+            print("error:", printable(" ".join(str(error).split())), file=sys.stderr)
         status = 2
     sys.exit(status)
 

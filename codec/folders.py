@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coco224.walk import say_left_out, walk
 from codec.cli import ArgumentParser, OptionGroup, at_least, option
 from codec.errors import InputError
 
@@ -89,7 +90,9 @@ def find_jobs(conversion: Conversion, source: Path, target: Path) -> list[Job]:
     if source.is_dir():
         if target.is_file():
             raise InputError(f"{target} is a file and {source} a folder; name a folder to write")
-        names = sorted(path.relative_to(source) for path in source.rglob("*") if _is_read(conversion, path, source))
+        found = walk(source, conversion.reads)
+        say_left_out(source, found.left_out)
+        names = sorted(Path(name) for name, _ in found.files)
         if not names:
             raise InputError(f"{source} holds no file that ends in {' '.join(sorted(conversion.reads))}")
         jobs = [(source / name, (target / name).with_suffix(conversion.folder_suffix)) for name in names]
@@ -107,11 +110,6 @@ def find_jobs(conversion: Conversion, source: Path, target: Path) -> list[Job]:
     if target.exists() and source.samefile(target):
         raise InputError(f"{target} is the source itself; name another file")
     return [(source, target)]
-
-
-def _is_read(conversion: Conversion, path: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.suffix.lower() in conversion.reads and not hidden and path.is_file()
 
 
 def _failures(conversion: Conversion, jobs: list[Job], options: FileOptions) -> Iterator[str]:
