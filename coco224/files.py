@@ -5,6 +5,7 @@ import errno
 import fcntl
 import functools
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -15,7 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from coco224.errors import DataError
 
@@ -24,6 +25,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
+_MOST_JSON = 2**28
 _NAME_PART = 40  # characters of a name that its temporary name repeats: names have at most 255 bytes
 
 
@@ -170,6 +172,33 @@ def temporary_folder() -> Iterator[Path]:
             if error.errno is not None and error.filename is None:
                 error.filename = name
             raise
+
+
+def shared_memory() -> int:
+    """Bytes free in /dev/shm, through which processes hand over data and which their locks need; 0: not writable."""
+    folder = Path("/dev/shm")
+    return shutil.disk_usage(folder).free if os.access(folder, os.W_OK) else 0
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file of some megabytes, with or without a byte order mark.
+
+    Raises:
+        OSError: as `read_regular`.
+        ValueError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(read_regular(path, _MOST_JSON).decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with the home folder for `~`, which a shell leaves in `--option=~/folder`."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # of a user who has none here
+        return Path(path)
 
 
 def make_folder(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coco224.files import shared_memory
 from coco224.walk import say_left_out, walk
 from codec.cli import ArgumentParser, OptionGroup, at_least, option
 from codec.errors import InputError
@@ -119,6 +121,9 @@ def _failures(conversion: Conversion, jobs: list[Job], options: FileOptions) -> 
     worker = _Worker(conversion.convert, options.checkpoint, options.plugin)
     worker.open()  # here as well with several processes: a bad checkpoint is refused before they start
     processes = min(options.num_proc, len(jobs))
+    if processes > 1 and not shared_memory():
+        print("several processes need a writable /dev/shm: working with one, as --num_proc 1 does", file=sys.stderr)
+        processes = 1
     done = map(worker, jobs) if processes == 1 else _spread(worker, jobs, processes)
     progress = tqdm(done, total=len(jobs), unit=" files", disable=len(jobs) == 1)
     yield from (failure for failure in progress if failure)
