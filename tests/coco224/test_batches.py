@@ -197,7 +197,7 @@ def test_a_worker_s_error_is_its_one_line() -> None:
 def test_a_worker_that_is_killed_is_one_line() -> None:
     loader = train_loader(batches(Broken(kills=True), input_size=16, batch_size=2), 0, 4, 1, pin_memory=False)
     next(loader), next(loader)
-    with pytest.raises(DataError, match="a worker process failed .*--num_workers 0") as caught:
+    with pytest.raises(DataError, match=r"a worker process failed .*--num_workers 0") as caught:
         next(loader)
     assert "\n" not in str(caught.value)
 
@@ -208,7 +208,7 @@ def test_without_shared_memory_threads_read_the_same_batches(
 ) -> None:
     monkeypatch.setattr("coco224.batches.shared_memory", lambda: free)
     train = batches(rows)
-    with pytest.warns(UserWarning, match="/dev/shm has .* 3 worker processes need .* read by threads"):
+    with pytest.warns(UserWarning, match=r"/dev/shm has .* 3 worker processes need .* read by threads"):
         loaded = list(train_loader(train, 4, 14, 3, pin_memory=False))  # over the ends of two epochs
     monkeypatch.undo()
     assert all(map(equal, loaded, train_loader(batches(rows), 4, 14, 0, pin_memory=False)))
