@@ -31,6 +31,7 @@ _MOST_BYTES = 10**9
 """Of memory that decoding may take, and of a file."""
 _BYTES_PER_PIXEL = {"WEBP": 20}
 _USUAL_BYTES_PER_PIXEL = 9
+_PROGRESSIVE_BYTES_PER_PIXEL = 6  # coefficients of the whole picture, of a JPEG
 _STRIP_PIXELS = 2**22  # converted at a time: copies of a large picture in other modes are not held whole
 
 
@@ -110,8 +111,8 @@ def _decode(data: bytes, shortest: int | None, orientation: int | None = None) -
             # A turned picture is decoded whole: its partial last column would become the first.
             if shortest and image.format == "JPEG" and orientation == 1:
                 image.draft(None, (shortest, shortest))  # None keeps the mode
-        _refuse_huge(image)
         reduction = round(width / image.width)
+        _refuse_huge(image, reduction)
         image.load()
         orientation = orientation or _orientation(image)  # which a PNG may hold behind its pixels
         upright = _rgb(image, png_depth(data))
@@ -131,9 +132,12 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) and found in _UPRIGHT else 1
 
 
-def _refuse_huge(image: Image.Image) -> None:
+def _refuse_huge(image: Image.Image, reduction: int) -> None:
     """Refuses, before it is decoded, a picture that would take more than 1 GB of memory."""
-    most = _MOST_BYTES // _BYTES_PER_PIXEL.get(image.format or "", _USUAL_BYTES_PER_PIXEL)
+    per_pixel = _BYTES_PER_PIXEL.get(image.format or "", _USUAL_BYTES_PER_PIXEL)
+    if image.info.get("progressive"):
+        per_pixel += _PROGRESSIVE_BYTES_PER_PIXEL * reduction**2
+    most = _MOST_BYTES // per_pixel
     if image.width * image.height > most:
         raise BadPhotograph(
             f"{image.width}x{image.height} pixels take over 1 GB of memory: {most // 10**6} million at most are read"
