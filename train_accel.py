@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from coco224.batches import Batch
     from training.record import Record
-    from training.setup import Run
+    from training.run import Run
 
 TOO_MANY_FAULTS = 3
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from training.summary import announce, conclude
 
     run = set_up(options)
-    record = Record(run.accelerator, options, run.total, run.progress, run.train_batches.global_batch)
+    record = Record(run.accelerator, options, run.total, run.progress, run.data.batches.global_batch)
     announce(run, record)
     with contextlib.closing(record):
         status = train(run, record, stop)
@@ -61,7 +61,7 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
         if progress.evaluated < progress.step and ends_epoch(run, 1):
             shipped = run.shipped()
             try:
-                if run.validation and ends_epoch(run, output.eval_every):
+                if run.data.validation and ends_epoch(run, output.eval_every):
                     validate(run, record, stop, shipped, epoch)
             except Stopped:
                 save(run, record, shipped, ends_run=True)
@@ -123,7 +123,7 @@ class Outcome:
 
 def forward(run: Run, model: nn.Module, batch: Batch) -> tuple[dict[str, Any], Tensor, dict[str, Tensor]]:
     """A micro-batch through the codec and the objective: outputs, distortion and rate as one loss, figures."""
-    from codec.entropy import noise_keys
+    from codec.network.bottleneck import noise_keys
 
     x = run.to_pictures(batch.images)
     keys = noise_keys(run.options.numerics.seed, run.progress.step, batch.places.to(run.device, non_blocking=True))
@@ -138,13 +138,13 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
     import torch
 
     from training.distributed import sum_over_ranks
-    from training.qat import end_step, enter_phase, settles_weights
+    from training.qat import begins_fake_quantization, end_step, enter_phase
 
     optimizer, watch, max_norm = run.optimizer, run.watch, run.options.numerics.max_grad_norm
     lr = run.schedule.apply(optimizer, run.progress.step)
     enter_phase(run.codec, run.options.qat, run.progress.step)
-    if settles_weights(run.options.qat, run.progress.step):
-        run.settle_weights()
+    if begins_fake_quantization(run.options.qat, run.progress.step):
+        run.round_weights()
     optimizer.zero_grad(set_to_none=True)
     watch.reset()
     batches: list[Batch] = []
@@ -192,7 +192,7 @@ def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
 
         module = guilty_module(suspect, loss_of, run.options.numerics.overflow_tol)
         if module:
-            record.fault(step, module, run.train_rows.names(batch.rows.tolist()))
+            record.fault(step, module, run.data.rows.names(batch.rows.tolist()))
             return
     record.row("fault", step, {"skipped": 1})
 

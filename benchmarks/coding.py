@@ -6,11 +6,13 @@ from compressai.ans import RansDecoder, RansEncoder
 from torch import Tensor
 
 from benchmarks.harness import Row, alternate, publish
-from codec.coder import Coder
-from codec.entropy import with_tables
-from codec.files import tables_of
-from codec.model import Architecture, Codec, zoo_widths
-from codec.tables import Tables
+from codec.bitstream.coder import Coder
+from codec.bitstream.tables import Tables
+from codec.checkpoint.zoo import zoo_widths
+from codec.description.architecture import Architecture
+from codec.network.bottleneck import with_tables
+from codec.network.codec import Codec
+from codec.network.tables import tables_of
 
 SHAPE = (32, 48)
 """Of y, for a picture of 768x512."""

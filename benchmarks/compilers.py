@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.deployment import ACTIVATIONS, M, N, random_codec
 from benchmarks.harness import Row, publish
-from coco224.sample import VALIDATION, sample_splits
+from coco224.photographs.sample import VALIDATION, sample_splits
 from codec.checkpoint import Description, save_codec
 
 ROOT = Path(__file__).parent.parent

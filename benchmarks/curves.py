@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.harness import RESULTS, Row, publish
 from benchmarks.pictures import CROPS, prepared
 from benchmarks.trainer import COMMON
-from coco224.sample import SAMPLE
+from coco224.photographs.sample import SAMPLE
 from train_accel import main as train
 
 STEPS, WINDOW = 300, 30

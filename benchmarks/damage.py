@@ -11,10 +11,11 @@ import torch
 from skimage import data
 
 from benchmarks.harness import Row, publish
-from codec.entropy import with_tables
+from codec.description.architecture import Architecture
 from codec.errors import InputError
 from codec.files import FileCodec
-from codec.model import Architecture, Codec
+from codec.network.bottleneck import with_tables
+from codec.network.codec import Codec
 
 FILES = 10_000
 SIZES = ((300, 451), (97, 33), (1, 1))

@@ -27,7 +27,7 @@ from benchmarks.pictures import image_folder, prepared
 from coco224 import prepare
 from coco224.batches import TrainBatches, train_loader
 from coco224.dataset import Rows, open_rows
-from coco224.sample import SAMPLE, sample_splits
+from coco224.photographs.sample import SAMPLE, sample_splits
 
 ROUNDS = 7
 BATCH = 16

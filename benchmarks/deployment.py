@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Row, publish
-from codec.entropy import with_tables
-from codec.model import Activation, Architecture, Codec
-from codec.quant import Quantization, calibrate, frozen
-from export.build import build
+from codec.description.architecture import Architecture, BlockChoice, Quantization
+from codec.network.bottleneck import with_tables
+from codec.network.codec import Codec
+from codec.quantization.phases import calibrate, frozen
+from export.graph.build import build
+from export.graph.nodes import macs, read
+from export.graph.parts import Part
 from export.measure import executed, latencies
-from export.nodes import macs, read
-from export.parts import Part
 from export.pictures import sample_picture
 
 ACTIVATIONS = ("gdn", "relu", "gdnish", "gate", "gate_mlp", "relu_mlp")
@@ -30,7 +31,7 @@ GDN_FLOAT, RELU_INT8 = "gdn float", "relu int8"
 def random_codec(act: str) -> Codec:
     """Quality 8's widths, with entropy tables narrow enough that the latent is 8 bits, as a trained codec's are."""
     torch.manual_seed(0)
-    activation = Activation(act)
+    activation = BlockChoice(act)
     codec = Codec(Architecture(N, M, activation, activation))
     with torch.no_grad():
         for matrix in codec.entropy_bottleneck.matrices:

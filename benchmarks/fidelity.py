@@ -18,13 +18,13 @@ from torch import Tensor
 
 from benchmarks.deployment import ACTIVATIONS, PARTS, THREADS, random_codec
 from benchmarks.harness import Row, publish
-from codec.blocks import KEEP_GDN
-from codec.files import tables_of
-from codec.model import Codec
-from codec.quant import Quantization, calibrate, frozen
-from codec.tables import to_bytes
-from export.build import build, write
-from export.check import runner
+from codec.bitstream.tables import to_bytes
+from codec.description.architecture import KEEP_GDN, Quantization
+from codec.network.codec import Codec
+from codec.network.tables import tables_of
+from codec.quantization.phases import calibrate, frozen
+from export.graph.build import build, write
+from export.graph.check import runner
 from export.measure import executed
 from export.pictures import sample_picture
 

@@ -6,8 +6,10 @@ In the form that torch knows; `benchmarks.forms` says whether another is faster.
 import torch
 from torch import Tensor, nn
 
-from codec.deconvolution import set_biases_apart
-from codec.model import Architecture, Codec, zoo_widths
+from codec.checkpoint.zoo import zoo_widths
+from codec.description.architecture import Architecture
+from codec.network.codec import Codec
+from training.deconvolution import set_biases_apart
 
 
 class Convolutions(nn.Module):

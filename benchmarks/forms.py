@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from benchmarks.harness import Row, alternate, publish
 from benchmarks.step import BATCH, device
-from codec.deconvolution import set_biases_apart
-from codec.model import Architecture, Codec, zoo_widths
+from codec.checkpoint.zoo import zoo_widths
+from codec.description.architecture import Architecture
+from codec.network.codec import Codec
+from training.deconvolution import set_biases_apart
 from training.memory import keep_freed_memory
 
 QUALITY, SIDE = 3, 224

@@ -13,13 +13,15 @@ from benchmarks.peers import CompressAIWay
 from benchmarks.pictures import image_folder, prepared
 from benchmarks.step import Step, trainer
 from benchmarks.trainer import FAST
-from codec.complexity import training_flops
-from codec.model import Activation, Architecture, Codec, zoo_widths
+from codec.checkpoint.zoo import zoo_widths
+from codec.description.architecture import Architecture, BlockChoice
+from codec.network.codec import Codec
+from codec.network.complexity import training_flops
 
 QUALITY, BATCH, SIDE = 8, 128, 224
 STEPS = 20  # of a round: a step alone is too short for the clock
 ROUNDS = 5
-RELU = Activation("relu")
+RELU = BlockChoice("relu")
 
 
 def main() -> None:

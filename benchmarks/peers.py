@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from codec.blocks import activation, make_options
+from codec.blocks import block_named, make_options
 
 SIDE = 224
 
@@ -100,7 +100,7 @@ class RecipeWay:
 def gdnish_codec(N: int, M: int) -> FactorizedPrior:
     """CompressAI's own model with GDNishLite in the place of each GDN and IGDN."""
     model = FactorizedPrior(N, M)
-    block, options = activation("gdnish"), make_options("gdnish", {})
+    block, options = block_named("gdnish"), make_options("gdnish", {})
     for transform, form in ((model.g_a, block.encoder), (model.g_s, block.decoder)):
         for i in range(1, len(transform), 2):
             transform[i] = form(N, options)

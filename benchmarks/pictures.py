@@ -6,7 +6,7 @@ from PIL import Image
 
 from coco224 import prepare
 from coco224.dataset import Rows, open_rows
-from coco224.sample import SAMPLE
+from coco224.photographs.sample import SAMPLE
 
 CROPS = 32
 """Crops of each photograph: 160 training rows of five photographs, ten batches of 16."""

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import torch
 
-from codec.entropy import noise_keys
+from codec.network.bottleneck import noise_keys
 from train_accel import optimizer_step
 from training.options import parse
 from training.preempt import StopSignal
 from training.record import Record
-from training.setup import Run, set_up
+from training.run import Run
+from training.setup import set_up
 
 COMMON = ("--pretrained", "false", "--train_scope", "all", "--replace_parts", "all", "--resume", "none")
 FAST = (*COMMON, "--compile", "true")
@@ -27,7 +28,7 @@ class Trainer:
         words = ["--coco_dir", coco224, "--save_dir", folder, "--recon_dir", folder / "recon", *options]
         self.run: Run = set_up(parse([str(word) for word in words]))
         run = self.run
-        self.record = Record(run.accelerator, run.options, run.total, run.progress, run.train_batches.global_batch)
+        self.record = Record(run.accelerator, run.options, run.total, run.progress, run.data.batches.global_batch)
         self.stop = StopSignal()
         self.device = run.device
 

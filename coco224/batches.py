@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from coco224.errors import DataError
 from coco224.files import shared_memory
-from coco224.rows import Ints, Rows
+from coco224.reading.rows import Ints, Rows
 
 K = TypeVar("K")
 V = TypeVar("V")

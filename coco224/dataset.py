@@ -4,9 +4,9 @@ from pathlib import Path
 
 from coco224.errors import DataError
 from coco224.files import expanded
-from coco224.prepared import open_split
-from coco224.rows import Rows
-from coco224.unprepared import open_photographs
+from coco224.reading.arrow import open_split
+from coco224.reading.on_the_fly import open_photographs
+from coco224.reading.rows import Rows
 
 __all__ = ["Rows", "open_photographs", "open_rows", "open_split"]
 
@@ -25,7 +25,7 @@ def open_rows(coco_dir: str | Path, split: str, use_prepared: bool, streaming: b
     if streaming:
         if Path(coco_dir).exists():
             raise DataError(f"--streaming true, but --coco_dir {coco_dir} is here: leave --streaming out")
-        from coco224.stream import stream_split
+        from coco224.reading.stream import stream_split
 
         return stream_split(str(coco_dir), split)
     return open_split(coco_dir, split) if use_prepared else open_photographs(coco_dir, split)

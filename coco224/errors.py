@@ -1,5 +1,7 @@
 """The one exception that means "bad data", which every command turns into one line, and how such lines are worded."""
 
+_LONGEST = 1000  # characters
+
 
 class DataError(Exception):
     """Says in one sentence what was given, what is wrong with it and what to do."""
@@ -13,3 +15,11 @@ def counted(count: int, noun: str) -> str:
 def printable(text: str) -> str:
     """The text with control characters, and what is no character, escaped: a file's name must not steer a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(error: Exception) -> str:
+    r"""An error's text for a terminal: in one line, of a long one the ends, control characters as escapes like \x1b."""
+    text = " ".join(str(error).split())
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    return printable(text)

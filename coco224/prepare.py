@@ -14,18 +14,18 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from coco224.crops import METHODS
-from coco224.disk import check_room
-from coco224.errors import DataError, counted, printable
+from coco224.errors import DataError, counted, one_line, printable
 from coco224.files import check_writable, expanded, in_words, read_json, write_whole
-from coco224.folder import Source, coco_splits
-from coco224.manifest import MANIFEST, describe_split, summary, versions
-from coco224.pool import StopSignals, write_shards
+from coco224.making.disk import check_room
+from coco224.making.manifest import MANIFEST, describe_split, summary, versions
+from coco224.making.pool import StopSignals, write_shards
+from coco224.making.shards import ENCODINGS, Recipe, Report, Shard, Stopped, features
+from coco224.making.workspace import Workspace, checked_out_dir
+from coco224.photographs.crops import METHODS
+from coco224.photographs.folder import Source, coco_splits
+from coco224.photographs.sample import LICENCES, SAMPLE, sample_splits
 from coco224.repository import is_repository, open_repository
-from coco224.sample import LICENCES, SAMPLE, sample_splits
-from coco224.shards import ENCODINGS, Recipe, Report, Shard, Stopped, features
 from coco224.walk import left_out_in_words
-from coco224.workspace import Workspace, checked_out_dir
 
 PREEMPTED = os.EX_TEMPFAIL
 _MIN_SIZE = 16  # the codec's total stride
@@ -202,9 +202,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _boolean(text: str) -> bool:
-    if text not in ("true", "false"):
+    if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text == "true"
+    return text.lower() == "true"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -224,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     places = parser.add_argument_group("source and output")
     add = places.add_argument
     source = f"COCO root (train2017/, val2017/), or '{SAMPLE}': six embedded photographs"
-    add("--coco_dir", required=True, metavar="DIR", help=f"{source} [required]")
+    add("--coco_dir", required=True, type=os.path.expanduser, metavar="DIR", help=f"{source} [required]")
     add(
         "--out_dir",
         required=True,
@@ -283,7 +283,7 @@ def _options(argv: Sequence[str] | None) -> Options:
     if given.push_to_hub and not is_repository(given.hub_dataset_id or ""):
         raise DataError(f"--push_to_hub true needs --hub_dataset_id USER/NAME, not {given.hub_dataset_id!r}")
     return Options(
-        coco_dir=str(expanded(given.coco_dir)) if given.coco_dir.startswith("~") else given.coco_dir,
+        coco_dir=given.coco_dir,
         out_dir=given.out_dir,
         include_val=given.include_val,
         recipe=Recipe(given.size, crop, given.crops_per_image or 1, given.seed, given.encoding),
@@ -315,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with StopSignals() as signals:
                 print(printable(prepare(options, signals)))
         if options.hub_dataset_id:
-            from coco224.hub import upload
+            from coco224.making.upload import upload
 
             upload(options.out_dir, options.hub_dataset_id, options.hub_private)
             print(f"uploaded: train_accel.py --coco_dir {options.hub_dataset_id}")
@@ -323,7 +323,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped: the finished part is kept, the same command continues", file=sys.stderr)
         return PREEMPTED
     except DataError as error:
-        print(printable(f"error: {error}"), file=sys.stderr)
+        print("error:", one_line(error), file=sys.stderr)
         return 2
     except OSError as error:
         line = f"error: {in_words(error)}; the same command continues with the finished part"

@@ -4,7 +4,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codec.model import Codec
+    from codec.checkpoint.pretrained import PretrainedCodec
 
 STRIDE = 16  # g_a halves a picture four times
 
@@ -12,7 +12,7 @@ STRIDE = 16  # g_a halves a picture four times
 warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 
-def from_pretrained(name: str, revision: str | None = None, **where: Any) -> "Codec":
+def from_pretrained(name: str, revision: str | None = None, **where: Any) -> "PretrainedCodec":
     """A codec from the Hugging Face Hub, a folder that `save_pretrained` wrote, or a checkpoint file; in eval mode.
 
     Args:
@@ -24,6 +24,6 @@ def from_pretrained(name: str, revision: str | None = None, **where: Any) -> "Co
         InputError: the file is damaged, or of a block that is not registered (`codec.blocks.load_plugin`).
         OSError: the Hub has no such repository, or cannot be reached and the cache does not hold it.
     """
-    from codec.model import Codec
+    from codec.checkpoint.pretrained import PretrainedCodec
 
-    return Codec.from_pretrained(name, revision=revision, **where)
+    return PretrainedCodec.from_pretrained(name, revision=revision, **where)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coco224.photographs import SUFFIXES, BadPhotograph, read_photograph
+from coco224.photographs.decode import SUFFIXES, BadPhotograph, read_photograph
 from codec.cli import run
+from codec.convert import Conversion
+from codec.convert import main as convert_all
 from codec.errors import InputError
-from codec.folders import Conversion
-from codec.folders import main as convert_all
 
 if TYPE_CHECKING:
     from codec.files import FileCodec

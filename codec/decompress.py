@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codec.cli import run
-from codec.folders import Conversion
-from codec.folders import main as convert_all
+from codec.convert import Conversion
+from codec.convert import main as convert_all
 
 if TYPE_CHECKING:
     from codec.files import FileCodec

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from codec.cli import ArgumentParser, OptionGroup, at_least, option
+from codec.cli import ArgumentParser, OptionGroup, at_least, expanded, option
 from codec.cli import run as run_command
 from codec.errors import InputError
-from codec.references import QUALITIES, check_format
+from codec.evaluation.references import QUALITIES, check_format
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class EvaluateOptions(OptionGroup):
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     options, checkpoints, references = parse(argv)
-    from codec.comparison import measure_all  # what is heavy to import waits until the options are known to be good
+    from codec.evaluation.compare import measure_all
 
     measure_all(options, checkpoints, references)
     return 0
@@ -59,10 +59,18 @@ def parse(argv: Sequence[str] | None) -> tuple[EvaluateOptions, list[str], list[
         prog="python -m codec.evaluate", description="PSNR, MS-SSIM and bits per pixel of codecs, by real files."
     )
     parser.add_dataclass("evaluation", EvaluateOptions)
-    parser.add_argument("--checkpoint", nargs="+", default=[], metavar="FILE", help="checkpoints, ours or CompressAI's")
+    parser.add_argument(
+        "--checkpoint",
+        nargs="+",
+        type=expanded,
+        default=[],
+        metavar="FILE",
+        help="checkpoints, ours or CompressAI's",
+    )
     parser.add_argument(
         "--reference",
         nargs="+",
+        type=expanded,
         default=[],
         metavar="CURVE",
         help="curves to compare with: checkpoints (together one curve), jpeg, webp, avif, published (CompressAI's GDN "

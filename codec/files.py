@@ -1,32 +1,21 @@
 """Pictures to compressed files and back, with a codec."""
 
 import itertools
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from codec.bitstream import pack, unpack
-from codec.checkpoint import as_arrays
-from codec.coder import Coder
+from codec.bitstream.coder import Coder
+from codec.bitstream.container import pack, unpack
 from codec.errors import InputError
-from codec.evaluation import Figures, measure, pad
-from codec.metrics import bpp, to_uint8
-from codec.model import Codec
-from codec.tables import Tables, tables_of_state
+from codec.network.codec import Codec
+from codec.network.pixels import pad, to_float, to_uint8
+from codec.network.tables import tables_of
 
 _LARGEST = 2.0**31 - 128
 """The largest int32 that a float32 holds."""
-
-
-def tables_of(codec: Codec) -> Tables:
-    """The entropy tables of a codec from `with_tables` or a checkpoint; see `tables_of_state`."""
-    (written_by,) = codec.calibrated_from or (codec,)
-    return tables_of_state(as_arrays(written_by.state_dict()), asdict(codec.architecture.g_s))
 
 
 class FileCodec:
@@ -50,7 +39,7 @@ class FileCodec:
     def analyze(self, x: Tensor) -> Tensor:
         """y [B, M, ceil(H/16), ceil(W/16)] of uint8 pictures [B, 3, H, W]."""
         device = self.codec.entropy_bottleneck.quantiles.device
-        y: Tensor = self.codec.g_a(pad(x.to(device, non_blocking=True).float().div_(255)))
+        y: Tensor = self.codec.g_a(pad(to_float(x, device)))
         return y
 
     @torch.inference_mode()
@@ -87,47 +76,3 @@ class FileCodec:
             raise InputError(
                 f"{self._name} gives values that are not finite; its training has diverged, use an earlier one"
             )
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A picture that was written to a file and decoded from it again.
-
-    Attributes:
-        index: which one of the pictures it is.
-        figures: with the bits per pixel of its file.
-        x, x_hat: the picture and the decoded one, uint8 [3, H, W].
-    """
-
-    index: int
-    figures: Figures
-    x: Tensor
-    x_hat: Tensor
-
-
-@torch.inference_mode()
-def through_files(codec: FileCodec, batches: Iterable[tuple[Sequence[int], Tensor]]) -> Iterator[Decoded]:
-    """Pictures as their files give them back, in the order of the batches.
-
-    Args:
-        batches: the pictures' indices, and uint8 [B, 3, H, W].
-
-    Raises:
-        InputError: the codec gives values that are not finite.
-    """
-    with tempfile.TemporaryDirectory(prefix="codec-") as folder:
-        for indices, x in batches:
-            height, width = x.shape[-2:]
-            y = codec.analyze(x)
-            paths = [Path(folder, f"{index}.bin") for index in indices]
-            for path, data in zip(paths, codec.encode(y, height, width), strict=True):
-                path.write_bytes(data)
-            files = [path.read_bytes() for path in paths]
-            for path in paths:
-                path.unlink()
-            x_hat = torch.stack(codec.decompress(files))
-            _, likelihoods, _ = codec.codec.entropy_bottleneck(y)
-            original = x.to(x_hat.device)
-            rows = measure(original / 255, x_hat / 255, bpp({"y": likelihoods}, height * width), files)
-            for decoded in zip(indices, rows, original, x_hat, strict=True):
-                yield Decoded(*decoded)

@@ -47,7 +47,7 @@ def push(options: PushOptions) -> int:
     Raises:
         InputError, DataError: the checkpoint is damaged, or the Hub refuses it.
     """
-    from codec.hub import repository_files
+    from codec.hub.repository import repository_files
 
     files = repository_files(
         Path(options.checkpoint),
@@ -79,7 +79,7 @@ def commit(repo_id: str, files: dict[str, bytes]) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    from codec.hub import is_ours
+    from codec.hub.repository import is_ours
 
     api = HfApi(library_name="npu-image-codec")
     try:

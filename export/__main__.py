@@ -68,10 +68,11 @@ def export(options: ExportOptions) -> None:
     Raises:
         InputError: options that the checkpoint contradicts, or a graph that computes something else than the codec.
     """
+    from codec.bitstream.tables import to_bytes
     from codec.blocks import load_plugin
-    from codec.files import tables_of
-    from codec.tables import to_bytes
-    from export import build, check
+    from codec.network.tables import tables_of
+    from codec.quantization.phases import in_float
+    from export.graph import build, check
     from export.measure import executed
     from export.pictures import sample_picture
 
@@ -87,7 +88,7 @@ def export(options: ExportOptions) -> None:
         calib_dir = Path(options.calib_dir) if options.calib_dir else None
         codec = build.in_int8(opened, options.part, calib_dir, options.input_size, options.ckpt)
     else:
-        codec = build.in_float(opened)
+        codec = in_float(opened)
     deconv = options.deconv if options.deconv != "auto" else "concat" if int8 else "transpose"
     x = sample_picture(options.input_size)
     model = build.build(codec, options.part, deconv, x, options.opset, options.dynamic, tables.fingerprint)

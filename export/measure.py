@@ -13,12 +13,13 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from codec.evaluation import means, sums_and_counts
-from codec.files import FileCodec, through_files
-from codec.model import Codec
-from codec.pictures import open_pictures
-from export.check import optimized, runner
-from export.parts import emits_symbols
+from codec.evaluation.coded import through_files
+from codec.evaluation.figures import means, sums_and_counts
+from codec.evaluation.pictures import open_pictures
+from codec.files import FileCodec
+from codec.network.codec import Codec
+from export.graph.check import optimized, runner
+from export.graph.parts import emits_symbols
 from export.runtime import session_options
 
 CONVOLUTIONS = ("Conv", "FusedConv", "ConvTranspose")

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from codec.cli import POSITIVE, ArgumentParser, OptionGroup, option, run
 from codec.errors import InputError
 from export import options as shared
-from export.figures import check_json, write_json
+from export.json_file import check_json, write_json
 
 if TYPE_CHECKING:
-    from codec.model import Codec
-    from export.parts import Part
+    from codec.network.codec import Codec
+    from export.graph.parts import Part
 
 QUALCOMM = "qualcomm-htp"
 ETHOS_U_COMPILERS, QUALCOMM_COMPILERS = ("litert_torch", "ethosu"), ("onnxruntime_qnn",)
@@ -107,8 +107,8 @@ def judge(options: NpuOptions) -> Iterator[Verdict]:
         InputError: the checkpoint cannot be quantized or converted.
     """
     from codec.blocks import load_plugin
-    from export import build
-    from export.parts import is_quantized
+    from export.graph import build
+    from export.graph.parts import is_quantized
 
     assert options.ckpt
     if options.plugin:
@@ -142,10 +142,10 @@ def judge(options: NpuOptions) -> Iterator[Verdict]:
 
 def ethos_u(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) -> Verdict:
     """LiteRT, then Vela."""
-    from export.litert import to_tflite
-    from export.parts import exportable
+    from export.chips.litert import to_tflite
+    from export.chips.vela import CORES, compile_model
+    from export.graph.parts import exportable
     from export.pictures import sample_picture
-    from export.vela import CORES, compile_model
 
     assert options.target
     core = CORES[options.target]
@@ -175,10 +175,10 @@ def qualcomm(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) ->
     """The int8 ONNX file through ONNX Runtime's QNN provider."""
     import onnx
 
-    from export import build
-    from export.parts import SYMBOL_ZERO, exportable
+    from export.chips.qualcomm import compile_model
+    from export.graph import build
+    from export.graph.parts import SYMBOL_ZERO, exportable
     from export.pictures import sample_picture
-    from export.qualcomm import compile_model
 
     x = sample_picture(options.input_size)
     model = build.build(codec, part, "depth_to_space", x)

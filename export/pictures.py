@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coco224.crops import boxes, cut
-from coco224.photographs import SUFFIXES, BadPhotograph, Photograph, read_photograph
-from coco224.sample import VALIDATION, sample_splits
+from coco224.photographs.crops import boxes, cut
+from coco224.photographs.decode import SUFFIXES, BadPhotograph, Photograph, read_photograph
+from coco224.photographs.sample import VALIDATION, sample_splits
 from coco224.walk import Found, say_left_out, walk
 from codec.errors import InputError
+from codec.network.pixels import to_float
 
 
 def sample_picture(size: int) -> Tensor:
@@ -40,4 +41,4 @@ def calibration_pictures(folder: Path, size: int) -> Iterator[Tensor]:
 def _square(photograph: Photograph, size: int) -> Tensor:
     (box,) = boxes("resize_center", photograph.width, photograph.height, size, seed=0, index=0, count=1)
     pixels = np.array(cut(photograph, box, size))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    return to_float(torch.from_numpy(pixels).permute(2, 0, 1)[None])

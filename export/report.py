@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from codec.cli import ArgumentParser, OptionGroup, at_least, option, run
 from codec.errors import InputError
 from export import options as shared
-from export.figures import check_json, write_json
+from export.json_file import check_json, write_json
 
 if TYPE_CHECKING:
     import onnx
 
-    from codec.model import Codec
-    from export.operators import Family, Finding
-    from export.parts import Part
+    from codec.network.codec import Codec
+    from export.chips.operators import Family, Finding
+    from export.graph.parts import Part
 
 PARTS: tuple["Part", "Part"] = ("encoder", "decoder")
 INT8 = "int8"
@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="python -m export.report", description="What chips make of a codec's graphs.")
     parser.add_dataclass("report", ReportOptions)
     parser.add_argument(
-        "--onnx", nargs="+", default=[], metavar="FILE", help="ONNX files in the place of --ckpt [none]"
+        "--onnx", nargs="+", type=Path, default=[], metavar="FILE", help="ONNX files in the place of --ckpt [none]"
     )
     given = vars(parser.parse_args(argv))
-    files = [Path(name) for name in given.pop("onnx")]
+    files = given.pop("onnx")
     options = ReportOptions(**given)
     if bool(files) == bool(options.ckpt):
         raise InputError(
@@ -76,7 +76,7 @@ def of_files(files: Iterable[Path], options: ReportOptions) -> dict[str, Any]:
     """The sections that ONNX files fill by themselves; every family is asked about the files as they are."""
     import onnx
 
-    from export.operators import FAMILIES
+    from export.chips.operators import FAMILIES
 
     models = {}
     for file in files:
@@ -100,18 +100,20 @@ def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
         InputError: nothing of the checkpoint can be had in int8, or it contradicts the options.
     """
     from codec.blocks import load_plugin
-    from codec.model import Architecture, Codec
-    from export import build
+    from codec.description.architecture import Architecture
+    from codec.network.codec import Codec
+    from codec.quantization.phases import in_float
+    from export.chips.operators import FAMILIES
+    from export.graph import build
+    from export.graph.parts import is_quantized
     from export.measure import in_onnx, quality
-    from export.operators import FAMILIES
-    from export.parts import is_quantized
     from export.pictures import sample_picture
 
     assert options.ckpt
     if options.plugin:
         load_plugin(options.plugin)
     opened = build.open_for_export(Path(options.ckpt), options.replace_parts)
-    floats = build.in_float(opened)
+    floats = in_float(opened)
     calib_dir = Path(options.calib_dir) if options.calib_dir else None
     int8 = build.in_int8(opened, "full", calib_dir, options.input_size, options.ckpt)
     quantized = [part for part in PARTS if is_quantized(int8, *build.NEEDED[part])]
@@ -148,8 +150,8 @@ def precisions(quantized: Sequence["Part"]) -> str:
 
 def of_family(family: "Family", models: Mapping[str, "onnx.ModelProto"], form: str) -> dict[str, Any]:
     """What a family makes of graphs: counts, and a row for each kind of node that it does not take."""
-    from export.nodes import read
-    from export.operators import findings
+    from export.chips.operators import findings
+    from export.graph.nodes import read
 
     nodes = {name: read(model) for name, model in models.items()}
     found = {name: findings(each, family) for name, each in nodes.items()}
@@ -177,8 +179,8 @@ def grouped(graph: str, found: Sequence["Finding"]) -> list[dict[str, Any]]:
 
 def of_graphs(models: Mapping[str, "onnx.ModelProto"], options: ReportOptions) -> list[dict[str, Any]]:
     """For each graph its size, multiplications, what runs in int8, and latency where its shape is fixed."""
+    from export.graph.nodes import macs, read
     from export.measure import executed, latencies
-    from export.nodes import macs, read
 
     nodes = {name: read(model) for name, model in models.items()}
     fixed = {name: all(min(each.outputs[0]) > 0 for each in nodes[name] if each.operator == "Input") for name in models}

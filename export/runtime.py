@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from coco224.files import whole_or_absent
 from codec import STRIDE
-from codec.bitstream import latent_size, pack, unpack
+from codec.bitstream.coder import Coder
+from codec.bitstream.container import latent_size, pack, unpack
+from codec.bitstream.tables import read_tables
 from codec.cli import ArgumentParser, run
-from codec.coder import Coder
 from codec.errors import InputError
-from codec.tables import read_tables
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -243,7 +243,7 @@ def as_file(pixels: Pixels, target: Path) -> bytes:
 
 def read_picture(path: Path) -> Pixels:
     """A JPEG, PNG, BMP or WebP picture as upright RGB, [H, W, 3]; InputError where it is none."""
-    from coco224.photographs import BadPhotograph, read_photograph
+    from coco224.photographs.decode import BadPhotograph, read_photograph
 
     try:
         return np.array(read_photograph(path).image)

@@ -6,7 +6,8 @@ tables integers.
 
 import torch
 
-from codec.model import Activation, Architecture, Codec
+from codec.description.architecture import Architecture, BlockChoice
+from codec.network.codec import Codec
 
 COLOURS = 3
 REACH = 29
@@ -15,7 +16,7 @@ REACH = 29
 
 def golden_codec() -> Codec:
     """N=3, M=3, ReLU everywhere, in eval mode, with tables."""
-    codec = Codec(Architecture(COLOURS, COLOURS, Activation("relu"), Activation("relu"))).eval().requires_grad_(False)
+    codec = Codec(Architecture(COLOURS, COLOURS, BlockChoice("relu"), BlockChoice("relu"))).eval().requires_grad_(False)
     for transform, tap in ((codec.g_a, 1 / 4), (codec.g_s, 1)):
         for layer in transform[::2]:  # a mean of 2x2 pixels each; a pixel repeated 2x2 times each
             layer.weight.zero_()

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.tables import Tables
+from codec.bitstream.tables import Tables
 
 
 def drawn(tables: Tables, height: int, width: int, spread: float = 1) -> NDArray[np.int32]:

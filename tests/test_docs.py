@@ -19,8 +19,9 @@ from PIL import Image
 from programs import ROOT, train
 
 from codec.checkpoint import Description, save_codec
-from codec.entropy import with_tables
-from codec.model import Architecture, Codec
+from codec.description.architecture import Architecture
+from codec.network.bottleneck import with_tables
+from codec.network.codec import Codec
 
 PAGES = [path.relative_to(ROOT) for path in (*sorted(ROOT.glob("README*.md")), *sorted(ROOT.glob("docs/*.md")))]
 ELSEWHERE = {

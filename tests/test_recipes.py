@@ -7,8 +7,9 @@ import yaml
 from programs import ROOT, into, rows, train
 
 from codec.checkpoint import Description, load_codec, save_codec
-from codec.entropy import with_tables
-from codec.model import Architecture, Codec
+from codec.description.architecture import Architecture
+from codec.network.bottleneck import with_tables
+from codec.network.codec import Codec
 
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 # What CompressAI's published models were trained with, by quality.

@@ -1,14 +1,17 @@
 """What the ranks must agree on."""
 
+import importlib.util
 import os
 
 import torch
 import torch.distributed
 from accelerate import Accelerator
-from torch import Tensor
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, LoggerType, broadcast
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from codec.errors import InputError
+from training.options import Options
 
 
 def check_launch(accelerator: Accelerator) -> None:
@@ -41,6 +44,41 @@ def check_precision(amp_dtype: str | None) -> None:
             f"the Accelerate configuration says mixed_precision {configured} and the options say {wanted}; set "
             "mixed_precision to 'no' there: autocast is this program's own"
         )
+
+
+def make_accelerator(options: Options) -> Accelerator:
+    """An Accelerator that wraps, launches and tracks; precision and accumulation are the loop's own.
+
+    Raises:
+        InputError: a tracker that Accelerate does not know or that is not installed.
+    """
+    reporting = options.reporting
+    trackers = [name.strip() for name in (reporting.report_to or "").split(",") if name.strip()]
+    trackers += ["wandb"] * (reporting.wandb and "wandb" not in trackers)
+    known = [str(name) for name in LoggerType if name != LoggerType.ALL]
+    for name in trackers:
+        if name not in known:
+            raise InputError(f"--report_to {name}: no tracker that Accelerate knows; use one of {', '.join(known)}")
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"--report_to {name}: {name} is not installed; pip install {name}, or leave it out")
+    return Accelerator(
+        mixed_precision="no",
+        log_with=trackers or None,
+        project_dir=options.output.save_dir,
+        step_scheduler_with_optimizer=False,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether FSDP shards the codec over the ranks."""
+    return bool(accelerator.distributed_type == DistributedType.FSDP)
+
+
+def broadcast_parameters(model: nn.Module) -> None:
+    """Gives every rank the first one's parameters: all did the same work, but may have rounded differently."""
+    for parameter in model.parameters():
+        broadcast(parameter.data)
 
 
 def gathered(tensor: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec.quant_layers import QuantizedLayer
+from codec.quantization.layers import QuantizedLayer
 from training.distributed import gathered
 
 ADVICE = (

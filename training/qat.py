@@ -2,13 +2,11 @@
 
 from torch import fx, nn
 
+from codec.description.architecture import TRANSFORMS, Phase, Quantization
 from codec.errors import InputError
-from codec.model import Codec, gdn_layers
-from codec.quant import (
-    INT8,
-    TRANSFORMS,
-    Phase,
-    Quantization,
+from codec.network.bottleneck import INT8
+from codec.network.codec import Codec, gdn_layers
+from codec.quantization.phases import (
     activation_quantizers,
     closed_layers,
     enter,
@@ -102,17 +100,18 @@ def enter_phase(codec: Codec, qat: QatOptions, step: int) -> None:
         enter(codec, Phase.EVAL_READY, learning)
 
 
-def settles_weights(qat: QatOptions, step: int) -> bool:
-    """Whether the weights go to their grids before this optimizer step: it is the first that is fake-quantized.
+def begins_fake_quantization(qat: QatOptions, step: int) -> bool:
+    """Whether this optimizer step (0-based) is the first one with fake quantization: weights are rounded before it.
 
-    Not where a run begins with it: its codec has been trained on the grid.
+    False where a run starts with fake quantization: its codec has been trained on the grid.
     """
     return qat.qat and 0 < qat.qat_calib_steps == step
 
 
 def end_step(codec: Codec, faulty: bool) -> None:
     """Takes what the step's micro-batches showed, over all ranks, into the ranges; nothing of a faulty step."""
-    if codec.switches is None or not codec.switches.learn:
+    quantization = codec.architecture.quantization
+    if quantization is None or not quantization.learns_ranges:
         return
     if faulty:
         forget_batches(codec)
@@ -146,9 +145,8 @@ def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
 
 def latent_in_float(shipped: Codec) -> str | None:
     """Why a quantized codec's y stays in float; None where it does not, or nothing is quantized."""
-    quantizing = shipped.switches is not None and shipped.switches.quantize
-    bottleneck = shipped.entropy_bottleneck
-    if not quantizing or bottleneck.symbols_fit(*INT8):
+    quantization, bottleneck = shipped.architecture.quantization, shipped.entropy_bottleneck
+    if quantization is None or not quantization.phase.fake_quantizes or bottleneck.symbols_fit(*INT8):
         return None
     low, high = bottleneck.symbol_range()
     return f"y stays in float: the tables' symbols are {low}..{high}, beyond {INT8[0]}..{INT8[1]}"

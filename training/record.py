@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from coco224.files import whole_or_absent
-from codec.curves import Point, curve, plot
+from codec.evaluation.curves import Point, curve, plot
 from training.options import Options
 from training.state import Progress
 from training.trackers import Trackers

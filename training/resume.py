@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list
 from codec.blocks import options_dict
 from codec.errors import InputError
 from training.options import Options
-from training.state import Progress, load_progress, newest_whole
+from training.state import Progress, Saved, load_state, newest_whole
 
 # What must agree for a run to go on: model, data, loss, optimizer, schedule, seed and quantization.
 MUST_AGREE = (
@@ -35,8 +35,11 @@ RUN_FILES = (
 )
 
 
-def saved_progress(options: Options, data: str, accelerator: Accelerator) -> tuple[Progress, Path | None]:
-    """What to resume from: the progress and the folder of its tensors, or a fresh start.
+def saved_state(options: Options, data: str, accelerator: Accelerator) -> Saved | None:
+    """The state to resume from; None for a new run.
+
+    Args:
+        data: the fingerprint of this dataset.
 
     Raises:
         InputError: the saved run differs from this one or is damaged, or `--resume none` would mix two runs.
@@ -57,13 +60,18 @@ def saved_progress(options: Options, data: str, accelerator: Accelerator) -> tup
             raise InputError(f"--resume {output.resume}: no state of a run there; give the folder state/ of a run")
     path = broadcast_object_list([found])[0]  # the main process's view of the disk is everyone's
     if path is None:
-        return Progress(options=options.flat(), data=data), None
-    progress = load_progress(path)
+        return None
+    saved = load_state(path)
     flat = options.flat()
     block = tuple(options_dict(options.replacement.act, options.block))
-    require_agreement(progress, flat, data, block)
-    progress.options = flat
-    return progress, path
+    require_agreement(saved.progress, flat, data, block)
+    saved.progress.options = flat
+    return saved
+
+
+def fresh_progress(options: Options, data: str) -> Progress:
+    """The progress of a new run on the dataset with this fingerprint."""
+    return Progress(options=options.flat(), data=data)
 
 
 def earlier_files(folder: Path) -> list[Path]:

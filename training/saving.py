@@ -9,10 +9,10 @@ import torch
 from coco224.files import link_or_copy, whole_or_absent
 from codec.checkpoint import Description, as_file
 from codec.errors import InputError
-from codec.model import Codec
+from codec.network.codec import Codec
 from training.distributed import sum_over_ranks
 from training.record import LAST, Record
-from training.setup import Run
+from training.run import Run
 from training.state import model_tensors, optimizer_tensors, save_state
 
 # The metric that each best_* file keeps, and whether more of it is better.
@@ -35,7 +35,8 @@ def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False) ->
     written = True
     if main:
         contents = as_file(shipped, describe(run, run.last_metrics))
-        calibrates = run.codec.switches is not None and not run.codec.switches.quantize
+        quantization = run.codec.architecture.quantization
+        calibrates = quantization is not None and not quantization.phase.fake_quantizes
         figures = {} if calibrates else run.last_metrics  # a best file shall be one that is quantized
         here = replace(progress)  # of what changes in place, `best`, the writer takes care
         folder = Path(output.save_dir)
@@ -89,4 +90,4 @@ def keep_best(folder: Path, figures: dict[str, float], best: dict[str, float], r
 
 def describe(run: Run, metrics: dict[str, float]) -> Description:
     """What a checkpoint of this run says of itself."""
-    return Description(run.options.flat(), metrics, run.progress.step, dataset=run.dataset)
+    return Description(run.options.flat(), metrics, run.progress.step, dataset=run.data.on_the_hub)

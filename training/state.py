@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from coco224.files import sync_folder
-from codec.entropy import TABLES
 from codec.errors import InputError
+from codec.network.bottleneck import TABLES
 from training.distributed import gathered
 
 FILES = ("model.safetensors", "optimizer.safetensors", "progress.json")
@@ -50,6 +50,15 @@ class Progress:
     global_batch: int = 0
     data: str = ""
     tracker: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A state that a run resumes from: its progress, and the tensors of the codec and the optimizer by name."""
+
+    progress: Progress
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
 
 
 def host(tensor: Tensor) -> Tensor:
@@ -142,14 +151,10 @@ def newest_whole(folder: Path) -> Path | None:
     return None
 
 
-def load_progress(path: Path) -> Progress:
-    """The progress of a state folder that `newest_whole` gave."""
-    return Progress(**json.loads((path / "progress.json").read_text()))
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Model and optimizer tensors of a state folder."""
-    return load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
+def load_state(path: Path) -> Saved:
+    """A state folder that `newest_whole` gave."""
+    progress = Progress(**json.loads((path / "progress.json").read_text()))
+    return Saved(progress, load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors"))
 
 
 def _write_synced(path: Path, content: bytes) -> None:

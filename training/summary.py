@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from coco224.files import whole_or_absent
-from codec.blocks import KEEP_GDN
 from codec.checkpoint import Description
-from codec.complexity import costs
-from codec.model import Architecture, gdn_layers
-from codec.precision import is_emulated
-from codec.quant import TRANSFORMS
+from codec.description.architecture import KEEP_GDN, TRANSFORMS, Architecture
+from codec.network.codec import gdn_layers
+from codec.network.complexity import costs
 from training.faults import ADVICE
+from training.precision import is_emulated
 from training.preempt import PREEMPTED
 from training.qat import announcement
 from training.record import LAST, Record
-from training.setup import Run
+from training.run import Run
 from training.uploads import HURRY, PATIENCE, Uploads
 
 SUMMARY = "summary.json"
@@ -37,7 +36,7 @@ def announce(run: Run, record: Record) -> None:
         what = f"{replaced.act} in {parts}; {kept} GDN layers are left"
     amp = options.numerics.amp_dtype if options.numerics.amp else "FP32"
     regions = f", FP32 in {', '.join(run.fp32_modules)}" if run.fp32_modules else ""
-    batches = run.train_batches
+    batches = run.data.batches
     record.say(f"codec       N={codec.N} M={codec.M}, {what}")
     if record.writes:
         record.say(f"size        {size(codec.architecture)}")
@@ -55,7 +54,7 @@ def announce(run: Run, record: Record) -> None:
     if run.distilled:
         fits = ", ".join(f"{name} {fit:.1f}" for name, fit in run.distilled.items())
         record.say(f"distilled   each block follows its GDN to (dB) {fits}")
-    if run.validation is None:
+    if run.data.validation is None:
         record.say("validation  none in this dataset: no evaluation and no best_* files")
     if run.progress.step >= run.total:
         record.say(f"finished    this run has done its {run.progress.step} steps; more --epochs or --max_steps go on")
@@ -101,7 +100,7 @@ def next_commands(run: Run, checkpoint: str) -> list[list[str]]:
     options, folder = run.options, run.options.output.save_dir
     data = ["--coco_dir", options.data.coco_dir]
     data += [] if options.data.use_prepared else ["--use_prepared", "false"]
-    pictures = data if run.validation else ["--images", "/path/to/pictures"]
+    pictures = data if run.data.validation else ["--images", "/path/to/pictures"]
     plugin = ["--plugin", options.replacement.plugin] if options.replacement.plugin else []
     fake = [] if options.qat.qat_eval_fakequant else ["--qat_eval_fakequant", "false"]
     pages = ["--plot", f"{folder}/rd.png", "--report", f"{folder}/report.html"]

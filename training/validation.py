@@ -10,14 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from coco224.batches import EvalBatches
-from codec.evaluation import Figures, evaluate, means, sums_and_counts
-from codec.metrics import to_uint8
-from codec.model import Codec
+from codec.evaluation.figures import Figures, evaluate, means, sums_and_counts
+from codec.network.codec import Codec
+from codec.network.pixels import to_uint8
 from training.distributed import sum_over_ranks
 from training.preempt import StopSignal
 from training.qat import latent_in_float
 from training.record import Record
-from training.setup import Run
+from training.run import Run
 
 
 class Stopped(Exception):
@@ -32,9 +32,9 @@ def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: in
     Raises:
         Stopped: a signal reached a rank; nothing was recorded.
     """
-    assert run.validation is not None
+    assert run.data.validation is not None
     step, accelerator = run.progress.step, run.accelerator
-    shares = EvalBatches(run.validation, run.eval_batch, accelerator.process_index, accelerator.num_processes)
+    shares = EvalBatches(run.data.validation, run.eval_batch, accelerator.process_index, accelerator.num_processes)
     until_stopped = (batch.images for batch in itertools.takewhile(lambda _: not stop.name, shares))
     mine = list(evaluate(codec, until_stopped, run.device, batch_size=run.eval_batch))
     figures = _means(mine, run, bool(stop.name))
@@ -54,8 +54,8 @@ def _means(figures: list[Figures], run: Run, stopped: bool) -> dict[str, float]:
     *over_ranks, count, stops = sum_over_ranks(totals.to(run.device))
     if stops:
         raise Stopped
-    assert run.validation is not None
-    assert count == len(run.validation), f"evaluated {count} of {len(run.validation)} pictures"
+    assert run.data.validation is not None
+    assert count == len(run.data.validation), f"evaluated {count} of {len(run.data.validation)} pictures"
     return means(over_ranks)
 
 
@@ -65,7 +65,7 @@ def save_reconstructions(run: Run, record: Record, codec: Codec, name: str) -> N
     A grid of the pairs goes to `recon_dir/NAME.png` and to the trackers.
     """
     output = run.options.output
-    count = min(output.recon_count, len(run.pictured))
+    count = min(output.recon_count, len(run.data.pictured))
     if not run.accelerator.is_main_process:
         return
     root = Path(output.recon_dir)
@@ -74,7 +74,7 @@ def save_reconstructions(run: Run, record: Record, codec: Codec, name: str) -> N
     def keep(x: Tensor, x_hat: Tensor) -> None:
         pairs.extend(np.concatenate([_as_images(x), _as_images(x_hat)], axis=2))
 
-    shares = EvalBatches(run.pictured, run.eval_batch, 0, 1, limit=count)
+    shares = EvalBatches(run.data.pictured, run.eval_batch, 0, 1, limit=count)
     for _ in evaluate(codec, (batch.images for batch in shares), run.device, keep, run.eval_batch):
         pass
     grid = _grid(pairs)

@@ -7,10 +7,9 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from codec.blocks.registry import (
-    KEEP_GDN,
-    Activation,
-    activation,
-    activation_names,
+    Block,
+    block_named,
+    block_names,
     block_options,
     load_plugin,
     make_options,
@@ -22,10 +21,9 @@ for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
-    "KEEP_GDN",
-    "Activation",
-    "activation",
-    "activation_names",
+    "Block",
+    "block_named",
+    "block_names",
     "block_options",
     "load_plugin",
     "make_options",

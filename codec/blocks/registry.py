@@ -32,13 +32,11 @@ from zlib import crc32
 
 from torch import nn
 
+from codec.description.architecture import KEEP_GDN
 from codec.errors import InputError
 
-KEEP_GDN = "gdn"
-"""The activation that replaces nothing: the baseline. It has no block and no options."""
 
-
-class Activation(Protocol):
+class Block(Protocol):
     """What `register_activation` decorates."""
 
     @staticmethod
@@ -48,12 +46,12 @@ class Activation(Protocol):
     def decoder(channels: int, options: Any) -> nn.Module: ...
 
 
-A = TypeVar("A", bound=Activation)
+A = TypeVar("A", bound=Block)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    block: type[Activation]
+    block: type[Block]
     prefix: str
     fields: dict[str, dataclasses.Field[Any]]  # by public name
 
@@ -72,7 +70,7 @@ def register_activation(name: str, prefix: str | None = None) -> Callable[[type[
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise InputError(f"activation name {name!r}: use lower-case letters, digits and underscores")
-    if name in activation_names():
+    if name in block_names():
         raise InputError(f"activation name {name!r} is already taken: give the block another name")
 
     def register(block: type[A]) -> type[A]:
@@ -90,12 +88,12 @@ def register_activation(name: str, prefix: str | None = None) -> Callable[[type[
     return register
 
 
-def activation_names() -> list[str]:
+def block_names() -> list[str]:
     """Every value that `--act` takes, sorted; KEEP_GDN among them."""
     return sorted([*_entries, KEEP_GDN])
 
 
-def activation(name: str) -> type[Activation]:
+def block_named(name: str) -> type[Block]:
     """The block of that name. Raises InputError for an unknown one, and for KEEP_GDN, which has no block."""
     return _entry(name).block
 
@@ -164,7 +162,7 @@ def load_plugin(path: str | PathLike[str]) -> list[str]:
 
 def _entry(name: str) -> _Entry:
     if name not in _entries:
-        known = ", ".join(activation_names())
+        known = ", ".join(block_names())
         raise InputError(f"--act {name}: no such block; known are {known}; --plugin FILE.py adds your own")
     return _entries[name]
 

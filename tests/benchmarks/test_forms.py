@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.forms import REARRANGED, STOCK, layers, rearranged, rows
-from codec.model import Architecture, Codec
+from codec.description.architecture import Architecture
+from codec.network.codec import Codec
 
 
 def test_every_convolution_rearranged_gives_the_same_values_and_gradients(picture: Tensor) -> None:

@@ -191,6 +191,18 @@ def test_missing_options_are_refused_in_one_line(capfd: pytest.CaptureFixture[st
     ]
 
 
+def test_booleans_in_any_case_and_the_home_folder_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["--coco_dir", "sample", "--out_dir=~/out", "--include_val", "FALSE", "--size", "16", "--num_proc", "1"]
+    assert main([*words, "--limit", "1"]) == 0
+    assert list(datasets.load_from_disk(tmp_path / "out")) == ["train"]
+
+
+def test_an_error_cannot_command_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--coco_dir", "a\x1b]0;x\a", "--out_dir", "out"]) == 2
+    assert capfd.readouterr().err.startswith(r"error: --coco_dir a\x1b]0;x\x07")
+
+
 def test_out_dir_is_never_overwritten_unasked(
     tmp_path: Path, make_coco: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,7 +251,7 @@ def test_help_imports_neither_torch_nor_datasets(tmp_path: Path) -> None:
         "Hugging Face Hub:",
     ]
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "coco224.shards" in imported
+    assert "coco224.making.shards" in imported
     assert not imported & {"torch", "datasets"}
 
 

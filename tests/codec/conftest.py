@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from codec.coder import Coder
-from codec.entropy import with_tables
-from codec.files import tables_of
-from codec.model import Architecture, Codec
-from codec.tables import Tables
+from codec.bitstream.coder import Coder
+from codec.bitstream.tables import Tables
+from codec.description.architecture import Architecture
+from codec.network.bottleneck import with_tables
+from codec.network.codec import Codec
+from codec.network.tables import tables_of
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -19,6 +20,12 @@ class Kettle(OptionGroup):
     colour: Literal["red", "blue"] = option("red", "its paint")
     lid: bool | None = option(None, "with a lid", shown="as delivered")
     maker: str | None = option(None, "who built it")
+
+
+@dataclasses.dataclass(frozen=True)
+class Files(OptionGroup):
+    log: str | None = option(None, "where it goes", metavar="FILE")
+    title: str = option("", "any text")
 
 
 def parser() -> ArgumentParser:
@@ -42,6 +49,18 @@ def test_bad_input_is_one_line_and_status_2(error: Exception, capsys: pytest.Cap
     assert capsys.readouterr() == ("", "error: no such folder: x\n")
 
 
+def test_an_error_cannot_command_the_terminal_nor_flood_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise InputError("--lr \x1b]0;x\a\u202e\udcff größer 圧縮 " + "9" * 100_000 + ": drop it")
+
+    with pytest.raises(SystemExit):
+        run(main)
+    line = capsys.readouterr().err
+    assert line.startswith(r"error: --lr \x1b]0;x\x07\u202e\udcff größer 圧縮 999")
+    assert line.endswith("999: drop it\n")
+    assert len(line) < 1200
+
+
 @pytest.mark.parametrize(("returned", "status"), [(None, None), (0, 0), (3, 3), (75, 75)])
 def test_a_command_exits_with_what_main_returns(returned: int | None, status: int | None) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -60,6 +79,16 @@ def test_booleans_are_true_and_false_and_a_bare_one_is_true() -> None:
     assert given("--whistle", "--lid", "false") == {"whistle": True, "lid": False}
     with pytest.raises(InputError, match="--whistle: 'yes' is neither true nor false"):
         given("--whistle", "yes")
+
+
+def test_the_home_folder_of_a_path_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    made = parser()
+    made.add_dataclass("files", Files)
+    made.add_argument("--kept", type=Path)
+    assert vars(made.parse_args(["--log=~/l", "--title=~/p", "--kept=~/k"])) == {
+        "log": "/home/ada/l", "title": "~/p", "kept": Path("/home/ada/k"),
+    }  # fmt: skip
 
 
 def test_only_what_was_typed_is_in_the_result() -> None:
@@ -93,6 +122,7 @@ def test_a_wrong_word_is_refused_in_one_line(words: list[str], line: str, capsys
         ({"litres": float("nan")}, "--litres nan: must be more than 0"),
         ({"litres": float("inf")}, "--litres inf: must be more than 0"),
         ({"cups": 0}, "--cups 0: must be at least 1"),
+        ({"cups": 2**63}, "--cups 9223372036854775808: does not fit into 64 bits"),
     ],
 )
 def test_a_value_that_breaks_its_rule_is_refused(values: dict, line: str) -> None:

@@ -18,10 +18,11 @@ from codec import compress
 from codec.blocks import registry
 from codec.checkpoint import Description, load_codec, save_codec
 from codec.cli import DataError
-from codec.entropy import with_tables
+from codec.description.architecture import Architecture, BlockChoice
 from codec.errors import InputError
 from codec.evaluate import main
-from codec.model import Activation, Architecture, Codec
+from codec.network.bottleneck import with_tables
+from codec.network.codec import Codec
 
 PLUGIN = """
 from torch import nn
@@ -39,7 +40,7 @@ class Mine:
 def saved(path: Path, seed: int, activation: str = "gdn") -> Path:
     """A random codec whose latents spread over some symbols."""
     torch.manual_seed(seed)
-    codec = Codec(Architecture(8, 12, g_a=Activation(activation)))
+    codec = Codec(Architecture(8, 12, g_a=BlockChoice(activation)))
     with torch.no_grad():
         codec.g_a[6].weight *= 50
     save_codec(path, with_tables(codec), Description())

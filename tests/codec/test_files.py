@@ -12,20 +12,21 @@ from benchmarks.damage import damaged
 from codec import compress, decompress
 from codec.checkpoint import Description, save_codec
 from codec.cli import run as as_program
-from codec.entropy import with_tables
+from codec.description.architecture import Architecture, BlockChoice, Quantization
 from codec.errors import InputError
-from codec.evaluation import pad
-from codec.files import FileCodec, tables_of
-from codec.metrics import to_uint8
-from codec.model import Activation, Architecture, Codec
-from codec.quant import Quantization, calibrate
+from codec.files import FileCodec
+from codec.network.bottleneck import with_tables
+from codec.network.codec import Codec
+from codec.network.pixels import pad, to_uint8
+from codec.network.tables import tables_of
+from codec.quantization.phases import calibrate
 
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
     """A random codec whose latents spread over some symbols."""
     torch.manual_seed(4)
-    codec = Codec(Architecture(8, 12, Activation("relu"), Activation("gate")))
+    codec = Codec(Architecture(8, 12, BlockChoice("relu"), BlockChoice("gate")))
     with torch.no_grad():
         codec.g_a[6].weight *= 50
     return with_tables(codec)

@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 from codec.checkpoint import Description, save_codec
-from codec.entropy import with_tables
-from codec.model import Activation, Architecture, Codec
-from codec.quant import Quantization, calibrate, frozen
+from codec.description.architecture import Architecture, BlockChoice, Quantization
+from codec.network.bottleneck import with_tables
+from codec.network.codec import Codec
+from codec.quantization.phases import calibrate, frozen
 
 
 def make(act: str, options: dict | None = None, N: int = 8, M: int = 12, spread: float = 8.0) -> Codec:
     """A codec with this block in both transforms, medians off zero, and tables whose symbols fit 8 bits."""
     torch.manual_seed(0)
-    activation = Activation(act, options or {})
+    activation = BlockChoice(act, options or {})
     codec = Codec(Architecture(N, M, activation, activation))
     with torch.no_grad():
         for transform in (codec.g_a, codec.g_s):

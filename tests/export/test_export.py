@@ -17,17 +17,17 @@ from PIL import Image
 from programs import run
 from torch import Tensor
 
+from codec.bitstream.tables import read_tables
 from codec.errors import InputError
-from codec.quant_layers import quantize_layer
-from codec.quant_pairs import QuantizedPair, QuantizedProduct, QuantizedSum
-from codec.quantizers import ActivationQuantizer, Switches
-from codec.tables import read_tables
+from codec.quantization.layers import quantize_layer
+from codec.quantization.pairs import QuantizedPair, QuantizedProduct, QuantizedSum
+from codec.quantization.quantizers import ActivationQuantizer, Switches
 from export.__main__ import main
-from export.build import build
-from export.check import compare, optimized, runner
-from export.graph import to_onnx
+from export.graph.build import build
+from export.graph.check import compare, optimized, runner
+from export.graph.onnx_file import to_onnx
+from export.graph.qdq import to_int8
 from export.pictures import sample_picture
-from export.qdq import to_int8
 
 ACTS = ("relu", "relu_mlp", "gate", "gate_mlp", "gdnish", "gdn")
 

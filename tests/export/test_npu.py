@@ -10,8 +10,8 @@ from programs import ROOT, environment, run
 
 from codec.errors import InputError
 from export import npu
+from export.graph.parts import emits_symbols
 from export.npu import main
-from export.parts import emits_symbols
 from export.pictures import sample_picture
 
 PYTHON = ROOT / ".venv-npu" / "bin" / "python"

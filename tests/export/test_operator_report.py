@@ -8,7 +8,7 @@ from codecs_for_export import make, save, trained
 from programs import run
 
 from codec.errors import InputError
-from export.figures import write_json
+from export.json_file import write_json
 from export.pictures import sample_picture
 from export.report import main
 

@@ -10,7 +10,7 @@ from PIL import Image
 from programs import TINY, into, train
 
 from codec import STRIDE
-from codec.bitstream import unpack
+from codec.bitstream.container import unpack
 from codec.checkpoint import open_codec
 from codec.files import FileCodec
 from export.__main__ import main as export

@@ -10,12 +10,13 @@ from PIL import Image
 from programs import run
 from torch import Tensor
 
-from codec.bitstream import unpack
+from codec.bitstream.container import unpack
+from codec.bitstream.tables import to_bytes
 from codec.errors import InputError
-from codec.files import FileCodec, tables_of
-from codec.model import Codec
-from codec.tables import to_bytes
-from export.build import build, write
+from codec.files import FileCodec
+from codec.network.codec import Codec
+from codec.network.tables import tables_of
+from export.graph.build import build, write
 from export.runtime import Model, decode, encode, main, session_options, spans
 
 PRECISIONS = ("float", "int8")

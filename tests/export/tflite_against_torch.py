@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from ai_edge_litert.interpreter import Interpreter
 
-from export import build
-from export.parts import exportable
+from export.graph import build
+from export.graph.parts import exportable
 from export.pictures import sample_picture
 
 

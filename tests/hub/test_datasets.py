@@ -15,7 +15,7 @@ from programs import TINY, into, rows, run, same, train, weights
 from coco224.batches import TrainBatches
 from coco224.dataset import open_rows
 from coco224.errors import DataError
-from coco224.stream import StreamedRows
+from coco224.reading.stream import StreamedRows
 
 PUSH = ["--push_to_hub", "true", "--hub_dataset_id", "alice/coco"]
 

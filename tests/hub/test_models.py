@@ -15,15 +15,16 @@ from programs import run, same
 import codec
 from coco224.errors import DataError
 from coco224.repository import open_repository
+from codec.bitstream.tables import to_bytes
 from codec.blocks import registry
 from codec.checkpoint import Description, save_codec
-from codec.entropy import with_tables
+from codec.description.architecture import Architecture, BlockChoice
 from codec.errors import InputError
-from codec.evaluation import evaluate
-from codec.files import tables_of
-from codec.model import Activation, Architecture, Codec
+from codec.evaluation.figures import evaluate
+from codec.network.bottleneck import with_tables
+from codec.network.codec import Codec
+from codec.network.tables import tables_of
 from codec.push import UNREACHABLE, main
-from codec.tables import to_bytes
 from training.options import parse
 
 PLUGIN = """
@@ -43,7 +44,7 @@ METRICS = {"psnr": 27.5, "ms_ssim": 0.95, "bpp_estimated": 0.41}
 def save(path: Path, widths: tuple[int, int] = (8, 12), **options: object) -> Codec:
     """A checkpoint with a GDNishLite encoder, and its codec."""
     torch.manual_seed(0)
-    model = with_tables(Codec(Architecture(*widths, Activation("gdnish"))))
+    model = with_tables(Codec(Architecture(*widths, BlockChoice("gdnish"))))
     save_codec(path, model, Description(options=options, metrics=METRICS, step=1000))
     return model
 
@@ -71,8 +72,9 @@ def test_a_pushed_codec_comes_back_from_an_empty_cache_with_its_weights_and_figu
 
 
 def test_a_revision_and_the_cache_without_a_network(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = save(tmp_path / "c.safetensors")
+    save(tmp_path / "c.safetensors")
     assert pushed(tmp_path / "c.safetensors") == 0
+    first = codec.from_pretrained(tmp_path / "c.safetensors")
     revision = hub.repositories["models/alice/codec"].commits[-1][0]
     first.g_s[0].bias.data += 1
     first.push_to_hub("alice/codec")
@@ -190,7 +192,7 @@ def test_a_block_of_ones_own_goes_up_with_the_codec_and_the_card_says_how_to_loa
 ) -> None:
     (tmp_path / "my_blocks.py").write_text(PLUGIN)
     options = parse(["--coco_dir", "x", "--act", "mine", "--plugin", str(tmp_path / "my_blocks.py")])
-    model = with_tables(Codec(Architecture(8, 12, Activation("mine"))))
+    model = with_tables(Codec(Architecture(8, 12, BlockChoice("mine"))))
     save_codec(tmp_path / "c.safetensors", model, Description(options.flat()))
     assert pushed(tmp_path / "c.safetensors") == 0
     assert "my_blocks.py" not in hub.files("models/alice/codec")  # what a checkpoint names is not trusted
@@ -322,12 +324,12 @@ def test_offline_is_refused_and_a_hub_that_is_down_is_no_refusal(
 
 
 def test_neither_the_package_nor_pushing_loads_torch() -> None:
-    done = run("-c", "import codec, codec.push, codec.hub, sys; print('torch' in sys.modules)")
+    done = run("-c", "import codec, codec.push, codec.hub.repository, sys; print('torch' in sys.modules)")
     assert done.stdout.startswith("False"), done.stdout + done.stderr
 
 
 def test_the_card_s_head_is_yaml() -> None:
-    from codec.card import model_card
+    from codec.hub.card import model_card
 
     block = {"name": "gdn", "options": {}}
     quantization = {"scope": "all", "phase": "eval-ready", "w_per_channel": True}

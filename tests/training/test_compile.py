@@ -7,9 +7,10 @@ import torch
 from programs import TINY, distance, into, launch, rows, train, weights
 from torch import Tensor
 
-from codec.entropy import noise_keys
+from codec.network.bottleneck import noise_keys
 from training.options import parse
-from training.setup import Run, set_up
+from training.run import Run
+from training.setup import set_up
 
 EVALUATED = ("psnr", "ms_ssim", "l1", "bpp_estimated")
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from programs import TINY, into, same, states, train
-from torch import Tensor
 
 from codec.checkpoint import load_codec
 from codec.errors import InputError
-from training.state import Progress, load_progress, load_tensors, newest_whole
+from training.state import load_state, newest_whole
 
 DAMAGES = 200
 
@@ -44,8 +43,7 @@ def resumed_from(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def test_200_damages_of_the_files_of_a_run(run_folder: Path) -> None:
-    State = tuple[Progress, dict[str, Tensor], dict[str, Tensor]]
-    saved: dict[Path, State] = {path: (load_progress(path), *load_tensors(path)) for path in states(run_folder)}
+    saved = {path: load_state(path) for path in states(run_folder)}
     older, newer = saved
     last = run_folder / "last.safetensors"
     codec, description = load_codec(last)
@@ -71,9 +69,11 @@ def test_200_damages_of_the_files_of_a_run(run_folder: Path) -> None:
                 else:  # the older one is damaged, or a space of the manifest: nothing that counts
                     assert file.parent == older or file.name == "manifest.json"
                     assert (found, warned) == (newer, [])
-                progress, model, optimizer = saved[found]
-                assert load_progress(found) == progress
-                assert all(map(same, load_tensors(found), (model, optimizer)))
+                assert found
+                again, before = load_state(found), saved[found]
+                assert again.progress == before.progress
+                assert same(again.model, before.model)
+                assert same(again.optimizer, before.optimizer)
                 survived += 1
         finally:
             file.write_bytes(content)

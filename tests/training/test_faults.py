@@ -12,9 +12,10 @@ from programs import TINY, into, rows, same, states, train, weights
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from codec.entropy import noise_keys
+from codec.description.architecture import Architecture, BlockChoice
 from codec.errors import InputError
-from codec.model import Activation, Architecture, Codec
+from codec.network.bottleneck import noise_keys
+from codec.network.codec import Codec
 from training.faults import Watch, guilty_module
 
 POISONED = '''
@@ -219,7 +220,7 @@ def test_the_guilty_module_is_named_forward_and_backward(picture: Tensor) -> Non
     def guilty(codec: Codec) -> str:
         return guilty_module(copy.deepcopy(codec), objective, 1e4)
 
-    codec = Codec(Architecture(8, 12, g_a=Activation("relu"), g_s=Activation("relu")))
+    codec = Codec(Architecture(8, 12, g_a=BlockChoice("relu"), g_s=BlockChoice("relu")))
     assert guilty(codec) == ""
     codec.g_a[3] = BadBackward()
     assert guilty(codec) == "g_a.3 (BadBackward), backward"

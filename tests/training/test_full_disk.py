@@ -12,7 +12,7 @@ from codec.checkpoint import load_codec
 from codec.cli import run as run_command
 from codec.errors import InputError
 from training.record import Record
-from training.state import load_tensors, newest_whole
+from training.state import load_state, newest_whole
 
 # kB of disk. A state takes 132, last.safetensors 80 and as much again while it is written, what is recorded 8: so they
 # fill at another byte of step 2's (up to 340) or of step 3's save, in each of its files.
@@ -49,8 +49,8 @@ def last_good(folder: Path) -> tuple[str, dict[str, Tensor]]:
     """Name and tensors of the state that a restart uses."""
     found = newest_whole(folder / "state")
     assert found
-    model, optimizer = load_tensors(found)
-    return found.name, model | optimizer
+    saved = load_state(found)
+    return found.name, saved.model | saved.optimizer
 
 
 @pytest.mark.filterwarnings("error:.*is damaged")
@@ -64,8 +64,8 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
     good = 1 if kilobytes < 340 else 2
     name, tensors = last_good(disk / "run")
     assert name == f"step-{good:08d}"
-    model, optimizer = load_tensors(undisturbed / "state" / name)
-    assert same(tensors, model | optimizer)
+    saved = load_state(undisturbed / "state" / name)
+    assert same(tensors, saved.model | saved.optimizer)
     load_codec(disk / "run" / "last.safetensors")
     said = re.findall(r"disk full: the checkpoint of step (\d) was not written", capsys.readouterr().err)
     assert sorted(set(said)) == ["1", "2", "3"][good:]

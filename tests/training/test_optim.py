@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR
 
-from codec.model import Activation, Architecture, Codec, set_trainable
+from codec.description.architecture import Architecture, BlockChoice
+from codec.network.codec import Codec
 from training.optim import Schedule, clipped_together, make_optimizer
+from training.scope import set_trainable
 
 LR, TOTAL = 3e-4, 50
 
@@ -86,7 +88,7 @@ def test_plateau_counts_a_loss_that_is_not_a_number_as_no_gain() -> None:
 
 @pytest.fixture
 def codec() -> Codec:
-    codec = Codec(Architecture(8, 12, g_a=Activation("gdnish")))
+    codec = Codec(Architecture(8, 12, g_a=BlockChoice("gdnish")))
     set_trainable(codec, ["g_a", "g_s", "entropy_bottleneck"], train_quantiles=True)
     return codec
 

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -237,7 +238,7 @@ def test_a_saved_configuration_can_be_used_with_another_loss_or_schedule(tmp_pat
         ("quality: eight", "recipe.yaml: --quality: invalid int value: 'eight'"),
         ("quality: 8.5", "recipe.yaml: --quality: invalid int value: '8.5'"),
         ("quality:", "recipe.yaml: quality: None is not one value"),
-        ("save_dir: [a, b]", "recipe.yaml: save_dir: ['a', 'b'] is not one value"),
+        ("save_dir: [a, b]", "recipe.yaml: save_dir: a list is not one value"),
         ("resume: no", "recipe.yaml: resume: False is no text; if it is meant, quote it"),
         ("plugin: 5", "recipe.yaml: plugin: 5 is no text; if it is meant, quote it"),
         ("enc_t: 2.0", "--enc_t belongs to --act gdnish, not to --act relu"),
@@ -245,13 +246,75 @@ def test_a_saved_configuration_can_be_used_with_another_loss_or_schedule(tmp_pat
         ("quality: 0", "--quality 0: the zoo's qualities are 1..8"),
         ("[lr, 1e-4]", "recipe.yaml is no mapping"),
         ("", "recipe.yaml is no mapping"),
-        ("lr: [", "recipe.yaml is not YAML"),
-        ("lr: !!python/object/apply:os.getcwd []", "recipe.yaml is not YAML"),
+        ("lr: {a: 1}", "recipe.yaml: lr: a mapping is not one value"),
+        ('lr: "1e-4', "recipe.yaml is not YAML: found unexpected end of stream (line 1)"),
+        ('run_name: "\\Uffffffff"', "recipe.yaml is not YAML: "),
+        ("lr: 1\n---\nlr: 2", "recipe.yaml holds more than one document: keep one"),
+        ("lr: !!python/object/apply:os.getcwd []", "recipe.yaml: lr: tags like tag:yaml.org,2002:python/object"),
+        ("amp: !!bool maybe", "recipe.yaml: amp: tags like tag:yaml.org,2002:bool are not read"),
+        ("lr: &a 1\nalpha_l1: *a", "recipe.yaml: lr: aliases and anchors (* and &) are not read"),
+        ("<<: *a", "recipe.yaml: <<: aliases and anchors (* and &) are not read"),
+        ("? [a]\n: 1", "recipe.yaml: the name of an option: a list is not one value"),
+        ("lr: 1e-4\nepochs: 3\nlr: 5", "recipe.yaml: lr is given twice"),
+        ("yes: no", "recipe.yaml: unknown option yes; "),
+        ("epochs: 0x10", "recipe.yaml: epochs: 0x10 is neither a decimal number nor text"),
+        ("epochs: 1:30", "recipe.yaml: epochs: 1:30 is neither a decimal number nor text"),
+        (
+            "run_name: 2024-13-45",
+            "recipe.yaml: run_name: 2024-13-45 is neither a decimal number nor text; if text is meant",
+        ),
+        ("epochs: " + "1" * 5000, "recipe.yaml: epochs: 111"),
+        ("epochs: " + "1" * 4000, "does not fit into 64 bits"),
+        ("lr: .nan", "--lr nan: must be more than 0"),
+        ('run_name: "\\e]0;x\\a"', "recipe.yaml: run_name: holds a control character or a line break"),
+        ("a" * 70_000, "recipe.yaml has more than 64 KiB: it is no file of options"),
     ],
 )
 def test_a_file_with_anything_wrong_is_refused_by_name(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape(says)):
         with_file(tmp_path, text, *COCO)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lr:\n- &a0 [x,x]\n" + "".join(f"- &a{n + 1} [{','.join([f'*a{n}'] * 10)}]\n" for n in range(9)),
+        "lr: " + "[" * 30_000,
+        "[" * 30_000,
+        "? " * 30_000,
+    ],
+    ids=["billion laughs", "deep value", "deep document", "deep key"],
+)
+def test_a_file_that_would_take_for_ever_is_refused_at_once_without_its_values(text: str, tmp_path: Path) -> None:
+    began = time.perf_counter()
+    with pytest.raises(InputError) as refused:
+        with_file(tmp_path, text, *COCO)
+    assert time.perf_counter() - began < 2  # a hundredth of it here; built and printed, the first would take hours
+    assert len(str(refused.value)) < 500
+
+
+def test_a_number_of_a_file_is_read_as_on_the_command_line(tmp_path: Path) -> None:
+    options = with_file(tmp_path, "epochs: 010\nbatch_size: 1_0\nlr: 1.0e-05\nalpha_l1: '0.5'\nN:\n", *COCO)
+    assert (options.schedule.epochs, options.data.batch_size, options.schedule.lr) == (10, 10, 1e-5)
+    assert (options.loss.alpha_l1, options.model.N) == (0.5, None)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_may_begin_with_a_byte_order_mark(encoding: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes("run_name: größer 圧縮\n".encode(encoding))
+    assert parse(["--config", str(file), *COCO]).reporting.run_name == "größer 圧縮"
+
+
+def test_the_home_folder_is_found_where_no_shell_looked_for_it(
+    plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "recipe.yaml").write_text("coco_dir: ~/coco\nplugin: ~/my_blocks.py\nact: myact\nrun_name: ~x\n")
+    options = parse(["--config=~/recipe.yaml", "--save_dir=~/out", "--recon_dir", "./a~"])
+    assert (options.data.coco_dir, options.output.save_dir) == (f"{tmp_path}/coco", f"{tmp_path}/out")
+    assert options.replacement.plugin == str(plugin)
+    assert (options.output.recon_dir, options.reporting.run_name) == ("./a~", "~x")
 
 
 def test_a_missing_file_is_named() -> None:
@@ -275,7 +338,7 @@ def test_a_plugins_option_may_not_be_the_trainers(plugin: Path) -> None:
 def test_help_groups_the_options_one_line_each_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_text(capsys)
     groups = [line[:-1] for line in text.splitlines() if re.fullmatch(r"\w.*:", line)]
-    blocks = [f"{act} (with --act {act})" for act in registry.activation_names() if registry.block_options(act)]
+    blocks = [f"{act} (with --act {act})" for act in registry.block_names() if registry.block_options(act)]
     assert groups == [
         "options", "replacement", *blocks, "model", "data", "loss", "schedule", "numerics", "entropy model",
         "qat", "output", "reporting",

@@ -12,10 +12,11 @@ from programs import TINY, distance, into, launch, rows, run, same, states, trai
 from safetensors.torch import load_file
 
 from codec.checkpoint import load_codec
+from codec.description.architecture import Phase
 from codec.errors import InputError
-from codec.model import Codec
-from codec.quant import Phase, activation_quantizers
-from codec.quant_layers import QuantizedLayer
+from codec.network.codec import Codec
+from codec.quantization.layers import QuantizedLayer
+from codec.quantization.phases import activation_quantizers, in_float
 from training import setup
 from training.options import parse
 
@@ -116,8 +117,8 @@ def test_channels_and_weights_are_settled_once(
         monkeypatch.setattr(setup, what, noted)
 
     note("equalize_channels")
-    note("settle_weights")
-    settled = [("equalize_channels", Phase.CALIBRATION), ("settle_weights", Phase.FIXED_SCALE)]
+    note("round_to_grid")
+    settled = [("equalize_channels", Phase.CALIBRATION), ("round_to_grid", Phase.FIXED_SCALE)]
     for step, expected in ((None, settled), (2, settled[1:]), (4, settled[1:]), (6, [])):
         done.clear()
         resume = ["--resume", whole / "state" / f"step-{step:08d}"] if step else []
@@ -199,7 +200,7 @@ def test_best_files_are_quantized_ones(here: Train, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("eval_fakequant", ["true", "false"])
 def test_validation_is_with_or_without(eval_fakequant: str, here: Train, whole: Path, tmp_path: Path) -> None:
-    from codec.evaluation import evaluate
+    from codec.evaluation.figures import evaluate
 
     state = whole / "state" / "step-00000011"
     words = ["--eval_every", 1, "--qat_eval_fakequant", eval_fakequant, "--max_steps", 12, "--resume", state]
@@ -208,8 +209,8 @@ def test_validation_is_with_or_without(eval_fakequant: str, here: Train, whole: 
     assert codec.architecture.quantization.eval_fakequant == (eval_fakequant == "true")
     x = (torch.rand(1, 3, 64, 64) * 255).byte()
     (figures,) = evaluate(codec, [x], torch.device("cpu"))
-    (in_float,) = evaluate(codec.without_quantization().eval(), [x], torch.device("cpu"))
-    assert (figures == in_float) == (eval_fakequant == "false")
+    (plain,) = evaluate(in_float(codec).eval(), [x], torch.device("cpu"))
+    assert (figures == plain) == (eval_fakequant == "false")
 
 
 def test_a_float_fine_tune_and_then_a_quantized_checkpoint_are_where_to_start_from(

@@ -10,7 +10,7 @@ from programs import TINY, distance, into, rows, same, states, train, weights
 from safetensors.torch import load_file
 
 from codec.errors import InputError
-from training.state import load_progress
+from training.state import load_state
 
 Train = Callable[..., int]
 
@@ -225,6 +225,6 @@ def test_fp16_and_its_loss_scaler_work_with_clipping_accumulation_and_resume(her
     for steps in (4, 8):
         assert here(tmp_path / "halves", *words, "--max_steps", steps) == 0
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "halves"))
-    progress = load_progress(states(tmp_path / "halves")[-1])
+    progress = load_state(states(tmp_path / "halves")[-1]).progress
     assert progress.scaler["_growth_tracker"] == 8  # eight good steps at this scale, none skipped
     assert rows(tmp_path / "whole", "fault") == []

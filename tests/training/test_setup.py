@@ -11,9 +11,10 @@ from torch import Tensor
 
 from codec.checkpoint import Description, load_codec, save_codec
 from codec.cli import DataError
-from codec.entropy import with_tables
+from codec.description.architecture import Architecture, BlockChoice
 from codec.errors import InputError
-from codec.model import Activation, Architecture, Codec
+from codec.network.bottleneck import with_tables
+from codec.network.codec import Codec
 from training.options import parse
 from training.setup import set_up
 
@@ -97,7 +98,7 @@ def test_weights_that_cannot_be_downloaded_are_refused_with_the_two_ways_out(
 def ours(tmp_path: Path) -> Path:
     """A checkpoint of ours: GDNishLite in the encoder, GDN in the decoder."""
     path = tmp_path / "ours.safetensors"
-    save_codec(path, with_tables(Codec(Architecture(8, 12, g_a=Activation("gdnish")))), Description())
+    save_codec(path, with_tables(Codec(Architecture(8, 12, g_a=BlockChoice("gdnish")))), Description())
     return path
 
 

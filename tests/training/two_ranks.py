@@ -23,7 +23,7 @@ from training.state import model_tensors
 
 def train_run(folder: Path, words: list[str]) -> None:
     run = set_up(parse(words))
-    record = Record(run.accelerator, run.options, run.total, run.progress, run.train_batches.global_batch)
+    record = Record(run.accelerator, run.options, run.total, run.progress, run.data.batches.global_batch)
     assert train(run, record, StopSignal()) == 0
     save_file(model_tensors(run.codec), folder / f"rank-{run.accelerator.process_index}.safetensors")
 

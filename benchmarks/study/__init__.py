@@ -1,0 +1,1 @@
+"""The rate-distortion study: what each block costs against GDN."""

@@ -1,0 +1,1 @@
+"""Photographs to a prepared dataset, on disk and on the Hub."""

@@ -1,0 +1,144 @@
+"""Writes the shards with several processes, and ends them promptly at a signal, a full disk or a bug."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from types import FrameType
+from typing import Any
+
+import pyarrow as pa
+
+from coco224.errors import DataError
+from coco224.files import shared_memory
+from coco224.making.shards import Recipe, Report, Shard, Stopped, write_shard
+
+_POLL_SECONDS = 0.1
+
+
+class StopSignals:
+    """SIGTERM and SIGINT as a flag, while entered. A second SIGINT ends the process with status 130."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {number: signal.signal(number, self._on) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on(self, number: int, _: FrameType | None) -> None:
+        if self.stopping and number == signal.SIGINT:
+            os._exit(130)
+        self.stopping = True
+
+
+def write_shards(
+    shards: Sequence[Shard],
+    recipe: Recipe,
+    schema: pa.Schema,
+    *,
+    num_proc: int,
+    signals: StopSignals,
+    keep: Callable[[Shard, Report], None],
+    progress: Callable[[int], None],
+) -> None:
+    """Writes every shard; the result does not depend on `num_proc`.
+
+    Args:
+        keep: called in this process for every finished shard.
+        progress: called with the number of photographs begun so far.
+
+    Raises:
+        Stopped: a signal came.
+        DataError: a worker was killed.
+        OSError: the disk is full, or cannot be written.
+    """
+    if min(num_proc, len(shards)) > 1 and not shared_memory():
+        print("several processes need a writable /dev/shm: working with one, as --num_proc 1 does", file=sys.stderr)
+        num_proc = 1
+    if min(num_proc, len(shards)) <= 1:
+        _write_here(shards, recipe, schema, signals, keep, progress)
+        return
+    # Not fork: this process has Arrow's threads, and only workers that inherit nothing see their parent die.
+    context = multiprocessing.get_context("spawn")
+    stop = context.RawValue(ctypes.c_bool, False)
+    begun = context.RawArray(ctypes.c_long, len(shards))
+    pool = ProcessPoolExecutor(min(num_proc, len(shards)), context, _start_worker, (recipe, schema, stop, begun))
+    try:
+        futures = {pool.submit(_write_there, number, shard): shard for number, shard in enumerate(shards)}
+        waiting: set[Future[Report]] = set(futures)
+        while waiting:
+            done, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
+            progress(sum(begun))
+            if signals.stopping:
+                raise Stopped
+            for future in done:
+                keep(futures[future], future.result())
+    except BrokenProcessPool:
+        time.sleep(_POLL_SECONDS)  # a signal to the whole group may reach a worker before it reaches us
+        if signals.stopping:
+            raise Stopped from None
+        raise DataError(
+            "a worker process was killed, for want of memory most likely: give a smaller --num_proc; "
+            "the finished part is kept"
+        ) from None
+    finally:
+        stop.value = True
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_here(
+    shards: Sequence[Shard],
+    recipe: Recipe,
+    schema: pa.Schema,
+    signals: StopSignals,
+    keep: Callable[[Shard, Report], None],
+    progress: Callable[[int], None],
+) -> None:
+    begun = 0
+
+    def tick() -> None:
+        nonlocal begun
+        if signals.stopping:
+            raise Stopped
+        begun += 1
+        progress(begun)
+
+    for shard in shards:
+        keep(shard, write_shard(shard, recipe, schema, tick))
+
+
+# What a worker process was started with.
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(recipe: Recipe, schema: pa.Schema, stop: Any, begun: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _worker.update(recipe=recipe, schema=schema, stop=stop, begun=begun)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _write_there(number: int, shard: Shard) -> Report:
+    def tick() -> None:
+        if _worker["stop"].value:
+            raise Stopped
+        _worker["begun"][number] += 1
+
+    return write_shard(shard, _worker["recipe"], _worker["schema"], tick)

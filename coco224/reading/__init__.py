@@ -1,0 +1,1 @@
+"""Rows of a dataset, wherever it is."""

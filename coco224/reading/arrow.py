@@ -1,0 +1,217 @@
+"""Reading a prepared dataset: rows of pixels out of a memory map, many at a time."""
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from coco224.errors import DataError
+from coco224.files import in_words, open_regular, read_json
+from coco224.photographs.decode import FORMATS
+from coco224.reading.rows import Ints, Pixels, Rows
+from coco224.repository import is_repository
+
+_COLUMNS = ["image", "file_name"]
+_LARGEST = 8192  # side of an encoded row in pixels
+
+
+def open_split(coco_dir: str | Path, split: str) -> Rows | None:
+    """Opens `train` or `validation` of a dataset that `coco224.prepare` made; None where it has no such split.
+
+    The Arrow files are mapped, not read: memory does not grow with them. A name USER/NAME that is no path is a dataset
+    on the Hub.
+
+    Raises:
+        DataError: the folder is no such dataset, or is damaged.
+    """
+    folder = Path(coco_dir)
+    if not folder.exists() and is_repository(str(coco_dir)):
+        from coco224.reading.download import download_split
+
+        return download_split(str(coco_dir), split)
+    try:
+        if split not in list(read_json(folder / "dataset_dict.json")["splits"]):
+            return None
+        state = read_json(folder / split / "state.json")
+        names = [str(entry["filename"]) for entry in state["_data_files"]]
+        if odd := [name for name in names if name != Path(name).name]:
+            raise ValueError(f"{odd[0]!r} is no name of a file")
+        fingerprint = str(state["_fingerprint"])
+        tables = [_mapped(folder / split / name) for name in names]
+        table = pa.concat_tables([_columns(folder, split, table) for table in tables])
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(_no_dataset(folder, split)) from None
+    except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
+        reason = in_words(error) if isinstance(error, OSError) else " ".join(str(error).split())
+        raise DataError(f"{folder} is damaged ({reason}): prepare it again with python -m coco224.prepare") from None
+    return rows_of(folder, split, table, fingerprint)
+
+
+def rows_of(folder: Path, split: str, table: pa.Table, fingerprint: str) -> Rows:
+    """The rows of a table with the columns of a prepared dataset, which are validated: they may be a stranger's.
+
+    Args:
+        folder, split: where it comes from, for errors, and for `open_split` to open it again.
+
+    Raises:
+        DataError: it is no such table.
+    """
+    table = _columns(folder, split, table)
+    try:
+        table.validate(full=True)  # offsets that point outside would be read outside
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{folder / split} is damaged ({reason}): prepare the dataset again") from None
+    image, name = (table.schema.field(column).type for column in _COLUMNS)
+    if not pa.types.is_string(name):
+        raise DataError(f"{folder / split}: column file_name is {name}, not string: prepare the dataset again")
+    if not table.num_rows:
+        raise DataError(f"{folder / split} has no rows: prepare it again with python -m coco224.prepare")
+    kind = RawRows if pa.types.is_binary(image) else EncodedRows
+    return kind(folder, split, table, fingerprint)
+
+
+def _columns(folder: Path, split: str, table: pa.Table) -> pa.Table:
+    missing = set(_COLUMNS) - set(table.column_names)
+    if missing:
+        raise DataError(
+            f"{folder / split} has no column {' and '.join(sorted(missing))} (its columns: "
+            f"{', '.join(table.column_names)}): make the dataset with python -m coco224.prepare"
+        )
+    return table.select(_COLUMNS)
+
+
+def _no_dataset(folder: Path, split: str) -> str:
+    if not folder.exists():
+        return (
+            f"--coco_dir {folder} does not exist: give a folder that python -m coco224.prepare made, or USER/NAME of a "
+            "dataset that it uploaded to the Hub"
+        )
+    if (folder / "dataset_dict.json").is_file():
+        return f"{folder / split} lacks state.json: prepare the dataset again with python -m coco224.prepare"
+    if (folder / "train2017").is_dir():
+        return (
+            f"--coco_dir {folder} is a COCO root: prepare it with python -m coco224.prepare --coco_dir {folder} "
+            f"--out_dir DATASET, or give --use_prepared false"
+        )
+    return (
+        f"--coco_dir {folder} is no prepared dataset (no dataset_dict.json in it): make one with "
+        f"python -m coco224.prepare"
+    )
+
+
+def _mapped(file: Path) -> pa.Table:
+    try:
+        open_regular(file).close()
+        # The mapping outlives the closed file: hundreds of shards cost no file handle.
+        with pa.memory_map(str(file)) as source:
+            return pa.ipc.open_stream(source).read_all()
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{file} is missing or damaged ({reason}): prepare the dataset again") from None
+
+
+class _ArrowRows:
+    """What both encodings share: names, length, and finding a row's record batch."""
+
+    def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+        self._where = folder, split
+        self._names = table.column("file_name")
+        images = table.column("image")
+        if images.null_count:
+            raise DataError(f"{folder / split} has rows without an image: prepare the dataset again")
+        self._images = [chunk for chunk in images.chunks if len(chunk)]
+        # starts[c] is the first row of chunk c.
+        self._starts = np.cumsum([0, *map(len, self._images)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open_split, self._where
+
+    def order(self, rng: np.random.Generator) -> Ints:
+        return rng.permutation(len(self))
+
+    def names(self, indices: Sequence[int] | Ints) -> list[str]:
+        return [self._names[int(index)].as_py() for index in indices]
+
+    def _find(self, indices: Ints) -> Iterator[tuple[int, int]]:
+        """(chunk, row in it) of each row."""
+        chunks = np.searchsorted(self._starts, indices, side="right") - 1
+        return zip(chunks.tolist(), (indices - self._starts[chunks]).tolist(), strict=True)
+
+
+class RawRows(_ArrowRows):
+    """Rows of size*size*3 bytes, seen as arrays without a copy."""
+
+    decodes = False
+
+    def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str) -> None:
+        super().__init__(folder, split, table, fingerprint)
+        row_bytes = len(self._images[0][0].as_buffer())
+        self.size = math.isqrt(row_bytes // 3)
+        if not row_bytes or self.size**2 * 3 != row_bytes:
+            raise DataError(
+                f"{folder / split} has rows of {row_bytes} bytes, which is no square RGB picture: prepare it again"
+            )
+        self._chunks: list[Pixels] = []
+        for chunk in self._images:
+            _, ends, data = chunk.buffers()
+            offsets = np.frombuffer(ends, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+            if (np.diff(offsets) != row_bytes).any():
+                raise DataError(f"{folder / split} has rows of different sizes: prepare the dataset again")
+            pixels = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
+            self._chunks.append(pixels.reshape(len(chunk), self.size, self.size, 3))
+
+    def read(self, indices: Ints, top: Ints, left: Ints, size: int) -> Pixels:
+        out = np.empty((len(indices), size, size, 3), np.uint8)
+        windows = zip(out, self._find(indices), top.tolist(), left.tolist(), strict=True)
+        for window, (chunk, row), y, x in windows:
+            window[:] = self._chunks[chunk][row, y : y + size, x : x + size]
+        return out
+
+
+class EncodedRows(_ArrowRows):
+    """Rows that are PNG, WebP or JPEG files."""
+
+    decodes = True
+
+    def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str) -> None:
+        super().__init__(folder, split, table, fingerprint)
+        images = table.column("image")
+        kind = images.type
+        if not (pa.types.is_struct(kind) and "bytes" in kind.names and pa.types.is_binary(kind.field("bytes").type)):
+            raise DataError(f"{folder / split}: column image is {images.type}, neither bytes nor encoded pictures")
+        self._files = [chunk.field("bytes") for chunk in self._images]
+        self.size = 0
+        self.size = self._decoded(0, 0).shape[0]
+
+    def read(self, indices: Ints, top: Ints, left: Ints, size: int) -> Pixels:
+        out = np.empty((len(indices), size, size, 3), np.uint8)
+        windows = zip(out, self._find(indices), top.tolist(), left.tolist(), strict=True)
+        for window, (chunk, row), y, x in windows:
+            window[:] = self._decoded(chunk, row)[y : y + size, x : x + size]
+        return out
+
+    def _decoded(self, chunk: int, row: int) -> Pixels:
+        where = f"row {int(self._starts[chunk]) + row} of {'/'.join(map(str, self._where))}"
+        file = self._files[chunk][row].as_buffer()
+        if file is None:
+            raise DataError(f"{where} refers to a file elsewhere: prepare the dataset again")
+        try:
+            with Image.open(io.BytesIO(file), formats=FORMATS) as image:
+                side = self.size or min(image.width, _LARGEST)
+                if image.size != (side, side):  # before it is decoded
+                    raise DataError(f"{where} is {image.width}x{image.height}, not {side}x{side}: prepare it again")
+                return np.asarray(image.convert("RGB"))
+        except DataError:
+            raise
+        except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(f"{where} cannot be decoded ({reason}): prepare the dataset again") from None

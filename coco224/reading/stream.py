@@ -1,0 +1,142 @@
+"""Rows of a dataset on the Hub that are fetched as they are needed: no disk, and training starts at once."""
+
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from coco224.errors import DataError
+from coco224.reading.arrow import rows_of
+from coco224.reading.download import manifest_of
+from coco224.reading.rows import Ints, Pixels, Rows
+from coco224.repository import reasons
+
+_POOL = 2048  # rows from which the order draws the next one: 300 MB of raw crops
+_AHEAD = 2  # blocks that are fetched before they are needed
+_PAUSES = (1, 2, 4, 8, 15, 30, 60, 120, 300)  # seconds between the tries of a fetch
+
+
+def stream_split(repo_id: str, split: str, revision: str | None = None) -> Rows | None:
+    """`train` or `validation` of a dataset on the Hub; None where it has no such split.
+
+    Raises:
+        DataError: there is no such dataset, or it cannot be read.
+    """
+    from huggingface_hub import HfApi
+
+    manifest = manifest_of(repo_id)
+    if split not in manifest["splits"]:
+        return None
+    with reasons(f"--coco_dir {repo_id} cannot be read"):
+        revision = revision or HfApi().dataset_info(repo_id).sha
+        return StreamedRows(repo_id, split, str(revision), manifest)
+
+
+class StreamedRows:
+    """The `Rows` of Parquet files on the Hub. A block is a row group: what one request fetches.
+
+    The rows that are read together must lie in few blocks: `order` sees to that.
+    """
+
+    decodes = False  # in effect: another process would fetch every block a second time
+
+    def __init__(self, repo_id: str, split: str, revision: str, manifest: dict[str, Any]) -> None:
+        import pyarrow.parquet as pq
+        from huggingface_hub import HfFileSystem
+
+        self.size = int(manifest["options"]["size"])
+        self.fingerprint = str(manifest["splits"][split]["fingerprint"])
+        self._where = repo_id, split, revision
+        self._hub = HfFileSystem()
+        files = sorted(self._hub.glob(f"datasets/{repo_id}@{revision}/data/{split}-*.parquet"))
+        self._files: dict[str, Any] = {}
+        self._groups: list[tuple[str, int]] = []
+        lengths = []
+        for file in files:
+            with self._hub.open(file) as parquet:
+                self._files[file] = pq.ParquetFile(parquet).metadata
+            for group in range(self._files[file].num_row_groups):
+                self._groups.append((file, group))
+                lengths.append(self._files[file].row_group(group).num_rows)
+        self._starts = np.cumsum([0, *lengths])
+        if len(self) != manifest["splits"][split]["rows"]:
+            raise DataError(f"--coco_dir {repo_id}: {split} has {len(self)} rows there, not those of its manifest")
+        self._window = max(1, -(-_POOL * len(lengths) // len(self)))
+        self._next = list(range(len(lengths)))
+        self._fetched: OrderedDict[int, Future[Rows]] = OrderedDict()
+        self._lock = Lock()
+        self._threads = ThreadPoolExecutor(_AHEAD, "hub")
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return stream_split, self._where
+
+    def order(self, rng: np.random.Generator) -> Ints:
+        """A permutation in which a block's rows are spread over the time of a few others, and of no more."""
+        blocks = rng.permutation(len(self._groups))
+        self._next = blocks.tolist()
+        begins = np.argsort(blocks)  # the place of each block in the permutation
+        of_row = np.repeat(begins, np.diff(self._starts))
+        ordered: Ints = np.argsort(of_row + self._window * rng.random(len(self)), kind="stable")
+        return ordered
+
+    def names(self, indices: Sequence[int] | Ints) -> list[str]:
+        return [self._block(block).names([row])[0] for block, row in self._find(np.asarray(indices))]
+
+    def read(self, indices: Ints, top: Ints, left: Ints, size: int) -> Pixels:
+        out = np.empty((len(indices), size, size, 3), np.uint8)
+        for i, (block, row) in enumerate(self._find(indices)):
+            out[i] = self._block(block).read(np.array([row]), top[i : i + 1], left[i : i + 1], size)[0]
+        return out
+
+    def _find(self, indices: Ints) -> list[tuple[int, int]]:
+        """(block, row in it) of each row."""
+        blocks = np.searchsorted(self._starts, indices, side="right") - 1
+        return list(zip(blocks.tolist(), (indices - self._starts[blocks]).tolist(), strict=True))
+
+    def _block(self, block: int) -> Rows:
+        """A block, from memory or from the Hub; the ones after it are on their way then."""
+        with self._lock:
+            place = self._next.index(block)
+            for wanted in self._next[place : place + 1 + _AHEAD]:
+                if wanted not in self._fetched:
+                    self._fetched[wanted] = self._threads.submit(self._fetch, wanted)
+            self._fetched.move_to_end(block)
+            while len(self._fetched) > self._window + 1 + 2 * _AHEAD:
+                self._fetched.popitem(last=False)
+            found = self._fetched[block]
+        with reasons(f"the same command goes on from the last checkpoint: {self._groups[block][0]} cannot be read"):
+            return found.result()
+
+    def _fetch(self, block: int) -> Rows:
+        """A block from the Hub, tried for minutes."""
+        from httpx2 import HTTPError
+
+        for pause in _PAUSES:
+            try:
+                return self._read(*self._groups[block])
+            except (HTTPError, OSError) as error:
+                warnings.warn(f"the Hub does not give a block ({error}); next try in {pause} s", stacklevel=2)
+                time.sleep(pause)
+        return self._read(*self._groups[block])
+
+    def _read(self, file: str, group: int) -> Rows:
+        import pyarrow.parquet as pq
+
+        with self._hub.open(file, cache_type="none") as parquet:
+            reader = pq.ParquetFile(parquet, metadata=self._files[file])
+            table = reader.read_row_group(group, columns=["image", "file_name"])
+        rows = rows_of(Path(file), self._where[1], table, self.fingerprint)
+        if rows.size != self.size:
+            raise DataError(
+                f"{file} has rows of {rows.size}x{rows.size}, not of {self.size}x{self.size} as its manifest"
+            )
+        return rows

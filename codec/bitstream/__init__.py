@@ -1,0 +1,1 @@
+"""Symbols to a compressed file and back. Cannot import torch."""

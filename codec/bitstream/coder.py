@@ -1,0 +1,116 @@
+"""Symbols to bytes and back: asymmetric numeral systems (Duda 2013) over integer tables. Needs no torch."""
+
+import numpy as np
+from constriction import stream
+from numpy.typing import NDArray
+
+from codec.bitstream.tables import PRECISION, Tables
+from codec.errors import InputError
+
+_CODER_PRECISION = 24
+_NIBBLE = stream.model.Uniform(16)
+_SHORT = 11
+"""Intervals of a table that is faster searched from its start (14 % of the decoding time at 1.8 bpp)."""
+_MOST_NIBBLES = 9
+"""Of a symbol outside its table: twice its distance, an int32 apart from the table's edge, fits 36 bits."""
+
+
+class Coder:
+    """Codes symbols with a codec's tables.
+
+    The payload is the stack of constriction's ANS coder (64-bit state, 32-bit words), little-endian, without the zero
+    bytes at its end. From its top: the intervals of channel 0, of channel 1, .. in raster order; then, for each symbol
+    that fell into a last interval, its number of nibbles; then those nibbles, the lowest of each symbol first. Their
+    value is twice the distance above the table, or twice the distance below it less one, as in CompressAI's bypass.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        used = [cdf[:n] for cdf, n in zip(tables.cdfs, tables.lengths, strict=True)]
+        # A lazy model is the same one, searched from its start instead of by halves when it decodes.
+        self._decoders = [_exact_model(cdf, lazy=len(cdf) - 1 <= _SHORT) for cdf in used]
+        self._encoders = [_exact_model(cdf, lazy=False) for cdf in reversed(used)]
+        self._first = tables.offsets[:, None]
+        self._last = (tables.lengths - 2).astype(np.uint32)[:, None]  # the interval of symbols that have none
+
+    def encode(self, symbols: NDArray[np.int32]) -> bytes:
+        """The payload of symbols [M, h, w]."""
+        index = symbols.reshape(len(self._encoders), -1) - self._first
+        # As unsigned numbers, symbols under the table (wrapped or not) are large as well.
+        unsigned = index.view(np.uint32)
+        rows = np.flatnonzero(unsigned.max(1) >= self._last[:, 0])
+        row, place = np.nonzero(unsigned[rows] >= self._last[rows])
+        outside = rows[row] * index.shape[1] + place
+        coder = stream.stack.AnsCoder()
+        if outside.size:
+            first, last = self._table_ends(outside, index.shape[1])
+            beyond = symbols.ravel()[outside] - first
+            _push_distances(coder, np.where(beyond < 0, -2 * beyond - 1, 2 * (beyond - last)))
+            index.ravel()[outside] = last
+        push = coder.encode_reverse
+        for channel, model in zip(reversed(index), self._encoders, strict=True):
+            push(channel, model)
+        words: NDArray[np.uint32] = coder.get_compressed()
+        return words.astype("<u4", copy=False).tobytes().rstrip(b"\0")
+
+    def decode(self, payload: bytes, height: int, width: int) -> NDArray[np.int32]:
+        """Symbols int32 [M, height, width].
+
+        Raises:
+            InputError: the payload does not end where the symbols do.
+        """
+        if payload.endswith(b"\0"):
+            raise InputError("its last byte is zero, which is never written")
+        words = np.frombuffer(payload + bytes(-len(payload) % 4), "<u4").astype(np.uint32)
+        coder = stream.stack.AnsCoder(words)
+        symbols = np.empty((len(self._decoders), height * width), np.int32)
+        for row, model in zip(symbols, self._decoders, strict=True):
+            row[:] = coder.decode(model, height * width)
+        outside = np.flatnonzero(symbols.view(np.uint32) == self._last)
+        symbols += self._first
+        if outside.size:
+            first, last = self._table_ends(outside, height * width)
+            distances = _pop_distances(coder, outside.size)
+            half = distances >> 1
+            found = np.where(distances & 1, first - 1 - half, first + last + half)
+            if found.min() < -(1 << 31) or found.max() >= 1 << 31:
+                raise InputError("it holds a symbol of more than 32 bits")
+            symbols.ravel()[outside] = found
+        if not coder.is_empty():
+            raise InputError("its symbols do not end where its bytes do")
+        return symbols.reshape(-1, height, width)
+
+    def _table_ends(self, places: NDArray[np.int64], pixels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first symbol of the tables of these places in [M, h, w], and the number of their last interval."""
+        channels = places // pixels
+        return self.tables.offsets[channels].astype(np.int64), self.tables.lengths[channels].astype(np.int64) - 2
+
+
+def _exact_model(cdf: NDArray[np.int32], lazy: bool) -> stream.model.Categorical:
+    """A model whose cumulative frequencies are the table's, scaled from 16 to 24 bits, to the last bit.
+
+    From n weights, constriction's fast quantization takes the cumulative frequency of interval i to be
+    i + floor(scale * (sum of the weights before i)), scale = (2**24 - n) / (sum of all weights). The weights
+    256 * count - 1 add up to 2**24 - n, so the scale is 1 and the frequency 256 * cdf[i]. Every number on the way is an
+    integer under 2**53: no float rounds, on any machine.
+    """
+    weights = (np.diff(cdf) << (_CODER_PRECISION - PRECISION)) - 1
+    return stream.model.Categorical(weights.astype(np.float64), lazy=lazy, perfect=False)
+
+
+def _push_distances(coder: stream.stack.AnsCoder, distances: NDArray[np.int64]) -> None:
+    nibbles = distances[:, None] >> 4 * np.arange(_MOST_NIBBLES)
+    used = nibbles != 0
+    coder.encode_reverse((nibbles[used] & 15).astype(np.int32), _NIBBLE)
+    coder.encode_reverse(used.sum(1, dtype=np.int32), _NIBBLE)
+
+
+def _pop_distances(coder: stream.stack.AnsCoder, count: int) -> NDArray[np.int64]:
+    lengths = coder.decode(_NIBBLE, count)
+    if lengths.max() > _MOST_NIBBLES:
+        raise InputError("it holds a symbol of more than 32 bits")
+    used = np.arange(_MOST_NIBBLES) < lengths[:, None]
+    nibbles = np.zeros(used.shape, np.int64)
+    nibbles[used] = coder.decode(_NIBBLE, int(lengths.sum()))
+    distances: NDArray[np.int64] = (nibbles << 4 * np.arange(_MOST_NIBBLES)).sum(1)
+    return distances

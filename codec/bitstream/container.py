@@ -1,0 +1,89 @@
+"""The container of a compressed picture: what it is, for which codec, how large, whether whole. Needs no torch.
+
+docs/rd.md describes the file byte by byte.
+"""
+
+import struct
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec import STRIDE
+from codec.bitstream.coder import Coder
+from codec.errors import InputError
+
+MAGIC = b"NIC"
+VERSION = 1
+MAX_PIXELS = 178_956_970
+"""Pillow's limit against decompression bombs: a larger picture is not opened, so no honest file holds one."""
+
+_HEADER = struct.Struct("<3sBII")  # magic, version, fingerprint, CRC-32 of all other bytes
+
+
+def latent_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width of y for a picture."""
+    return -(-height // STRIDE), -(-width // STRIDE)
+
+
+def pack(height: int, width: int, symbols: NDArray[np.int32], coder: Coder) -> bytes:
+    """The file of a picture's symbols, int32 [M, *latent_size(height, width)].
+
+    Raises:
+        InputError: the picture has more than MAX_PIXELS.
+    """
+    _check_size(height, width)
+    body = _varint(width) + _varint(height) + coder.encode(symbols)
+    fingerprint = coder.tables.fingerprint
+    return _HEADER.pack(MAGIC, VERSION, fingerprint, _checksum(VERSION, fingerprint, body)) + body
+
+
+def unpack(data: bytes, coder: Coder) -> tuple[int, int, NDArray[np.int32]]:
+    """Height and width of the picture, and its symbols, int32 [M, *latent_size(height, width)].
+
+    Raises:
+        InputError: no such file, one of another version or codec, or one that is not as it was written; the message
+            is the reason, without the file's name.
+    """
+    if len(data) < _HEADER.size or not data.startswith(MAGIC):
+        raise InputError("no compressed picture, or one that ends early; give a file that codec.compress wrote")
+    _, version, fingerprint, checksum = _HEADER.unpack_from(data)
+    if version != VERSION:
+        raise InputError(f"it is of version {version} and this program reads version {VERSION}; or it is damaged")
+    body = data[_HEADER.size :]
+    if _checksum(version, fingerprint, body) != checksum:
+        raise InputError("it is truncated or altered: the checksum does not match; fetch it again")
+    if fingerprint != coder.tables.fingerprint:
+        raise InputError(
+            f"it was written with codec {fingerprint:08x} and this one is {coder.tables.fingerprint:08x}; "
+            "give the checkpoint that it was written with"
+        )
+    width, start = _read_varint(body, 0)
+    height, start = _read_varint(body, start)
+    _check_size(height, width)
+    return height, width, coder.decode(body[start:], *latent_size(height, width))
+
+
+def _checksum(version: int, fingerprint: int, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(struct.pack("<3sBI", MAGIC, version, fingerprint)))
+
+
+def _check_size(height: int, width: int) -> None:
+    if not 0 < height * width <= MAX_PIXELS:
+        raise InputError(f"a picture of {width}x{height} pixels; there may be 1 to {MAX_PIXELS}")
+
+
+def _varint(number: int) -> bytes:
+    """LEB128: seven bits a byte, the lowest first, the eighth bit where more follow."""
+    low = bytes([number & 127 | (128 if number > 127 else 0)])
+    return low + _varint(number >> 7) if number > 127 else low
+
+
+def _read_varint(data: bytes, start: int) -> tuple[int, int]:
+    """The number that begins at `start`, of at most five bytes, and where it ends."""
+    number = 0
+    for place, byte in enumerate(data[start : start + 5]):
+        number |= (byte & 127) << 7 * place
+        if byte < 128:
+            return number, start + place + 1
+    raise InputError("it holds no picture size")

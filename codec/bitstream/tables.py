@@ -1,0 +1,134 @@
+"""Entropy tables as numpy: what a coder needs of a codec, in memory and as a file. Needs no torch.
+
+The integers are the contract: two machines that hold the same tables read the same symbols out of the same bytes.
+docs/rd.md describes the file byte by byte.
+"""
+
+import json
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.description.fingerprint import fingerprint
+from codec.errors import InputError
+
+PRECISION = 16
+"""Bits of a CDF: every row ends at 2**16, as CompressAI's do."""
+
+MAGIC = b"NICT"
+VERSION = 1
+_HEADER = struct.Struct("<4s6I")  # magic, version, CRC-32 of what follows it, fingerprint, precision, M, L
+_CHECKED_FROM = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """The integer CDF of each channel of y, as CompressAI's entropy bottleneck keeps them.
+
+    Row c codes the symbol s as the interval s - offsets[c]; the last interval stands for every symbol outside.
+
+    Attributes:
+        medians: float32 [M]; a symbol is round(y - median).
+        offsets: int32 [M], the symbol of each row's first interval.
+        lengths: int32 [M], entries in use of each row: its intervals + 1.
+        cdfs: int32 [M, L], each row rising from 0 to 65536, then zeros.
+        fingerprint: 32 bits that tell this codec's decoder and tables from any other's.
+
+    Raises:
+        InputError: arrays that are no such tables.
+    """
+
+    medians: NDArray[np.float32]
+    offsets: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+    cdfs: NDArray[np.int32]
+    fingerprint: int
+
+    def __post_init__(self) -> None:
+        channels, longest = self.cdfs.shape
+        if not {(channels,)} == {self.medians.shape, self.offsets.shape, self.lengths.shape}:
+            raise InputError("entropy tables whose arrays differ in their number of channels")
+        if not channels or self.lengths.min() < 3 or self.lengths.max() > longest:
+            raise InputError("entropy tables with a row that is too short or too long")
+        used = np.arange(longest) < self.lengths[:, None]
+        rising = (np.diff(self.cdfs, axis=1) > 0) | ~used[:, 1:]
+        last = self.cdfs[np.arange(channels), self.lengths - 1]
+        if not (rising.all() and (self.cdfs[:, 0] == 0).all() and (last == 1 << PRECISION).all()):
+            raise InputError("entropy tables with a row that does not rise from 0 to 65536")
+        if not np.isfinite(self.medians).all():
+            raise InputError("entropy tables whose medians are not finite")
+
+
+def tables_of_state(state: Mapping[str, NDArray[Any]], g_s: dict[str, Any]) -> Tables:
+    """The entropy tables of a checkpoint.
+
+    Their fingerprint is that of all that a file needs to be decoded: the tables, g_s and its activation. Codecs that
+    differ in nothing but g_a or in how they are quantized read each other's files: an int8 encoder writes for a float
+    decoder.
+
+    Args:
+        state: a codec's state dict.
+        g_s: the activation of the decoder, as the architecture has it.
+
+    Raises:
+        InputError: the codec has no tables.
+    """
+    bottleneck = "entropy_bottleneck."
+    cdfs, offsets, lengths = (state[f"{bottleneck}{name}"] for name in ("_quantized_cdf", "_offset", "_cdf_length"))
+    if not cdfs.size:
+        raise InputError("this codec has no CDF tables; give a checkpoint that training wrote")
+    medians = state[f"{bottleneck}quantiles"][:, 0, 1].copy()
+    read = {"medians": medians, "cdfs": cdfs, "offsets": offsets, "lengths": lengths}
+    read |= {name: array for name, array in state.items() if name.startswith("g_s.") and "quantizer" not in name}
+    identity = fingerprint(read, {"g_s": json.dumps(g_s, sort_keys=True)})
+    return Tables(medians, offsets.copy(), lengths.copy(), cdfs.copy(), int(identity[:8], 16))
+
+
+def to_bytes(tables: Tables) -> bytes:
+    """The file: a header of seven little-endian 32-bit words, then medians, offsets, lengths and CDFs."""
+    arrays = (tables.medians.astype("<f4"), *(a.astype("<i4") for a in (tables.offsets, tables.lengths, tables.cdfs)))
+    fields = (tables.fingerprint, PRECISION, *tables.cdfs.shape)
+    checked = struct.pack("<4I", *fields) + b"".join(array.tobytes() for array in arrays)
+    return struct.pack("<4sII", MAGIC, VERSION, zlib.crc32(checked)) + checked
+
+
+def from_bytes(data: bytes) -> Tables:
+    """The inverse of `to_bytes`.
+
+    Raises:
+        InputError: no such file, one of another version, or one that is not whole.
+    """
+    if len(data) < _HEADER.size or not data.startswith(MAGIC):
+        raise InputError("no entropy tables; give the file that the export wrote beside the model")
+    _, version, checksum, fingerprint, precision, channels, longest = _HEADER.unpack_from(data)
+    if (version, precision) != (VERSION, PRECISION):
+        raise InputError(
+            f"entropy tables of version {version}, {precision} bits; this program reads {VERSION}, 16 bits"
+        )
+    if zlib.crc32(data[_CHECKED_FROM:]) != checksum or len(data) != _HEADER.size + 4 * channels * (3 + longest):
+        raise InputError("damaged entropy tables: the checksum does not match; export the model again")
+    words = np.frombuffer(data, "<i4", offset=_HEADER.size)
+    medians, offsets, lengths = words[: 3 * channels].reshape(3, channels)
+    return Tables(
+        medians=medians.view("<f4").astype(np.float32),
+        offsets=offsets.astype(np.int32),
+        lengths=lengths.astype(np.int32),
+        cdfs=words[3 * channels :].reshape(channels, longest).astype(np.int32),
+        fingerprint=fingerprint,
+    )
+
+
+def read_tables(path: Path) -> Tables:
+    """The tables of a file; InputError names it."""
+    try:
+        return from_bytes(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give the file that the export wrote beside the model") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error

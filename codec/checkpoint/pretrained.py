@@ -1,0 +1,48 @@
+"""A codec with `from_pretrained`, `save_pretrained` and `push_to_hub`, as users of the Hugging Face Hub know them."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelHubMixin, hf_hub_download
+
+from codec.checkpoint.ours import load_codec, save_codec
+from codec.description.file import Description
+from codec.hub.repository import WEIGHTS, repository_files
+from codec.network.bottleneck import with_tables
+from codec.network.codec import Codec
+
+
+class PretrainedCodec(Codec, ModelHubMixin):
+    """A codec that comes from a checkpoint and goes to the Hub.
+
+    Attributes:
+        description: what the checkpoint that the codec came from says of itself.
+    """
+
+    description: Description | None = None
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_codec(save_directory / WEIGHTS, with_tables(self), self.description or Description())
+        files = repository_files(save_directory / WEIGHTS, "/".join(save_directory.parts[-2:]))
+        for name, content in files.items():
+            if name not in (WEIGHTS, "README.md") or not (save_directory / name).exists():
+                (save_directory / name).write_bytes(content)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **where: Any) -> "PretrainedCodec":  # type: ignore[override]
+        """A codec in eval mode: from the Hub (USER/NAME), a folder of `save_pretrained`, or a checkpoint file."""
+        found: PretrainedCodec = _load(Path(name)) if Path(name).is_file() else super().from_pretrained(name, **where)
+        return found
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **where: Any) -> "PretrainedCodec":
+        if Path(model_id).is_dir():
+            return _load(Path(model_id) / WEIGHTS)
+        names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        return _load(Path(hf_hub_download(model_id, WEIGHTS, **{name: where[name] for name in names})))
+
+
+def _load(path: Path) -> PretrainedCodec:
+    codec, description = load_codec(path, PretrainedCodec)
+    codec.description = description
+    return codec

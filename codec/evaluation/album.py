@@ -1,0 +1,132 @@
+"""The pictures that a report shows: a few of those evaluated, cut but never scaled, and stored without loss."""
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from codec.evaluation.coded import Decoded
+from codec.evaluation.figures import Figures
+from codec.evaluation.ranks import Ranks
+
+MOST_PICTURES = 24
+MOST_FILES = 96
+"""All that is stored: a file a picture and one for what each codec makes of it, 0.4 MB each of Kodak's."""
+WINDOW = (512, 768)
+"""The short and the long side of what is stored of a picture: all of one of Kodak's."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a codec made of a picture.
+
+    Attributes:
+        codec: all its qualities have this name.
+        name: the one that it was.
+        webp: the window, lossless.
+    """
+
+    codec: str
+    name: str
+    figures: Figures
+    webp: bytes
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture that the report shows.
+
+    Attributes:
+        index: which one of the pictures it is.
+        size: width and height of the whole picture, which the figures are of.
+        window: those of what is stored.
+        original: the window, lossless WebP.
+        reconstructions: one a codec, in the order in which they were evaluated.
+    """
+
+    index: int
+    size: tuple[int, int]
+    window: tuple[int, int]
+    original: bytes
+    reconstructions: list[Reconstruction]
+
+
+def spread(count: int, codecs: int) -> list[int]:
+    """Which of `count` pictures are shown: all, or as many as the limits allow, evenly spread."""
+    shown = min(count, MOST_PICTURES, max(1, MOST_FILES // (codecs + 1)))
+    return [count * place // shown for place in range(shown)]
+
+
+class Album:
+    """Keeps some pictures, and what codecs make of them, while an evaluation goes by. Each rank keeps its share.
+
+    Args:
+        indices: of the pictures to keep.
+    """
+
+    def __init__(self, indices: Iterable[int]) -> None:
+        self._indices = frozenset(indices)
+        self._originals: dict[int, tuple[tuple[int, int], Tensor]] = {}
+        self._first_bpp: dict[int, float] = {}
+        self._kept: dict[tuple[int, str], tuple[str, Figures, Tensor]] = {}
+
+    def keep(self, codec: str, name: str, decoded: Iterable[Decoded]) -> Iterator[tuple[int, Figures]]:
+        """Passes each picture's index and figures on.
+
+        Of a codec that goes by several times, at several qualities, each picture is kept as it is at the rate nearest
+        to the first codec's.
+
+        Args:
+            codec: the codec of all qualities.
+            name: the codec at this one.
+        """
+        for each in decoded:
+            if each.index in self._indices:
+                self._keep(codec, name, each)
+            yield each.index, each.figures
+
+    def _keep(self, codec: str, name: str, decoded: Decoded) -> None:
+        index, figures = decoded.index, decoded.figures
+        assert figures.bpp is not None
+        if index not in self._originals:
+            self._originals[index] = (_size(decoded.x), _window(decoded.x))
+        target = self._first_bpp.setdefault(index, figures.bpp)
+        kept = self._kept.get((index, codec))
+        if kept is None or abs(figures.bpp - target) < abs((kept[1].bpp or 0) - target):
+            self._kept[index, codec] = (name, figures, _window(decoded.x_hat))
+
+    def gather(self, ranks: Ranks) -> list[Shown]:
+        """What all ranks kept, in the order of the pictures, on every rank."""
+        return sorted(ranks.gather(map(self._shown, self._originals)), key=lambda picture: picture.index)
+
+    def _shown(self, index: int) -> Shown:
+        size, original = self._originals[index]
+        reconstructions = [
+            Reconstruction(codec, name, figures, _webp(pixels))
+            for (place, codec), (name, figures, pixels) in self._kept.items()
+            if place == index
+        ]
+        return Shown(index, size, _size(original), _webp(original), reconstructions)
+
+
+def _size(pixels: Tensor) -> tuple[int, int]:
+    return pixels.shape[-1], pixels.shape[-2]
+
+
+def _window(pixels: Tensor) -> Tensor:
+    """A copy of the middle of a picture [3, H, W]: `WINDOW` at most, upright or lying as the picture is."""
+    height, width = pixels.shape[-2:]
+    limits = WINDOW if height <= width else WINDOW[::-1]
+    rows, columns = min(height, limits[0]), min(width, limits[1])
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return pixels[:, top : top + rows, left : left + columns].cpu().clone()
+
+
+def _webp(pixels: Tensor) -> bytes:
+    file = io.BytesIO()
+    picture = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+    picture.save(file, "webp", lossless=True, method=2, quality=50)  # 0.1 s for one of Kodak's, 2 % over the smallest
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""A checkpoint as a repository of the Hugging Face Hub. Cannot import torch."""

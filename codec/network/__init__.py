@@ -1,0 +1,1 @@
+"""The float codec: transforms, entropy bottleneck, sizes."""

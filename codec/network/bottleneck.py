@@ -1,0 +1,150 @@
+"""The entropy model: CompressAI's bottleneck in a form that compiles and exports, with noise that knows its place."""
+
+import copy
+from typing import TypeVar
+
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from torch import Tensor, nn
+
+from codec.errors import InputError
+
+CodecT = TypeVar("CodecT", bound=nn.Module)
+
+TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
+"""Names of the buffers that hold the CDF tables."""
+
+INT8 = (-128, 127)
+"""The least and greatest symbol that 8 bits hold."""
+
+
+def noise_keys(seed: int, step: int, places: Tensor) -> Tensor:
+    """Keys of the quantization noise: a function of the seed, the optimizer step and the place in the global batch.
+
+    Args:
+        places: int64 [B], the samples' places in the global batch.
+
+    Returns:
+        int64 [B], 32-bit values: the same sample gets the same noise on any rank and under any accumulation.
+    """
+    return _hash32(_hash32(_hash32(places & _MASK) ^ (step & _MASK)) ^ (seed & _MASK))
+
+
+def uniform_noise(keys: Tensor, shape: torch.Size) -> Tensor:
+    """Uniform noise in [-0.5, 0.5), float32 [B, *shape], from one key a sample.
+
+    A counter-based generator: element i of a sample is a hash of (key, i), so it needs no state, runs inside a compiled
+    graph and gives the same bits on every device.
+    """
+    counter = torch.arange(shape.numel(), device=keys.device)
+    bits = _hash32(_hash32(counter) ^ keys[:, None])
+    return ((bits >> 8).to(torch.float32) * 2.0**-24 - 0.5).view(-1, *shape)
+
+
+_MASK = 0xFFFFFFFF
+
+
+def _hash32(x: Tensor) -> Tensor:
+    """A 32-bit xor-shift-multiply hash in int64; the constants are under 2**31, so that no product overflows."""
+    x = ((x ^ (x >> 15)) * 0x2C1B3C6D) & _MASK
+    x = ((x ^ (x >> 12)) * 0x297A2D39) & _MASK
+    return x ^ (x >> 15)
+
+
+class Bottleneck(EntropyBottleneck):
+    """CompressAI's `EntropyBottleneck` (Balle et al. 2018, arXiv:1802.01436, appendix 6.1) with a static transpose.
+
+    The parameters, buffers and tables are CompressAI's own, so state dicts load both ways. Only `forward` differs:
+    the parent builds its permutation as a tensor and reads it back, which breaks `torch.compile` and `torch.export`.
+
+    Attributes:
+        for_int8: the codec is fake-quantized in `eval()`: symbols are clamped to 8 bits where those of the tables fit.
+            `codec.quantization` sets it.
+        symbol_limits: the least and greatest symbol in `eval()`; None: no limits. It follows from `for_int8` and the
+            tables, and is kept because finding it reads the tables on the host.
+    """
+
+    for_int8: bool = False
+    symbol_limits: tuple[int, int] | None = None
+
+    def forward(
+        self, y: Tensor, keys: Tensor | None = None, detach_rate: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantizes the latent and gives its likelihood.
+
+        Args:
+            y: [B, M, H, W].
+            keys: int64 [B] from `noise_keys`: additive uniform noise (training); None: rounding to the nearest
+                symbol around the medians.
+            detach_rate: the likelihoods' gradient reaches the entropy model but not y.
+
+        Returns:
+            y_hat [B, M, H, W], likelihoods [B, M, H, W], and the auxiliary loss of the quantiles (0-dim; zero when the
+            quantiles do not train).
+        """
+        y_hat = self.symbols(y) + self.medians() if keys is None else y + uniform_noise(keys, y.shape[1:])
+        rated = y_hat.detach() if detach_rate else y_hat
+        by_channel = rated.transpose(0, 1)
+        likelihoods, _, _ = self._likelihood(by_channel.reshape(by_channel.shape[0], 1, -1))
+        likelihoods = self.likelihood_lower_bound(likelihoods).view(by_channel.shape).transpose(0, 1)
+        with torch.autocast(y.device.type, enabled=False):
+            aux_loss = self.loss() if self.quantiles.requires_grad else likelihoods.new_zeros(())
+        return y_hat, likelihoods, aux_loss
+
+    def medians(self) -> Tensor:
+        """The offsets that symbols are rounded around, [1, M, 1, 1]."""
+        return self.quantiles[:, 0, 1].detach().view(1, -1, 1, 1)
+
+    def symbols(self, y: Tensor) -> Tensor:
+        """round(y - median) within the limits, [B, M, H, W], as floats."""
+        symbols = torch.round(y - self.medians())
+        return symbols if self.symbol_limits is None else symbols.clamp(*self.symbol_limits)
+
+    def update(self, force: bool = False, update_quantiles: bool = False) -> bool:
+        """CompressAI's: builds the CDF tables; whether their symbols fit 8 bits follows from these."""
+        changed: bool = super().update(force, update_quantiles)
+        self.limit_symbols()
+        return changed
+
+    def limit_symbols(self) -> None:
+        """Sets `symbol_limits` after `for_int8` or the tables have changed (a host read)."""
+        self.symbol_limits = INT8 if self.for_int8 and self.symbols_fit(*INT8) else None
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether there are CDF tables; a codec that only trains has none."""
+        return self._offset.numel() > 0
+
+    def symbol_range(self) -> tuple[int, int]:
+        """The least and greatest symbol of the tables (a host read); what is beyond has an escape code."""
+        last = self._offset + self._cdf_length - 3  # the length counts a 0 at the start and the escape symbol too
+        return int(self._offset.min()), int(last.max())
+
+    def symbols_fit(self, low: int, high: int) -> bool:
+        """Whether there are tables and all their symbols lie in low..high (a host read)."""
+        if not self.has_tables:
+            return False
+        least, greatest = self.symbol_range()
+        return low <= least and greatest <= high
+
+
+def with_tables(codec: CodecT) -> CodecT:
+    """A copy of the codec in eval mode with `refresh_tables`; the codec itself is not touched."""
+    fresh = copy.deepcopy(codec).eval().requires_grad_(False)
+    refresh_tables(fresh)
+    return fresh
+
+
+def refresh_tables(codec: nn.Module) -> None:
+    """Makes a codec's medians and CDF tables fit its densities, in place.
+
+    The quantiles are found by bisection, which is exact to 1e-3 where the auxiliary loss may still be on its way: stale
+    tables are the commonest reason why a file is larger than its likelihoods say.
+
+    Raises:
+        InputError: a parameter of the entropy model is not finite (the bisection would never end).
+    """
+    for name, parameter in codec.named_parameters():
+        if name.startswith("entropy_bottleneck.") and not torch.isfinite(parameter).all():
+            raise InputError(f"{name} of this codec is not finite; start from an earlier checkpoint")
+    codec.update(force=True, update_quantiles=True)  # type: ignore[operator]

@@ -1,0 +1,111 @@
+"""The codec: CompressAI's bmshj2018_factorized with replaceable GDN layers."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from compressai.layers import GDN
+from compressai.models import FactorizedPrior
+from torch import Tensor, nn
+
+from codec.bitstream.tables import Tables
+from codec.blocks import block_named, make_options
+from codec.description.architecture import KEEP_GDN, Architecture, BlockChoice
+from codec.errors import InputError
+from codec.network.bottleneck import TABLES, Bottleneck
+
+
+class Codec(FactorizedPrior):
+    """`FactorizedPrior` (Balle et al. 2018, arXiv:1802.01436) with a bottleneck that compiles, and replaceable GDNs.
+
+    With GDN kept, its state dict is CompressAI's own, key for key. `codec.quantization.build` makes a quantized one.
+
+    Attributes:
+        architecture: what it is made of now.
+        calibrated_tables: after post-training quantization, the tables of the float codec whose files this codec writes
+            and reads; its own weights give another fingerprint. None otherwise.
+    """
+
+    calibrated_tables: Tables | None = None
+
+    def __init__(self, architecture: Architecture) -> None:
+        """Builds the float codec; the quantization of the architecture is not applied here."""
+        super().__init__(architecture.N, architecture.M)
+        self.entropy_bottleneck = Bottleneck(architecture.M)
+        self.architecture = Architecture(architecture.N, architecture.M)
+        for part in ("g_a", "g_s"):
+            self.replace_blocks(part, getattr(architecture, part))
+
+    def forward(self, x: Tensor, keys: Tensor | None = None, detach_rate: bool = False) -> dict[str, Any]:
+        """One pass through encoder, entropy model and decoder.
+
+        Args:
+            x: pictures [B, 3, H, W] in [0, 1], H and W multiples of 16.
+            keys: int64 [B], noise keys (training); None rounds (evaluation).
+            detach_rate: no gradient from the rate to the transforms.
+
+        Returns:
+            `x_hat` [B, 3, H, W], `likelihoods` {"y": [B, M, H/16, W/16]}, and `aux_loss`, which is computed here,
+            inside the forward that DDP and FSDP wrap, so that one backward reduces every gradient.
+        """
+        y = self.g_a(x)
+        y_hat, likelihoods, aux_loss = self.entropy_bottleneck(y, keys, detach_rate)
+        return {"x_hat": self.g_s(y_hat), "likelihoods": {"y": likelihoods}, "aux_loss": aux_loss}
+
+    def replace_blocks(self, part: str, new: BlockChoice) -> None:
+        """Puts fresh blocks in the place of a transform's GDNs, or of the blocks that it has.
+
+        Args:
+            part: "g_a" or "g_s".
+            new: the block; GDN keeps what is there.
+
+        Raises:
+            InputError: an unknown block, impossible options, or GDN asked of a transform that has lost it.
+        """
+        old: BlockChoice = getattr(self.architecture, part)
+        if new == old:
+            return
+        if new.name == KEEP_GDN:
+            raise InputError(
+                f"{part} has {old.name} where --act {KEEP_GDN} would keep GDN; name --act {old.name}, or start from a "
+                "checkpoint that still has its GDN"
+            )
+        block = block_named(new.name)
+        options = make_options(new.name, new.options)
+        form = block.encoder if part == "g_a" else block.decoder
+        transform = getattr(self, part)
+        for i in range(1, len(transform), 2):  # conv, block, conv, block, conv, block, conv
+            transform[i] = form(self.N, options)
+        self.architecture = replace(self.architecture, **{part: new})  # type: ignore[arg-type]
+
+    def load_weights(self, state: dict[str, Tensor]) -> None:
+        """Loads a state dict strictly, whatever the sizes of its CDF tables.
+
+        Raises:
+            InputError: the state dict belongs to another architecture.
+        """
+        bottleneck = self.entropy_bottleneck
+        own = self.state_dict()
+        state = dict(state)
+        for table in TABLES:
+            key = f"entropy_bottleneck.{table}"
+            state.setdefault(key, own[key].new_empty(0))  # a state to train from may carry no tables
+            bottleneck.register_buffer(table, torch.empty_like(state[key], device=own[key].device))
+            own[key] = state[key]
+        wrong = sorted(own.keys() ^ state.keys()) + sorted(
+            key for key in own.keys() & state.keys() if own[key].shape != state[key].shape
+        )
+        if wrong:
+            raise InputError(
+                f"the weights are of another architecture than N={self.N}, M={self.M}, encoder "
+                f"{self.architecture.g_a.name}, decoder {self.architecture.g_s.name}: {len(wrong)} tensors differ, the "
+                f"first is {wrong[0]}; check --quality, --N/--M and --act"
+            )
+        nn.Module.load_state_dict(self, state)
+        bottleneck.limit_symbols()
+
+
+def gdn_layers(codec: nn.Module) -> Iterator[tuple[str, GDN]]:
+    """The GDN and IGDN layers that are left, by name."""
+    return ((name, module) for name, module in codec.named_modules() if isinstance(module, GDN))

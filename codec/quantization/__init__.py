@@ -1,0 +1,1 @@
+"""Fake quantization: training for int8, post-training calibration, and int8 arithmetic in evaluation."""

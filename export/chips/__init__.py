@@ -1,0 +1,1 @@
+"""What NPU families accept, and their compilers."""

@@ -1,0 +1,122 @@
+"""A part of a quantized codec as an int8 TFLite model, with the very ranges that training or calibration found.
+
+LiteRT's own quantizers would measure ranges anew. Here every fake quantization of the traced part becomes the pair of
+quantize and dequantize operators that LiteRT's converter folds into the int8 operators between them: the integers are
+those of the ONNX file, less 128 where they are uint8 there.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from codec.errors import InputError
+from export.graph.parts import Exportable
+
+SIGNED = 128
+"""uint8 less this is int8, the only 8-bit type of Ethos-U and of TFLite's integer operators."""
+
+
+def to_tflite(part: Exportable) -> bytes:
+    """The part with inputs and outputs channels last, [1, H, W, C]: int8 where the part's tensors are quantized.
+
+    Args:
+        part: of `codec.quantization.phases.frozen`.
+
+    Raises:
+        InputError: LiteRT has no operator for something in it.
+    """
+    with _quiet():
+        import litert_torch
+        from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+        from litert_torch.quantize.quant_config import QuantConfig
+
+    # This configuration quantizes nothing: it makes the converter fold the quantizers that the graph has.
+    fold = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config()))
+    graph = torch.export.export(part.module, (part.example,)).module()
+    assert isinstance(graph, fx.GraphModule)
+    quantize_explicitly(graph)
+    channels_last = litert_torch.to_channel_last_io(graph, args=[0], outputs=[0])
+    channels_last.training = False  # what is exported refuses eval(), and is in it
+    with tempfile.NamedTemporaryFile(suffix=".tflite") as file, _quiet():
+        try:
+            model = litert_torch.convert(channels_last, (part.example.permute(0, 2, 3, 1),), quant_config=fold)
+        except RuntimeError as error:
+            what = f"{part.inputs[0]} to {part.outputs[0]}"
+            raise InputError(f"LiteRT cannot convert the part from {what}: {str(error).splitlines()[0]}") from error
+        model.export(file.name)
+        return trim_kernels(file.read())
+
+
+def quantize_explicitly(graph: fx.GraphModule) -> None:
+    """Puts a quantize and a dequantize operator to int8 in the place of each fake quantization, in place."""
+    import torch.ao.quantization.fx._decomposed  # registers the operators, which LiteRT knows by these names
+
+    operators = torch.ops.quantized_decomposed
+    grid: tuple[Any, ...]
+    for node in list(graph.graph.nodes):
+        if node.target == torch.ops.aten.fake_quantize_per_tensor_affine.default:
+            x, scale, zero_point, low, high = node.args
+            shift = SIGNED if low == 0 else 0
+            grid = (scale, zero_point - shift, low - shift, high - shift, torch.int8)
+            pair = (operators.quantize_per_tensor.default, operators.dequantize_per_tensor.default)
+        elif node.target == torch.ops.aten.fake_quantize_per_channel_affine.default:
+            x, scales, _, axis, low, high = node.args
+            name = f"{node.name}_zeros"  # as a constant: LiteRT does not look at how they are made
+            graph.register_buffer(name, torch.zeros(x.meta["val"].shape[axis], dtype=torch.int64))
+            with graph.graph.inserting_before(node):
+                grid = (scales, graph.graph.get_attr(name), axis, low, high, torch.int8)
+            pair = (operators.quantize_per_channel.default, operators.dequantize_per_channel.default)
+        else:
+            continue
+        with graph.graph.inserting_before(node):
+            quantized = graph.graph.call_function(pair[0], (x, *grid))
+            node.replace_all_uses_with(graph.graph.call_function(pair[1], (quantized, *grid)))
+        graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def trim_kernels(model: bytes) -> bytes:
+    """A TFLite model without the upper row of kernels in which it is all zero: a third less work for a 3x3 one.
+
+    Such are the odd rows of a deconvolution in two convolutions. The padding stays SAME: for an even height that is no
+    row above and one below, which is what a 3x3 kernel with an empty upper row sees.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils as tflite
+
+    tree = tflite.read_model_from_bytearray(bytearray(model))
+    graph = tree.subgraphs[0]
+    for operator in graph.operators:
+        if tree.operatorCodes[operator.opcodeIndex].builtinCode != tflite.BuiltinOperator.CONV_2D:
+            continue
+        options, weight = operator.builtinOptions, graph.tensors[operator.inputs[1]]
+        if options.padding != tflite.schema_fb.Padding.SAME or (options.strideH, weight.shape[1]) != (1, 3):
+            continue
+        buffer = tree.buffers[weight.buffer]
+        kernel = np.frombuffer(bytes(buffer.data), np.int8).reshape(weight.shape)
+        if not kernel[:, 0].any():
+            buffer.data = np.frombuffer(kernel[:, 1:].tobytes(), np.uint8)
+            weight.shape = [kernel.shape[0], 2, *kernel.shape[2:]]
+    return bytes(tflite.convert_object_to_bytearray(tree))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Sends what the converter, in C++ too, prints to nowhere."""
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)

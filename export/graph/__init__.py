@@ -1,0 +1,1 @@
+"""From a codec to a checked ONNX graph."""

@@ -1,0 +1,123 @@
+"""From a checkpoint to an ONNX graph: which codec is exported, in which precision, and the file with its tables."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+from torch import Tensor
+
+from coco224.files import whole_or_absent
+from codec.checkpoint import open_codec
+from codec.description.architecture import TRANSFORMS, BlockChoice, Quantization
+from codec.errors import InputError
+from codec.network.codec import Codec
+from codec.quantization.phases import calibrate, frozen, in_float, limit_symbols
+from export.graph import onnx_file
+from export.graph.parts import Part, exportable, is_quantized
+from export.graph.qdq import to_int8
+from export.graph.rewrite import Deconv
+from export.pictures import calibration_pictures
+from export.runtime import TABLES_SUFFIX
+
+NEEDED = {"encoder": ("g_a",), "decoder": ("g_s",), "full": ("g_a", "g_s")}
+
+
+def build(
+    codec: Codec, part: Part, deconv: Deconv, x: Tensor, opset: int = 13, dynamic: bool = False, fingerprint: int = 0
+) -> onnx.ModelProto:
+    """The ONNX graph of a part: float, or with what is quantized in `codec.quantization.phases.frozen` in int8.
+
+    Args:
+        x: a picture [1, 3, H, W] in [0, 1]; the graph takes its size, or with `dynamic` any multiples of 16.
+        fingerprint: of the entropy tables that belong to it.
+    """
+    ready = exportable(codec, part, deconv, x, dynamic)
+    model = onnx_file.to_onnx(ready.module, ready.example, ready.inputs, ready.outputs, opset, dynamic)
+    if any(is_quantized(codec, transform) for transform in NEEDED[part]):
+        to_int8(model)
+    onnx.helper.set_model_props(model, {"part": part, "deconv": deconv, "fingerprint": f"{fingerprint:08x}"})
+    onnx_file.check(model, opset)
+    return model
+
+
+def open_for_export(path: Path, replace_parts: str | None) -> Codec:
+    """The checkpoint's codec with its tables; the transforms that `replace_parts` names have ReLU.
+
+    Raises:
+        InputError: no checkpoint, or one that `replace_parts` contradicts.
+    """
+    codec = open_codec(path)
+    if replace_parts is None:
+        return codec
+    if path.suffix == ".safetensors":
+        raise InputError(f"--replace_parts {replace_parts}: {path} says itself what it is made of; leave it out")
+    relu = BlockChoice("relu")
+    for transform in ("g_a", "g_s"):
+        has = getattr(codec.architecture, transform)
+        if transform not in TRANSFORMS[replace_parts] and has == relu:
+            raise InputError(f"--replace_parts {replace_parts}: {transform} of {path} has no GDN either; say all")
+        if transform in TRANSFORMS[replace_parts] and has != relu:
+            print(f"warning: {transform} of {path} has GDN and gets ReLU untrained: time it, but do not look at it")
+            codec.replace_blocks(transform, relu)
+    return codec.eval()
+
+
+def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: int, name: str) -> Codec:
+    """The codec frozen with the ranges that it learned in training, and for transforms without, a folder's photographs.
+
+    Without a folder, a transform that learned none beside one that did stays in float.
+
+    Args:
+        part: what of it is wanted in int8.
+        name: of the checkpoint, for messages.
+        size: side of the squares that the photographs are scaled to.
+
+    Raises:
+        InputError: nothing that is wanted has ranges and there are no photographs, or all of it has and there are.
+    """
+    missing = tuple(transform for transform in NEEDED[part] if not is_quantized(codec, transform))
+    if not missing and calib_dir:
+        raise InputError(f"--calib_dir: {name} has learned its ranges in training; leave --calib_dir out")
+    if missing == NEEDED[part] and not calib_dir:
+        raise InputError(
+            f"{name} was trained without quantization of {' and '.join(missing)}; give --calib_dir DIR with "
+            "photographs, or train it with --qat true"
+        )
+    if not calib_dir:
+        return frozen(codec)
+    calibrated = frozen(calibrate(in_float(codec), calibration_pictures(calib_dir, size), _like(codec, missing)))
+    return calibrated if missing == NEEDED[part] else _joined(frozen(codec), calibrated, missing)
+
+
+def _like(codec: Codec, transforms: tuple[str, ...]) -> Quantization:
+    """How transforms are calibrated: as the codec's others were trained, if any."""
+    trained = codec.architecture.quantization or Quantization("all")
+    scope = next(scope for scope, members in TRANSFORMS.items() if members == transforms)
+    return Quantization(scope, trained.act_observer, trained.w_per_channel)  # type: ignore[arg-type]
+
+
+def _joined(trained: Codec, calibrated: Codec, transforms: tuple[str, ...]) -> Codec:
+    """`trained` with these transforms of `calibrated`, both frozen; changes `trained`."""
+    assert trained.architecture.quantization
+    for transform in transforms:
+        setattr(trained, transform, getattr(calibrated, transform))
+    both = replace(trained.architecture.quantization, scope="all")
+    trained.architecture = replace(trained.architecture, quantization=both)
+    limit_symbols(trained)  # the decoder takes this bottleneck's symbols
+    return trained
+
+
+def write(path: Path, model: bytes, tables: bytes) -> Path:
+    """Writes the model and, beside it, the tables: both whole or neither. Returns the tables' path.
+
+    Raises:
+        InputError: they cannot be written there.
+    """
+    beside = path.with_suffix(TABLES_SUFFIX)
+    try:
+        with whole_or_absent(path) as new_model, whole_or_absent(beside) as new_tables:
+            new_model.write_bytes(model)
+            new_tables.write_bytes(tables)
+    except OSError as error:
+        raise InputError(f"--out {path}: {error.strerror}; nothing was written") from error
+    return beside

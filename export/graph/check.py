@@ -1,0 +1,127 @@
+"""ONNX Runtime against PyTorch, on a real picture: what every exported file passes before it is written."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec.network.codec import Codec
+from export.graph.parts import SYMBOL_ZERO, Part, emits_symbols, is_quantized
+from export.runtime import session_options
+
+Array = NDArray[np.float32]
+
+RANGE_TOLERANCE = 1e-4
+"""Largest difference of a float tensor, as a share of its range."""
+FLIPPED_FLOAT, FLIPPED_INT8 = 1e-4, 1e-2
+"""Share of symbols that may round the other way, by 1. Our own blocks leave one in 10^5 in int8; a user's block may
+have more of it in float, and a value that rounds the other way there moves everything after it."""
+WITHIN_ONE_STEP, MEAN_STEPS = 0.99, 0.1
+"""An int8 picture: share of values within one step of its scale, and the mean difference in steps."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether two results agree, and how closely, in words."""
+
+    passed: bool
+    words: str
+
+
+def compare(model: onnx.ModelProto, codec: Codec, part: Part, x: Tensor) -> Check:
+    """Compares a part with the codec's own modules.
+
+    Args:
+        codec: in eval mode, as it was before any rewrite; float or `codec.quantization.phases.frozen`.
+        x: [1, 3, H, W].
+    """
+    run = runner(model)
+    medians = codec.entropy_bottleneck.medians()
+    with torch.no_grad():
+        y = codec.g_a(x)
+        symbols = codec.entropy_bottleneck.symbols(y)
+        if part == "encoder":
+            (latent,) = run(x)
+            if not is_quantized(codec, "g_a"):
+                return _in_range("y", latent, y)
+            ours = latent if emits_symbols(codec, "g_a") else np.rint(latent - medians.numpy())
+            return _symbols(ours, symbols, FLIPPED_INT8)
+        if part == "decoder":
+            (x_hat,) = run(symbols if emits_symbols(codec, "g_s") else symbols + medians)
+            return _picture(x_hat, codec.g_s(symbols + medians), is_quantized(codec, "g_s"))
+        x_hat, latent = run(x)
+        ours = latent if emits_symbols(codec, "g_a") else np.rint(latent - medians.numpy())
+        own = codec.g_s(torch.from_numpy(ours) + medians)
+    flipped = FLIPPED_INT8 if is_quantized(codec, "g_a") else FLIPPED_FLOAT
+    checks = _symbols(ours, symbols, flipped), _picture(x_hat, own, is_quantized(codec, "g_s"))
+    return Check(all(each.passed for each in checks), ", ".join(each.words for each in checks))
+
+
+def runner(model: onnx.ModelProto) -> Callable[[Tensor], list[Array]]:
+    """A function of the model's one input to its outputs, real values in and out where the model has integers."""
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
+    )
+    (entry,) = session.get_inputs()
+
+    def run(value: Tensor) -> list[Array]:
+        real: Array = value.numpy()
+        if entry.type == "tensor(uint8)":
+            scale, zero = _grid(entry.name)
+            real = np.rint(real / np.float32(scale) + zero).astype(np.uint8)
+        outputs = session.run(None, {entry.name: real})
+        names = [each.name for each in session.get_outputs()]
+        return [_real(name, each) for name, each in zip(names, outputs, strict=True)]
+
+    return run
+
+
+def _grid(name: str) -> tuple[float, int]:
+    """Scale and zero point of an 8-bit input or output."""
+    return (1.0, SYMBOL_ZERO) if name == "symbols" else (1 / 255, 0)
+
+
+def _real(name: str, value: NDArray[np.generic]) -> Array:
+    if value.dtype != np.uint8:
+        return value.astype(np.float32)
+    scale, zero = _grid(name)
+    return ((value.astype(np.float32) - zero) * np.float32(scale)).astype(np.float32)
+
+
+def optimized(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes of ONNX Runtime's own optimized graph, which is what runs on a CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = session_options()
+        options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return list(onnx.load(options.optimized_model_filepath).graph.node)
+
+
+def _in_range(name: str, ours: Array, torchs: Tensor) -> Check:
+    theirs = torchs.numpy()
+    share = float(np.abs(ours - theirs).max() / (theirs.max() - theirs.min()))
+    words = f"{name} differs by {share:.1e} of its range at most ({RANGE_TOLERANCE:.0e} allowed)"
+    return Check(share <= RANGE_TOLERANCE, words)
+
+
+def _symbols(ours: Array, theirs: Tensor, tolerance: float) -> Check:
+    difference = np.abs(ours - theirs.numpy())
+    share, most = float((difference > 0).mean()), float(difference.max())
+    words = f"{share:.1e} of the symbols differ ({tolerance:.0e} allowed), by {most:.0f} at most"
+    return Check(share <= tolerance and most <= 1, words)
+
+
+def _picture(ours: Array, theirs: Tensor, quantized: bool) -> Check:
+    if not quantized:
+        return _in_range("x_hat", ours, theirs)
+    steps = np.abs(ours - theirs.numpy()) * 255
+    close, mean = float((steps < 1.5).mean()), float(steps.mean())
+    words = f"{close:.3%} of x_hat within one step of its scale, {mean:.3f} steps off on average"
+    return Check(close >= WITHIN_ONE_STEP and mean < MEAN_STEPS, words)

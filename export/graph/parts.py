@@ -1,0 +1,175 @@
+"""The parts of a codec that are exported, as torch modules."""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from codec.description.architecture import TRANSFORMS
+from codec.network.codec import Codec
+from codec.quantization.layers import QuantizedLayer
+from export.graph.rewrite import Deconv, parameter, rewrite
+from export.runtime import SYMBOL_ZERO
+
+Part = Literal["full", "encoder", "decoder"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A part in eval mode with its exact rewrites.
+
+    Attributes:
+        module: one tensor to one tensor, or to several; float32 all of them. Where a tensor's name is `symbols`, its
+            values are the integers -128..127.
+        example: an input of the shape that the graph is to have.
+        inputs, outputs: names of its tensors.
+    """
+
+    module: nn.Module
+    example: Tensor
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def exportable(codec: Codec, part: Part, deconv: Deconv, x: Tensor, dynamic: bool = False) -> Exportable:
+    """A part of a codec, ready to be traced.
+
+    encoder: x to y, or to symbols. decoder: y_hat, or symbols, to x_hat. full: x to x_hat and y_hat or symbols, for
+    checking: rounding belongs on the host.
+
+    Args:
+        codec: with its tables, in eval mode; float, or `codec.quantization.phases.frozen`. A quantized transform has
+            symbols for its latent where the codec limits them to 8 bits.
+        x: a picture [1, 3, H, W] in [0, 1], H and W multiples of 16; the example is made of it.
+        dynamic: the graph is to take any H and W.
+    """
+    latent = {
+        part: "symbols" if emits_symbols(codec, part) else name for part, name in (("g_a", "y"), ("g_s", "y_hat"))
+    }
+    if part == "encoder":
+        return Exportable(encoder(codec, deconv), x, ("x",), (latent["g_a"],))
+    with torch.no_grad():
+        symbols = codec.entropy_bottleneck.symbols(codec.g_a(x))
+    size = None if dynamic else (symbols.shape[2], symbols.shape[3])
+    if part == "decoder":
+        example = symbols if latent["g_s"] == "symbols" else symbols + codec.entropy_bottleneck.medians()
+        return Exportable(decoder(codec, deconv, size), example, (latent["g_s"],), ("x_hat",))
+    outputs = ("x_hat", "symbols" if latent["g_a"] == "symbols" else "y_hat")
+    return Exportable(Full(codec, deconv, size), x, ("x",), outputs)
+
+
+def is_quantized(codec: Codec, transform: str) -> bool:
+    """Whether g_a or g_s is."""
+    quantization = codec.architecture.quantization
+    return quantization is not None and transform in TRANSFORMS[quantization.scope]
+
+
+def emits_symbols(codec: Codec, transform: str) -> bool:
+    """Whether g_a gives, or g_s takes, the symbols as 8-bit integers and not y in float."""
+    return is_quantized(codec, transform) and codec.entropy_bottleneck.symbol_limits is not None
+
+
+def encoder(codec: Codec, deconv: Deconv) -> nn.Module:
+    """g_a; where it emits symbols, with the medians in its last bias and the rounding of scale 1 behind it."""
+    g_a = rewrite(codec.g_a, deconv)
+    if not emits_symbols(codec, "g_a"):
+        return g_a
+    last = g_a.get_submodule("6")
+    last.bias -= codec.entropy_bottleneck.medians().flatten()  # type: ignore[operator]
+    return nn.Sequential(g_a, Rounding())
+
+
+def decoder(codec: Codec, deconv: Deconv, size: tuple[int, int] | None) -> nn.Module:
+    """g_s; where it takes symbols, with channels of constants whose weights carry the medians."""
+    if not emits_symbols(codec, "g_s"):
+        return rewrite(codec.g_s, deconv)
+    g_s = copy.deepcopy(codec.g_s)
+    constants = carry_medians(g_s.get_submodule("0"))
+    return nn.Sequential(WithConstants(constants, size), rewrite(g_s, deconv))
+
+
+class Rounding(nn.Module):
+    """To the integers -128..127, as uint8 with scale 1 and zero point 128."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rounded(x)
+
+
+def rounded(x: Tensor) -> Tensor:
+    """x as such integers."""
+    return torch.fake_quantize_per_tensor_affine(x, 1.0, SYMBOL_ZERO, 0, 255)
+
+
+LARGEST = 127
+"""Of an 8-bit weight, and of a constant channel."""
+
+
+def carry_medians(layer: nn.Module) -> list[float]:
+    """Extends the first deconvolution so that it takes symbols and constants in the place of y_hat = symbols + medians.
+
+    What the medians add to an output value is a sum over the taps that lie inside the picture of median times weight:
+    the same for a channel that holds a constant, borders included, where a bias would be wrong. In units of the
+    weights' scale that sum, rounded as evaluation rounds it, is written in two digits: of channels that hold 127 and of
+    one that holds 1, each an 8-bit weight.
+
+    Args:
+        layer: a quantized ConvTranspose2d, which changes.
+
+    Returns:
+        The constants of its new input channels.
+    """
+    assert isinstance(layer, QuantizedLayer)
+    assert isinstance(layer, nn.ConvTranspose2d)
+    scale = layer.weight_quantizer.scale.view(-1, 1, 1)
+    added = layer.count_of_medians()
+    high = (added / LARGEST).round()
+    count = max(1, math.ceil(high.abs().max() / LARGEST))
+    digits = [(high - LARGEST * i).clamp(0, LARGEST) + (high + LARGEST * i).clamp(-LARGEST, 0) for i in range(count)]
+    rows = torch.stack([*digits, added - LARGEST * high]) * scale
+    extended = torch.cat([parameter(layer, "weight"), rows.float()])
+    layer.register_parameter("weight", nn.Parameter(extended, requires_grad=False))
+    layer.in_channels = len(extended)
+    return [float(LARGEST)] * count + [1.0]
+
+
+class WithConstants(nn.Module):
+    """Symbols [B, M, H, W] to [B, M + number of constants, H, W]."""
+
+    def __init__(self, constants: list[float], size: tuple[int, int] | None) -> None:
+        """`size` is H and W where the graph is to hold the channels as they are; None: they are made at run time."""
+        super().__init__()
+        values = torch.tensor(constants).view(1, -1, 1, 1)
+        self.register_buffer("values", values.expand(1, len(constants), *(size or (1, 1))).clone())
+        self.static = size is not None
+
+    def forward(self, x: Tensor) -> Tensor:
+        values: Tensor = self.values  # type: ignore[assignment]
+        x = rounded(x)
+        if not self.static:
+            values = values * torch.ones_like(x[:, :1])
+        return rounded(torch.cat([x, rounded(values)], 1))
+
+
+class Full(nn.Module):
+    """x [B, 3, H, W] to x_hat [B, 3, H, W] and the symbols, or y_hat, [B, M, H/16, W/16]."""
+
+    medians: Tensor
+
+    def __init__(self, codec: Codec, deconv: Deconv, size: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder(codec, deconv), decoder(codec, deconv, size)
+        self.gives_symbols, self.takes_symbols = (emits_symbols(codec, each) for each in ("g_a", "g_s"))
+        self.limits = codec.entropy_bottleneck.symbol_limits
+        self.register_buffer("medians", codec.entropy_bottleneck.medians().clone())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        symbols = self.encoder(x)
+        if not self.gives_symbols:
+            symbols = torch.round(symbols - self.medians)
+            symbols = symbols.clamp(*self.limits) if self.limits else symbols
+        y_hat = symbols + self.medians
+        return self.decoder(symbols if self.takes_symbols else y_hat), symbols if self.gives_symbols else y_hat

@@ -1,0 +1,74 @@
+"""The study's order of runs, what it reads out of them, and its blocks."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.study.run import BUDGETS, PLUGIN, WITHOUT_MAP, Study, run
+from benchmarks.study.summary import bd_rates, draw, int8_row, percent, tables_row, verdicts
+from codec.blocks import activation, load_plugin, make_options
+from codec.description.architecture import Architecture
+from codec.network.codec import Codec
+
+WORSE = {"relu": 1.2, "gate": 0.9}
+"""How much larger than GDN's a block's files are, at the same PSNR."""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """A study whose runs have all been made up: the figures depend on the lambda and the block alone."""
+    study = Study(BUDGETS["smoke"], tmp_path)
+    done: set[str] = set()
+    for stage in study.stages():
+        for job in stage:
+            assert job.start is None or job.start in done, f"{job.name} starts from a run that comes later"
+            act = str(job.options[1])
+            bpp = 10 * job.lambda_mse * WORSE.get(act, 1.0) * (1.005 if job.name.endswith("int8") else 1.0)
+            row = {"psnr": 28 + 100 * job.lambda_mse, "ms_ssim": 0.9, "bpp": bpp, "bpp_estimated": bpp / 1.002}
+            (tmp_path / job.name).mkdir(exist_ok=True)
+            (tmp_path / job.name / "figures.json").write_text(json.dumps([row, row]))
+        done |= {job.name for job in stage}
+    return study
+
+
+def test_a_finished_study_has_nothing_to_run(study: Study) -> None:
+    assert run(study, "nowhere", deadline=0.0)
+
+
+def test_blocks_are_held_against_the_baseline_at_equal_lambda(study: Study) -> None:
+    assert percent(study, ("gdn", ""), ("gdn", "")) == [0, 0]
+    assert bd_rates(study, ("relu", ""), ("gdn", "")) == [pytest.approx(20, abs=0.02)] * 2
+    assert int8_row(study, "gate").value == pytest.approx(0.5, abs=0.02)
+    best, worst, relu, swap, int8 = verdicts(study)
+    assert "gate, the best" in best.what
+    assert "(relu)" in relu.what
+    assert best.value <= worst.value < 0
+    assert int8.value < 0 < relu.value
+    assert swap.value == 0
+    assert tables_row(study).value == pytest.approx(0.2)
+
+
+def test_the_plot_of_a_finished_study_is_a_picture(study: Study, tmp_path: Path) -> None:
+    draw(study, {"gdn": 360.0, "relu": 142.0, "gate": 170.0}, tmp_path / "plot.png")
+    assert min(Image.open(tmp_path / "plot.png").size) > 400
+
+
+@pytest.mark.parametrize("act", ["linear", "shelf", "gate_grouped", "gate_pieces", "gate_local"])
+def test_a_block_of_the_study_learns_a_gdn_in_closed_form(act: str, picture: Tensor) -> None:
+    load_plugin(PLUGIN)
+    assert act not in WITHOUT_MAP
+    torch.manual_seed(0)
+    gdn_codec = Codec(Architecture(16, 24))
+    with torch.no_grad():
+        gdn_codec.g_a[1].gamma.add_(0.2)
+        x = 20 * gdn_codec.g_a[0](picture[..., :256, :256])
+        y = gdn_codec.g_a[1](x)
+        block = activation(act).encoder(16, make_options(act, {}))
+        before = (block(x) - y).square().mean()
+        block.fit(x, y)
+        after = (block(x) - y).square().mean()
+    assert after < before

@@ -1,0 +1,144 @@
+"""Distilled start: each new block first learns the map of the GDN whose place it takes, on real activations.
+
+After a raw swap the convolutions get inputs that they were not trained for; a block that starts as its GDN's own map
+spares them that. In closed form where the block is linear in its parameters, and from there, or from the block's own
+start, by L-BFGS (Liu and Nocedal 1989), which needs no learning rate and goes on where Adam's steps are coarser than
+what is left to gain. A block says with two methods, both optional, what it can do, for maps x -> y [B, C, H, W]:
+
+- `fit(x, y)` sets its parameters in closed form.
+- `input_scale(x, y)` gives the scale [C] under which it wants x. The convolution before takes it in.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from codec.errors import InputError
+from codec.network.codec import Codec, gdn_layers
+from codec.quantization.channels import scale_output
+
+FIT_BATCHES = 8
+"""Batches of pictures that the blocks learn from; another one says whether they learned."""
+
+MOST_POSITIONS = 32768
+"""Of a layer, to learn from: whole maps until there are as many."""
+
+Pairs = dict[str, tuple[Tensor, Tensor]]
+"""By layer: its input and its output, [B, C, H, W] each."""
+
+
+def distill(codec: Codec, teacher: Codec, batches: Iterable[Tensor], steps: int) -> dict[str, float]:
+    """Teaches the blocks of `codec`, in place, what the GDNs of `teacher` do.
+
+    Nothing else of the codec moves, but the scale of a convolution whose block asks for it.
+
+    Args:
+        codec: with fresh blocks.
+        teacher: a copy of the codec, from before its GDNs were replaced.
+        batches: FIT_BATCHES + 1 or more, of pictures [B, 3, H, W] in [0, 1].
+        steps: iterations of L-BFGS after the closed form.
+
+    Returns:
+        By block, how well it follows its GDN on a batch apart: 10 log10(mean(y^2) / mean((block(x) - y)^2)) dB.
+
+    Raises:
+        InputError: there is no block here that could learn from a GDN.
+    """
+    taught = {name for name, _ in gdn_layers(teacher)} - {name for name, _ in gdn_layers(codec)}
+    blocks = {name: codec.get_submodule(name) for name in sorted(taught)}
+    if not any(True for block in blocks.values() for _ in block.parameters()):
+        raise InputError(
+            f"--distill_steps: encoder {codec.architecture.g_a.name}, decoder {codec.architecture.g_s.name}: no GDN "
+            "made way for a block with parameters to learn its map with; leave --distill_steps out"
+        )
+    batches = iter(batches)
+    lessons = _gathered(_activations(teacher.eval(), blocks, next(batches)) for _ in range(FIT_BATCHES))
+    exam = _activations(teacher, blocks, next(batches))
+    for name, block in blocks.items():
+        if hasattr(block, "input_scale"):
+            scale = block.input_scale(*lessons[name])
+            scale_output(_layer_before(codec, name), scale)
+            for pairs in (lessons, exam):
+                x, y = pairs[name]
+                pairs[name] = x * scale.view(-1, 1, 1), y
+    return {
+        name: -10 * _learn(block, lessons[name], exam[name], steps).log10().item() for name, block in blocks.items()
+    }
+
+
+def _layer_before(codec: Codec, name: str) -> nn.Module:
+    """Whose output the named layer of g_a or g_s takes."""
+    transform, position = name.split(".")
+    return codec.get_submodule(f"{transform}.{int(position) - 1}")
+
+
+def _learn(block: nn.Module, lesson: tuple[Tensor, Tensor], exam: tuple[Tensor, Tensor], steps: int) -> Tensor:
+    """Fits one block to a map x -> y; returns its error on the other pairs, which L-BFGS never makes greater."""
+    closed_form = getattr(block, "fit", None)
+    if closed_form:
+        closed_form(*lesson)
+    started = deepcopy(block.state_dict())
+    with torch.no_grad():
+        before = _error(block, exam)
+    optimizer = torch.optim.LBFGS(block.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        error = _error(block, lesson)
+        error.backward()
+        return error
+
+    optimizer.step(loss)
+    optimizer.zero_grad()
+    with torch.no_grad():
+        after = _error(block, exam)
+    if not after < before:  # a closed form may be as good as it gets
+        block.load_state_dict(started)
+    return torch.minimum(before, after.nan_to_num(torch.inf))
+
+
+def _error(block: nn.Module, pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """The squared error relative to the power of what the GDN gave."""
+    x, y = pairs
+    return (block(x) - y).square().mean() / y.square().mean()
+
+
+def _gathered(batches: Iterable[Pairs]) -> Pairs:
+    """The first maps of each layer, MOST_POSITIONS together or a map more."""
+    kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for pairs in batches:
+        for name, (x, y) in pairs.items():
+            maps = kept.setdefault(name, [])
+            missing = MOST_POSITIONS - sum(each.shape[0] for each, _ in maps) * x.shape[2:].numel()
+            if missing > 0:
+                pictures = -(-missing // x.shape[2:].numel())
+                maps.append((x[:pictures].clone(), y[:pictures].clone()))  # a view would hold on to the whole batch
+    return {name: tuple(torch.cat(parts) for parts in zip(*maps, strict=True)) for name, maps in kept.items()}  # type: ignore[misc]
+
+
+def _activations(teacher: Codec, names: Iterable[str], x: Tensor) -> Pairs:
+    with torch.no_grad(), _recorded(teacher, names) as pairs:
+        teacher(x)
+    return pairs
+
+
+@contextmanager
+def _recorded(model: nn.Module, names: Iterable[str]) -> Iterator[Pairs]:
+    """What the named layers see and give while the model runs."""
+    pairs: Pairs = {}
+
+    def keep(name: str) -> torch.utils.hooks.RemovableHandle:
+        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            pairs[name] = inputs[0], output
+
+        return model.get_submodule(name).register_forward_hook(hook)
+
+    handles = [keep(name) for name in names]
+    try:
+        yield pairs
+    finally:
+        for handle in handles:
+            handle.remove()

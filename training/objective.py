@@ -1,0 +1,94 @@
+"""The training objectives: distortion of the picture plus, but for `recon`, the rate of its code."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codec import STRIDE
+from codec.errors import InputError
+from codec.evaluation.metrics import MS_SSIM_MIN_SIZE, bpp
+from training.msssim import ms_ssim
+
+LOSS_TYPES = ("recon", "rd", "mse")
+
+
+def min_input_size(loss_type: str) -> int:
+    """The least side of a training picture: MS-SSIM's minimum if the loss has it, else the codec's stride."""
+    return STRIDE if loss_type == "mse" else MS_SSIM_MIN_SIZE
+
+
+@dataclass(frozen=True)
+class RateDistortion:
+    """The objective that `--loss_type` names, of pictures in [0, 1] and in FP32 whatever autocast says.
+
+        recon = alpha_l1 * L1 + (1 - alpha_l1) * (1 - MS-SSIM)
+        rd    = recon + lambda_bpp * bpp
+        mse   = lambda_mse * 255^2 * MSE + bpp
+
+    L1 and MSE are means over all values of x_hat as the decoder gives it, unclamped;
+    bpp = sum(-log2 likelihood) / (N*H*W) for N pictures of H x W. Sources: Zhao et al., arXiv 1511.08861 (L1
+    and MS-SSIM, there as 0.16 to 0.84); Balle et al., arXiv 1802.01436 (`mse`, scaled as in CompressAI).
+
+    Raises InputError for an unknown loss_type, alpha_l1 outside [0, 1], and a weight below 0 or not finite.
+    """
+
+    loss_type: str
+    alpha_l1: float
+    lambda_bpp: float
+    lambda_mse: float
+
+    def __post_init__(self) -> None:
+        if self.loss_type not in LOSS_TYPES:
+            raise InputError(f"--loss_type {self.loss_type}: no such loss; use one of {', '.join(LOSS_TYPES)}")
+        if not 0 <= self.alpha_l1 <= 1:
+            raise InputError(f"--alpha_l1 {self.alpha_l1}: L1's share must lie between 0 and 1")
+        for name, weight in (("lambda_bpp", self.lambda_bpp), ("lambda_mse", self.lambda_mse)):
+            if not 0 <= weight < math.inf:
+                raise InputError(f"--{name} {weight}: a weight must be a finite number of at least 0")
+
+    @property
+    def detaches_rate(self) -> bool:
+        """Whether the likelihoods must be those of a detached y, so that the rate moves no transform."""
+        return self.loss_type == "recon"
+
+    def recon(self, l1: Any, similarity: Any) -> Any:
+        """The distortion of `recon` and `rd` from L1 and MS-SSIM, tensors or numbers."""
+        return self.alpha_l1 * l1 + (1 - self.alpha_l1) * (1 - similarity)
+
+    def rd(self, l1: Any, similarity: Any, rate: Any) -> Any:
+        """The objective `rd` from L1, MS-SSIM and bits per pixel, tensors or numbers."""
+        return self.recon(l1, similarity) + self.lambda_bpp * rate
+
+    def __call__(self, out: dict[str, Any], x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What to differentiate, and figures to show.
+
+        Args:
+            out: `x_hat` [B, 3, H, W] and `likelihoods`, tensors [B, C, h, w] by name.
+            x: the pictures, [B, 3, H, W] in [0, 1].
+
+        Returns:
+            The objective, 0-dim; `recon` adds bpp when the entropy model trains, for that model to learn
+            from: with a detached y it moves nothing else. And 0-dim, detached FP32 figures on x's device:
+            `loss` (the objective alone), `bpp`, `mse` (x_hat unclamped), `psnr` (dB, mean over
+            pictures, x_hat clamped but not rounded: a training figure, not the evaluation's), and, but for `mse`, `l1`
+            and `ms_ssim`.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x, x_hat = x.float(), out["x_hat"].float()
+            clamped = x_hat.clamp(0, 1)
+            rate = bpp(out["likelihoods"], x.shape[-2] * x.shape[-1]).mean()
+            mse = (x_hat - x).square().mean()
+            per_picture = (clamped.detach() - x).square().mean((1, 2, 3))
+            figures = {"bpp": rate, "mse": mse, "psnr": -10 * per_picture.log10().mean()}
+            if self.loss_type == "mse":
+                loss = self.lambda_mse * 255**2 * mse + rate
+            else:
+                # Outside [0, 1] the clamp stops MS-SSIM's gradient; L1 sees such values and pulls them back.
+                l1, similarity = (x_hat - x).abs().mean(), ms_ssim(clamped, x)
+                figures |= {"l1": l1, "ms_ssim": similarity}
+                loss = self.rd(l1, similarity, rate) if self.loss_type == "rd" else self.recon(l1, similarity)
+            total = loss + rate if self.detaches_rate and rate.requires_grad else loss
+            return total, {name: figure.detach() for name, figure in {"loss": loss, **figures}.items()}

@@ -1,0 +1,138 @@
+"""Local FP32: regions of a codec that compute in FP32 while the rest runs under autocast."""
+
+import copy
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from codec.errors import InputError
+from codec.network.modules import mix_in
+
+POLICIES = ("entropy", "none", "entropy+decoder", "all_normexp", "custom")
+ENTROPY_MODELS = ("entropy_bottleneck", "gaussian_conditional")
+
+_NORMEXP = re.compile(
+    r"_?(div|true_divide|reciprocal|r?sqrt|pow|float_power|exp2?|expm1|sigmoid|log_sigmoid_forward|tanh|silu|mish"
+    r"|softplus|elu|gelu|erf|log(2|10|1p|addexp2?|sumexp)?|(log_)?softmax|\w*norm(_\w+)?)_?"
+)
+"""Names of the aten operators that normalize, divide, root, exponentiate or take logs, in place or not."""
+
+
+def apply_local_fp32(model: nn.Module, policy: str, globs: Sequence[str] = ()) -> list[str]:
+    """Marks the modules of `local_fp32_modules` as FP32 regions and returns their names.
+
+    A marked module's forward turns autocast off and casts half-precision inputs to float32, so that it and
+    all that it calls compute in FP32; its other methods are not touched. State-dict keys, parameters and
+    hooks stay as they are; marking twice changes nothing.
+    """
+    names = local_fp32_modules(model, policy, globs)
+    for name in names:
+        module = model.get_submodule(name)
+        if not isinstance(module, Float32Region):
+            mix_in(module, Float32Region)
+    return names
+
+
+def local_fp32_modules(model: nn.Module, policy: str, globs: Sequence[str] = ()) -> list[str]:
+    """Names of the modules that a policy keeps in FP32, outermost only, in the model's order.
+
+    The model is a codec with `entropy_bottleneck`, `g_a` and `g_s`. `none`: none; `entropy`: the entropy
+    model; `entropy+decoder`: that and g_s; `all_normexp`: the entropy model and every module of g_a and g_s
+    that normalizes, divides, roots, exponentiates or takes logs, found by running a copy of them on one grey
+    64x64 picture; `custom`: those whose name matches one of the globs.
+
+    Raises InputError for an unknown policy, for `custom` without globs, and for a glob that matches nothing.
+    """
+    entropy = [name for name in ENTROPY_MODELS if hasattr(model, name)]
+    match policy:
+        case "none":
+            names = []
+        case "entropy":
+            names = entropy
+        case "entropy+decoder":
+            names = [*entropy, "g_s"]
+        case "all_normexp":
+            names = [*entropy, *_normexp_modules(model)]
+        case "custom":
+            names = _matching_modules(model, globs)
+        case _:
+            raise InputError(f"--local_fp32 {policy}: no such policy; use one of {', '.join(POLICIES)}")
+    inside = tuple(f"{name}." for name in names)
+    return [name for name, _ in model.named_modules() if name in names and not name.startswith(inside)]
+
+
+def is_emulated(dtype: str, device: torch.device) -> bool:
+    """Whether a device computes convolutions in a half precision ("bf16", "fp16") without instructions for it.
+
+    Such a CPU (no AVX512, no AMX) is many times slower in it than in FP32.
+    """
+    supported = {"bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported, "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported}
+    return device.type == "cpu" and not supported[dtype]()
+
+
+class Float32Region(nn.Module):
+    """Mixed in front of a module's own class by `apply_local_fp32`."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        device = next((leaf.device for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), None)
+        args, kwargs = tree_map(_to_float32, (args, kwargs))
+        with torch.autocast(device.type if device else "cpu", enabled=False):
+            return super().forward(*args, **kwargs)
+
+
+def _to_float32(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if half else value
+
+
+def _matching_modules(model: nn.Module, globs: Sequence[str]) -> list[str]:
+    if not globs:
+        raise InputError("--local_fp32 custom needs --local_fp32_custom with the modules' names, like 'g_s.*'")
+    names = [name for name, _ in model.named_modules() if name]
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in names):
+            raise InputError(
+                f"--local_fp32_custom {glob}: no module has this name; there are {', '.join(names[:3])} ..."
+            )
+    return [name for name in names if any(fnmatchcase(name, glob) for glob in globs)]
+
+
+@torch.no_grad()
+def _normexp_modules(model: nn.Module) -> list[str]:
+    x = torch.full((1, 3, 64, 64), 0.5, device=next(model.parameters()).device)
+    found: list[str] = []
+    for part in ("g_a", "g_s"):
+        # A copy, so that running statistics, observers and the training flag of the model stay as they are.
+        transform = copy.deepcopy(model.get_submodule(part)).eval()
+        with torch.autocast(x.device.type, enabled=False), _NormexpWatch(part, transform) as watch:
+            x = transform(x)
+        found += watch.found
+    return found
+
+
+class _NormexpWatch(TorchDispatchMode):
+    """Notes which modules run an operator of `_NORMEXP`: the innermost one whose forward is on the way."""
+
+    def __init__(self, root: str, transform: nn.Module) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._running: list[str] = []
+        for name, module in transform.named_modules(prefix=root):
+            module.register_forward_pre_hook(lambda *_, name=name: self._running.append(name))
+            module.register_forward_hook(lambda *_: self._leave())
+
+    def _leave(self) -> None:
+        self._running.pop()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if _NORMEXP.fullmatch(func.overloadpacket.__name__):
+            self.found.append(self._running[-1])
+        return func(*args, **(kwargs or {}))

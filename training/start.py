@@ -1,0 +1,119 @@
+"""The codec that a run starts from: its first weights, its blocks, what of it trains, and its quantization."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from coco224.dataset import Rows
+from codec.blocks import options_dict
+from codec.checkpoint import load_initial
+from codec.checkpoint.zoo import zoo_state, zoo_widths
+from codec.description.architecture import TRANSFORMS, Architecture, BlockChoice
+from codec.errors import InputError
+from codec.network.codec import Codec
+from codec.quantization.phases import equalize_channels, in_float
+from training.data import calibration_pictures, first_batches
+from training.distill import FIT_BATCHES, distill
+from training.distributed import broadcast_parameters, is_sharded
+from training.options import ModelOptions, Options, memory_format
+from training.precision import apply_local_fp32
+from training.qat import check_regions, enter_phase, quantize
+from training.scope import set_trainable, trainable_modules
+from training.state import Saved
+
+
+@dataclass(frozen=True)
+class Start:
+    """A codec that is ready to train, on its device.
+
+    Attributes:
+        fp32_modules: the regions of local FP32, by name.
+        distilled: how well each block follows its GDN after a distilled start, in dB; empty without one.
+    """
+
+    codec: Codec
+    fp32_modules: list[str]
+    distilled: dict[str, float]
+
+
+def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerator: Accelerator) -> Start:
+    """The codec at the step at which the run starts.
+
+    Args:
+        rows: what a distilled start and the equalization of channels look at.
+        saved: the state that the run resumes from; None for a new run.
+
+    Raises:
+        InputError: the checkpoint, the blocks or the regions of local FP32 cannot work.
+    """
+    numerics, replacement, qat = options.numerics, options.replacement, options.qat
+    initial = initial_codec(options.model)
+    codec = in_float(initial)
+    distilled = replace_blocks(codec, options, None if saved else rows, accelerator)
+    set_trainable(
+        codec,
+        trainable_modules(codec, replacement.replace_parts, replacement.train_scope),
+        train_quantiles=options.entropy_model.eb_aux,
+    )
+    if qat.qat:
+        quantize(codec, qat, initial)
+    globs = tuple((numerics.local_fp32_custom or "").split(","))
+    fp32_modules = apply_local_fp32(codec, numerics.local_fp32, globs) if numerics.amp else []
+    if saved:
+        codec.load_weights(saved.model)
+    enter_phase(codec, qat, saved.progress.step if saved else 0)
+    if qat.qat and numerics.amp:
+        check_regions(codec, fp32_modules)
+    codec = codec.to(accelerator.device)
+    if not is_sharded(accelerator):  # FSDP takes contiguous parameters only
+        codec = codec.to(memory_format=memory_format(options))
+    if qat.qat and not saved:
+        equalize_channels(codec, calibration_pictures(rows, options, accelerator.device))
+        broadcast_parameters(codec)
+    return Start(codec, fp32_modules, distilled)
+
+
+def initial_codec(model: ModelOptions) -> Codec:
+    """The codec with its first weights: of a checkpoint, of the zoo, or random.
+
+    Raises:
+        InputError: the checkpoint cannot be read or contradicts --N and --M; the zoo's weights cannot be downloaded.
+    """
+    if model.init_checkpoint:
+        codec = load_initial(Path(model.init_checkpoint))
+        if model.N and (model.N, model.M) != (codec.N, codec.M):
+            raise InputError(
+                f"--init_checkpoint {model.init_checkpoint} has N={codec.N}, M={codec.M}, not --N {model.N} "
+                f"--M {model.M}; leave --N and --M out"
+            )
+        return codec
+    N, M = (model.N, model.M) if model.N and model.M else zoo_widths(model.quality)
+    codec = Codec(Architecture(N, M))
+    if model.pretrained:
+        codec.load_weights(zoo_state(model.quality))
+    return codec
+
+
+def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerator: Accelerator) -> dict[str, float]:
+    """Puts the blocks in the place of GDN, with a distilled start on `rows` where --distill_steps asks for one.
+
+    Returns:
+        What `distill` returns; empty without it.
+    """
+    replacement = options.replacement
+    teacher = copy.deepcopy(codec)
+    choice = BlockChoice(replacement.act, options_dict(replacement.act, options.block))
+    for part in TRANSFORMS[replacement.replace_parts]:
+        codec.replace_blocks(part, choice)
+    codec.train()
+    if not replacement.distill_steps or rows is None:
+        return {}
+    device = accelerator.device
+    batches = first_batches(rows, options, options.data.batch_size, FIT_BATCHES + 1, device)
+    pictures = tqdm(batches, "distilled start", FIT_BATCHES + 1, unit="batch", disable=not accelerator.is_main_process)
+    result = distill(codec.to(device), teacher.to(device), pictures, replacement.distill_steps)
+    broadcast_parameters(codec)
+    return result
