@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coco224.files import whole_or_absent
 from codec import STRIDE
 from codec.bitstream.coder import Coder
 from codec.bitstream.container import latent_size, pack, unpack
 from codec.bitstream.tables import read_tables
 from codec.cli import ArgumentParser, run
-from codec.durable import whole_or_absent
 from codec.errors import InputError
 
 if TYPE_CHECKING:
