@@ -1,7 +1,8 @@
 """The entropy model: CompressAI's bottleneck in a form that compiles and exports, with noise that knows its place."""
 
 import copy
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from compressai.entropy_models import EntropyBottleneck
@@ -13,6 +14,15 @@ CodecT = TypeVar("CodecT", bound=nn.Module)
 
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
 """Names of the buffers that hold the CDF tables."""
+
+MOST_SQUARED = 4e9
+"""Sum over channels of the squared number of symbols of a CDF table, with which the time to build them goes: 7 seconds.
+
+Trained codecs have some hundred symbols a channel, 4500 are a limit for 192 channels.
+"""
+
+MOST_HALVINGS = 100
+"""Evaluations of a density in the search for a quantile; 30 reach 1e-3 from 1e5."""
 
 INT8 = (-128, 127)
 """The least and greatest symbol that 8 bits hold."""
@@ -101,10 +111,37 @@ class Bottleneck(EntropyBottleneck):
         return symbols if self.symbol_limits is None else symbols.clamp(*self.symbol_limits)
 
     def update(self, force: bool = False, update_quantiles: bool = False) -> bool:
-        """CompressAI's: builds the CDF tables; whether their symbols fit 8 bits follows from these."""
-        changed: bool = super().update(force, update_quantiles)
+        """CompressAI's: builds the CDF tables; whether their symbols fit 8 bits follows from these.
+
+        Raises:
+            InputError: densities are so flat or wide that their tables would take minutes and fit no CDF.
+        """
+        if update_quantiles and (force or not self.has_tables):
+            self._update_quantiles()
+        widths = (self.quantiles[:, 0, 2] - self.quantiles[:, 0, 0]).detach().double()
+        if not widths.square().sum() <= MOST_SQUARED:
+            raise InputError(
+                f"the densities of the entropy model are too wide for CDF tables, up to {float(widths.max()):.0f} symbols "
+                "in a channel; its training has diverged, use an earlier checkpoint"
+            )
+        changed: bool = super().update(force)
         self.limit_symbols()
         return changed
+
+    @staticmethod
+    def _search_target(f: Callable[[Tensor], Tensor], *args: Any, **settings: Any) -> Tensor:
+        """CompressAI's bisection, which would never end where f gives NaN: InputError after `MOST_HALVINGS`."""
+        left = MOST_HALVINGS
+
+        def bounded(y: Tensor) -> Tensor:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise InputError("a density of the entropy model has no quantiles; use an earlier checkpoint")
+            return f(y)
+
+        found: Tensor = EntropyBottleneck._search_target(bounded, *args, **settings)
+        return found
 
     def limit_symbols(self) -> None:
         """Sets `symbol_limits` after `for_int8` or the tables have changed (a host read)."""
@@ -142,7 +179,7 @@ def refresh_tables(codec: nn.Module) -> None:
     tables are the commonest reason why a file is larger than its likelihoods say.
 
     Raises:
-        InputError: a parameter of the entropy model is not finite (the bisection would never end).
+        InputError: a parameter of the entropy model is not finite, or a density is too wide for a table.
     """
     for name, parameter in codec.named_parameters():
         if name.startswith("entropy_bottleneck.") and not torch.isfinite(parameter).all():
