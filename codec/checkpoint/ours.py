@@ -64,8 +64,9 @@ def check_blocks(architecture: Architecture, arrays: Arrays) -> None:
                 asked = {f"{part}.1.{name}": tuple(tensor.shape) for name, tensor in module.state_dict().items()}
         except NotImplementedError:  # a plugin's block that looks at its weights while it makes them
             continue
-        except (RuntimeError, OverflowError) as error:
-            raise InputError(f"{choice.name} with these options cannot be built ({error})") from error
+        except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"{choice.name} with these options cannot be built ({reason})") from error
         for name, shape in asked.items():
             found = arrays[name].shape if name in arrays else None
             if found != shape:

@@ -1,8 +1,7 @@
 """The entropy model: CompressAI's bottleneck in a form that compiles and exports, with noise that knows its place."""
 
 import copy
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from compressai.entropy_models import EntropyBottleneck
@@ -20,9 +19,6 @@ MOST_SQUARED = 4e9
 
 Trained codecs have some hundred symbols a channel, 4500 are a limit for 192 channels.
 """
-
-MOST_HALVINGS = 100
-"""Evaluations of a density in the search for a quantile; 30 reach 1e-3 from 1e5."""
 
 INT8 = (-128, 127)
 """The least and greatest symbol that 8 bits hold."""
@@ -114,34 +110,25 @@ class Bottleneck(EntropyBottleneck):
         """CompressAI's: builds the CDF tables; whether their symbols fit 8 bits follows from these.
 
         Raises:
-            InputError: densities are so flat or wide that their tables would take minutes and fit no CDF.
+            InputError: densities are so flat or wide that their tables would take minutes, or not finite.
         """
         if update_quantiles and (force or not self.has_tables):
             self._update_quantiles()
         widths = (self.quantiles[:, 0, 2] - self.quantiles[:, 0, 0]).detach().double()
         if not widths.square().sum() <= MOST_SQUARED:
             raise InputError(
-                f"the densities of the entropy model are too wide for CDF tables, up to {float(widths.max()):.0f} symbols "
-                "in a channel; its training has diverged, use an earlier checkpoint"
+                f"the densities of the entropy model are too wide for CDF tables, up to {float(widths.max()):.0f} "
+                "symbols in a channel; its training has diverged, use an earlier checkpoint"
             )
-        changed: bool = super().update(force)
+        try:
+            changed: bool = super().update(force)
+        except ValueError as error:
+            raise InputError(
+                f"the densities of the entropy model give no CDF ({error}); its training has diverged, use an earlier "
+                "checkpoint"
+            ) from error
         self.limit_symbols()
         return changed
-
-    @staticmethod
-    def _search_target(f: Callable[[Tensor], Tensor], *args: Any, **settings: Any) -> Tensor:
-        """CompressAI's bisection, which would never end where f gives NaN: InputError after `MOST_HALVINGS`."""
-        left = MOST_HALVINGS
-
-        def bounded(y: Tensor) -> Tensor:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise InputError("a density of the entropy model has no quantiles; use an earlier checkpoint")
-            return f(y)
-
-        found: Tensor = EntropyBottleneck._search_target(bounded, *args, **settings)
-        return found
 
     def limit_symbols(self) -> None:
         """Sets `symbol_limits` after `for_int8` or the tables have changed (a host read)."""

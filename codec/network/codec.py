@@ -102,15 +102,15 @@ class Codec(FactorizedPrior):
         if wrong:
             raise InputError(
                 f"the weights are of another architecture than N={self.N}, M={self.M}, encoder "
-                f"{self.architecture.g_a.name}, decoder {self.architecture.g_s.name}: tensors that differ in name, shape "
-                f"or type: {len(wrong)}, the first {wrong[0]}; check --quality, --N/--M and --act"
+                f"{self.architecture.g_a.name}, decoder {self.architecture.g_s.name}: tensors that differ in name, "
+                f"shape or type: {len(wrong)}, the first {wrong[0]}; check --quality, --N/--M and --act"
             )
         nn.Module.load_state_dict(self, state)
         bottleneck.limit_symbols()
 
 
 def _check_tables(state: dict[str, Tensor], channels: int) -> None:
-    """InputError for CDF tables that are not [M, L], [M] and [M] of int32, or empty; what is in them is not looked at."""
+    """InputError for CDF tables that are not [M, L], [M] and [M] of int32, or empty. Only forms are looked at."""
     tables = [state[key] for name in TABLES if (key := f"entropy_bottleneck.{name}") in state]
     if not any(table.numel() for table in tables):
         return
