@@ -7,8 +7,8 @@ class DataError(Exception):
     """Says in one sentence what was given, what is wrong with it and what to do."""
 
 
-def one_line(error: Exception) -> str:
-    r"""An error's text for a terminal: in one line, of a long one the ends, control characters as escapes like \x1b."""
+def one_line(error: Exception | str) -> str:
+    r"""A text for a terminal: in one line, of a long one the ends, control characters as escapes like \x1b."""
     text = " ".join(str(error).split())
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"

@@ -15,7 +15,6 @@ import codec
 from coco224.errors import DataError
 from coco224.repository import open_repository
 from codec.errors import InputError
-from codec.push import UNREACHABLE
 from training.options import ReportingOptions
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds between tries
@@ -51,13 +50,20 @@ class Uploads:
         checkpoint: the file that is replaced, whole, at each save.
         say: prints a line.
         plugin: the file of the codec's own blocks.
+        recon_dir: folder of the run's reconstructions.
     """
 
     def __init__(
-        self, checkpoint: Path, reporting: ReportingOptions, say: Callable[[str], None], plugin: str | None
+        self,
+        checkpoint: Path,
+        reporting: ReportingOptions,
+        say: Callable[[str], None],
+        plugin: str | None,
+        recon_dir: str,
     ) -> None:
         self.repository = str(reporting.hub_model_id)
         self.words = ["-m", "codec.push", "--checkpoint", str(checkpoint), "--hub_model_id", self.repository]
+        self.words += ["--recon_dir", recon_dir]
         self.words += ["--hub_private", "true"] if reporting.hub_private else []
         self.words += ["--plugin", plugin] if plugin else []
         self.say = say
@@ -103,7 +109,7 @@ class Uploads:
             with self.changed:
                 if self.finished:  # given up: the end of the run has said so
                     return
-                if status == UNREACHABLE:
+                if status == os.EX_TEMPFAIL:
                     self.say(f"hub         {reason}; next try in {pause:.0f} s or with the next checkpoint")
                     self.changed.wait_for(lambda t=target: self.asked > t or self.finished, pause)  # type: ignore[misc]
                     pause = FIRST_PAUSE if self.asked > target else min(2 * pause, LONGEST_PAUSE)

@@ -30,7 +30,7 @@ PLUGIN = Path(__file__).with_name("study_blocks.py")
 CONTROL = "linear"
 WITHOUT_MAP = ("gdn", "relu")  # nothing that a distilled start could teach
 MINMAX = ("relu", "shelf")  # blocks without heavy tails: int8 ranges hold all that passed, and nothing is cut
-PREEMPTED = 75
+PREEMPTED = os.EX_TEMPFAIL
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ Scalar = int | float | bool | str
 KEEP_GDN = "gdn"
 """The block that replaces nothing: the baseline. It is no entry of the registry and has no options."""
 
+BUILT_IN = frozenset({KEEP_GDN, "gate", "gate_mlp", "gdnish", "relu", "relu_mlp"})
+"""The blocks that need no plugin, for programs that import none of them; a test holds it against the registry."""
+
 TRANSFORMS = {"encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}
 """The transforms that --replace_parts and --qat_scope name."""
 
