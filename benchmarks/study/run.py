@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from codec.durable import whole_or_absent
+from coco224.files import whole_or_absent
 
 PLUGIN = Path(__file__).with_name("study_blocks.py")
 CONTROL = "linear"

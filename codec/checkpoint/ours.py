@@ -5,10 +5,10 @@ from typing import TypeVar
 
 import torch
 
+from coco224.files import whole_or_absent
 from codec.blocks import block_named, make_options
 from codec.description.architecture import KEEP_GDN, Architecture
 from codec.description.file import Arrays, Description, read_checkpoint, to_bytes
-from codec.durable import whole_or_absent
 from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.network.tables import as_arrays
