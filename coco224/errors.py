@@ -19,7 +19,10 @@ def printable(text: str) -> str:
 
 def one_line(error: Exception | str) -> str:
     r"""A text for a terminal: in one line, of a long one the ends, control characters as escapes like \x1b."""
-    text = " ".join(str(error).split())
+    text = str(error)
+    if "in DataLoader worker process" in text:  # its traceback, and the error as the last line
+        text = text.strip().splitlines()[-1].partition(": ")[2] or text
+    text = " ".join(text.split())
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
     return printable(text)

@@ -17,7 +17,7 @@ class ModelOptions(OptionGroup):
     quality: int = option(
         8, "the zoo's quality, 1..8", rule=(range(1, 9).__contains__, "the zoo's qualities are 1..8"), decides=True
     )
-    pretrained: bool = option(True, "start from CompressAI's zoo weights, which need the internet")
+    pretrained: bool = option(True, "start from CompressAI's zoo weights, which need the internet", decides=True)
     init_checkpoint: str | None = option(
         None, "start from this checkpoint instead: ours, or a CompressAI .pth.tar", metavar="FILE"
     )
@@ -50,7 +50,10 @@ def initial_codec(model: ModelOptions) -> "Codec":
     from codec.network.codec import Codec
 
     if model.init_checkpoint:
-        codec = load_initial(Path(model.init_checkpoint))
+        try:
+            codec = load_initial(Path(model.init_checkpoint))
+        except InputError as error:
+            raise InputError(f"--init_checkpoint {error}") from error
         if model.N and (model.N, model.M) != (codec.N, codec.M):
             raise InputError(
                 f"--init_checkpoint {model.init_checkpoint} has N={codec.N}, M={codec.M}, not --N {model.N} "

@@ -2,13 +2,16 @@
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from coco224.dataset import Rows
-from codec.blocks import options_dict
-from codec.description.architecture import TRANSFORMS, BlockChoice
+from codec.blocks import new_block, options_dict
+from codec.checkpoint.zoo import zoo_widths
+from codec.description.architecture import KEEP_GDN, TRANSFORMS, Architecture, BlockChoice
+from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.quantization.calibrate import equalize_channels
 from codec.quantization.phases import in_float
@@ -48,16 +51,20 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
         InputError: the checkpoint, the blocks or the regions of local FP32 cannot work.
     """
     numerics, replacement, qat = options.numerics, options.replacement, options.qat
-    initial = initial_codec(options.model)
-    codec = in_float(initial)
-    distilled = replace_blocks(codec, options, None if saved else rows, accelerator)
+    if saved and saved.progress.architecture:  # neither the first weights nor their file are needed any more
+        initial = codec = Codec(Architecture.from_json(saved.progress.architecture)).train()
+        distilled = {}
+    else:
+        initial = initial_codec(options.model)
+        codec = in_float(initial)
+        distilled = replace_blocks(codec, options, None if saved else rows, accelerator)
     set_trainable(
         codec,
         trainable_modules(codec, replacement.replace_parts, replacement.train_scope),
         train_quantiles=options.entropy_model.eb_aux,
     )
     if qat.qat:
-        quantize(codec, qat, initial)
+        quantize(codec, qat, None if saved else initial)
     globs = tuple((numerics.local_fp32_custom or "").split(","))
     fp32_modules = apply_local_fp32(codec, numerics.local_fp32, globs) if numerics.amp else []
     if saved:
@@ -72,6 +79,22 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
         equalize_channels(codec, calibration_pictures(rows, options.data, numerics.seed, accelerator.device))
         broadcast_parameters(codec)
     return Start(codec, fp32_modules, distilled)
+
+
+def check_start(options: Options) -> None:
+    """Refuses a start from a file that is not there, and blocks that cannot be built, before the data is opened.
+
+    Raises:
+        InputError: saying which.
+    """
+    model, replacement = options.model, options.replacement
+    if model.init_checkpoint:  # says how many channels blocks have
+        if not Path(model.init_checkpoint).is_file():
+            raise InputError(f"--init_checkpoint {model.init_checkpoint}: no such file; give the path of a checkpoint")
+    elif replacement.act != KEEP_GDN:
+        choice = BlockChoice(replacement.act, options_dict(replacement.act, options.block))
+        for part in TRANSFORMS[replacement.replace_parts]:
+            new_block(choice, "encoder" if part == "g_a" else "decoder", model.N or zoo_widths(model.quality)[0])
 
 
 def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerator: Accelerator) -> dict[str, float]:
