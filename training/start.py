@@ -11,6 +11,7 @@ from coco224.dataset import Rows
 from codec.blocks import new_block, options_dict
 from codec.checkpoint.zoo import zoo_widths
 from codec.description.architecture import KEEP_GDN, TRANSFORMS, Architecture, BlockChoice
+from codec.description.typed import from_json
 from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.quantization.calibrate import equalize_channels
@@ -52,7 +53,7 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
     """
     numerics, replacement, qat = options.numerics, options.replacement, options.qat
     if saved and saved.progress.architecture:  # neither the first weights nor their file are needed any more
-        initial = codec = Codec(Architecture.from_json(saved.progress.architecture)).train()
+        initial = codec = Codec(from_json(Architecture, saved.progress.architecture, "architecture")).train()
         distilled = {}
     else:
         initial = initial_codec(options.model)
