@@ -20,7 +20,7 @@ def check_launch(accelerator: Accelerator) -> None:
     Raises:
         InputError: the launcher's WORLD_SIZE is not the number of processes that Accelerate sees.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = int(os.environ.get("WORLD_SIZE") or 1)  # some schedulers export an empty one
     if launched != accelerator.num_processes:
         raise InputError(
             f"the launcher started {launched} processes but Accelerate sees {accelerator.num_processes}, so they would "

@@ -6,9 +6,9 @@ from pathlib import Path
 import onnx
 from torch import Tensor
 
+from coco224.files import whole_or_absent
 from codec.checkpoint import open_codec
 from codec.description.architecture import TRANSFORMS, BlockChoice, Quantization
-from codec.durable import whole_or_absent
 from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.quantization.calibrate import calibrate
