@@ -1,8 +1,10 @@
 """What Accelerate's trackers are told. `metrics.jsonl` has every figure without them; none stops training."""
 
+import atexit
 import contextlib
 import functools
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -85,6 +87,7 @@ class Trackers:
             for process in self.processes:  # else the interpreter waits for them at its own end
                 with contextlib.suppress(psutil.Error):
                     process.kill()
+            atexit.register(sys.stderr.close)  # before W&B's own hook, which cannot reach them any more and says so
 
     def _start(self, progress: Progress) -> None:
         """Starts them with the run's options as configuration; a resumed run goes on in its W&B run."""

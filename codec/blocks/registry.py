@@ -227,7 +227,7 @@ def _execute(loader: SourceFileLoader, module: ModuleType) -> None:
         os.chdir(folder)
         for name in ("stdout", "stderr"):
             if getattr(sys, name).closed:
-                setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (it takes the place of a stream)
+                setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     if raised:
         raise raised[0]
 

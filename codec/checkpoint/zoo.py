@@ -23,16 +23,17 @@ def zoo_state(quality: int) -> dict[str, Tensor]:
     from compressai.zoo import bmshj2018_factorized
 
     cached = Path(torch.hub.get_dir(), "checkpoints", _file_name(quality))
+    was_there = cached.exists()
     try:
         state: dict[str, Tensor] = bmshj2018_factorized(quality, pretrained=True, progress=False).state_dict()
-    except OSError as error:  # URLError and every time-out below it
-        if error.errno in FULL or error.filename:  # of the cache's disk
-            raise InputError(f"--pretrained true: {in_words(error)} (TORCH_HOME names another cache)") from error
-        raise InputError(
-            f"--pretrained true: CompressAI's weights of quality {quality} cannot be downloaded ({error}); use "
-            "--pretrained false to start from random weights or --init_checkpoint FILE to start from a file"
-        ) from error
-    except Exception as error:  # junk makes the unpickler raise whatever it trips over
+    except Exception as error:  # junk makes the unpickler raise whatever it trips over, OSError among it
+        if isinstance(error, OSError) and (error.errno in FULL or error.filename):
+            raise InputError(f"--pretrained true: {in_words(error)}; TORCH_HOME names another cache") from error
+        if isinstance(error, OSError) and not was_there:  # URLError and every time-out below it
+            raise InputError(
+                f"--pretrained true: CompressAI's weights of quality {quality} cannot be downloaded ({error}); use "
+                "--pretrained false to start from random weights or --init_checkpoint FILE to start from a file"
+            ) from error
         if not cached.exists():
             raise
         raise InputError(
