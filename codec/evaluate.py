@@ -1,4 +1,4 @@
-"""`python -m codec.evaluate`: how good checkpoints are, by files that are written and decoded again."""
+"""`python -m codec.evaluate`: how good checkpoints are, by the bytes of files, which are decoded again."""
 
 import os
 from collections.abc import Sequence

@@ -1,9 +1,7 @@
 """Pictures through the files of a codec, with their figures."""
 
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,7 +14,7 @@ from codec.network.pixels import to_float
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture that was written to a file and decoded from it again.
+    """A picture that became the bytes of a file and was decoded from them again.
 
     Attributes:
         index: which one of the pictures it is.
@@ -34,25 +32,21 @@ class Decoded:
 def through_files(codec: FileCodec, batches: Iterable[tuple[Sequence[int], Tensor]]) -> Iterator[Decoded]:
     """Pictures as their files give them back, in the order of the batches.
 
+    The files are the bytes that `codec.compress` writes; they stay in memory.
+
     Args:
         batches: the pictures' indices, and uint8 [B, 3, H, W].
 
     Raises:
         InputError: the codec gives values that are not finite.
     """
-    with tempfile.TemporaryDirectory(prefix="codec-") as folder:
-        for indices, x in batches:
-            height, width = x.shape[-2:]
-            y = codec.analyze(x)
-            paths = [Path(folder, f"{index}.bin") for index in indices]
-            for path, data in zip(paths, codec.encode(y, height, width), strict=True):
-                path.write_bytes(data)
-            files = [path.read_bytes() for path in paths]
-            for path in paths:
-                path.unlink()
-            x_hat = torch.stack(codec.decompress(files))
-            _, likelihoods, _ = codec.codec.entropy_bottleneck(y)
-            original = x.to(x_hat.device)
-            rows = measure(to_float(original), to_float(x_hat), bpp({"y": likelihoods}, height * width), files)
-            for decoded in zip(indices, rows, original, x_hat, strict=True):
-                yield Decoded(*decoded)
+    for indices, x in batches:
+        height, width = x.shape[-2:]
+        y = codec.analyze(x)
+        files = codec.encode(y, height, width)
+        x_hat = torch.stack(codec.decompress(files))
+        _, likelihoods, _ = codec.codec.entropy_bottleneck(y)
+        original = x.to(x_hat.device)
+        rows = measure(to_float(original), to_float(x_hat), bpp({"y": likelihoods}, height * width), files)
+        for decoded in zip(indices, rows, original, x_hat, strict=True):
+            yield Decoded(*decoded)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from coco224.errors import counted, one_line
 from coco224.files import whole_or_absent
 from codec.blocks import load_plugin
 from codec.checkpoint import open_codec
@@ -20,7 +21,7 @@ from codec.evaluation.curves import PUBLISHED, Curve, NoDifference, curve, diffe
 from codec.evaluation.figures import Evaluated, Figures, means, sums_and_counts
 from codec.evaluation.pictures import Pictures, open_pictures
 from codec.evaluation.ranks import Ranks
-from codec.evaluation.references import QUALITIES, through_pillow
+from codec.evaluation.references import QUALITIES, check_sides, through_pillow
 from codec.files import FileCodec
 from codec.network.codec import Codec
 from codec.quantization.phases import disable_fake_quant
@@ -52,6 +53,8 @@ def measure_all(options: "EvaluateOptions", checkpoints: list[str], references: 
     known = [read_curve(_curve_file(name)) for name in references if _curve_file(name).suffix == ".json"]
     pictures = open_pictures(options.images, options.coco_dir, options.use_prepared, options.batch_size)
     formats = [name for name in references if name in QUALITIES]
+    for name in formats:
+        check_sides(name, pictures.files)
     compared = len(codecs) + len(anchors) + len(formats)
     album = Album(spread(len(pictures.names), compared) if options.report else ())
 
@@ -96,7 +99,7 @@ def evaluate_pillow(name: str, quality: int, pictures: Pictures, ranks: Ranks, a
 
 def _evaluated(name: str, figures: Iterable[tuple[int, Figures]], pictures: Pictures, ranks: Ranks) -> Evaluated:
     share = len(range(ranks.rank, len(pictures.names), ranks.world_size))
-    progress = tqdm(figures, desc=Path(name).name, total=share, unit=" pictures", leave=False, disable=ranks.rank != 0)
+    progress = tqdm(figures, desc=one_line(Path(name).name), total=share, unit=" pictures", leave=False, disable=ranks.rank != 0)
     rows = dict(ranks.gather(progress))
     assert rows.keys() == set(range(len(pictures.names))), "a picture was lost or counted twice"
     ordered = [rows[i] for i in range(len(rows))]
@@ -130,7 +133,7 @@ def report(
     against = compare(curves[0], curves[1:])
     alarms = [said for each in ours if (said := alarm(each, pictures.names))]
     for said in alarms:
-        print(said)
+        print(one_line(said))
     if options.json:
         with whole_or_absent(Path(options.json)) as path:
             path.write_text(
@@ -149,19 +152,19 @@ def report(
 
 def print_table(pictures: Pictures, measured: list[Evaluated]) -> None:
     """One line a codec, and how many pictures a mean leaves out."""
-    width = max(len("checkpoint"), *(len(each.name) for each in measured))
-    print(f"{pictures.title}: {len(pictures.names)} pictures, means over pictures")
+    width = max(len("checkpoint"), *(len(one_line(each.name)) for each in measured))
+    print(f"{one_line(pictures.title)}: {counted(len(pictures.names), 'picture')}, means over pictures")
     print(f"{'checkpoint':{width}}  PSNR dB  MS-SSIM     bpp  estimated")
     for each in measured:
         cells = [format(each.averages[key], style) if key in each.averages else "-" for key, style in
                  (("psnr", ".3f"), ("ms_ssim", ".5f"), ("bpp", ".4f"), ("bpp_estimated", ".4f"))]  # fmt: skip
-        print(f"{each.name:{width}}  {cells[0]:>7}  {cells[1]:>7}  {cells[2]:>6}  {cells[3]:>9}")
+        print(f"{one_line(each.name):{width}}  {cells[0]:>7}  {cells[1]:>7}  {cells[2]:>6}  {cells[3]:>9}")
     small = sum(row.ms_ssim is None for row in measured[0].rows)
     identical = max(sum(row.psnr == math.inf for row in each.rows) for each in measured)
     if small:
-        print(f"{small} pictures under 161 pixels, without MS-SSIM")
+        print(f"{counted(small, 'picture')} under 161 pixels, without MS-SSIM")
     if identical:
-        print(f"{identical} pictures came back identical, without PSNR")
+        print(f"{counted(identical, 'picture')} came back identical, without PSNR")
 
 
 def compare(tested: Curve, references: list[Curve]) -> list[dict[str, Any]]:
@@ -172,11 +175,11 @@ def compare(tested: Curve, references: list[Curve]) -> list[dict[str, Any]]:
         try:
             delta = difference(tested, reference)
         except NoDifference as reason:
-            print(f"against {reference.name}: no BD-rate, {reason}")
+            print(one_line(f"against {reference.name}: no BD-rate, {reason}"))
         else:
             entry |= {"bd-rate": delta.bd_rate, "bd-psnr": delta.bd_psnr, "overlap": delta.overlap}
             print(
-                f"against {reference.name}: BD-rate {delta.bd_rate:+.2f} %, BD-PSNR {delta.bd_psnr:+.3f} dB "
+                f"against {one_line(reference.name)}: BD-rate {delta.bd_rate:+.2f} %, BD-PSNR {delta.bd_psnr:+.3f} dB "
                 f"({len(tested.points)} and {len(reference.points)} points, {delta.overlap:.0%} of the PSNR range)"
             )
         against.append(entry)
@@ -223,11 +226,16 @@ def as_results(pictures: Pictures, ours: list[Evaluated]) -> dict[str, Any]:
 
 
 def write_rows(path: Path, names: list[str], measured: list[Evaluated]) -> None:
-    """A CSV row for each codec and picture."""
-    with path.open("w", newline="") as file:
+    """A CSV row for each codec and picture, in UTF-8; what a name has that is no text is escaped."""
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["checkpoint", "picture", *COLUMNS])
         for each in measured:
             for name, row in zip(names, each.rows, strict=True):
                 values = asdict(row)
-                writer.writerow([each.name, name, *(values[column] for column in COLUMNS)])
+                writer.writerow([_cell(each.name), _cell(name), *(values[column] for column in COLUMNS)])
+
+
+def _cell(name: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name

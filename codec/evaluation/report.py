@@ -12,9 +12,11 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from coco224.errors import printable
 from coco224.files import whole_or_absent
 from codec.evaluation.album import Shown
 from codec.evaluation.curves import Curve, Point
+from codec.evaluation.drawing import plain_text
 from codec.evaluation.figures import Evaluated
 
 COLUMNS = {
@@ -108,7 +110,7 @@ def _figure(curves: Sequence[Curve], labels: dict[Point, str], quality: str) -> 
     if not any(known):
         return Markup()
     # hashsalt: the same curves give the same file, and the two figures of a page no equal ids
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": quality, "text.parse_math": False}):
+    with plain_text(), rc_context({"svg.fonttype": "none", "svg.hashsalt": quality}):
         figure = Figure(figsize=(5.2, 4), layout="constrained")
         axes = figure.add_subplot()
         for place, (each, points) in enumerate(zip(curves, known, strict=True)):
@@ -117,7 +119,7 @@ def _figure(curves: Sequence[Curve], labels: dict[Point, str], quality: str) -> 
             axes.plot(
                 [point.bpp for point, _ in points],
                 [height for _, height in points],
-                label=each.name,
+                label=printable(each.name),
                 color=COLOURS[place % len(COLOURS)],
                 marker=MARKERS[place % len(MARKERS)],
                 linewidth=2 if place == 0 else 1,
@@ -134,7 +136,7 @@ def _figure(curves: Sequence[Curve], labels: dict[Point, str], quality: str) -> 
         markers = svg.iterfind(f".//*[@id='curve-{place}']//{{{SVG}}}use")
         for marker, (point, _) in zip(markers, points, strict=True):
             marker.set("class", "point")
-            marker.set("data-label", _label(labels.get(point, each.name), point))
+            marker.set("data-label", _label(printable(labels.get(point, each.name)), point))
     return _inline(svg)
 
 
