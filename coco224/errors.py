@@ -17,8 +17,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def one_line(error: Exception) -> str:
-    r"""An error's text for a terminal: in one line, of a long one the ends, control characters as escapes like \x1b."""
+def one_line(error: Exception | str) -> str:
+    r"""A text for a terminal: in one line, of a long one the ends, control characters as escapes like \x1b."""
     text = " ".join(str(error).split())
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"

@@ -38,6 +38,9 @@ VNNI = {"avx512_vnni", "avx_vnni"}
 SYMBOL_ZERO = 128
 """Zero point of symbols as uint8; their scale is 1."""
 
+LONGEST_SIDE = 8192
+"""Of a model of a fixed size, which sees smaller pictures extended to it."""
+
 MARGIN = 2
 """Positions of y at the edge of a tile that are computed and not used: as far as the transforms' convolutions look (30
 pixels; less than 2 positions), so that tiles make what the whole picture would, blocks that look further aside."""
@@ -62,12 +65,25 @@ class Model:
             raise InputError(f"{path} is no {part} of this program; export one with --part {part}")
         tables = tables or path.with_suffix(TABLES_SUFFIX)
         self.coder = Coder(read_tables(tables))
-        if f"{self.coder.tables.fingerprint:08x}" != properties["fingerprint"]:
+        if f"{self.coder.tables.fingerprint:08x}" != properties.get("fingerprint"):
             raise InputError(f"{tables} belongs to another codec than {path}; give the file that was written with it")
-        (self._entry,) = self.session.get_inputs()
         self._unit = STRIDE if part == "encoder" else 1
+        self._entry = self._checked_entry(path, part)
         self.takes_bytes = self._entry.type == "tensor(uint8)"
         self.medians = self.coder.tables.medians[:, None, None]
+
+    def _checked_entry(self, path: Path, part: str) -> "onnxruntime.NodeArg":
+        """The model's input; InputError where its shapes are not those of a codec with these tables."""
+        entries, results = self.session.get_inputs(), self.session.get_outputs()
+        channels = len(self.coder.tables.medians)
+        asked = [3, channels] if part == "encoder" else [channels, 3]
+        found = [each.shape[1] if len(each.shape) == 4 else 0 for each in (*entries, *results)]
+        if len(found) != 2 or any(isinstance(n, int) and n != m for n, m in zip(found, asked, strict=True)):
+            raise InputError(f"{path} is no {part} of {channels} channels, which its tables have; export it again")
+        sides = [side for side in entries[0].shape[2:] if isinstance(side, int)]
+        if any(side < self._unit or side % self._unit or side > LONGEST_SIDE for side in sides):
+            raise InputError(f"{path} takes a size of {sides}, which no codec has; export it again")
+        return entries[0]
 
     def run(self, value: NDArray[Any]) -> NDArray[Any]:
         """One input [C, H, W] to one output, as the model's types are."""
@@ -78,7 +94,7 @@ class Model:
     def tiles(self, size: Sequence[int]) -> Iterator["Tile"]:
         """The windows through which the model sees a y of this size, rows and columns; one where it takes any size."""
         fixed = self._entry.shape[2:]
-        own = [whole if isinstance(side, str) else side // self._unit for side, whole in zip(fixed, size, strict=True)]
+        own = [side // self._unit if isinstance(side, int) else whole for side, whole in zip(fixed, size, strict=True)]
         for row, column in product(*(spans(whole, side) for whole, side in zip(size, own, strict=True))):
             yield Tile((own[0], own[1]), *zip(row, column, strict=True))
 

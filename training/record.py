@@ -58,7 +58,8 @@ class Record:
             config = yaml.safe_dump(options.flat(), sort_keys=False)
             (self.folder / "config.yaml").write_text(f"# {options.command()}\n{config}")
             if options.reporting.push_to_hub:
-                self.uploads = Uploads(self.folder / LAST, options.reporting, self.say, options.replacement.plugin)
+                plugin, recon_dir = options.replacement.plugin, options.output.recon_dir
+                self.uploads = Uploads(self.folder / LAST, options.reporting, self.say, plugin, recon_dir)
         self.trackers = Trackers(accelerator, options, progress)
 
     def step(self, step: int, figures: dict[str, float], lr: float) -> None:

@@ -1,5 +1,6 @@
 """The runtime reads and writes the codec's own files, at any size, without torch."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +175,16 @@ def test_slow_kernels_are_asked_for_where_sums_would_saturate_and_change_nothing
     monkeypatch.setattr("export.runtime.sums_saturate", lambda: False)
     with pytest.raises(RuntimeError, match="x64quantprecision"):  # not set
         session_options().get_session_config_entry("session.x64quantprecision")
+
+
+def test_a_model_that_its_tables_do_not_fit_is_refused(codec: Codec, models: dict[str, Path], tmp_path: Path) -> None:
+    """Though the fingerprints are the same: both are a stranger's."""
+    import onnx
+
+    tables = tables_of(codec)
+    fewer = replace(tables, **{name: getattr(tables, name)[:5] for name in ("medians", "offsets", "lengths", "cdfs")})
+    for part in ("encoder", "decoder"):
+        model = onnx.load(models[f"float-{part}-96"])
+        write(tmp_path / f"{part}.onnx", model.SerializeToString(), to_bytes(fewer))
+        with pytest.raises(InputError, match="of 5 channels"):
+            Model(tmp_path / f"{part}.onnx", part)
