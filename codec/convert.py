@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -15,12 +16,10 @@ from coco224.files import shared_memory
 from coco224.walk import say_left_out, walk
 from codec.cli import ArgumentParser, OptionGroup, at_least, option
 from codec.errors import InputError
+from codec.unfinished import Job, Unfinished
 
 if TYPE_CHECKING:
     from codec.files import FileCodec
-
-Job = tuple[Path, Path]
-"""What is read and what is written."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +66,23 @@ def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
     parser.add_argument("target", type=Path, metavar="TARGET", help="the file, or the folder, to write")
     parser.add_dataclass("options", FileOptions)
     given = vars(parser.parse_args(argv))
-    jobs = find_jobs(conversion, given.pop("source"), given.pop("target"))
+    source, target = given.pop("source"), given.pop("target")
+    jobs = find_jobs(conversion, source, target)
     options = FileOptions(**given)
     if not options.checkpoint:
         raise InputError("--checkpoint is required: the file of the codec")
+    unfinished = _unfinished(conversion, source, target, options)
+    kept = unfinished.kept(jobs) if unfinished else []
+    if kept:
+        print(f"{len(kept)} of {len(jobs)} files are there from a run that was interrupted: kept", file=sys.stderr)
+    jobs = [job for job in jobs if job not in kept]
     there = [target for _, target in jobs if target.exists()]
     if there and not options.overwrite:
         others = f" and {len(there) - 1} more are there" if there[1:] else " is there"
         raise InputError(f"{there[0]}{others}; --overwrite true replaces what is there")
-    failures = list(_failures(conversion, jobs, options))
+    failures = list(_failures(conversion, jobs, options, unfinished))
+    if unfinished:
+        unfinished.remove()
     if len(failures) > 1:
         raise InputError(f"{len(failures)} of {len(jobs)} files failed, the first: {failures[0]}")
     if failures:
@@ -114,9 +121,22 @@ def find_jobs(conversion: Conversion, source: Path, target: Path) -> list[Job]:
     return [(source, target)]
 
 
-def _failures(conversion: Conversion, jobs: list[Job], options: FileOptions) -> Iterator[str]:
+def _unfinished(conversion: Conversion, source: Path, target: Path, options: FileOptions) -> Unfinished | None:
+    """The record of what is made of a folder; None for one file, and where an input cannot be read."""
+    inputs = [Path(each) for each in (options.checkpoint, options.plugin) if each]
+    if not source.is_dir() or not all(path.is_file() for path in inputs):
+        return None
+    return Unfinished(target, conversion.name, inputs)
+
+
+def _failures(
+    conversion: Conversion, jobs: list[Job], options: FileOptions, unfinished: Unfinished | None
+) -> Iterator[str]:
     """Does the jobs; what went wrong with each that failed."""
     from tqdm import tqdm
+
+    if not jobs:
+        return
 
     worker = _Worker(conversion.convert, options.checkpoint, options.plugin)
     worker.open()  # here as well with several processes: a bad checkpoint is refused before they start
@@ -124,9 +144,12 @@ def _failures(conversion: Conversion, jobs: list[Job], options: FileOptions) -> 
     if processes > 1 and not shared_memory():
         print("several processes need a writable /dev/shm: working with one, as --num_proc 1 does", file=sys.stderr)
         processes = 1
-    done = map(worker, jobs) if processes == 1 else _spread(worker, jobs, processes)
-    progress = tqdm(done, total=len(jobs), unit=" files", disable=len(jobs) == 1)
-    yield from (failure for failure in progress if failure)
+    done = ((job, worker(job)) for job in jobs) if processes == 1 else _spread(worker, jobs, processes)
+    for job, failure in tqdm(done, total=len(jobs), unit=" files", disable=len(jobs) == 1):
+        if failure:
+            yield failure
+        elif unfinished:
+            unfinished.add(job)
 
 
 class _Worker:
@@ -159,19 +182,26 @@ class _Worker:
             return f"{job[0]}: {error}"
         except OSError as error:
             return f"{error.filename or job[1]}: {error.strerror}"
+        except (MemoryError, RuntimeError) as error:
+            from codec.files import out_of_memory
+
+            if not out_of_memory(error):
+                raise
+            return f"{job[0]}: it does not fit into the memory"
         return None
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name != "_codec"}
 
 
-def _spread(worker: _Worker, jobs: list[Job], processes: int) -> Iterator[str | None]:
+def _spread(worker: _Worker, jobs: list[Job], processes: int) -> Iterator[tuple[Job, str | None]]:
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     context = multiprocessing.get_context("spawn")  # not fork: torch has threads
     with ProcessPoolExecutor(processes, context, _start, (worker, threads)) as pool:
         try:
-            for future in as_completed([pool.submit(_work, job) for job in jobs]):
-                yield future.result()
+            futures = {pool.submit(_work, job): job for job in jobs}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         except BrokenProcessPool:
             raise InputError(
                 "a worker process was killed, for want of memory most likely: give a smaller --num_proc"
@@ -183,8 +213,16 @@ def _spread(worker: _Worker, jobs: list[Job], processes: int) -> Iterator[str | 
 def _start(worker: _Worker, threads: int) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the work
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     _worker = worker
     _worker.open(threads)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(job: Job) -> str | None:

@@ -16,9 +16,9 @@ def decompress_file(codec: "FileCodec", source: Path, target: Path) -> None:
     """A file of codec.compress to a picture; InputError where it is not whole or not of this codec."""
     from PIL import Image
 
-    from coco224.files import whole_or_absent
+    from coco224.files import read_regular, whole_or_absent
 
-    (picture,) = codec.decompress([source.read_bytes()])
+    (picture,) = codec.decompress([read_regular(source)])
     with whole_or_absent(target) as beside:
         image = Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
         image.save(beside, Image.registered_extensions()[target.suffix.lower()])

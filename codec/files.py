@@ -1,25 +1,41 @@
 """Pictures to compressed files and back, with a codec."""
 
 import itertools
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from codec import STRIDE
 from codec.bitstream.coder import Coder
-from codec.bitstream.container import pack, unpack
+from codec.bitstream.container import latent_size, pack, unpack
 from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.network.pixels import pad, to_float, to_uint8
+from codec.network.reach import margins
 from codec.network.tables import tables_of
+from codec.tiles import LARGEST_WHOLE, Tile, tile_size, tiles
 
 _LARGEST = 2.0**31 - 128
 """The largest int32 that a float32 holds."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left; torch has no class of its own for that on the CPU."""
+    words = ("not enough memory", "bad_alloc", "could not create a memory object", "could not create a primitive")
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or (isinstance(error, RuntimeError) and any(each in str(error) for each in words))
+
+
 class FileCodec:
     """Writes and reads the files of one codec.
+
+    A large picture goes through the transforms in tiles that overlap by all that their layers reach: the same symbols
+    in memory that does not grow with the picture, its pixels and symbols apart. A transform that looks at the full
+    picture, or that does not say how far it looks, takes it at once.
 
     Args:
         codec: in eval mode, with tables, on the device that shall compute.
@@ -36,29 +52,39 @@ class FileCodec:
             self.coder = Coder(tables_of(codec))
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
+        self._margins = {part: margins(codec, part) for part in ("g_a", "g_s")}
+        self._warned: set[str] = set()
 
     def compress(self, x: Tensor) -> list[bytes]:
         """A file for each picture of uint8 [B, 3, H, W], any H and W."""
-        return self.encode(self.analyze(x), *x.shape[-2:])
+        return self.encode(self.symbols(x), *x.shape[-2:])
 
     @torch.inference_mode()
-    def analyze(self, x: Tensor) -> Tensor:
-        """y [B, M, ceil(H/16), ceil(W/16)] of uint8 pictures [B, 3, H, W]."""
-        device = self.codec.entropy_bottleneck.quantiles.device
-        y: Tensor = self.codec.g_a(pad(to_float(x, device)))
-        return y
-
-    @torch.inference_mode()
-    def encode(self, y: Tensor, height: int, width: int) -> list[bytes]:
-        """The files of pictures of this size from their y.
+    def symbols(self, x: Tensor) -> NDArray[np.int32]:
+        """The symbols int32 [B, M, ceil(H/16), ceil(W/16)] of uint8 pictures [B, 3, H, W].
 
         Raises:
-            InputError: y is not finite, or the picture is too large.
+            InputError: they are not finite, or no int32.
         """
-        symbols = self.codec.entropy_bottleneck.symbols(y)
-        self._check_finite(symbols)
-        pictures = symbols.clamp(-_LARGEST, _LARGEST).to(torch.int32).cpu().numpy()
-        return [pack(height, width, picture, self.coder) for picture in pictures]
+        bottleneck = self.codec.entropy_bottleneck
+        device = bottleneck.quantiles.device
+        size = latent_size(*x.shape[-2:])
+        symbols = np.empty((len(x), self.codec.M, *size), np.int32)
+        for tile in self._tiles(size, "g_a"):
+            rows, columns = tile.seen(STRIDE)
+            y = self.codec.g_a(pad(to_float(x[..., rows, columns], device)))
+            found = bottleneck.symbols(y)[..., *tile.used()]
+            self._check(found, _LARGEST)
+            symbols[..., *tile.kept()] = found.to(torch.int32).cpu().numpy()
+        return symbols
+
+    def encode(self, symbols: NDArray[np.int32], height: int, width: int) -> list[bytes]:
+        """The files of pictures of this size from their symbols.
+
+        Raises:
+            InputError: the picture is too large.
+        """
+        return [pack(height, width, picture, self.coder) for picture in symbols]
 
     @torch.inference_mode()
     def decompress(self, files: Sequence[bytes]) -> list[Tensor]:
@@ -68,17 +94,48 @@ class FileCodec:
             InputError: a file is not whole or not of this codec, or the codec gives pictures that are not finite.
         """
         pictures: list[Tensor] = []
-        medians = self.codec.entropy_bottleneck.medians()
         read = (unpack(data, self.coder) for data in files)
         for (height, width), group in itertools.groupby(read, key=lambda picture: picture[:2]):
-            symbols = torch.from_numpy(np.stack([picture[2] for picture in group]))
-            x_hat = self.codec.g_s(symbols.to(medians.device).float() + medians)
-            self._check_finite(x_hat)
-            pictures += to_uint8(x_hat[..., :height, :width]).unbind()
+            symbols = [picture[2] for picture in group]
+            pictures += self._pictures(np.stack(symbols) if symbols[1:] else symbols[0][None], height, width)
         return pictures
 
-    def _check_finite(self, values: Tensor) -> None:
-        if not torch.isfinite(values).all():
+    def _pictures(self, symbols: NDArray[np.int32], height: int, width: int) -> Sequence[Tensor]:
+        """The pictures of symbols [B, M, h, w]; their memory is [B, H, W, 3], as picture files have it."""
+        medians = self.codec.entropy_bottleneck.medians()
+        pixels = torch.empty((len(symbols), height, width, 3), dtype=torch.uint8, device=medians.device)
+        pictures = pixels.permute(0, 3, 1, 2)
+        for tile in self._tiles(symbols.shape[-2:], "g_s"):
+            piece = torch.from_numpy(symbols[..., *tile.seen()])
+            x_hat = self.codec.g_s(piece.to(medians.device).float() + medians)[..., *tile.used(STRIDE)]
+            self._check(x_hat)
+            place = pictures[..., *tile.kept(STRIDE)]  # cut where the picture ends, as x_hat is not
+            place[:] = to_uint8(x_hat[..., : place.shape[-2], : place.shape[-1]])
+        return pictures.unbind()
+
+    def _tiles(self, size: Sequence[int], part: str) -> list[Tile]:
+        """One tile of all of a y that is small, or that the transform has to see at once."""
+        whole = (size[0], size[1])
+        known = self._margins[part]
+        if size[0] * size[1] > LARGEST_WHOLE:
+            if known is not None:
+                return list(tiles(whole, tile_size(whole, known), known))
+            self._warn(part)
+        return list(tiles(whole, whole, (0, 0)))
+
+    def _warn(self, part: str) -> None:
+        if part in self._warned:
+            return
+        self._warned.add(part)
+        transform, block = {"g_a": "encoder", "g_s": "decoder"}[part], getattr(self.codec.architecture, part).name
+        print(
+            f"warning: {block} in the {transform} of {self._name} looks at the full picture, or does not say how far: "
+            "large pictures are coded at once, in some 0.4 GB a megapixel",
+            file=sys.stderr,
+        )
+
+    def _check(self, values: Tensor, most: float = torch.inf) -> None:
+        if not torch.isfinite(values).all() or values.abs().max() > most:
             raise InputError(
                 f"{self._name} gives values that are not finite; its training has diverged, use an earlier one"
             )

@@ -18,6 +18,10 @@ VERSION = 1
 MAX_PIXELS = 178_956_970
 """Pillow's limit against decompression bombs: a larger picture is not opened, so no honest file holds one."""
 
+_MAX_POSITIONS = 1 << 20
+"""Of y: what a picture of MAX_PIXELS has, and half as many more for sides that are no multiples of 16. A picture of one
+row of pixels has sixteen times as many symbols for each."""
+
 _HEADER = struct.Struct("<3sBII")  # magic, version, fingerprint, CRC-32 of all other bytes
 
 
@@ -30,10 +34,12 @@ def pack(height: int, width: int, symbols: NDArray[np.int32], coder: Coder) -> b
     """The file of a picture's symbols, int32 [M, *latent_size(height, width)].
 
     Raises:
-        InputError: the picture has more than MAX_PIXELS.
+        InputError: the picture has more than MAX_PIXELS, or next to no information for its size.
     """
     _check_size(height, width)
-    body = _varint(width) + _varint(height) + coder.encode(symbols)
+    payload = coder.encode(symbols)
+    _check_length(payload, height, width, coder)  # what is written can be read
+    body = _varint(width) + _varint(height) + payload
     fingerprint = coder.tables.fingerprint
     return _HEADER.pack(MAGIC, VERSION, fingerprint, _checksum(VERSION, fingerprint, body)) + body
 
@@ -61,7 +67,9 @@ def unpack(data: bytes, coder: Coder) -> tuple[int, int, NDArray[np.int32]]:
     width, start = _read_varint(body, 0)
     height, start = _read_varint(body, start)
     _check_size(height, width)
-    return height, width, coder.decode(body[start:], *latent_size(height, width))
+    payload = body[start:]
+    _check_length(payload, height, width, coder)
+    return height, width, coder.decode(payload, *latent_size(height, width))
 
 
 def _checksum(version: int, fingerprint: int, body: bytes) -> int:
@@ -71,6 +79,22 @@ def _checksum(version: int, fingerprint: int, body: bytes) -> int:
 def _check_size(height: int, width: int) -> None:
     if not 0 < height * width <= MAX_PIXELS:
         raise InputError(f"a picture of {width}x{height} pixels; there may be 1 to {MAX_PIXELS}")
+    rows, columns = latent_size(height, width)
+    if rows * columns > _MAX_POSITIONS:
+        raise InputError(
+            f"a picture of {width}x{height} pixels; with sides extended to multiples of {STRIDE} there may be "
+            f"{_MAX_POSITIONS * STRIDE**2}"
+        )
+
+
+def _check_length(payload: bytes, height: int, width: int, coder: Coder) -> None:
+    """Refuses a size that so few bytes cannot hold, before memory is taken for it."""
+    rows, columns = latent_size(height, width)
+    fewest = coder.fewest_bytes(rows * columns)
+    if len(payload) < fewest:
+        raise InputError(
+            f"{len(payload)} bytes for a picture of {width}x{height} pixels, whose symbols take {fewest} at least"
+        )
 
 
 def _varint(number: int) -> bytes:

@@ -31,6 +31,8 @@ class Gate(nn.Module):
     at zero, so that in int8 the convolution's own saturation is the clamp.
     """
 
+    local = True
+
     def __init__(self, channels: int, high: float) -> None:
         super().__init__()
         self.high = high

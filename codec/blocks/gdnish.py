@@ -103,6 +103,7 @@ class GDNishEncoder(nn.Module):
         self.pw2 = nn.Conv2d(hidden, channels, 1)
         self.act1, self.act2 = nn.ReLU6(), nn.ReLU6()
         self.eca = ECA(channels) if eca else nn.Identity()
+        self.local = not eca  # ECA takes the mean of the full picture
         self._start(channels, hidden)
 
     @torch.no_grad()
@@ -148,6 +149,8 @@ class GDNishDecoder(nn.Module):
     y = clamp(x, -6, 6): z = relu6(x/2 + 3) keeps the negatives that relu6(x) would lose. The gain starts
     half-way between gmin and gmax.
     """
+
+    local = True
 
     def __init__(self, channels: int, kernel: int, gmin: float, gmax: float, residual: bool) -> None:
         super().__init__()

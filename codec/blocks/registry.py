@@ -15,6 +15,9 @@ A block is a class with two static methods and, where it has options, a dataclas
         def decoder(channels: int, options: Options) -> nn.Module: ...    # replaces an IGDN of g_s
 
 Both modules map [B, channels, H, W] to the same shape. Without `Options`, `options` is None.
+
+A module with `local = True` says that a value of its output depends on no more than what its convolutions reach, one
+after the other. Then a large picture is coded in tiles; without it, at once, in memory that grows with the picture.
 """
 
 import copy

@@ -24,6 +24,8 @@ def hidden_layer(channels: int) -> tuple[nn.Conv2d, nn.Conv2d]:
 class ReluMlp(nn.Module):
     """y = x + V relu(U x + u), with 2 C hidden channels; [B, C, H, W] to the same shape. Starts as y = x."""
 
+    local = True
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.inner, self.outer = hidden_layer(channels)

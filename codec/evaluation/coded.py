@@ -3,13 +3,16 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.evaluation.figures import Figures, measure
+from codec.errors import InputError
+from codec.evaluation.figures import Figures, measure_pictures
 from codec.evaluation.metrics import bpp
-from codec.files import FileCodec
-from codec.network.pixels import to_float
+from codec.files import FileCodec, out_of_memory
+from codec.tiles import LARGEST_WHOLE
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,6 @@ class Decoded:
     x_hat: Tensor
 
 
-@torch.inference_mode()
 def through_files(codec: FileCodec, batches: Iterable[tuple[Sequence[int], Tensor]]) -> Iterator[Decoded]:
     """Pictures as their files give them back, in the order of the batches.
 
@@ -38,15 +40,39 @@ def through_files(codec: FileCodec, batches: Iterable[tuple[Sequence[int], Tenso
         batches: the pictures' indices, and uint8 [B, 3, H, W].
 
     Raises:
-        InputError: the codec gives values that are not finite.
+        InputError: the codec gives values that are not finite, or a picture does not fit into the memory.
     """
     for indices, x in batches:
-        height, width = x.shape[-2:]
-        y = codec.analyze(x)
-        files = codec.encode(y, height, width)
-        x_hat = torch.stack(codec.decompress(files))
-        _, likelihoods, _ = codec.codec.entropy_bottleneck(y)
-        original = x.to(x_hat.device)
-        rows = measure(to_float(original), to_float(x_hat), bpp({"y": likelihoods}, height * width), files)
-        for decoded in zip(indices, rows, original, x_hat, strict=True):
-            yield Decoded(*decoded)
+        try:
+            yield from _code(codec, indices, x)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            height, width = x.shape[-2:]
+            raise InputError(f"a picture of {width}x{height} pixels does not fit into the memory") from error
+
+
+@torch.inference_mode()
+def _code(codec: FileCodec, indices: Sequence[int], x: Tensor) -> list[Decoded]:
+    height, width = x.shape[-2:]
+    symbols = codec.symbols(x)
+    estimated = _bits(codec, symbols) / (height * width)
+    files = codec.encode(symbols, height, width)
+    del symbols  # those of a large picture are as large as its pixels
+    x_hat = codec.decompress(files)
+    original = x.to(x_hat[0].device)
+    rows = measure_pictures(original, torch.stack(x_hat) if x_hat[1:] else x_hat[0][None], estimated, files)
+    return [Decoded(*decoded) for decoded in zip(indices, rows, original, x_hat, strict=True)]
+
+
+def _bits(codec: FileCodec, symbols: NDArray[np.int32]) -> Tensor:
+    """Estimated bits of each picture [B], by the likelihoods of its symbols [B, M, h, w], some rows at a time."""
+    bottleneck = codec.codec.entropy_bottleneck
+    medians = bottleneck.medians()
+    rows = max(1, LARGEST_WHOLE // symbols.shape[-1])
+    bits = []
+    for first in range(0, symbols.shape[-2], rows):
+        some = torch.from_numpy(symbols[..., first : first + rows, :])
+        _, likelihoods, _ = bottleneck(some.to(medians.device).float() + medians)
+        bits.append(bpp({"y": likelihoods}, 1))
+    return torch.stack(bits).sum(0)

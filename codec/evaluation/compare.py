@@ -99,7 +99,9 @@ def evaluate_pillow(name: str, quality: int, pictures: Pictures, ranks: Ranks, a
 
 def _evaluated(name: str, figures: Iterable[tuple[int, Figures]], pictures: Pictures, ranks: Ranks) -> Evaluated:
     share = len(range(ranks.rank, len(pictures.names), ranks.world_size))
-    progress = tqdm(figures, desc=one_line(Path(name).name), total=share, unit=" pictures", leave=False, disable=ranks.rank != 0)
+    progress = tqdm(
+        figures, desc=one_line(Path(name).name), total=share, unit=" pictures", leave=False, disable=ranks.rank != 0
+    )
     rows = dict(ranks.gather(progress))
     assert rows.keys() == set(range(len(pictures.names))), "a picture was lost or counted twice"
     ordered = [rows[i] for i in range(len(rows))]

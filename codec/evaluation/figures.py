@@ -1,17 +1,20 @@
 """What a codec does to pictures: one row of figures a picture, averaged over pictures and never over batches."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codec import STRIDE
 from codec.evaluation.curves import Point
 from codec.evaluation.metrics import bpp, ms_ssim, psnr
+from codec.evaluation.strips import in_strips
 from codec.network.codec import Codec
 from codec.network.pixels import pad, to_float
+from codec.tiles import LARGEST_WHOLE
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,25 @@ def measure(x: Tensor, x_hat: Tensor, estimated: Tensor | None, files: Sequence[
         estimated: [B], bits per pixel by the likelihoods.
         files: the file of each picture.
     """
+    columns = {"psnr": psnr(x_hat, x), "ms_ssim": ms_ssim(x_hat, x), "l1": (x_hat - x).abs().mean((1, 2, 3))}
+    return _rows(x, columns, estimated, files)
+
+
+def measure_pictures(x: Tensor, x_hat: Tensor, estimated: Tensor | None, files: Sequence[bytes] = ()) -> list[Figures]:
+    """`measure` of uint8 pictures [B, 3, H, W]; of large ones in less memory than they take themselves."""
+    if x[0, 0].numel() <= LARGEST_WHOLE * STRIDE**2:
+        return measure(to_float(x), to_float(x_hat), estimated, files)
+    found = zip(*map(in_strips, x, x_hat), strict=True)
+    columns = [None if each[0] is None else torch.stack(each) for each in found]
+    return _rows(x, dict(zip(("psnr", "ms_ssim", "l1"), columns, strict=True)), estimated, files)
+
+
+def _rows(
+    x: Tensor, columns: Mapping[str, Tensor | None], estimated: Tensor | None, files: Sequence[bytes]
+) -> list[Figures]:
     pixels = x.shape[-2] * x.shape[-1]
     columns = {
-        "psnr": psnr(x_hat, x),
-        "ms_ssim": ms_ssim(x_hat, x),
-        "l1": (x_hat - x).abs().mean((1, 2, 3)),
+        **columns,
         "bpp_estimated": estimated,
         "bpp": torch.tensor([8 * len(file) / pixels for file in files], dtype=torch.float64) if files else None,
     }

@@ -1,5 +1,7 @@
 """What a codec is evaluated on: the pictures of a folder or of a prepared dataset, in batches of one size, by ranks."""
 
+import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -7,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from coco224.batches import EvalBatches, read_ahead
 from coco224.dataset import Rows, open_rows
-from coco224.photographs.decode import SUFFIXES, BadPhotograph, read_photograph
+from coco224.files import open_regular
+from coco224.photographs.decode import FORMATS, SUFFIXES, BadPhotograph, read_photograph
 from coco224.walk import say_left_out, walk
 from codec.errors import InputError
 
 _READERS = 2  # threads that decode ahead of the codec
+_MOST_AHEAD = 2**22  # pixels of a picture that they decode
 
 CROP_PIXELS = 224 * 224
 """A batch of pictures has at most as many pixels as a batch of crops."""
@@ -78,7 +83,7 @@ def _read_files(paths: list[Path], batch_size: int, rank: int, world_size: int) 
     """Pictures of one size wait for each other until a batch is full, but never more than two batches of them."""
     waiting: dict[torch.Size, list[tuple[int, Tensor]]] = {}
     mine = range(rank, len(paths), world_size)
-    for index, picture in zip(mine, read_ahead(_read, (paths[i] for i in mine), _READERS), strict=True):
+    for index, picture in zip(mine, _in_turn([paths[i] for i in mine]), strict=True):
         alike = waiting.setdefault(picture.shape, [])
         alike.append((index, picture))
         if (len(alike) + 1) * picture[0].numel() > batch_size * CROP_PIXELS:
@@ -89,8 +94,26 @@ def _read_files(paths: list[Path], batch_size: int, rank: int, world_size: int) 
         yield _batch(pictures)
 
 
+def _in_turn(paths: Sequence[Path]) -> Iterator[Tensor]:
+    """The pictures in order, read ahead; large ones when their turn comes, so that one at a time is in memory."""
+    for large, group in itertools.groupby(paths, _is_large):
+        if large:
+            yield from map(_read, group)
+        else:
+            yield from read_ahead(_read, group, _READERS)
+
+
+def _is_large(path: Path) -> bool:
+    with contextlib.suppress(Exception), open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
+        return image.width * image.height > _MOST_AHEAD
+    return False  # whoever reads it says what is wrong with it
+
+
 def _batch(pictures: list[tuple[int, Tensor]]) -> tuple[Sequence[int], Tensor]:
-    return [index for index, _ in pictures], torch.stack([picture for _, picture in pictures])
+    indices = [index for index, _ in pictures]
+    if len(pictures) == 1:
+        return indices, pictures[0][1][None]  # no copy of a large picture
+    return indices, torch.stack([picture for _, picture in pictures])
 
 
 def _read(path: Path) -> Tensor:

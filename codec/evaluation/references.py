@@ -65,13 +65,12 @@ def through_pillow(
     import torch
 
     from codec.evaluation.coded import Decoded
-    from codec.evaluation.figures import measure
-    from codec.network.pixels import to_float
+    from codec.evaluation.figures import measure_pictures
 
     for indices, x in batches:
         files = [_encode(picture, name, quality) for picture in x]
         x_hat = torch.stack([_decode(file) for file in files])
-        rows = measure(to_float(x, device), to_float(x_hat, device), None, files)
+        rows = measure_pictures(x.to(device), x_hat.to(device), None, files)
         for decoded in zip(indices, rows, x, x_hat, strict=True):
             yield Decoded(*decoded)
 

@@ -1,0 +1,119 @@
+"""`python -m benchmarks.large`: memory and time of 12 and 48 megapixels, through the commands, each in a process of its own.
+
+The pictures are the sample photographs side by side. `--before DIR` measures another checkout as well, at 12 megapixels
+alone: its memory grows with the picture.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.harness import ROOT, Row, publish
+from coco224.photographs.sample import SAMPLE
+from coco224.walk import walk
+
+SIZES = {12: (3000, 4000), 48: (6000, 8000)}
+"""Megapixels: height and width."""
+WIDTHS = {"N": 128, "M": 192}
+MOST_GB = 1.5
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a process took: its largest resident memory, and the seconds of the processor and of the clock."""
+
+    gb: float
+    cpu_seconds: float
+    seconds: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.large")
+    parser.add_argument("--before", type=Path, help="checkout to compare with, at 12 megapixels")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--acts", nargs="+", default=["gdn", "relu"])
+    given = parser.parse_args()
+    rows = []
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for act in given.acts:
+            make_codec(folder / "c.safetensors", act)
+            for megapixels, size in SIZES.items():
+                picture = make_picture(folder / f"{megapixels}.jpg", size)
+                for threads in given.threads:
+                    now = measure(ROOT, folder, picture, threads)
+                    old = measure(given.before, folder, picture, threads) if given.before and megapixels == 12 else {}
+                    for what, cost in now.items():
+                        rows.append(
+                            row(f"{what}, {act}, {megapixels} megapixels, threads: {threads}", cost, old.get(what))
+                        )
+                        print(rows[-1], flush=True)
+    publish("large", rows)
+
+
+def row(what: str, cost: Cost, before: Cost | None) -> Row:
+    sides = {"processor, s": cost.cpu_seconds, "clock, s": cost.seconds}
+    if before:
+        sides |= {
+            "before, GB": before.gb,
+            "before, processor, s": before.cpu_seconds,
+            "before, clock, s": before.seconds,
+        }
+    return Row(f"largest resident memory, {what}", cost.gb, "GB", at_most=MOST_GB, sides=sides)
+
+
+def measure(checkout: Path, folder: Path, picture: Path, threads: int) -> dict[str, Cost]:
+    """What the commands of a checkout take for one picture."""
+    packed, back, use = folder / "p.bin", folder / "p.png", ("--checkpoint", folder / "c.safetensors", "--overwrite")
+    return {
+        "codec.compress": cost(checkout, threads, "codec.compress", picture, packed, *use),
+        "codec.decompress": cost(checkout, threads, "codec.decompress", packed, back, *use),
+    }
+
+
+def cost(checkout: Path, threads: int, *words: object) -> Cost:
+    import time
+
+    start = time.perf_counter()
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(checkout)}
+    process = subprocess.Popen([sys.executable, "-m", *map(str, words)], cwd=checkout, env=environment)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return Cost(used.ru_maxrss * 1024 / 1e9, used.ru_utime + used.ru_stime, time.perf_counter() - start)
+
+
+def make_picture(path: Path, size: tuple[int, int]) -> Path:
+    """A JPEG picture of this height and width."""
+    photographs = [
+        np.array(Image.open(Path(SAMPLE, name)).convert("RGB"))
+        for name, _ in walk(Path(SAMPLE), {".jpg", ".png"}).files
+    ]
+    return path
+
+
+def make_codec(path: Path, act: str) -> None:
+    """A codec with random weights whose latents spread over some symbols."""
+    import torch
+
+    from codec.checkpoint import Description, save_codec
+    from codec.description.architecture import Architecture, BlockChoice
+    from codec.network.bottleneck import with_tables
+    from codec.network.codec import Codec
+
+    torch.manual_seed(0)
+    codec = Codec(Architecture(**WIDTHS, g_a=BlockChoice(act), g_s=BlockChoice(act)))
+    with torch.no_grad():
+        codec.g_a[6].weight *= 50
+    save_codec(path, with_tables(codec), Description())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""How far a transform looks around a position of y: what tiles have to overlap by."""
+
+import math
+from dataclasses import replace
+
+import torch
+from compressai.layers import GDN
+from torch import fx, nn
+
+from codec import STRIDE
+from codec.network.codec import Codec
+from codec.tiles import Margins
+
+_Interval = tuple[int, int]
+
+_POINTWISE = nn.Identity | nn.ReLU | nn.ReLU6 | nn.LeakyReLU | nn.PReLU | nn.GELU | nn.SiLU | nn.Hardswish | nn.Sigmoid
+"""Layers that act on each value alone."""
+
+
+def margins(codec: Codec, part: str) -> Margins | None:
+    """The positions of y before and after its own that a position depends on, from the transform's layers.
+
+    Of an encoder, one position of y depends on the pixels of these positions; of a decoder, the 16x16 pixels of a
+    position depend on these positions of y.
+
+    Args:
+        part: "g_a" or "g_s".
+
+    Returns:
+        None where a layer looks at the full picture, or where nothing says how far it looks.
+    """
+    transform = getattr(codec, part)
+    if isinstance(transform, fx.GraphModule):  # quantized: its quantizers act on each value alone
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and nobody wants them
+            transform = getattr(Codec(replace(codec.architecture, quantization=None)), part)
+    if not isinstance(transform, nn.Sequential):
+        return None
+    interval: _Interval | None = (0, 0) if part == "g_a" else (0, STRIDE - 1)
+    for layer in reversed(transform):
+        interval = interval and seen_by(layer, interval)
+    if interval is None:
+        return None
+    first, last = interval
+    if part == "g_a":
+        return math.ceil(-first / STRIDE), math.ceil((last - STRIDE + 1) / STRIDE)
+    return -first, last
+
+
+def seen_by(layer: nn.Module, outputs: _Interval) -> _Interval | None:
+    """The first and the last input, of rows and of columns, that the outputs from the first to the last depend on.
+
+    None where that is not known, or the full picture. A block says with `local = True` that it looks no further than
+    the convolutions in it do, one after the other.
+    """
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        return _seen_by_convolution(layer, outputs)
+    if isinstance(layer, GDN | _POINTWISE):
+        return outputs
+    if getattr(layer, "local", False) is not True:
+        return None
+    interval: _Interval | None = outputs
+    for inner in layer.modules():
+        if isinstance(inner, nn.Conv2d) and inner.stride == (1, 1):
+            interval = interval and seen_by(inner, interval)
+        elif isinstance(inner, nn.Conv2d | nn.ConvTranspose2d):
+            return None
+    return interval
+
+
+def _seen_by_convolution(layer: nn.Conv2d | nn.ConvTranspose2d, outputs: _Interval) -> _Interval | None:
+    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+        return None
+    (first, last), seen = outputs, []
+    for stride, padding, dilation, size in zip(
+        layer.stride, layer.padding, layer.dilation, layer.kernel_size, strict=True
+    ):
+        span = dilation * (size - 1)
+        if isinstance(layer, nn.Conv2d):
+            seen.append((first * stride - padding, last * stride - padding + span))
+        else:
+            seen.append((math.ceil((first + padding - span) / stride), math.floor((last + padding) / stride)))
+    return min(a for a, _ in seen), max(b for _, b in seen)
