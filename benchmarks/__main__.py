@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: every benchmark in a process of its own, then the README's table."""
+"""`python -m benchmarks`: every benchmark in a process of its own, then the pages that show them."""
 
 import subprocess
 import sys

@@ -58,9 +58,9 @@ def test_a_commit_says_whether_the_code_was_another(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(harness, "ROOT", tmp_path)
     assert commit() == "unknown"
-    kept = [tmp_path / name for name in ("step.py", "README.md", "benchmarks/results/step.json")]
-    kept[-1].parent.mkdir(parents=True)
+    kept = [tmp_path / name for name in ("step.py", "README.md", "docs/benchmarks.md", "benchmarks/results/step.json")]
     for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("as it is kept")
     git("init")
     git("add", ".")
