@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codec.cli import run as run_command
-from training.preempt import PREEMPTED, StopSignal
+from training.preempt import PREEMPTED, Preempted, StopSignal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,56 +35,65 @@ TOO_MANY_FAULTS = 3
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. What is heavy to import waits until the options are known to be good."""
     stop = StopSignal().install()
+    stop.start()
+    try:
+        return run_training(argv, stop)
+    except Preempted:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"stopped by {stop.name} before the first step; the same command starts again", file=sys.stderr)
+        return PREEMPTED
+
+
+def run_training(argv: Sequence[str] | None, stop: StopSignal) -> int:
+    """From the command line to the last line that a run says. Returns the exit status.
+
+    Raises:
+        Preempted: a signal came before the first optimizer step was done.
+    """
     from training.options import parse
 
     options = parse(argv)
+    stop.install()  # a plugin may have taken the signals
+    from training.folder import hold, take_over
     from training.record import Record
-    from training.setup import set_up
+    from training.setup import launch, set_up
     from training.summary import announce, conclude
 
-    run = set_up(options)
-    record = Record(run.accelerator, options, run.total, run.progress, run.data.batches.global_batch)
-    announce(run, record)
-    with contextlib.closing(record):
-        status = train(run, record, stop)
-    conclude(run, record, status)
+    accelerator, folder = launch(options), Path(options.output.save_dir)
+    with hold(folder, accelerator):
+        run = set_up(options, accelerator)
+        take_over(folder, run.progress.run, run.in_place, accelerator)
+        record = Record(accelerator, options, run.total, run.progress, run.data.batches.global_batch)
+        announce(run, record)
+        with contextlib.closing(record):
+            status = train(run, record, stop)
+        stop.begun()
+        conclude(run, record, status)
     return status
 
 
 def train(run: Run, record: Record, stop: StopSignal) -> int:
-    """The loop: at the end of an epoch evaluate, else step; save now and then. Returns the exit status."""
+    """The loop: steps, and now and then a checkpoint, an evaluation, reconstructions. Returns the exit status."""
     from training.saving import save
-    from training.validation import Stopped, save_reconstructions, validate
+    from training.validation import save_reconstructions
 
     output, progress = run.options.output, run.progress
     if progress.step == 0 and output.recon_every:
-        save_reconstructions(run, record, run.shipped(), "pre")
-    while True:
-        epoch = math.ceil(progress.step / run.steps_per_epoch)
-        if progress.evaluated < progress.step and ends_epoch(run, 1):
-            shipped = run.shipped()
-            try:
-                if run.data.validation and ends_epoch(run, output.eval_every):
-                    validate(run, record, stop, shipped, epoch)
-            except Stopped:
-                save(run, record, shipped, ends_run=True)
-                return PREEMPTED
-            if ends_epoch(run, output.recon_every):
-                save_reconstructions(run, record, shipped, f"e{epoch:03d}")
-            progress.evaluated = progress.step
-            record.draw()
-            save(run, record, shipped, ends_run=progress.step >= run.total)
-        if progress.step >= run.total:
-            return 0
-
+        save_reconstructions(run, record, run.shipped(), "pre")  # what the new blocks cost before any training
+    # A kill between the last step of an epoch and its evaluation: the resumed run evaluates first.
+    if not end_epoch(run, record, stop):
+        return PREEMPTED
+    while progress.step < run.total:
         outcome = optimizer_step(run, stop)
+        stop.begun()
         progress.faults_in_a_row = progress.faults_in_a_row + 1 if outcome.fault else 0
         if outcome.fault:
             report_fault(run, record, outcome)
         progress.step += 1
         run.last_metrics = {}
-        record.step(progress.step, outcome.figures, outcome.lr)
+        record.step(progress.step, outcome.figures, outcome.lr)  # a row every --log_every steps
 
+        # Every --checkpoint_every steps, and when the run must end here: the state to resume from.
         exhausted = progress.faults_in_a_row >= run.options.numerics.overflow_patience
         ends_run = outcome.stopping or exhausted
         if ends_run or progress.step % output.checkpoint_every == 0:
@@ -91,9 +103,37 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
         if exhausted:
             return TOO_MANY_FAULTS
 
+        # At the end of an epoch: evaluation, reconstructions, curves, checkpoints.
+        if not end_epoch(run, record, stop):
+            return PREEMPTED
+    return 0
+
+
+def end_epoch(run: Run, record: Record, stop: StopSignal) -> bool:
+    """Does what the end of an epoch asks for, once, if the steps done end one. False: a signal came, all is saved."""
+    from training.saving import save
+    from training.validation import Stopped, save_reconstructions, validate
+
+    output, progress = run.options.output, run.progress
+    if progress.evaluated == progress.step or not ends_epoch(run, 1):
+        return True
+    epoch, shipped = math.ceil(progress.step / run.steps_per_epoch), run.shipped()
+    try:
+        if run.data.validation and ends_epoch(run, output.eval_every):
+            validate(run, record, stop, shipped, epoch)
+    except Stopped:  # the evaluation is done again after the resume
+        save(run, record, shipped, ends_run=True)
+        return False
+    if ends_epoch(run, output.recon_every):
+        save_reconstructions(run, record, shipped, f"e{epoch:03d}")
+    progress.evaluated = progress.step
+    record.draw()
+    save(run, record, shipped, ends_run=progress.step >= run.total)
+    return True
+
 
 def ends_epoch(run: Run, every: int) -> bool:
-    """Whether the steps done end an epoch that is a multiple of `every` (0: never), or the run, inside one or not."""
+    """Whether the steps done end the run, or an epoch that is a multiple of `every` (0: never)."""
     step = run.progress.step
     if not every or not step:
         return False
@@ -138,7 +178,8 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
     import torch
 
     from training.distributed import sum_over_ranks
-    from training.qat import begins_fake_quantization, end_step, enter_phase
+    from training.phases import begins_fake_quantization
+    from training.qat import end_step, enter_phase
 
     optimizer, watch, max_norm = run.optimizer, run.watch, run.options.numerics.max_grad_norm
     lr = run.schedule.apply(optimizer, run.progress.step)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from coco224.errors import DataError, one_line
+from coco224.files import in_words
 from codec.errors import InputError
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -39,15 +40,51 @@ def at_least(low: int) -> Rule:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Exits with main's status, or with 2 and one line on stderr for bad input; a bug stays a traceback.
 
-    Under a launcher all ranks meet the same bad input, and the first of each node says so.
+    So does an error of the file system, of memory, or of a library whose cause is known. Under a launcher all ranks
+    meet the same bad input, and the first of each node says so; what one rank alone meets, that one says.
     """
     try:
         status = main()
     except (InputError, DataError) as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if (os.environ.get("LOCAL_RANK") or "0") == "0":
             print("error:", one_line(error), file=sys.stderr)
         status = 2
+    except Exception as error:
+        words = known_cause(error)
+        if words is None:
+            raise
+        print("error:", one_line(InputError(words)), file=sys.stderr)
+        status = 2
     sys.exit(status)
+
+
+def known_cause(error: BaseException) -> str | None:
+    """What went wrong and what to do, for errors that no bug of this program makes; None for the others.
+
+    A library's own class is known by its name: none is imported for this.
+    """
+    if isinstance(error, OSError):
+        return in_words(error)
+    name, text = type(error).__name__, str(error)
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator" in text:
+        return f"out of memory ({text or name}): give smaller pictures, a smaller batch, or a machine with more"
+    inner = error.__cause__ or error.__context__
+    advice = _LIBRARIES.get(name)
+    if advice:
+        return f"{(inner and known_cause(inner)) or f'{name}: {text}'}: {advice}"
+    return None
+
+
+_COMPILER = "torch.compile failed; --compile false does without it"
+_LIBRARIES = {
+    "HFValidationError": "give the name of a repository as USER/NAME",
+    "UnpicklingError": "the file is damaged or no checkpoint; give another",
+    "DatasetGenerationError": "the dataset cannot be made; make room in the cache of datasets, or set HF_HOME",
+    "InductorError": _COMPILER,
+    "BackendCompilerFailed": _COMPILER,
+    "CppCompileError": _COMPILER,
+    "InvalidCxxCompiler": _COMPILER,
+}
 
 
 def boolean(text: str) -> bool:
@@ -65,15 +102,19 @@ expanded = os.path.expanduser
 def option(default: Any, help: str, **hints: Any) -> Any:
     """A dataclass field that is a command's option.
 
-    Hints: `rule` (a Rule), `metavar`, `shown` (what --help calls the default), `values` (a function that
-    lists them for --help where no Literal can; whoever uses the option refuses others).
+    Hints: `rule` (a Rule), `metavar`, `shown` (what --help calls the default), `choices` (the names that it may have,
+    where no Literal can list them), `values` (a function that lists them for --help where they are known late; whoever
+    uses the option refuses others). Of the training program's options also: `decides` (the value decides the trained
+    weights, so a resumed run must have the same), `only_with` (another option and the values under which this one has
+    an effect), `local` (it says something of this machine alone, and is left out of the command that others can
+    repeat).
     """
     return dataclasses.field(default=default, metadata={"help": help, **hints})
 
 
 @dataclasses.dataclass(frozen=True)
 class OptionGroup:
-    """Base of the dataclasses whose fields are options; refuses a value that breaks its field's rule."""
+    """Base of the dataclasses whose fields are options; refuses a value that its field does not take."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -83,6 +124,23 @@ class OptionGroup:
                 raise InputError(f"--{field.name} {value}: {words}")
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
                 raise InputError(f"--{field.name} {value}: does not fit into 64 bits")
+            choices = _choices(field)
+            if choices and value is not None and value not in choices:
+                raise InputError(f"--{field.name} {value}: use one of {', '.join(choices)}")
+
+
+def _kind(field: dataclasses.Field[Any]) -> Any:
+    """A field's type, without `| None`."""
+    if typing.get_origin(field.type) in (types.UnionType, typing.Union):
+        return next(member for member in typing.get_args(field.type) if member is not types.NoneType)
+    return field.type
+
+
+def _choices(field: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """The values of a field's Literal or of its hint `choices`; empty if neither lists them."""
+    if typing.get_origin(_kind(field)) is typing.Literal:
+        return typing.get_args(_kind(field))
+    return tuple(field.metadata.get("choices", ()))
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -106,14 +164,11 @@ class ArgumentParser(argparse.ArgumentParser):
         group = self.add_argument_group(title)
         self.fields.update(fields)
         for name, field in fields.items():
-            kind: Any = field.type
-            if typing.get_origin(kind) in (types.UnionType, typing.Union):
-                kind = next(member for member in typing.get_args(kind) if member is not types.NoneType)
-            values = field.metadata["values"]() if "values" in field.metadata else ()
+            kind, choices = _kind(field), _choices(field)
+            values = field.metadata["values"]() if "values" in field.metadata else choices
             settings: dict[str, Any] = {"type": kind}
-            if typing.get_origin(kind) is typing.Literal:
-                values = typing.get_args(kind)
-                settings = {"choices": values}
+            if choices:
+                settings = {"choices": choices}
             elif kind is bool:
                 settings = {"type": boolean, "nargs": "?", "const": True}
             metavar = field.metadata.get("metavar", "NAME" if values else kind.__name__.upper())

@@ -24,12 +24,18 @@ class FileCodec:
     Args:
         codec: in eval mode, with tables, on the device that shall compute.
         name: what errors call it.
+
+    Raises:
+        InputError: it has no CDF tables, or damaged ones.
     """
 
     def __init__(self, codec: Codec, name: str = "the codec") -> None:
         self.codec = codec
         self._name = name
-        self.coder = Coder(tables_of(codec))
+        try:
+            self.coder = Coder(tables_of(codec))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
 
     def compress(self, x: Tensor) -> list[bytes]:
         """A file for each picture of uint8 [B, 3, H, W], any H and W."""

@@ -1,16 +1,16 @@
 """`python -m codec.push`: a checkpoint, with its card and record, to a model repository on the Hugging Face Hub."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from coco224.errors import one_line
 from coco224.repository import is_repository, open_repository
 from codec.cli import NOT_EMPTY, ArgumentParser, OptionGroup, option
 from codec.cli import run as run_command
 from codec.errors import InputError
-
-UNREACHABLE = 75  # exit status: the Hub is down or out of reach, the same command completes the work later
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,9 @@ class PushOptions(OptionGroup):
     plugin: str | None = option(
         None, "Python file of the codec's own blocks, to go with it", metavar="FILE", shown="none"
     )
+    recon_dir: str | None = option(
+        None, "folder of reconstructions, whose newest grid goes with it", metavar="DIR", shown="none"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -29,8 +32,10 @@ class PushOptions(OptionGroup):
             raise InputError(f"--hub_model_id {self.hub_model_id!r} is no name of a repository: give USER/NAME")
         if self.onnx and not any(Path(self.onnx).glob("*.onnx")):
             raise InputError(f"--onnx {self.onnx} holds no .onnx file: give the folder that python -m export wrote to")
-        if self.plugin and not Path(self.plugin).is_file():
-            raise InputError(f"--plugin {self.plugin}: no such file; give the file that registers the codec's blocks")
+        if self.plugin and not (Path(self.plugin).is_file() and self.plugin.endswith(".py")):
+            raise InputError(
+                f"--plugin {self.plugin}: no such file that ends in .py; give the one that registers the codec's blocks"
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,18 +54,18 @@ def push(options: PushOptions) -> int:
     """
     from codec.hub.repository import repository_files
 
-    files = repository_files(
-        Path(options.checkpoint),
-        options.hub_model_id,
-        Path(options.onnx) if options.onnx else None,
-        Path(options.plugin) if options.plugin else None,
-    )
+    places = [Path(name) if name else None for name in (options.onnx, options.plugin, options.recon_dir)]
+    found = repository_files(Path(options.checkpoint), options.hub_model_id, *places)
+    for sentence in found.left_out:
+        print(f"left out: {one_line(sentence)}")
+    for name, content in sorted(found.files.items()):
+        print(f"{len(content):>12,} bytes  {one_line(name)}")
     reason = open_repository("--hub_model_id", options.hub_model_id, "model", options.hub_private)
-    reason = reason or commit(options.hub_model_id, files)
+    reason = reason or commit(options.hub_model_id, found.files)
     if reason:
         print(f"error: the Hub did not take the files ({reason}); the same command completes it", file=sys.stderr)
-        return UNREACHABLE
-    print(f"{options.hub_model_id}: {len(files)} files")
+        return os.EX_TEMPFAIL
+    print(f"{options.hub_model_id}: {len(found.files)} files")
     return 0
 
 
@@ -92,10 +97,11 @@ def commit(repo_id: str, files: dict[str, bytes]) -> str:
             ],
             commit_message="Checkpoint and record",
         )
-    except (HTTPError, OSError, RuntimeError) as error:
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:  # ValueError: of its validators of names and cards
         cause = (error.__cause__ if isinstance(error, RuntimeError) else None) or error  # RuntimeError wraps a file's
         reason = (str(cause) or type(cause).__name__).splitlines()[0]
-        if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403, 404):
+        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+        if status in (400, 401, 403, 404, 413, 422) or (status is None and isinstance(cause, ValueError)):
             raise InputError(f"the Hub refuses the upload to {repo_id}: {reason}") from error
         return reason
     return ""

@@ -7,6 +7,7 @@ The files are those of `codec.compress`: either side may be the checkpoint itsel
 """
 
 import io
+import platform
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -16,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coco224.files import whole_or_absent
 from codec import STRIDE
 from codec.bitstream.coder import Coder
 from codec.bitstream.container import latent_size, pack, unpack
 from codec.bitstream.tables import read_tables
 from codec.cli import ArgumentParser, run
-from codec.durable import whole_or_absent
 from codec.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,8 +32,14 @@ Pixels = NDArray[np.uint8]
 Window = tuple[slice, slice]
 TABLES_SUFFIX = ".tables"
 
+VNNI = {"avx512_vnni", "avx_vnni"}
+"""CPU flags of instructions that add int8 products in 32 bits; a CPU with AMX has them too."""
+
 SYMBOL_ZERO = 128
 """Zero point of symbols as uint8; their scale is 1."""
+
+LONGEST_SIDE = 8192
+"""Of a model of a fixed size, which sees smaller pictures extended to it."""
 
 MARGIN = 2
 """Positions of y at the edge of a tile that are computed and not used: as far as the transforms' convolutions look (30
@@ -58,12 +65,25 @@ class Model:
             raise InputError(f"{path} is no {part} of this program; export one with --part {part}")
         tables = tables or path.with_suffix(TABLES_SUFFIX)
         self.coder = Coder(read_tables(tables))
-        if f"{self.coder.tables.fingerprint:08x}" != properties["fingerprint"]:
+        if f"{self.coder.tables.fingerprint:08x}" != properties.get("fingerprint"):
             raise InputError(f"{tables} belongs to another codec than {path}; give the file that was written with it")
-        (self._entry,) = self.session.get_inputs()
         self._unit = STRIDE if part == "encoder" else 1
+        self._entry = self._checked_entry(path, part)
         self.takes_bytes = self._entry.type == "tensor(uint8)"
         self.medians = self.coder.tables.medians[:, None, None]
+
+    def _checked_entry(self, path: Path, part: str) -> "onnxruntime.NodeArg":
+        """The model's input; InputError where its shapes are not those of a codec with these tables."""
+        entries, results = self.session.get_inputs(), self.session.get_outputs()
+        channels = len(self.coder.tables.medians)
+        asked = [3, channels] if part == "encoder" else [channels, 3]
+        found = [each.shape[1] if len(each.shape) == 4 else 0 for each in (*entries, *results)]
+        if len(found) != 2 or any(isinstance(n, int) and n != m for n, m in zip(found, asked, strict=True)):
+            raise InputError(f"{path} is no {part} of {channels} channels, which its tables have; export it again")
+        sides = [side for side in entries[0].shape[2:] if isinstance(side, int)]
+        if any(side < self._unit or side % self._unit or side > LONGEST_SIDE for side in sides):
+            raise InputError(f"{path} takes a size of {sides}, which no codec has; export it again")
+        return entries[0]
 
     def run(self, value: NDArray[Any]) -> NDArray[Any]:
         """One input [C, H, W] to one output, as the model's types are."""
@@ -74,22 +94,36 @@ class Model:
     def tiles(self, size: Sequence[int]) -> Iterator["Tile"]:
         """The windows through which the model sees a y of this size, rows and columns; one where it takes any size."""
         fixed = self._entry.shape[2:]
-        own = [whole if isinstance(side, str) else side // self._unit for side, whole in zip(fixed, size, strict=True)]
+        own = [side // self._unit if isinstance(side, int) else whole for side, whole in zip(fixed, size, strict=True)]
         for row, column in product(*(spans(whole, side) for whole, side in zip(size, own, strict=True))):
             yield Tile((own[0], own[1]), *zip(row, column, strict=True))
 
 
 def session_options() -> "onnxruntime.SessionOptions":
-    """ONNX Runtime without warnings, and with sums that do not saturate.
-
-    On x86 without VNNI its fastest int8 kernels add two products in 16 bits, which do not hold them.
-    """
+    """ONNX Runtime without warnings, and with int8 sums that do not saturate."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about its own optimizer
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if sums_saturate():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
+
+
+def sums_saturate(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether ONNX Runtime's fastest int8 kernels add two products in 16 bits, which do not hold them.
+
+    They do on x86 without VNNI. With VNNI the fastest are exact, and the others take about three times as long. An x86
+    CPU whose flags cannot be read (another system than Linux) counts as one without: slow at worst, never wrong.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        with cpuinfo.open() as lines:
+            flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    except OSError:
+        return True
+    return not VNNI.intersection(flags)
 
 
 def open_session(path: Path) -> "onnxruntime.InferenceSession":

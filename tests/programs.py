@@ -27,6 +27,15 @@ TINY = [
 """Options of a run that takes 30 ms a step, in FP32; the embedded photographs are 6 steps an epoch."""
 
 
+ROUNDING = 1e-5
+"""`distance` of two runs of some ten steps that differ in the order of their sums alone.
+
+Last bits make 1e-7 of it. Where they decide on which side of zero the input of a ReLU or of an L1 distance lies, a
+gradient jumps, and weights with it by some 1e-6. Noise, pictures or ranges that depend on the rank make 1e-3 and more
+in a step.
+"""
+
+
 def environment(**more: str) -> dict[str, str]:
     """Of a process: one thread, so that its arithmetic is the same everywhere, and no network."""
     return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | more

@@ -8,19 +8,21 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from coco224.dataset import Rows
-from codec.blocks import options_dict
-from codec.checkpoint import load_initial
-from codec.checkpoint.zoo import zoo_state, zoo_widths
-from codec.description.architecture import TRANSFORMS, Architecture, BlockChoice
+from codec.blocks import new_block, options_dict
+from codec.checkpoint.zoo import zoo_widths
+from codec.description.architecture import KEEP_GDN, TRANSFORMS, Architecture, BlockChoice
+from codec.description.typed import from_json
 from codec.errors import InputError
 from codec.network.codec import Codec
-from codec.quantization.phases import equalize_channels, in_float
-from training.data import calibration_pictures, first_batches
+from codec.quantization.calibrate import equalize_channels
+from codec.quantization.phases import in_float
+from training.data import first_batches
 from training.distill import FIT_BATCHES, distill
 from training.distributed import broadcast_parameters, is_sharded
-from training.options import ModelOptions, Options, memory_format
-from training.precision import apply_local_fp32
-from training.qat import check_regions, enter_phase, quantize
+from training.initial import initial_codec
+from training.options import Options
+from training.precision import apply_local_fp32, memory_format
+from training.qat import calibration_pictures, check_regions, enter_phase, quantize
 from training.scope import set_trainable, trainable_modules
 from training.state import Saved
 
@@ -50,16 +52,20 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
         InputError: the checkpoint, the blocks or the regions of local FP32 cannot work.
     """
     numerics, replacement, qat = options.numerics, options.replacement, options.qat
-    initial = initial_codec(options.model)
-    codec = in_float(initial)
-    distilled = replace_blocks(codec, options, None if saved else rows, accelerator)
+    if saved and saved.progress.architecture:  # neither the first weights nor their file are needed any more
+        initial = codec = Codec(from_json(Architecture, saved.progress.architecture, "architecture")).train()
+        distilled = {}
+    else:
+        initial = initial_codec(options.model)
+        codec = in_float(initial)
+        distilled = replace_blocks(codec, options, None if saved else rows, accelerator)
     set_trainable(
         codec,
         trainable_modules(codec, replacement.replace_parts, replacement.train_scope),
         train_quantiles=options.entropy_model.eb_aux,
     )
     if qat.qat:
-        quantize(codec, qat, initial)
+        quantize(codec, qat, None if saved else initial)
     globs = tuple((numerics.local_fp32_custom or "").split(","))
     fp32_modules = apply_local_fp32(codec, numerics.local_fp32, globs) if numerics.amp else []
     if saved:
@@ -69,32 +75,27 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
         check_regions(codec, fp32_modules)
     codec = codec.to(accelerator.device)
     if not is_sharded(accelerator):  # FSDP takes contiguous parameters only
-        codec = codec.to(memory_format=memory_format(options))
+        codec = codec.to(memory_format=memory_format(numerics))
     if qat.qat and not saved:
-        equalize_channels(codec, calibration_pictures(rows, options, accelerator.device))
+        equalize_channels(codec, calibration_pictures(rows, options.data, numerics.seed, accelerator.device))
         broadcast_parameters(codec)
     return Start(codec, fp32_modules, distilled)
 
 
-def initial_codec(model: ModelOptions) -> Codec:
-    """The codec with its first weights: of a checkpoint, of the zoo, or random.
+def check_start(options: Options) -> None:
+    """Refuses a start from a file that is not there, and blocks that cannot be built, before the data is opened.
 
     Raises:
-        InputError: the checkpoint cannot be read or contradicts --N and --M; the zoo's weights cannot be downloaded.
+        InputError: saying which.
     """
-    if model.init_checkpoint:
-        codec = load_initial(Path(model.init_checkpoint))
-        if model.N and (model.N, model.M) != (codec.N, codec.M):
-            raise InputError(
-                f"--init_checkpoint {model.init_checkpoint} has N={codec.N}, M={codec.M}, not --N {model.N} "
-                f"--M {model.M}; leave --N and --M out"
-            )
-        return codec
-    N, M = (model.N, model.M) if model.N and model.M else zoo_widths(model.quality)
-    codec = Codec(Architecture(N, M))
-    if model.pretrained:
-        codec.load_weights(zoo_state(model.quality))
-    return codec
+    model, replacement = options.model, options.replacement
+    if model.init_checkpoint:  # says how many channels blocks have
+        if not Path(model.init_checkpoint).is_file():
+            raise InputError(f"--init_checkpoint {model.init_checkpoint}: no such file; give the path of a checkpoint")
+    elif replacement.act != KEEP_GDN:
+        choice = BlockChoice(replacement.act, options_dict(replacement.act, options.block))
+        for part in TRANSFORMS[replacement.replace_parts]:
+            new_block(choice, "encoder" if part == "g_a" else "decoder", model.N or zoo_widths(model.quality)[0])
 
 
 def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerator: Accelerator) -> dict[str, float]:
@@ -112,7 +113,7 @@ def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerato
     if not replacement.distill_steps or rows is None:
         return {}
     device = accelerator.device
-    batches = first_batches(rows, options, options.data.batch_size, FIT_BATCHES + 1, device)
+    batches = first_batches(rows, options.data, options.numerics.seed, options.data.batch_size, FIT_BATCHES + 1, device)
     pictures = tqdm(batches, "distilled start", FIT_BATCHES + 1, unit="batch", disable=not accelerator.is_main_process)
     result = distill(codec.to(device), teacher.to(device), pictures, replacement.distill_steps)
     broadcast_parameters(codec)

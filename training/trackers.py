@@ -1,13 +1,16 @@
 """What Accelerate's trackers are told. `metrics.jsonl` has every figure without them; none stops training."""
 
+import contextlib
 import functools
 import os
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 
@@ -15,7 +18,7 @@ from training.options import Options
 from training.state import Progress
 
 WANDB_SECONDS = "30"  # that an unreachable W&B may hold up the start; WANDB_INIT_TIMEOUT says otherwise
-WANDB_LAST_SECONDS = 60  # that it may hold up the end; `wandb sync` brings the rest
+LAST_SECONDS = 60  # that trackers may hold up the end; `wandb sync` brings the rest
 
 
 class Trackers:
@@ -28,12 +31,15 @@ class Trackers:
         self.accelerator = accelerator
         self.options = options
         self.points: list[list[float]] = []
+        self.processes: set[psutil.Process] = set()
         if accelerator.is_main_process and accelerator.log_with:
+            before = set(psutil.Process().children(recursive=True))
             try:
                 self._start(progress)
             except Exception as error:  # any tracker's own errors
                 accelerator.trackers = []
                 warnings.warn(f"tracking stopped, training goes on: {error}", stacklevel=2)
+            self.processes = set(psutil.Process().children(recursive=True)) - before
 
     def log(self, kind: str, step: int, figures: dict[str, Any]) -> None:
         """Hands numbers over as `kind/name`, at an optimizer step."""
@@ -63,9 +69,22 @@ class Trackers:
                 self._tell(tracker, functools.partial(_log_artifact, tracker, file, step))
 
     def finish(self) -> None:
-        """Ends the trackers."""
-        for tracker in self.accelerator.trackers:
-            self._tell(tracker, tracker.finish)
+        """Ends the trackers; one that has not ended in a minute is given up."""
+
+        def work() -> None:
+            for tracker in list(self.accelerator.trackers):
+                self._tell(tracker, tracker.finish)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(LAST_SECONDS)
+        if thread.is_alive():
+            names = ", ".join(tracker.name for tracker in self.accelerator.trackers)
+            warnings.warn(f"{names} did not end within {LAST_SECONDS} s and is given up", stacklevel=2)
+            self.accelerator.trackers = []
+            for process in self.processes:  # else the interpreter waits for them at its own end
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
 
     def _start(self, progress: Progress) -> None:
         """Starts them with the run's options as configuration; a resumed run goes on in its W&B run."""
@@ -80,7 +99,7 @@ class Trackers:
         import wandb
 
         seconds = float(os.environ.get("WANDB_INIT_TIMEOUT", WANDB_SECONDS))
-        init["settings"] = wandb.Settings(init_timeout=seconds, finish_timeout=WANDB_LAST_SECONDS)
+        init["settings"] = wandb.Settings(init_timeout=seconds, finish_timeout=LAST_SECONDS)
         try:
             start(init_kwargs={"wandb": init})
         except wandb.Error as error:  # no account, no network

@@ -1,5 +1,6 @@
 """Evaluation inside a run, every rank its share, on a copy with fresh tables; and reconstructions."""
 
+import contextlib
 import itertools
 import math
 from pathlib import Path
@@ -14,7 +15,7 @@ from codec.evaluation.figures import Figures, evaluate, means, sums_and_counts
 from codec.network.codec import Codec
 from codec.network.pixels import to_uint8
 from training.distributed import sum_over_ranks
-from training.preempt import StopSignal
+from training.preempt import Preempted, StopSignal
 from training.qat import latent_in_float
 from training.record import Record
 from training.run import Run
@@ -36,7 +37,9 @@ def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: in
     step, accelerator = run.progress.step, run.accelerator
     shares = EvalBatches(run.data.validation, run.eval_batch, accelerator.process_index, accelerator.num_processes)
     until_stopped = (batch.images for batch in itertools.takewhile(lambda _: not stop.name, shares))
-    mine = list(evaluate(codec, until_stopped, run.device, batch_size=run.eval_batch))
+    mine: list[Figures] = []
+    with contextlib.suppress(Preempted), stop.at_once():  # its compilation can take a minute
+        mine.extend(evaluate(codec, until_stopped, run.device, batch_size=run.eval_batch))
     figures = _means(mine, run, bool(stop.name))
     if "ms_ssim" in figures:
         figures["rd"] = run.objective.rd(figures["l1"], figures["ms_ssim"], figures["bpp_estimated"])

@@ -24,13 +24,13 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from codec.durable import whole_or_absent
+from coco224.files import whole_or_absent
 
 PLUGIN = Path(__file__).with_name("study_blocks.py")
 CONTROL = "linear"
 WITHOUT_MAP = ("gdn", "relu")  # nothing that a distilled start could teach
 MINMAX = ("relu", "shelf")  # blocks without heavy tails: int8 ranges hold all that passed, and nothing is cut
-PREEMPTED = 75
+PREEMPTED = os.EX_TEMPFAIL
 
 
 @dataclass(frozen=True)

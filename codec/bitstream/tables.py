@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coco224.files import in_words, read_regular
 from codec.description.fingerprint import fingerprint
 from codec.errors import InputError
 
@@ -25,6 +26,7 @@ MAGIC = b"NICT"
 VERSION = 1
 _HEADER = struct.Struct("<4s6I")  # magic, version, CRC-32 of what follows it, fingerprint, precision, M, L
 _CHECKED_FROM = 12
+_MOST_BYTES = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,10 @@ class Tables:
     fingerprint: int
 
     def __post_init__(self) -> None:
-        channels, longest = self.cdfs.shape
+        channels, longest = self.cdfs.shape if self.cdfs.ndim == 2 else (0, 0)
+        integers = (self.offsets, self.lengths, self.cdfs)
+        if self.medians.dtype.kind != "f" or any(array.dtype != np.int32 for array in integers):
+            raise InputError("entropy tables of another type than float medians and int32 rows")
         if not {(channels,)} == {self.medians.shape, self.offsets.shape, self.lengths.shape}:
             raise InputError("entropy tables whose arrays differ in their number of channels")
         if not channels or self.lengths.min() < 3 or self.lengths.max() > longest:
@@ -79,11 +84,13 @@ def tables_of_state(state: Mapping[str, NDArray[Any]], g_s: dict[str, Any]) -> T
     Raises:
         InputError: the codec has no tables.
     """
-    bottleneck = "entropy_bottleneck."
-    cdfs, offsets, lengths = (state[f"{bottleneck}{name}"] for name in ("_quantized_cdf", "_offset", "_cdf_length"))
-    if not cdfs.size:
+    names = [f"entropy_bottleneck.{name}" for name in ("_quantized_cdf", "_offset", "_cdf_length", "quantiles")]
+    if not all(name in state and state[name].size for name in names):
         raise InputError("this codec has no CDF tables; give a checkpoint that training wrote")
-    medians = state[f"{bottleneck}quantiles"][:, 0, 1].copy()
+    cdfs, offsets, lengths, quantiles = (state[name] for name in names)
+    if quantiles.shape[1:] != (1, 3):
+        raise InputError(f"quantiles of shape {quantiles.shape}; an entropy model has [M, 1, 3]")
+    medians = quantiles[:, 0, 1].copy()
     read = {"medians": medians, "cdfs": cdfs, "offsets": offsets, "lengths": lengths}
     read |= {name: array for name, array in state.items() if name.startswith("g_s.") and "quantizer" not in name}
     identity = fingerprint(read, {"g_s": json.dumps(g_s, sort_keys=True)})
@@ -111,7 +118,7 @@ def from_bytes(data: bytes) -> Tables:
         raise InputError(
             f"entropy tables of version {version}, {precision} bits; this program reads {VERSION}, 16 bits"
         )
-    if zlib.crc32(data[_CHECKED_FROM:]) != checksum or len(data) != _HEADER.size + 4 * channels * (3 + longest):
+    if len(data) != _HEADER.size + 4 * channels * (3 + longest) or zlib.crc32(data[_CHECKED_FROM:]) != checksum:
         raise InputError("damaged entropy tables: the checksum does not match; export the model again")
     words = np.frombuffer(data, "<i4", offset=_HEADER.size)
     medians, offsets, lengths = words[: 3 * channels].reshape(3, channels)
@@ -127,8 +134,8 @@ def from_bytes(data: bytes) -> Tables:
 def read_tables(path: Path) -> Tables:
     """The tables of a file; InputError names it."""
     try:
-        return from_bytes(path.read_bytes())
+        return from_bytes(read_regular(path, _MOST_BYTES))
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give the file that the export wrote beside the model") from error
+        raise InputError(f"{in_words(error)}; give the file that the export wrote beside the model") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

@@ -5,6 +5,7 @@ from pathlib import Path
 from codec.checkpoint.compressai import load_compressai
 from codec.checkpoint.ours import as_file, load_codec, save_codec
 from codec.description.file import Description
+from codec.errors import InputError
 from codec.network.bottleneck import with_tables
 from codec.network.codec import Codec
 
@@ -17,7 +18,13 @@ def open_codec(path: Path) -> Codec:
     Raises:
         InputError: it is neither.
     """
-    return load_codec(path)[0] if path.suffix == ".safetensors" else with_tables(load_compressai(path))
+    if path.suffix == ".safetensors":
+        return load_codec(path)[0]
+    codec = load_compressai(path)
+    try:
+        return with_tables(codec)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def load_initial(path: Path) -> Codec:

@@ -5,8 +5,11 @@ from typing import TypeVar
 
 import torch
 
-from codec.description.file import Description, read_checkpoint, to_bytes
-from codec.durable import whole_or_absent
+from coco224.files import whole_or_absent
+from codec.blocks import block_named, make_options
+from codec.description.architecture import KEEP_GDN, Architecture
+from codec.description.file import Arrays, Description, read_checkpoint, to_bytes
+from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.network.tables import as_arrays
 from codec.quantization.phases import build
@@ -35,6 +38,39 @@ def load_codec(path: Path, cls: type[CodecT] = Codec) -> tuple[CodecT, Descripti
         InputError: the file is missing, truncated, altered, of another program, or of a block that is not registered.
     """
     saved = read_checkpoint(path)
-    codec = build(saved.architecture, cls)
-    codec.load_weights({name: torch.from_numpy(array) for name, array in saved.arrays.items()})
+    try:
+        check_blocks(saved.architecture, saved.arrays)
+        codec = build(saved.architecture, cls)
+        codec.load_weights({name: torch.from_numpy(array) for name, array in saved.arrays.items()})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return codec.eval(), saved.description
+
+
+def check_blocks(architecture: Architecture, arrays: Arrays) -> None:
+    """Holds the blocks that an architecture asks for against weights, before their memory is allocated.
+
+    Raises:
+        InputError: an unknown block, impossible options, or weights of other shapes.
+    """
+    for part in ("g_a", "g_s"):
+        choice = getattr(architecture, part)
+        if choice.name == KEEP_GDN:
+            continue
+        block, options = block_named(choice.name), make_options(choice.name, choice.options)
+        try:
+            with torch.device("meta"):
+                module = (block.encoder if part == "g_a" else block.decoder)(architecture.N, options)
+                asked = {f"{part}.1.{name}": tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        except NotImplementedError:  # a plugin's block that looks at its weights while it makes them
+            continue
+        except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"{choice.name} with these options cannot be built ({reason})") from error
+        for name, shape in asked.items():
+            found = arrays[name].shape if name in arrays else None
+            if found != shape:
+                raise InputError(
+                    f"{choice.name} with these options asks for {name} of shape {shape}, and it has {found or 'none'}; "
+                    "use another checkpoint"
+                )

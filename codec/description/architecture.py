@@ -2,10 +2,18 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
+
+from codec.errors import InputError
+
+Scalar = int | float | bool | str
+"""What an option may be."""
 
 KEEP_GDN = "gdn"
 """The block that replaces nothing: the baseline. It is no entry of the registry and has no options."""
+
+BUILT_IN = frozenset({KEEP_GDN, "gate", "gate_mlp", "gdnish", "relu", "relu_mlp"})
+"""The blocks that need no plugin, for programs that import none of them; a test holds it against the registry."""
 
 TRANSFORMS = {"encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}
 """The transforms that --replace_parts and --qat_scope name."""
@@ -16,7 +24,7 @@ class BlockChoice:
     """Which block stands in a transform in GDN's place: its name and its options under their public names."""
 
     name: str = KEEP_GDN
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Scalar] = field(default_factory=dict)
 
 
 class Phase(StrEnum):
@@ -74,13 +82,10 @@ class Architecture:
     g_s: BlockChoice = BlockChoice()
     quantization: Quantization | None = None
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Architecture":
-        """The inverse of `dataclasses.asdict`."""
-        quantization = values.get("quantization")
-        if quantization:
-            quantization = Quantization(**quantization | {"phase": Phase(quantization["phase"])})
-        return cls(values["N"], values["M"], BlockChoice(**values["g_a"]), BlockChoice(**values["g_s"]), quantization)
+    def __post_init__(self) -> None:
+        """Raises InputError for widths that no codec has."""
+        if self.N < 1 or self.M < 1:
+            raise InputError(f"N={self.N}, M={self.M}: a codec has at least one channel")
 
     def in_short(self) -> str:
         """What the codec computes in `eval()`, in a few words: "encoder relu in int8, decoder relu"."""

@@ -1,22 +1,33 @@
-"""The checkpoint file: safetensors whose metadata describe the codec. Read and checked here, for every program."""
+"""The checkpoint file: safetensors whose metadata describe the codec. Read and checked here, for every program.
+
+A file may come from a stranger: lengths, types and shapes are checked before anything of their size is allocated.
+"""
 
 import json
-from dataclasses import asdict, dataclass, field
+import os
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from codec.description.architecture import Architecture
+from coco224.files import in_words, open_regular
+from codec.description.architecture import Architecture, Scalar
 from codec.description.fingerprint import fingerprint
+from codec.description.typed import as_object, from_json, parse_json
 from codec.errors import InputError
 
 FORMAT = "npu-image-codec/1"
 PACKAGES = ("torch", "compressai", "accelerate", "datasets", "numpy", "safetensors")
+
+MOST_HEADER = 2**20
+"""Bytes of a header. That of a codec with quantizers has 60 kB."""
+MOST_BYTES = 2**29
+"""Bytes of a file. CompressAI's largest codec of this kind has 28 MB."""
 
 Arrays = dict[str, NDArray[Any]]
 """A state dict: arrays by name."""
@@ -34,11 +45,16 @@ class Description:
         dataset: the name of the training data on the Hub; empty where it was a local folder.
     """
 
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Scalar | None] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     step: int = 0
     versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in PACKAGES})
     dataset: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a number of steps that no run has."""
+        if self.step < 0:
+            raise InputError(f"step {self.step}: a run has done 0 steps or more")
 
 
 @dataclass(frozen=True)
@@ -75,25 +91,80 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     """Reads a checkpoint that this program wrote.
 
     Raises:
-        InputError: the file is missing, truncated, altered, or of another program.
+        InputError: the file is missing, truncated, altered, of another program, or describes what it does not hold.
     """
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: no such file; give the path of a checkpoint")
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content, metadata = _read(file)
+        arrays = _load(content)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give the path of a checkpoint") from error
-    try:
-        arrays = load(content)
-        length = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    except (SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"{in_words(error)}; give the path of a checkpoint") from error
+    except _Stranger as error:
+        raise InputError(f"{path} {error}; give one that this program wrote") from None
+    except (SafetensorError, ValueError) as error:
         raise InputError(f"{path} is damaged or no safetensors file ({error}); use another checkpoint") from error
-    if metadata.get("format") != FORMAT:
-        raise InputError(f"{path} is a safetensors file but no checkpoint of this program; give one that it wrote")
     if metadata.pop("sha256", None) != fingerprint(arrays, metadata):
         raise InputError(f"{path} is damaged: its contents do not match its checksum; use another checkpoint")
-    architecture = Architecture.from_json(json.loads(metadata["architecture"]))
-    described = [name for name in asdict(Description()) if name in metadata]  # earlier files name no dataset
-    description = Description(**{name: json.loads(metadata[name]) for name in described})
+    try:
+        architecture = from_json(Architecture, _entry(metadata, "architecture"), "architecture")
+        described = {each.name: _entry(metadata, each.name) for each in fields(Description) if each.name in metadata}
+        description = from_json(Description, described, "metadata")
+        _check_arrays(arrays, architecture)
+    except (ValueError, InputError) as error:
+        raise InputError(f"{path} is no valid checkpoint: {error}; use another one") from error
     return CheckpointFile(content, arrays, architecture, description)
+
+
+class _Stranger(Exception):
+    """A safetensors file that this program did not write; the message says what it is."""
+
+
+def _read(file: BinaryIO) -> tuple[bytes, dict[str, str]]:
+    """The content and the metadata; the header is read and judged before the rest."""
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > size - 8:
+        raise ValueError("it ends within its header")
+    if length > MOST_HEADER or size > MOST_BYTES:
+        raise _Stranger(f"is too large for a checkpoint: {size:,} bytes, {length:,} of them in its header")
+    header = file.read(length)
+    metadata = as_object(parse_json(header), "its header").get("__metadata__", {})
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise _Stranger("is a safetensors file but no checkpoint of this program")
+    return start + header + file.read(), from_json(dict[str, str], metadata, "metadata")
+
+
+def _load(content: bytes) -> Arrays:
+    try:
+        arrays: Arrays = load(content)
+    except KeyError as error:  # bfloat16 and float8
+        raise ValueError(f"it has tensors of type {error}, and checkpoints have float32") from None
+    return arrays
+
+
+def _entry(metadata: dict[str, str], name: str) -> Any:
+    """An entry of the metadata, which is JSON in a JSON string."""
+    if name not in metadata:
+        raise ValueError(f"metadata has no {name}")
+    try:
+        return parse_json(metadata[name])
+    except ValueError as error:
+        raise ValueError(f"{name} is no JSON ({error})") from None
+
+
+def _check_arrays(arrays: Arrays, architecture: Architecture) -> None:
+    """Holds the widths, from which a codec is built, against weights that are there; raises ValueError.
+
+    Ranges of activations may be infinite: nothing has been learned yet.
+    """
+    n, m = architecture.N, architecture.M
+    for name, shape in (("g_a.0.weight", (n, 3, 5, 5)), ("g_a.6.weight", (m, n, 5, 5))):
+        found = arrays[name].shape if name in arrays else None
+        if found != shape:
+            raise ValueError(f"N={n}, M={m} ask for {name} of shape {shape}, and it has {found or 'none'}")
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and "quantizer" not in name and not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite, its training has diverged")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from coco224.files import whole_or_absent
 from codec.blocks import load_plugin
 from codec.checkpoint import open_codec
-from codec.durable import whole_or_absent
 from codec.errors import InputError
 from codec.evaluation.album import Album, Shown, spread
 from codec.evaluation.coded import through_files

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from codec.durable import whole_or_absent
+from coco224.files import whole_or_absent
 from codec.evaluation.album import Shown
 from codec.evaluation.curves import Curve, Point
 from codec.evaluation.figures import Evaluated

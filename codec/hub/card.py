@@ -1,8 +1,15 @@
-"""The model card: what a checkpoint is, where it comes from, how good it is, and how to use and make it again."""
+"""The model card: what a checkpoint is, where it comes from, how good it is, and how to use and make it again.
+
+`card.md` is its template. Metadata may be a stranger's, so that every text of theirs goes through `md` or `code`.
+"""
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
+
+from coco224.repository import is_repository
 
 LIBRARY = "npu-image-codec"
 TAGS = ["image-compression", "learned-image-compression", "compressai", "npu"]
@@ -14,6 +21,13 @@ FIGURES = {
     "rd": ("rate-distortion loss", "{:.4f}"),
 }
 PARTS = {"g_a": "encoder `g_a`", "g_s": "decoder `g_s`"}
+PICTURES_ABOVE = (
+    ("Rate-distortion curve", "rd.png", "rate-distortion curve"),
+    ("Reconstructions", "reconstructions.png", "originals left, reconstructions right"),
+)
+PICTURES_BELOW = (
+    ("Course of the training", "curves.png", "loss, rate, PSNR and learning rate over the steps"),
+)  # fmt: skip
 MEANINGS = {
     "model.safetensors": "weights and CDF tables; its metadata holds all of `config.json`",
     "entropy_tables.bin": "CDF tables and medians for a host without torch (`codec.bitstream.tables.read_tables`)",
@@ -35,30 +49,51 @@ def model_card(repo_id: str, header: dict[str, Any], files: list[str], command: 
         command: the recipe as one command; empty where it is not known.
         plugin: which of the files holds the codec's own blocks; empty where it has none.
     """
-    widths = "N={N}, M={M}".format(**header["architecture"])
-    sections = {
-        "Figures": _figures(header),
-        "Rate-distortion curve": _picture(files, "rd.png", "rate-distortion curve"),
-        "Reconstructions": _picture(files, "reconstructions.png", "originals left, reconstructions right"),
-        "Use": _use(repo_id, files, plugin),
-        "What was replaced, what was quantized": _replaced(header),
-        "Training": _training(header, command),
-        "Course of the training": _picture(files, "curves.png", "loss, rate, PSNR and learning rate over the steps"),
-        "Files": _files(files, plugin),
-        "Licence": _licence(header["options"])[1],
-    }
-    introduction = (
-        f"# {repo_id.rpartition('/')[2]}\n\nA learned image codec for NPUs: CompressAI's `bmshj2018_factorized` "
-        f"({widths}) with {_in_short(header)}, trained with npu-image-codec."
+    from huggingface_hub import ModelCard
+
+    meanings = MEANINGS | ({plugin: "the codec's own blocks, for `codec.blocks.load_plugin`"} if plugin else {})
+    card = ModelCard.from_template(
+        _head(repo_id, header, files),
+        template_path=str(Path(__file__).parent / "card.md"),
+        repo_id=code(repo_id),
+        title=md(repo_id.rpartition("/")[2]),
+        architecture=header["architecture"],
+        in_short=_in_short(header),
+        step=header["step"],
+        figures=[(FIGURES[n][0], FIGURES[n][1].format(v)) for n, v in header["metrics"].items() if n in FIGURES],
+        pictures_above=[each for each in PICTURES_ABOVE if each[1] in files],
+        pictures_below=[each for each in PICTURES_BELOW if each[1] in files],
+        blocks=[(words, *_block(header, part)) for part, words in PARTS.items()],
+        training=_training(header),
+        command=_wrapped(code(command)),
+        files=[(place, words) for place, words in meanings.items() if any(name.startswith(place) for name in files)],
+        licence=_licence(header["options"])[1],
+        onnx=any(name.endswith(".onnx") for name in files),
+        plugin=plugin,
+        md=md,
+        code=code,
+        quoted=json.dumps,
+        shell=shlex.quote,
     )
-    written = [f"## {title}\n\n{text}" for title, text in sections.items() if text]
-    return f"---\n{_head(repo_id, header, files)}\n---\n\n" + "\n\n".join([introduction, *written]) + "\n"
+    return card.content.rstrip() + "\n"
 
 
-def _head(repo_id: str, header: dict[str, Any], files: list[str]) -> str:
+def md(text: object) -> str:
+    """A text as one line of Markdown that stays a text: no HTML, no links, no cells of a table."""
+    line = "".join(c if c.isprintable() else " " for c in str(text))
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|!#])", r"\\\1", line)
+
+
+def code(text: object) -> str:
+    """A text as one line within backticks, which nothing can end; names and commands need no <, > or |."""
+    return "".join(c for c in str(text) if c.isprintable() and c not in "`|<>")
+
+
+def _head(repo_id: str, header: dict[str, Any], files: list[str]) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 
-    dataset = header["dataset"]
+    dataset = _hub_dataset(header)
     results = [
         EvalResult(
             task_type="image-to-image",
@@ -73,108 +108,49 @@ def _head(repo_id: str, header: dict[str, Any], files: list[str]) -> str:
         if name in FIGURES
     ]
     blocks = sorted({header["architecture"][part]["name"] for part in PARTS} - {"gdn"})
-    head: str = ModelCardData(
+    return ModelCardData(
         license=_licence(header["options"])[0],
         library_name=LIBRARY,
         pipeline_tag="image-to-image",
-        tags=[*TAGS, *(["onnx"] if any(name.endswith(".onnx") for name in files) else []), *blocks],
+        tags=[*TAGS, *(["onnx"] if any(name.endswith(".onnx") for name in files) else []), *map(code, blocks)],
         datasets=[dataset] if dataset else None,
         model_name=repo_id.rpartition("/")[2] if results else None,
         eval_results=results or None,
-    ).to_yaml()
-    return head.strip()
+    )
 
 
 def _in_short(header: dict[str, Any]) -> str:
     parts = header["architecture"]
-    new = [f"{parts[part]['name']} in the {words}" for part, words in PARTS.items() if parts[part]["name"] != "gdn"]
+    new = [f"{md(parts[part]['name'])} in the {words}" for part, words in PARTS.items() if parts[part]["name"] != "gdn"]
     return f"its GDN layers replaced ({', '.join(new)})" if new else "its GDN layers kept"
 
 
-def _figures(header: dict[str, Any]) -> str:
-    rows = [
-        f"| {FIGURES[name][0]} | {FIGURES[name][1].format(value)} |"
-        for name, value in header["metrics"].items()
-        if name in FIGURES
-    ]
-    if not rows:
-        return f"After {header['step']:,} steps; this checkpoint was not evaluated."
-    table = "\n".join(["| figure | value |", "| --- | --- |", *rows])
-    return f"On the validation crops, averaged over pictures, after {header['step']:,} optimizer steps:\n\n{table}"
+def _block(header: dict[str, Any], part: str) -> tuple[str, str]:
+    """The name of a transform's block, and the options that are of its side."""
+    block = header["architecture"][part]
+    other = "dec_" if part == "g_a" else "enc_"
+    given = {name: value for name, value in block["options"].items() if not name.startswith(other)}
+    return block["name"], ", ".join(f"{name} {json.dumps(value)}" for name, value in given.items())
 
 
-def _picture(files: list[str], name: str, words: str) -> str:
-    return f"![{words}]({name})" if name in files else ""
-
-
-def _use(repo_id: str, files: list[str], plugin: str) -> str:
-    before = ["import codec", ""]
-    if plugin:
-        before = [
-            "from huggingface_hub import hf_hub_download",
-            "",
-            "import codec.blocks",
-            "",
-            "# The codec has a block of its own: code, to be read before it runs.",
-            f'codec.blocks.load_plugin(hf_hub_download("{repo_id}", "{plugin}"))',
-        ]
-    lines = [
-        "```python",
-        *before,
-        f'model = codec.from_pretrained("{repo_id}")  # revision=, cache_dir=, local_files_only=',
-        'x_hat = model(x)["x_hat"]                    # x: float [B, 3, H, W] in [0, 1], H and W multiples of 16',
-        "```",
-        "",
-        "```sh",
-        " ".join(["hf download", repo_id, "model.safetensors", *([plugin] if plugin else []), "--local-dir ."]),
-        "python -m codec.evaluate --images kodak/ --checkpoint model.safetensors"
-        + (f" --plugin {plugin}" if plugin else ""),
-        "```",
-    ]
-    if any(name.endswith(".onnx") for name in files):
-        lines += ["", f"The ONNX files run without torch: `hf download {repo_id} --include 'onnx/*' --local-dir .`"]
-    return "\n".join(lines)
-
-
-def _replaced(header: dict[str, Any]) -> str:
-    lines = []
-    for part, words in PARTS.items():
-        block = header["architecture"][part]
-        other = "dec_" if part == "g_a" else "enc_"
-        given = {name: value for name, value in block["options"].items() if not name.startswith(other)}
-        options = ", ".join(f"{name} {json.dumps(value)}" for name, value in given.items())
-        what = "GDN kept" if block["name"] == "gdn" else f"GDN replaced by `{block['name']}`"
-        lines.append(f"- {words}: {what}" + (f" ({options})" if options else ""))
-    quantization = header["architecture"].get("quantization")
-    if quantization:
-        scales = "a scale for each output channel" if quantization["w_per_channel"] else "one scale for each tensor"
-        lines.append(
-            f"- quantization: {quantization['scope']}, phase {quantization['phase']}: weights int8 with {scales}, "
-            "activations uint8"
-        )
-    else:
-        lines.append("- quantization: none, float weights")
-    return "\n".join(lines)
-
-
-def _training(header: dict[str, Any], command: str) -> str:
+def _training(header: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rows of the table: what the training started from, and with what."""
     options = header["options"]
     if not options:
-        return ""
+        return []
     start = "random weights"
-    if options["pretrained"]:
-        start = f"CompressAI's `bmshj2018_factorized`, quality {options['quality']} (MSE)"
-    if options["init_checkpoint"]:
-        start = f"`{Path(options['init_checkpoint']).name}`"
-    rows = {
-        "base model": start,
-        "data": f"`{_data(header)}`, crops of {options['input_size']} pixels",
-        "loss": options["loss_type"],
-        "what trained": options["train_scope"],
-        "versions": ", ".join(f"{name} {number}" for name, number in header["versions"].items()),
-    }
-    table = "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())])
-    return table + (f"\n\n```sh\n{_wrapped(command)}\n```" if command else "")
+    if options.get("pretrained"):
+        start = f"CompressAI's `bmshj2018_factorized`, quality {md(options.get('quality'))} (MSE)"
+    if options.get("init_checkpoint"):
+        start = f"`{code(Path(str(options['init_checkpoint'])).name)}`"
+    versions = ", ".join(f"{md(name)} {md(number)}" for name, number in header["versions"].items())
+    return [
+        ("base model", start),
+        ("data", f"`{code(_data(header))}`, crops of {md(options.get('input_size'))} pixels"),
+        ("loss", md(options.get("loss_type"))),
+        ("what trained", md(options.get("train_scope"))),
+        ("versions", versions),
+    ]
 
 
 def _wrapped(command: str) -> str:
@@ -187,13 +163,6 @@ def _wrapped(command: str) -> str:
     return " \\\n".join(lines).strip()
 
 
-def _files(files: list[str], plugin: str) -> str:
-    meanings = MEANINGS | ({plugin: "the codec's own blocks, for `codec.blocks.load_plugin`"} if plugin else {})
-    return "\n".join(
-        f"- `{place}`: {words}" for place, words in meanings.items() if any(name.startswith(place) for name in files)
-    )
-
-
 def _licence(options: dict[str, Any]) -> tuple[str | None, str]:
     """The Hub's name of the licence where it is sure, and what to say of it."""
     if options.get("pretrained"):
@@ -203,6 +172,11 @@ def _licence(options: dict[str, Any]) -> tuple[str | None, str]:
     return "apache-2.0", "Apache-2.0."
 
 
+def _hub_dataset(header: dict[str, Any]) -> str:
+    return header["dataset"] if is_repository(header["dataset"]) else ""
+
+
 def _data(header: dict[str, Any]) -> str:
     """The dataset as strangers may read it: its name on the Hub, or the last part of its path."""
-    return header["dataset"] or Path(header["options"].get("coco_dir", "")).name or "a folder of its trainer"
+    folder = code(Path(str(header["options"].get("coco_dir", ""))).name)
+    return _hub_dataset(header) or folder or "a folder of its trainer"

@@ -1,60 +1,154 @@
-"""What a repository of a checkpoint on the Hugging Face Hub holds."""
+"""What a repository of a checkpoint on the Hugging Face Hub holds, and what stays at home.
+
+A checkpoint may come from a stranger, and so may what lies beside it: nothing that they name is followed. Links, files
+with a dot in front and files of other kinds are left out, and so is a record that no run of ours wrote.
+"""
 
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from codec.bitstream.tables import tables_of_state, to_bytes
-from codec.description.file import read_checkpoint
+from coco224.files import read_regular
+from codec.bitstream.tables import Tables, from_bytes, tables_of_state, to_bytes
+from codec.description.architecture import BUILT_IN
+from codec.description.file import CheckpointFile, read_checkpoint
+from codec.errors import InputError
 from codec.hub.card import model_card
 
 WEIGHTS = "model.safetensors"
 TABLES = "entropy_tables.bin"
+CONFIG = "config.yaml"
 # What a run leaves beside its checkpoints.
-RECORD = ("config.yaml", "metrics.jsonl", "curves.png", "summary.json", "rd.png")
+RECORD = (CONFIG, "metrics.jsonl", "curves.png", "summary.json", "rd.png")
 RECONSTRUCTIONS = "reconstructions.png"
-BLOCKS = Path(__file__).parent.parent / "blocks"
-BUILT_IN = {"gdn", *(path.stem for path in BLOCKS.glob("*.py"))}  # a file is a block
+MARK = "# accelerate launch train_accel.py"
+"""The first line of a run's config.yaml begins with it: the folder is a run's own."""
+
+_MOST_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The files of a repository, and what was found and does not go up.
+
+    Attributes:
+        files: contents by path.
+        left_out: a sentence each.
+    """
+
+    files: dict[str, bytes]
+    left_out: list[str]
 
 
 def repository_files(
-    checkpoint: Path, repo_id: str, onnx: Path | None = None, plugin: Path | None = None
-) -> dict[str, bytes]:
-    """Everything that a repository holds, by its path there, made from a checkpoint and what lies beside it.
+    checkpoint: Path, repo_id: str, onnx: Path | None = None, plugin: Path | None = None, recon_dir: Path | None = None
+) -> Repository:
+    """Everything that a repository holds, made from a checkpoint and what a run left beside it.
 
     Args:
         repo_id: USER/NAME, for the card.
         onnx: folder of exported files.
         plugin: file of blocks, taken where the codec has a block that is not built in. The checkpoint names one too,
             which is not trusted: a stranger's could name any file of this machine.
+        recon_dir: the run's folder of reconstructions. Without it, the one that the checkpoint names is looked into
+            where it lies in the checkpoint's own folder.
 
     Raises:
         InputError: the checkpoint cannot be read.
     """
     saved = read_checkpoint(checkpoint)
     header = {"architecture": asdict(saved.architecture), **asdict(saved.description)}
-    tables = tables_of_state(saved.arrays, header["architecture"]["g_s"])
-    files = {
-        WEIGHTS: saved.content,
-        "config.json": json.dumps(header, indent=1).encode() + b"\n",
-        TABLES: to_bytes(tables),
-    }
-    files |= {name: (checkpoint.parent / name).read_bytes() for name in RECORD if (checkpoint.parent / name).is_file()}
-    grids = sorted(Path(header["options"].get("recon_dir", "")).glob("e[0-9]*.png"))
-    if grids:
-        files[RECONSTRUCTIONS] = grids[-1].read_bytes()
-    if {header["architecture"][part]["name"] for part in ("g_a", "g_s")} <= BUILT_IN:
+    try:
+        tables = tables_of_state(saved.arrays, header["architecture"]["g_s"])
+    except InputError as error:
+        raise InputError(f"{checkpoint}: {error}") from error
+    found = Repository(
+        {
+            WEIGHTS: saved.content,
+            "config.json": json.dumps(header, indent=1).encode() + b"\n",
+            TABLES: to_bytes(tables),
+        },
+        [],
+    )
+    _add_record(found, checkpoint.parent)
+    _add_reconstructions(found, recon_dir or _own_recon_dir(checkpoint, saved))
+    if {saved.architecture.g_a.name, saved.architecture.g_s.name} <= BUILT_IN:
         plugin = None
     if plugin:
-        files[plugin.name] = plugin.read_bytes()
-    for path in sorted(onnx.rglob("*")) if onnx else []:
-        if path.is_file():
-            files[f"onnx/{path.relative_to(onnx).as_posix()}"] = path.read_bytes()  # type: ignore[arg-type]
-    command = files.get("config.yaml", b"").decode().partition("\n")[0].removeprefix("# ")
-    card = model_card(repo_id, header, sorted(files), command, plugin.name if plugin else "")
-    return files | {"README.md": card.encode()}
+        found.files[plugin.name] = plugin.read_bytes()
+    if onnx:
+        _add_exports(found, onnx, tables)
+    command = found.files.get(CONFIG, b"").decode(errors="replace").partition("\n")[0].removeprefix("# ")
+    card = model_card(repo_id, header, sorted(found.files), command, plugin.name if plugin else "")
+    found.files["README.md"] = card.encode()
+    return found
 
 
 def is_ours(path: str) -> bool:
     """Whether a file of a repository is one that a push makes of what may lie beside a checkpoint, or not."""
     return path in (*RECORD, RECONSTRUCTIONS) or path.startswith("onnx/")
+
+
+def _add(found: Repository, path: Path, name: str) -> bool:
+    """Takes a file that is no link; says so where it is there and cannot be taken."""
+    try:
+        if path.is_symlink():
+            found.left_out.append(f"{path} is a link")
+        elif path.exists():
+            found.files[name] = read_regular(path, _MOST_BYTES)
+            return True
+    except OSError as error:
+        found.left_out.append(f"{path}: {error.strerror}")
+    return False
+
+
+def _add_record(found: Repository, folder: Path) -> None:
+    """The files that a run wrote, where the first line of config.yaml says that it was one of ours."""
+    marked = _add(found, folder / CONFIG, CONFIG) and found.files[CONFIG].startswith(MARK.encode())
+    others = [name for name in RECORD[1:] if (folder / name).exists()]
+    if marked:
+        for name in others:
+            _add(found, folder / name, name)
+    elif found.files.pop(CONFIG, None) is not None:
+        found.left_out.append(f"{folder / CONFIG} is no run's: its first line does not begin with {MARK!r}")
+    if others and not marked:
+        found.left_out.append(f"{', '.join(others)} in {folder}: no {CONFIG} of a run lies beside them")
+
+
+def _own_recon_dir(checkpoint: Path, saved: CheckpointFile) -> Path | None:
+    """The folder of reconstructions that the checkpoint names, where it lies in the checkpoint's own folder."""
+    folder, named = checkpoint.parent.resolve(), saved.description.options.get("recon_dir")
+    inside = isinstance(named, str) and "\0" not in named and Path(named).resolve().is_relative_to(folder)
+    return Path(str(named)) if inside else None
+
+
+def _add_reconstructions(found: Repository, folder: Path | None) -> None:
+    grids = [path for path in folder.glob("*.png") if re.fullmatch(r"e\d+.*\.png", path.name)] if folder else []
+    if grids:
+        _add(found, max(grids), RECONSTRUCTIONS)
+
+
+def _add_exports(found: Repository, folder: Path, tables: Tables) -> None:
+    """Graphs and their tables that have the checkpoint's fingerprint; links to folders are not followed."""
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_dir() or any(part.startswith(".") for part in parts):
+            continue
+        name = "/".join(("onnx", *parts))
+        if path.suffix not in (".onnx", ".tables"):
+            found.left_out.append(f"{path} is neither a graph nor its tables")
+        elif any(folder.joinpath(*parts[:depth]).is_symlink() for depth in range(1, len(parts))):
+            found.left_out.append(f"{path} lies behind a link")
+        elif _add(found, path, name) and not _belongs(found.files[name], path.suffix, tables):
+            del found.files[name]
+            found.left_out.append(f"{path} was not exported from this checkpoint")
+
+
+def _belongs(content: bytes, suffix: str, tables: Tables) -> bool:
+    if suffix == ".onnx":
+        return f"{tables.fingerprint:08x}".encode() in content  # a property of the graph
+    try:
+        return from_bytes(content).fingerprint == tables.fingerprint
+    except InputError:
+        return False

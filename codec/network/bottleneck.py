@@ -14,6 +14,12 @@ CodecT = TypeVar("CodecT", bound=nn.Module)
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
 """Names of the buffers that hold the CDF tables."""
 
+MOST_SQUARED = 4e9
+"""Sum over channels of the squared number of symbols of a CDF table, with which the time to build them goes: 7 seconds.
+
+Trained codecs have some hundred symbols a channel, 4500 are a limit for 192 channels.
+"""
+
 INT8 = (-128, 127)
 """The least and greatest symbol that 8 bits hold."""
 
@@ -101,8 +107,26 @@ class Bottleneck(EntropyBottleneck):
         return symbols if self.symbol_limits is None else symbols.clamp(*self.symbol_limits)
 
     def update(self, force: bool = False, update_quantiles: bool = False) -> bool:
-        """CompressAI's: builds the CDF tables; whether their symbols fit 8 bits follows from these."""
-        changed: bool = super().update(force, update_quantiles)
+        """CompressAI's: builds the CDF tables; whether their symbols fit 8 bits follows from these.
+
+        Raises:
+            InputError: densities are so flat or wide that their tables would take minutes, or not finite.
+        """
+        if update_quantiles and (force or not self.has_tables):
+            self._update_quantiles()
+        widths = (self.quantiles[:, 0, 2] - self.quantiles[:, 0, 0]).detach().double()
+        if not widths.square().sum() <= MOST_SQUARED:
+            raise InputError(
+                f"the densities of the entropy model are too wide for CDF tables, up to {float(widths.max()):.0f} "
+                "symbols in a channel; its training has diverged, use an earlier checkpoint"
+            )
+        try:
+            changed: bool = super().update(force)
+        except ValueError as error:
+            raise InputError(
+                f"the densities of the entropy model give no CDF ({error}); its training has diverged, use an earlier "
+                "checkpoint"
+            ) from error
         self.limit_symbols()
         return changed
 
@@ -142,7 +166,7 @@ def refresh_tables(codec: nn.Module) -> None:
     tables are the commonest reason why a file is larger than its likelihoods say.
 
     Raises:
-        InputError: a parameter of the entropy model is not finite (the bisection would never end).
+        InputError: a parameter of the entropy model is not finite, or a density is too wide for a table.
     """
     for name, parameter in codec.named_parameters():
         if name.startswith("entropy_bottleneck.") and not torch.isfinite(parameter).all():

@@ -10,7 +10,7 @@ from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
 from codec.bitstream.tables import Tables
-from codec.blocks import block_named, make_options
+from codec.blocks import new_block
 from codec.description.architecture import KEEP_GDN, Architecture, BlockChoice
 from codec.errors import InputError
 from codec.network.bottleneck import TABLES, Bottleneck
@@ -71,39 +71,50 @@ class Codec(FactorizedPrior):
                 f"{part} has {old.name} where --act {KEEP_GDN} would keep GDN; name --act {old.name}, or start from a "
                 "checkpoint that still has its GDN"
             )
-        block = block_named(new.name)
-        options = make_options(new.name, new.options)
-        form = block.encoder if part == "g_a" else block.decoder
         transform = getattr(self, part)
         for i in range(1, len(transform), 2):  # conv, block, conv, block, conv, block, conv
-            transform[i] = form(self.N, options)
+            transform[i] = new_block(new, "encoder" if part == "g_a" else "decoder", self.N)
         self.architecture = replace(self.architecture, **{part: new})  # type: ignore[arg-type]
 
     def load_weights(self, state: dict[str, Tensor]) -> None:
         """Loads a state dict strictly, whatever the sizes of its CDF tables.
 
         Raises:
-            InputError: the state dict belongs to another architecture.
+            InputError: the state dict belongs to another architecture, or has CDF tables of another form.
         """
         bottleneck = self.entropy_bottleneck
         own = self.state_dict()
         state = dict(state)
+        _check_tables(state, self.M)
         for table in TABLES:
             key = f"entropy_bottleneck.{table}"
             state.setdefault(key, own[key].new_empty(0))  # a state to train from may carry no tables
             bottleneck.register_buffer(table, torch.empty_like(state[key], device=own[key].device))
             own[key] = state[key]
         wrong = sorted(own.keys() ^ state.keys()) + sorted(
-            key for key in own.keys() & state.keys() if own[key].shape != state[key].shape
+            key
+            for key in own.keys() & state.keys()
+            if (own[key].shape, own[key].dtype) != (state[key].shape, state[key].dtype)
         )
         if wrong:
             raise InputError(
                 f"the weights are of another architecture than N={self.N}, M={self.M}, encoder "
-                f"{self.architecture.g_a.name}, decoder {self.architecture.g_s.name}: {len(wrong)} tensors differ, the "
-                f"first is {wrong[0]}; check --quality, --N/--M and --act"
+                f"{self.architecture.g_a.name}, decoder {self.architecture.g_s.name}: tensors that differ in name, "
+                f"shape or type: {len(wrong)}, the first {wrong[0]}; check --quality, --N/--M and --act"
             )
         nn.Module.load_state_dict(self, state)
         bottleneck.limit_symbols()
+
+
+def _check_tables(state: dict[str, Tensor], channels: int) -> None:
+    """InputError for CDF tables that are not [M, L], [M] and [M] of int32, or empty. Only forms are looked at."""
+    tables = [state[key] for name in TABLES if (key := f"entropy_bottleneck.{name}") in state]
+    if not any(table.numel() for table in tables):
+        return
+    forms = [(table.dim(), len(table) if table.dim() else 0, table.dtype) for table in tables]
+    if forms != [(rank, channels, torch.int32) for rank in (2, 1, 1)]:
+        found = ", ".join(f"{table.dtype} {list(table.shape)}".removeprefix("torch.") for table in tables)
+        raise InputError(f"CDF tables of {channels} channels are int32 [M, L], [M] and [M], and these are {found}")
 
 
 def gdn_layers(codec: nn.Module) -> Iterator[tuple[str, GDN]]:

@@ -1,6 +1,7 @@
 """A codec to the Hub and back, through the real client."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -16,15 +17,16 @@ import codec
 from coco224.errors import DataError
 from coco224.repository import open_repository
 from codec.bitstream.tables import to_bytes
-from codec.blocks import registry
+from codec.blocks import block_names, registry
 from codec.checkpoint import Description, save_codec
-from codec.description.architecture import Architecture, BlockChoice
+from codec.description.architecture import BUILT_IN, Architecture, BlockChoice
 from codec.errors import InputError
 from codec.evaluation.figures import evaluate
+from codec.hub.repository import MARK, repository_files
 from codec.network.bottleneck import with_tables
 from codec.network.codec import Codec
 from codec.network.tables import tables_of
-from codec.push import UNREACHABLE, main
+from codec.push import main
 from training.options import parse
 
 PLUGIN = """
@@ -47,6 +49,11 @@ def save(path: Path, widths: tuple[int, int] = (8, 12), **options: object) -> Co
     model = with_tables(Codec(Architecture(*widths, BlockChoice("gdnish"))))
     save_codec(path, model, Description(options=options, metrics=METRICS, step=1000))
     return model
+
+
+def graph_of(model: Codec) -> bytes:
+    """What stands in every exported graph: the fingerprint of the codec's tables."""
+    return f"graph {tables_of(model).fingerprint:08x}".encode()
 
 
 def pushed(checkpoint: Path, *words: object) -> int:
@@ -113,8 +120,6 @@ def test_the_repository_holds_card_record_and_exported_files(hub: Hub, tmp_path:
     onnx, recon = tmp_path / "onnx", tmp_path / "recon"
     for folder in (onnx, recon):
         folder.mkdir()
-    (onnx / "enc.onnx").write_bytes(b"graph")
-    (onnx / "enc.json").write_text("{}")
     (recon / "e002.png").write_bytes(b"older")
     (recon / "e010.png").write_bytes(b"newest")
     (tmp_path / "metrics.jsonl").write_text("{}\n")
@@ -123,12 +128,14 @@ def test_the_repository_holds_card_record_and_exported_files(hub: Hub, tmp_path:
     options = parse(["--coco_dir", "/home/alice/coco224", "--recon_dir", str(recon), "--act", "gdnish"])
     (tmp_path / "config.yaml").write_text(f"# {options.command()}\nact: gdnish\n")
     model = save(tmp_path / "c.safetensors", **options.flat())
+    (onnx / "enc.onnx").write_bytes(graph_of(model))
+    (onnx / "enc.tables").write_bytes(to_bytes(tables_of(model)))
     assert pushed(tmp_path / "c.safetensors", "--onnx", onnx, "--hub_private") == 0
     assert hub.repositories["models/alice/codec"].private
     files = hub.files("models/alice/codec")
     assert files.keys() == {
         ".gitattributes", "README.md", "config.json", "config.yaml", "curves.png", "entropy_tables.bin",
-        "metrics.jsonl", "model.safetensors", "onnx/enc.json", "onnx/enc.onnx", "rd.png", "reconstructions.png",
+        "metrics.jsonl", "model.safetensors", "onnx/enc.onnx", "onnx/enc.tables", "rd.png", "reconstructions.png",
     }  # fmt: skip
     assert files["reconstructions.png"] == b"newest"
     assert files["entropy_tables.bin"] == to_bytes(tables_of(model))
@@ -210,18 +217,18 @@ def test_a_block_of_ones_own_goes_up_with_the_codec_and_the_card_says_how_to_loa
 def test_what_an_earlier_push_left_and_this_one_lacks_goes_away(hub: Hub, tmp_path: Path) -> None:
     """Figures and graphs of other weights; what the repository's owner put there stays."""
     (tmp_path / "onnx").mkdir()
-    (tmp_path / "onnx" / "enc.onnx").write_bytes(b"graph")
     for name in ("rd.png", "curves.png", "metrics.jsonl"):
         (tmp_path / name).write_bytes(b"of the first weights")
-    save(tmp_path / "c.safetensors")
+    (tmp_path / "config.yaml").write_text(f"{MARK}\n")
+    (tmp_path / "onnx" / "enc.onnx").write_bytes(graph_of(save(tmp_path / "c.safetensors")))
     assert pushed(tmp_path / "c.safetensors", "--onnx", tmp_path / "onnx") == 0
     hub.repositories["models/alice/codec"].commit(hub.files("models/alice/codec") | {"NOTES.md": b"the owner's"})
     (tmp_path / "rd.png").unlink()
     (tmp_path / "curves.png").unlink()
     assert pushed(tmp_path / "c.safetensors") == 0
     assert hub.files("models/alice/codec").keys() == {
-        ".gitattributes", "NOTES.md", "README.md", "config.json", "entropy_tables.bin", "metrics.jsonl",
-        "model.safetensors",
+        ".gitattributes", "NOTES.md", "README.md", "config.json", "config.yaml", "entropy_tables.bin",
+        "metrics.jsonl", "model.safetensors",
     }  # fmt: skip
 
 
@@ -261,7 +268,7 @@ def test_a_refusal_is_one_line(hub: Hub, tmp_path: Path, place: str, status: int
 def test_a_hub_out_of_reach_is_another_status(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "c.safetensors")
     hub.trouble("whoami", status=503)
-    assert pushed(tmp_path / "c.safetensors") == UNREACHABLE
+    assert pushed(tmp_path / "c.safetensors") == os.EX_TEMPFAIL
     assert "the same command completes it" in capsys.readouterr().err
 
 
@@ -339,3 +346,87 @@ def test_the_card_s_head_is_yaml() -> None:
     assert yaml.safe_load(text.split("---")[1])["tags"][0] == "image-compression"
     assert "its GDN layers kept" in text
     assert "all, phase eval-ready: weights int8 with a scale for each output channel" in text
+
+
+def test_what_no_run_of_ours_left_stays_at_home(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's checkpoint names a folder, and lies beside a file with a password."""
+    secret, home = tmp_path / "secret", tmp_path / "home"
+    (secret / "recon").mkdir(parents=True)
+    home.mkdir()
+    (secret / "recon" / "e001.png").write_bytes(b"private")
+    (secret / "key").write_bytes(b"private")
+    (home / "config.yaml").write_text("password: private\n")
+    (home / "metrics.jsonl").write_text("private")
+    (home / "recon").symlink_to(secret / "recon")
+    onnx = home / "onnx"
+    (onnx / ".git").mkdir(parents=True)
+    for named in (str(secret / "recon"), str(home / "recon"), "../secret/recon"):
+        monkeypatch.chdir(home)
+        model = save(home / "c.safetensors", recon_dir=named)
+        (onnx / "enc.onnx").write_bytes(graph_of(model))
+        assert "reconstructions.png" not in repository_files(home / "c.safetensors", "alice/codec").files
+    (onnx / "other.onnx").write_bytes(b"of other weights")
+    (onnx / "other.tables").write_bytes(b"no tables")
+    (onnx / "link.onnx").symlink_to(secret / "key")
+    (onnx / ".hidden.onnx").write_bytes(graph_of(model))
+    (onnx / ".git" / "x.onnx").write_bytes(graph_of(model))
+    (onnx / "notes.txt").write_text("private")
+    os.mkfifo(onnx / "pipe.onnx")
+    assert pushed(home / "c.safetensors", "--onnx", onnx) == 0
+    files = hub.files("models/alice/codec")
+    assert files.keys() == {
+        ".gitattributes", "README.md", "config.json", "entropy_tables.bin", "model.safetensors", "onnx/enc.onnx",
+    }  # fmt: skip
+    assert b"private" not in b"".join(files.values())
+    said = capsys.readouterr().out
+    for words in ("config.yaml is no run's", "metrics.jsonl in", "link.onnx is a link", "pipe.onnx: not a regular file",
+                  "other.onnx was not exported", "other.tables was not", "notes.txt is neither"):  # fmt: skip
+        assert words in said, words
+    assert said.index("bytes  onnx/enc.onnx") < said.index("alice/codec: 5 files")
+
+
+def test_a_record_that_is_a_link_stays_at_home_and_typed_reconstructions_go_up(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"private")
+    run_dir, recon = tmp_path / "run", tmp_path / "recon"
+    run_dir.mkdir()
+    recon.mkdir()
+    (recon / "e002.png").write_bytes(b"grid")
+    (recon / "holiday.png").write_bytes(b"private")
+    (run_dir / "config.yaml").write_text(f"{MARK}\n")
+    (run_dir / "summary.json").symlink_to(tmp_path / "key")
+    save(run_dir / "c.safetensors")
+    found = repository_files(run_dir / "c.safetensors", "alice/codec", recon_dir=recon)
+    assert found.files["reconstructions.png"] == b"grid"
+    assert found.left_out == [f"{run_dir / 'summary.json'} is a link"]
+
+
+def test_a_stranger_s_metadata_stay_text_in_the_card() -> None:
+    from codec.hub.card import model_card
+
+    evil = "<script>alert(1)</script>\n---\n# [x](http://evil) | `y` \x1b[2J"
+    block = {"name": evil, "options": {evil: evil}}
+    header: dict = {"architecture": {"N": 8, "M": 12, "g_a": block, "g_s": block, "quantization": None}}
+    names = ("init_checkpoint", "coco_dir", "input_size", "loss_type", "train_scope", "quality")
+    header |= {"options": dict.fromkeys(names, evil), "metrics": METRICS, "step": 0, "versions": {evil: evil}}
+    text = model_card("alice/codec", header | {"dataset": evil}, ["model.safetensors"], evil)
+    body = ModelCard(text).text
+    assert "<script" not in text
+    assert "\x1b" not in text
+    assert "\n# [" not in text
+    assert body.count("\n```") == 6
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", body, flags=re.DOTALL)
+    assert not re.search(r"(?<!\\)\]\(http", prose)
+    assert ModelCard(text).data.library_name == "npu-image-codec"
+    assert ModelCard(text).data.datasets is None
+
+
+def test_the_blocks_that_need_no_plugin_are_those_of_the_registry() -> None:
+    assert sorted(BUILT_IN) == block_names()
+
+
+def test_a_name_that_the_hub_s_validator_refuses_is_one_line(hub: Hub, tmp_path: Path) -> None:
+    save(tmp_path / "c.safetensors")
+    with pytest.raises((InputError, DataError), match="--hub_model_id"):
+        main(["--checkpoint", str(tmp_path / "c.safetensors"), "--hub_model_id", "alice/-codec--x"])

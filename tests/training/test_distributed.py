@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from programs import TINY, distance, into, launch, rows, run, same, train, weights
+from programs import ROUNDING, TINY, distance, into, launch, rows, run, same, train, weights
 from safetensors.torch import load_file
 from test_faults import POISONED
 from torch import Tensor
@@ -58,7 +58,7 @@ def test_two_ranks_train_the_same_codec_as_one_process(name: str, ranks: Path, c
     assert train(*combination(name, coco224, tmp_path, batch_size=8)) == 0
     assert same(of_rank(ranks / name, 0), of_rank(ranks / name, 1))
     alone, together = weights(tmp_path), weights(ranks / name)
-    assert distance(alone, together) < 1e-6
+    assert distance(alone, together) < ROUNDING
     figures = [[row["loss"] for row in rows(folder, "train")] for folder in (tmp_path, ranks / name)]
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
 

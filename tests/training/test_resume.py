@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from programs import TINY, distance, into, rows, same, states, train, weights
+from programs import ROUNDING, TINY, distance, into, rows, same, states, train, weights
 from safetensors.torch import load_file
 
 from codec.errors import InputError
@@ -203,7 +203,7 @@ def test_a_smaller_batch_keeps_the_global_batch_by_accumulating(
 ) -> None:
     assert here(again, "--max_steps", 12, "--batch_size", 2) == 0
     assert "2 x 4 accumulated x 1 processes = 8" in capsys.readouterr().err
-    assert distance(weights(undisturbed), weights(again)) < 1e-6
+    assert distance(weights(undisturbed), weights(again)) < ROUNDING
 
 
 def test_a_global_batch_that_cannot_be_kept_is_refused_with_those_that_can(here: Train, halfway: Path) -> None:
@@ -216,7 +216,7 @@ def test_accumulated_batches_train_as_one(here: Train, tmp_path: Path) -> None:
         words = ["--batch_size", batch_size, "--grad_accum", 8 // batch_size, "--train_scope", "all"]
         assert here(tmp_path / str(batch_size), *words, "--replace_parts", "all", "--max_steps", 10) == 0
     for a, b in itertools.pairwise(("8", "4", "2")):
-        assert distance(weights(tmp_path / a), weights(tmp_path / b)) < 1e-6
+        assert distance(weights(tmp_path / a), weights(tmp_path / b)) < ROUNDING
 
 
 def test_fp16_and_its_loss_scaler_work_with_clipping_accumulation_and_resume(here: Train, tmp_path: Path) -> None:
