@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test bench npu clean
+.PHONY: setup demo test bench npu docs clean
 
 setup: $(READY)
 
@@ -39,6 +39,10 @@ test: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+docs: $(READY)
+	$(BIN)/python docs/make_options.py
+	$(BIN)/python -m benchmarks.table
 
 clean:
 	rm -rf $(VENV) .venv-npu demo
