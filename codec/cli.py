@@ -102,12 +102,12 @@ expanded = os.path.expanduser
 def option(default: Any, help: str, **hints: Any) -> Any:
     """A dataclass field that is a command's option.
 
-    Hints: `rule` (a Rule), `metavar`, `shown` (what --help calls the default), `choices` (the names that it may have,
-    where no Literal can list them), `values` (a function that lists them for --help where they are known late; whoever
-    uses the option refuses others). Of the training program's options also: `decides` (the value decides the trained
-    weights, so a resumed run must have the same), `only_with` (another option and the values under which this one has
-    an effect), `local` (it says something of this machine alone, and is left out of the command that others can
-    repeat).
+    Hints: `rule` (a Rule), `parse` (makes the value of text), `metavar`, `shown` (what --help calls the default),
+    `choices` (the names that it may have, where no Literal can list them), `values` (a function that lists them for
+    --help where they are known late; whoever uses the option refuses others). Of the training program's options also:
+    `decides` (the value decides the trained weights, so a resumed run must have the same), `only_with` (another option
+    and the values under which this one has an effect), `local` (it says something of this machine alone, and is left
+    out of the command that others can repeat).
     """
     return dataclasses.field(default=default, metadata={"help": help, **hints})
 
@@ -166,7 +166,7 @@ class ArgumentParser(argparse.ArgumentParser):
         for name, field in fields.items():
             kind, choices = _kind(field), _choices(field)
             values = field.metadata["values"]() if "values" in field.metadata else choices
-            settings: dict[str, Any] = {"type": kind}
+            settings: dict[str, Any] = {"type": field.metadata.get("parse", kind)}
             if choices:
                 settings = {"choices": choices}
             elif kind is bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from codec import STRIDE
 from codec.bitstream.coder import Coder
-from codec.bitstream.container import latent_size, pack, unpack
+from codec.bitstream.container import check_size, latent_size, pack, unpack
 from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.network.pixels import pad, to_float, to_uint8
@@ -64,10 +64,11 @@ class FileCodec:
         """The symbols int32 [B, M, ceil(H/16), ceil(W/16)] of uint8 pictures [B, 3, H, W].
 
         Raises:
-            InputError: they are not finite, or no int32.
+            InputError: they are not finite, or no int32; or the picture is too large.
         """
         bottleneck = self.codec.entropy_bottleneck
         device = bottleneck.quantiles.device
+        check_size(*x.shape[-2:])
         size = latent_size(*x.shape[-2:])
         symbols = np.empty((len(x), self.codec.M, *size), np.int32)
         for tile in self._tiles(size, "g_a"):
@@ -82,7 +83,7 @@ class FileCodec:
         """The files of pictures of this size from their symbols.
 
         Raises:
-            InputError: the picture is too large.
+            InputError: the picture has next to no information for its size.
         """
         return [pack(height, width, picture, self.coder) for picture in symbols]
 

@@ -4,12 +4,15 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from codec import STRIDE
 from codec.cli import ArgumentParser, OptionGroup, option, run
 from codec.errors import InputError
 from export import options as shared
+
+if TYPE_CHECKING:
+    from codec.network.codec import Codec
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class ExportOptions(OptionGroup):
         None, "encoder: x to y; decoder: y_hat to x_hat; full: both and the rounding, for checking", shown="required"
     )
     out: str | None = option(None, "the ONNX file; the entropy tables go beside it", metavar="FILE", shown="required")
-    input_size: int = shared.input_size()
+    input_size: tuple[int, int] = shared.input_size()
     dynamic: bool = option(False, "any height and width that are multiples of 16")
     opset: int = option(
         13, "ONNX opset, 13 to 17", rule=(lambda n: 13 <= n <= 17, "must be 13 to 17; below 13 has no int8 per channel")
@@ -90,9 +93,11 @@ def export(options: ExportOptions) -> None:
     else:
         codec = in_float(opened)
     deconv = options.deconv if options.deconv != "auto" else "concat" if int8 else "transpose"
-    x = sample_picture(options.input_size)
+    check_tiles(codec, options)
+    x = sample_picture(*options.input_size)
     model = build.build(codec, options.part, deconv, x, options.opset, options.dynamic, tables.fingerprint)
-    sizes = [x, x[..., : STRIDE * 2], x[..., STRIDE:, :]] if options.dynamic and options.input_size > STRIDE else [x]
+    several = options.dynamic and min(options.input_size) > STRIDE
+    sizes = [x, x[..., : STRIDE * 2], x[..., STRIDE:, :]] if several else [x]
     for picture in reversed(sizes):
         result = check.compare(model, codec, options.part, picture)
         if not result.passed:
@@ -110,6 +115,27 @@ def export(options: ExportOptions) -> None:
             print("y stays float: its symbols do not fit -128..127")
     elif opened.architecture.quantization:
         print("float, without the quantization that the checkpoint was trained for: --precision int8 keeps it")
+
+
+def check_tiles(codec: "Codec", options: ExportOptions) -> None:
+    """Says, or refuses, what `export.runtime` cannot make of a picture that is larger than the graph's fixed size.
+
+    Raises:
+        InputError: no position of a tile of this size would be that of the full picture.
+    """
+    from codec.network.reach import margins
+    from codec.tiles import least_size
+
+    if options.dynamic or options.part == "full":
+        return
+    known = margins(codec, "g_a" if options.part == "encoder" else "g_s")
+    if known is None:
+        print(f"the {options.part} looks at the full picture, or does not say how far: tiles are close, not equal")
+    elif min(options.input_size) < least_size(known) * STRIDE:
+        raise InputError(
+            f"--input_size {options.input_size}: the {options.part} looks at {least_size(known) * STRIDE} pixels, so "
+            "that larger pictures have no tiles of this size; give that or more, or --dynamic"
+        )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class NpuOptions(OptionGroup):
         None, "the chip", shown="required"
     )
     part: Literal["encoder", "decoder", "both"] = option("both", "what to compile")
-    input_size: int = shared.input_size()
+    input_size: tuple[int, int] = shared.input_size()
     calib_dir: str | None = shared.calib_dir()
     sram_kib: int | None = option(
         None, "Ethos-U: SRAM for feature maps", rule=POSITIVE, shown="8192 for U55, 2048 for U65 and U85"
@@ -136,7 +136,7 @@ def judge(options: NpuOptions) -> Iterator[Verdict]:
             folder.mkdir(parents=True, exist_ok=True)
             compiler = qualcomm if options.target == QUALCOMM else ethos_u
             verdict = compiler(codec, part, options, folder)
-        print(f"{part}, {options.input_size}x{options.input_size}, {options.target}: {_words(verdict)}")
+        print(f"{part}, {options.input_size[0]}x{options.input_size[1]}, {options.target}: {_words(verdict)}")
         yield verdict
 
 
@@ -152,7 +152,7 @@ def ethos_u(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) -> 
     if options.sram_kib:
         core = replace(core, sram=options.sram_kib * 1024)
     model = folder / f"{part}.tflite"
-    model.write_bytes(to_tflite(exportable(codec, part, "concat", sample_picture(options.input_size))))
+    model.write_bytes(to_tflite(exportable(codec, part, "concat", sample_picture(*options.input_size))))
     best = compile_model(model, core, folder / options.target)
     complaint = ""
     if best.cpu_operators:
@@ -180,7 +180,7 @@ def qualcomm(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) ->
     from export.graph.parts import SYMBOL_ZERO, exportable
     from export.pictures import sample_picture
 
-    x = sample_picture(options.input_size)
+    x = sample_picture(*options.input_size)
     model = build.build(codec, part, "depth_to_space", x)
     onnx.save(model, folder / f"{part}.onnx")
     example = exportable(codec, part, "depth_to_space", x).example

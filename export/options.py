@@ -1,15 +1,37 @@
 """Options that the export's commands share: one wording, one rule."""
 
-from typing import Any
+import argparse
+import re
+from typing import Any, NamedTuple
 
 from codec import STRIDE
 from codec.cli import option
 
 
+class Size(NamedTuple):
+    """Height and width of a picture in pixels."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        """As --input_size takes it."""
+        return f"{self.height}x{self.width}" if self.height != self.width else f"{self.height}"
+
+
+def size(text: str) -> Size:
+    """`S` or `HxW`, for argparse."""
+    found = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give S or HxW, like 224 or 1088x1920")
+    return Size(int(found[1]), int(found[2] or found[1]))
+
+
 def input_size() -> Any:
-    """Side of the pictures."""
-    rule = (lambda n: n > 0 and n % STRIDE == 0, f"must be a multiple of {STRIDE}")
-    return option(224, f"side of x, a multiple of {STRIDE}", rule=rule)
+    """Height and width of the pictures."""
+    rule = (lambda size: all(n > 0 and n % STRIDE == 0 for n in size), f"must be a multiple of {STRIDE}")
+    what = f"size of x, S or HxW like 1088x1920, multiples of {STRIDE}"
+    return option(Size(224, 224), what, rule=rule, parse=size, metavar="SIZE")
 
 
 def calib_dir() -> Any:

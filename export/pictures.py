@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from coco224.photographs.crops import boxes, cut
@@ -15,14 +16,14 @@ from codec.errors import InputError
 from codec.network.pixels import to_float
 
 
-def sample_picture(size: int) -> Tensor:
-    """The embedded validation photograph, float [1, 3, size, size] in [0, 1]."""
+def sample_picture(height: int, width: int | None = None) -> Tensor:
+    """The embedded validation photograph, float [1, 3, height, width] in [0, 1]; square where one side is given."""
     folder = sample_splits(include_val=True)["validation"].folder
-    return _square(read_photograph(folder / VALIDATION[0]), size)
+    return _cut(read_photograph(folder / VALIDATION[0]), height, width or height)
 
 
-def calibration_pictures(folder: Path, size: int) -> Iterator[Tensor]:
-    """The pictures of a folder, float [1, 3, size, size] in [0, 1] each, the largest centred square scaled.
+def calibration_pictures(folder: Path, height: int, width: int) -> Iterator[Tensor]:
+    """The pictures of a folder, float [1, 3, height, width] in [0, 1] each, the largest centred part scaled.
 
     Raises:
         InputError: there is no picture, or a file that is none.
@@ -33,12 +34,15 @@ def calibration_pictures(folder: Path, size: int) -> Iterator[Tensor]:
     say_left_out(folder, found.left_out)
     for name, _ in found.files:
         try:
-            yield _square(read_photograph(folder / name, 2 * size), size)
+            yield _cut(read_photograph(folder / name, 2 * max(height, width)), height, width)
         except BadPhotograph as error:
             raise InputError(f"--calib_dir: {folder / name} is no picture ({error}); take it out") from error
 
 
-def _square(photograph: Photograph, size: int) -> Tensor:
-    (box,) = boxes("resize_center", photograph.width, photograph.height, size, seed=0, index=0, count=1)
-    pixels = np.array(cut(photograph, box, size))
-    return to_float(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+def _cut(photograph: Photograph, height: int, width: int) -> Tensor:
+    if height == width:
+        (box,) = boxes("resize_center", photograph.width, photograph.height, height, seed=0, index=0, count=1)
+        image = cut(photograph, box, height)
+    else:
+        image = ImageOps.fit(photograph.image, (width, height), Image.Resampling.BICUBIC)
+    return to_float(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])

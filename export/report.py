@@ -32,7 +32,7 @@ class ReportOptions(OptionGroup):
     ckpt: str | None = option(None, "checkpoint, ours or CompressAI's .pth.tar", metavar="FILE", shown="none")
     images: str | None = option(None, "pictures to measure what int8 costs on", metavar="PATH", shown="not measured")
     calib_dir: str | None = shared.calib_dir()
-    input_size: int = shared.input_size()
+    input_size: tuple[int, int] = shared.input_size()
     threads: int = option(1, "threads of ONNX Runtime while it is timed", rule=at_least(1))
     rounds: int = option(10, "inferences of which the median is taken", rule=at_least(1))
     json: str | None = option(None, "where to write the figures", metavar="FILE", shown="none")
@@ -118,7 +118,7 @@ def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
     int8 = build.in_int8(opened, "full", calib_dir, options.input_size, options.ckpt)
     quantized = [part for part in PARTS if is_quantized(int8, *build.NEEDED[part])]
     original = Codec(Architecture(opened.N, opened.M)).eval()
-    x = sample_picture(options.input_size)
+    x = sample_picture(*options.input_size)
 
     def graphs(codec: "Codec", deconv: Any, dynamic: bool = False) -> dict[str, "onnx.ModelProto"]:
         return {part: build.build(codec, part, deconv, x, dynamic=dynamic) for part in PARTS}

@@ -36,7 +36,7 @@ def pack(height: int, width: int, symbols: NDArray[np.int32], coder: Coder) -> b
     Raises:
         InputError: the picture has more than MAX_PIXELS, or next to no information for its size.
     """
-    _check_size(height, width)
+    check_size(height, width)
     payload = coder.encode(symbols)
     _check_length(payload, height, width, coder)  # what is written can be read
     body = _varint(width) + _varint(height) + payload
@@ -66,7 +66,7 @@ def unpack(data: bytes, coder: Coder) -> tuple[int, int, NDArray[np.int32]]:
         )
     width, start = _read_varint(body, 0)
     height, start = _read_varint(body, start)
-    _check_size(height, width)
+    check_size(height, width)
     payload = body[start:]
     _check_length(payload, height, width, coder)
     return height, width, coder.decode(payload, *latent_size(height, width))
@@ -76,7 +76,8 @@ def _checksum(version: int, fingerprint: int, body: bytes) -> int:
     return zlib.crc32(body, zlib.crc32(struct.pack("<3sBI", MAGIC, version, fingerprint)))
 
 
-def _check_size(height: int, width: int) -> None:
+def check_size(height: int, width: int) -> None:
+    """Refuses, in one line, a picture that is too large."""
     if not 0 < height * width <= MAX_PIXELS:
         raise InputError(f"a picture of {width}x{height} pixels; there may be 1 to {MAX_PIXELS}")
     rows, columns = latent_size(height, width)

@@ -1,5 +1,6 @@
 """From a checkpoint to an ONNX graph: which codec is exported, in which precision, and the file with its tables."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from codec.checkpoint import open_codec
 from codec.description.architecture import TRANSFORMS, BlockChoice, Quantization
 from codec.errors import InputError
 from codec.network.codec import Codec
+from codec.network.reach import margins
 from codec.quantization.calibrate import calibrate
 from codec.quantization.freeze import frozen
 from codec.quantization.phases import in_float, limit_symbols
@@ -20,6 +22,7 @@ from export.graph.qdq import to_int8
 from export.graph.rewrite import Deconv
 from export.pictures import calibration_pictures
 from export.runtime import TABLES_SUFFIX
+from export.runtime.session import MARGINS
 
 NEEDED = {"encoder": ("g_a",), "decoder": ("g_s",), "full": ("g_a", "g_s")}
 
@@ -37,7 +40,9 @@ def build(
     model = onnx_file.to_onnx(ready.module, ready.example, ready.inputs, ready.outputs, opset, dynamic)
     if any(is_quantized(codec, transform) for transform in NEEDED[part]):
         to_int8(model)
-    onnx.helper.set_model_props(model, {"part": part, "deconv": deconv, "fingerprint": f"{fingerprint:08x}"})
+    known = margins(codec, *NEEDED[part]) if part != "full" else None
+    properties = {"part": part, "deconv": deconv, "fingerprint": f"{fingerprint:08x}"}
+    onnx.helper.set_model_props(model, properties | {MARGINS: " ".join(map(str, known or ()))})
     onnx_file.check(model, opset)
     return model
 
@@ -64,7 +69,7 @@ def open_for_export(path: Path, replace_parts: str | None) -> Codec:
     return codec.eval()
 
 
-def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: int, name: str) -> Codec:
+def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: tuple[int, int], name: str) -> Codec:
     """The codec frozen with the ranges that it learned in training, and for transforms without, a folder's photographs.
 
     Without a folder, a transform that learned none beside one that did stays in float.
@@ -72,7 +77,7 @@ def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: int, name: s
     Args:
         part: what of it is wanted in int8.
         name: of the checkpoint, for messages.
-        size: side of the squares that the photographs are scaled to.
+        size: height and width of the pictures that the photographs are scaled to.
 
     Raises:
         InputError: nothing that is wanted has ranges and there are no photographs, or all of it has and there are.
@@ -87,7 +92,7 @@ def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: int, name: s
         )
     if not calib_dir:
         return frozen(codec)
-    calibrated = frozen(calibrate(in_float(codec), calibration_pictures(calib_dir, size), _like(codec, missing)))
+    calibrated = frozen(calibrate(in_float(codec), calibration_pictures(calib_dir, *size), _like(codec, missing)))
     return calibrated if missing == NEEDED[part] else _joined(frozen(codec), calibrated, missing)
 
 
@@ -112,6 +117,9 @@ def _joined(trained: Codec, calibrated: Codec, transforms: tuple[str, ...]) -> C
 def write(path: Path, model: bytes, tables: bytes) -> Path:
     """Writes the model and, beside it, the tables: both whole or neither. Returns the tables' path.
 
+    Both are on disk before either has its name. A kill between the two renames leaves new tables beside an old model,
+    which the runtime refuses by their fingerprints.
+
     Raises:
         InputError: they cannot be written there.
     """
@@ -120,6 +128,9 @@ def write(path: Path, model: bytes, tables: bytes) -> Path:
         with whole_or_absent(path) as new_model, whole_or_absent(beside) as new_tables:
             new_model.write_bytes(model)
             new_tables.write_bytes(tables)
+            for new in (new_model, new_tables):
+                with new.open("rb") as file:
+                    os.fsync(file.fileno())
     except OSError as error:
         raise InputError(f"--out {path}: {error.strerror}; nothing was written") from error
     return beside

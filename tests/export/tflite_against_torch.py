@@ -16,7 +16,7 @@ def compare(folder: str) -> None:
     root = Path(folder)
     for part in ("encoder", "decoder"):
         opened = build.open_for_export(root / "relu.safetensors", None)
-        codec = build.in_int8(opened, part, root / "pictures", 64, "relu")
+        codec = build.in_int8(opened, part, root / "pictures", (64, 64), "relu")
         ready = exportable(codec, part, "concat", sample_picture(64))
         interpreter = Interpreter(str(root / "out" / part / f"{part}.tflite"))
         interpreter.allocate_tensors()

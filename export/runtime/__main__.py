@@ -1,0 +1,5 @@
+"""`python -m export.runtime`."""
+
+from export.runtime.program import cli
+
+cli()

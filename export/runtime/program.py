@@ -1,0 +1,80 @@
+"""The command: `python -m export.runtime`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from coco224.files import read_regular, whole_or_absent
+from codec.cli import ArgumentParser, run
+from codec.errors import InputError
+from export.runtime.coding import Pixels, decode, encode
+from export.runtime.session import Model
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = ArgumentParser(
+        prog="python -m export.runtime",
+        usage="%(prog)s {encode,decode} SOURCE TARGET --model FILE.onnx [options]",
+        description="Compresses a picture with an exported encoder, or decompresses one with an exported decoder.",
+    )
+    parser.add_argument("direction", choices=("encode", "decode"), help="picture to file, or file to picture")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="what is read")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="what is written")
+    parser.add_argument("--model", type=Path, required=True, metavar="FILE.onnx", help="exported encoder or decoder")
+    parser.add_argument("--tables", type=Path, metavar="FILE", help="entropy tables [beside the model]")
+    given = parser.parse_args(argv)
+    if not given.source.is_file():
+        raise InputError(f"{given.source}: no such file")
+    if given.direction == "decode" and given.target.suffix.lower() not in (".png", ".bmp"):
+        raise InputError(f"{given.target}: give a name that ends in .png or .bmp")
+    try:
+        convert(given.direction, given.source, given.target, Model(given.model, f"{given.direction}r", given.tables))
+    except MemoryError as error:
+        raise InputError(f"{given.source}: it does not fit into the memory") from error
+    return 0
+
+
+def cli() -> NoReturn:
+    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    run(main)
+
+
+def convert(direction: str, source: Path, target: Path, model: Model) -> None:
+    """A picture to a file ("encode") or a file to a picture ("decode").
+
+    Raises:
+        InputError: the source is not what it should be, or the target cannot be written.
+    """
+    from PIL import Image
+
+    data = encode(read_picture(source), model) if direction == "encode" else b""
+    picture = decode_file(source, model) if direction == "decode" else None
+    try:
+        with whole_or_absent(target) as beside:
+            if picture is None:
+                beside.write_bytes(data)
+            else:
+                Image.fromarray(picture).save(beside, target.suffix[1:])
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror}") from error
+
+
+def decode_file(path: Path, model: Model) -> Pixels:
+    """The picture of a file; InputError names it."""
+    try:
+        return decode(read_regular(path), model)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def read_picture(path: Path) -> Pixels:
+    """A JPEG, PNG, BMP or WebP picture as upright RGB, [H, W, 3]; InputError where it is none."""
+    from coco224.photographs.decode import BadPhotograph, read_photograph
+
+    try:
+        return np.array(read_photograph(path).image)
+    except BadPhotograph as error:
+        raise InputError(f"{path} is no picture: {error}") from error
