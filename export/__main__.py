@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from codec import STRIDE
+from codec.description.architecture import STRIDE
 from codec.cli import ArgumentParser, OptionGroup, option, run
 from codec.errors import InputError
 from export import options as shared

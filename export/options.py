@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from codec import STRIDE
+from codec.description.architecture import STRIDE
 from codec.cli import option
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec import STRIDE
+from codec.description.architecture import STRIDE
 from codec.bitstream.coder import Coder
 from codec.bitstream.container import latent_size, pack, unpack
 from codec.bitstream.tables import read_tables

@@ -160,7 +160,7 @@ def test_checkpoints_describe_themselves(finished: tuple[Path, str]) -> None:
 
 
 def test_reconstructions_match_their_originals_by_number(finished: tuple[Path, str], coco224: Path) -> None:
-    from coco224.reading.arrow import open_split
+    from coco224.dataset import open_split
 
     folder = finished[0] / "recon"
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["e002", "e004", "origin", "pre"]

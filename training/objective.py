@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codec import STRIDE
+from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from codec.evaluation.metrics import MS_SSIM_MIN_SIZE, bpp
 from training.msssim import ms_ssim

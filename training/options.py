@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from coco224.repository import is_repository
-from codec import STRIDE
+from codec.description.architecture import STRIDE
 from codec.blocks import registry
 from codec.cli import NOT_EMPTY, NOT_NEGATIVE, POSITIVE, ArgumentParser, OptionGroup, at_least, expanded, option
 from codec.errors import InputError

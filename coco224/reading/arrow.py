@@ -12,23 +12,14 @@ from PIL import Image
 
 from coco224.errors import DataError
 from coco224.reading.rows import Ints, Pixels, Rows
-from coco224.repository import is_repository
 
 
-def open_split(coco_dir: str | Path, split: str) -> Rows | None:
+def open_folder(folder: Path, split: str) -> Rows | None:
     """Opens `train` or `validation` of a dataset that `coco224.prepare` made; None where it has no such split.
-
-    The Arrow files are mapped, not read: memory does not grow with them. A name USER/NAME that is no path is a dataset
-    on the Hub.
 
     Raises:
         DataError: the folder is no such dataset, or is damaged.
     """
-    folder = Path(coco_dir)
-    if not folder.exists() and is_repository(str(coco_dir)):
-        from coco224.reading.download import download_split
-
-        return download_split(str(coco_dir), split)
     try:
         if split not in json.loads((folder / "dataset_dict.json").read_text())["splits"]:
             return None
@@ -39,14 +30,26 @@ def open_split(coco_dir: str | Path, split: str) -> Rows | None:
         raise DataError(_no_dataset(folder, split)) from None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise DataError(f"{folder} is damaged ({error}): prepare it again with python -m coco224.prepare") from None
-    return rows_of(folder, split, pa.concat_tables([_mapped(file) for file in files]), fingerprint)
+    return open_files(folder, split, [str(file) for file in files], fingerprint)
 
 
-def rows_of(folder: Path, split: str, table: pa.Table, fingerprint: str) -> Rows:
+def open_files(folder: Path, split: str, files: Sequence[str], fingerprint: str) -> Rows:
+    """The rows of Arrow files, which are mapped, not read: memory does not grow with them.
+
+    The arguments are those of `rows_of`. Pickled rows are these arguments: a worker maps the same files.
+
+    Raises:
+        DataError: a file is missing or damaged, or is no part of such a dataset.
+    """
+    return rows_of(folder, split, pa.concat_tables([_mapped(Path(file)) for file in files]), fingerprint, files)
+
+
+def rows_of(folder: Path, split: str, table: pa.Table, fingerprint: str, files: Sequence[str] = ()) -> Rows:
     """The rows of a table with the columns of a prepared dataset.
 
     Args:
-        folder, split: where it comes from, for errors, and for `open_split` to open it again.
+        folder, split: where it comes from, for errors.
+        files: the Arrow files that the table maps. Rows without them cannot be pickled.
 
     Raises:
         DataError: it is no such table.
@@ -60,7 +63,7 @@ def rows_of(folder: Path, split: str, table: pa.Table, fingerprint: str) -> Rows
     if not table.num_rows:
         raise DataError(f"{folder / split} has no rows: prepare it again with python -m coco224.prepare")
     kind = RawRows if pa.types.is_binary(table.schema.field("image").type) else EncodedRows
-    return kind(folder, split, table, fingerprint)
+    return kind(folder, split, table, fingerprint, files)
 
 
 def _no_dataset(folder: Path, split: str) -> str:
@@ -95,9 +98,10 @@ def _mapped(file: Path) -> pa.Table:
 class _ArrowRows:
     """What both encodings share: names, length, and finding a row's record batch."""
 
-    def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str) -> None:
+    def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str, files: Sequence[str]) -> None:
         self.fingerprint = fingerprint
         self._where = folder, split
+        self._mapped_files = files
         self._names = table.column("file_name")
         images = table.column("image")
         if images.null_count:
@@ -109,7 +113,7 @@ class _ArrowRows:
         return int(self._starts[-1])
 
     def __reduce__(self) -> tuple[object, ...]:
-        return open_split, self._where
+        return open_files, (*self._where, self._mapped_files, self.fingerprint)
 
     def order(self, rng: np.random.Generator) -> Ints:
         return rng.permutation(len(self))
@@ -128,8 +132,8 @@ class RawRows(_ArrowRows):
 
     decodes = False
 
-    def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str) -> None:
-        super().__init__(folder, split, table, fingerprint)
+    def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str, files: Sequence[str]) -> None:
+        super().__init__(folder, split, table, fingerprint, files)
         images = table.column("image")
         row_bytes = len(images[0].as_buffer())
         self.size = math.isqrt(row_bytes // 3)
@@ -159,8 +163,8 @@ class EncodedRows(_ArrowRows):
 
     decodes = True
 
-    def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str) -> None:
-        super().__init__(folder, split, table, fingerprint)
+    def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str, files: Sequence[str]) -> None:
+        super().__init__(folder, split, table, fingerprint, files)
         images = table.column("image")
         if not (pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0):
             raise DataError(f"{folder / split}: column image is {images.type}, neither bytes nor encoded pictures")

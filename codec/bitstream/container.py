@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from codec import STRIDE
+from codec.description.architecture import STRIDE
 from codec.bitstream.coder import Coder
 from codec.errors import InputError
 

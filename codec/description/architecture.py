@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+STRIDE = 16
+"""Pixels of a picture a side for each position of y: g_a halves it four times."""
+
 KEEP_GDN = "gdn"
 """The block that replaces nothing: the baseline. It is no entry of the registry and has no options."""
 

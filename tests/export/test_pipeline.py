@@ -9,7 +9,7 @@ from codecs_for_export import make, save
 from PIL import Image
 from programs import TINY, into, train
 
-from codec import STRIDE
+from codec.description.architecture import STRIDE
 from codec.bitstream.container import unpack
 from codec.checkpoint import open_codec
 from codec.files import FileCodec
