@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from codec.description.architecture import STRIDE
 from codec.cli import ArgumentParser, OptionGroup, option, run
+from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from export import options as shared
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from codec.description.architecture import STRIDE
 from codec.cli import option
+from codec.description.architecture import STRIDE
 
 
 def input_size() -> Any:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.description.architecture import STRIDE
 from codec.bitstream.coder import Coder
 from codec.bitstream.container import latent_size, pack, unpack
 from codec.bitstream.tables import read_tables
 from codec.cli import ArgumentParser, run
+from codec.description.architecture import STRIDE
 from codec.durable import whole_or_absent
 from codec.errors import InputError
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 
 from coco224.repository import is_repository
-from codec.description.architecture import STRIDE
 from codec.blocks import registry
 from codec.cli import NOT_EMPTY, NOT_NEGATIVE, POSITIVE, ArgumentParser, OptionGroup, at_least, expanded, option
+from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from training import recipe
 from training.objective import min_input_size
