@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from codec.cli import run as run_command
 from training.preempt import PREEMPTED, StopSignal
@@ -46,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = train(run, record, stop)
     conclude(run, record, status)
     return status
+
+
+def cli() -> NoReturn:
+    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    run_command(main)
 
 
 def train(run: Run, record: Record, stop: StopSignal) -> int:
@@ -198,4 +203,4 @@ def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    cli()

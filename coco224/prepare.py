@@ -25,7 +25,7 @@ from coco224.photographs.folder import Source, coco_splits
 from coco224.photographs.sample import LICENCES, SAMPLE, sample_splits
 from coco224.repository import is_repository, open_repository
 
-PREEMPTED = 75
+PREEMPTED = os.EX_TEMPFAIL
 _MIN_SIZE = 16  # the codec's total stride
 _NAMED = 3
 

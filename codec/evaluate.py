@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from codec.cli import ArgumentParser, OptionGroup, at_least, expanded, option
 from codec.cli import run as run_command
@@ -75,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def cli() -> NoReturn:
+    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    run_command(main)
+
+
 def write(options: EvaluateOptions, found: "Comparison") -> None:
     """Prints the figures, and writes the files that were asked for."""
     from codec.evaluation import results
@@ -136,4 +141,4 @@ def parse(argv: Sequence[str] | None) -> tuple[EvaluateOptions, list[str], list[
 
 
 if __name__ == "__main__":
-    run_command(main)
+    cli()

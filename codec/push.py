@@ -1,16 +1,18 @@
 """`python -m codec.push`: a checkpoint, with its card and record, to a model repository on the Hugging Face Hub."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from coco224.repository import is_repository, open_repository
 from codec.cli import NOT_EMPTY, ArgumentParser, OptionGroup, option
 from codec.cli import run as run_command
 from codec.errors import InputError
 
-UNREACHABLE = 75  # exit status: the Hub is down or out of reach, the same command completes the work later
+UNREACHABLE = os.EX_TEMPFAIL  # exit status 75: the Hub cannot be reached now; the same command completes the work
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_dataclass("options", PushOptions)
     options = PushOptions(**vars(parser.parse_args(argv)))
     return push(options)
+
+
+def cli() -> NoReturn:
+    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    run_command(main)
 
 
 def push(options: PushOptions) -> int:
@@ -102,4 +109,4 @@ def commit(repo_id: str, files: dict[str, bytes]) -> str:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    cli()

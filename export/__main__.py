@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from codec.cli import ArgumentParser, OptionGroup, option, run
 from codec.description.architecture import STRIDE
@@ -53,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_onnx()
     export(options)
     return 0
+
+
+def cli() -> NoReturn:
+    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    run(main)
 
 
 def require_onnx() -> None:
@@ -113,4 +118,4 @@ def export(options: ExportOptions) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli()

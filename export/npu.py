@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from codec.cli import POSITIVE, ArgumentParser, OptionGroup, option, run
 from codec.errors import InputError
@@ -87,6 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if complaints:
         raise InputError(f"{options.target} does not run all of {options.ckpt}: {'; '.join(complaints)}")
     return 0
+
+
+def cli() -> NoReturn:
+    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    run(main)
 
 
 def require(target: str) -> None:
@@ -196,4 +201,4 @@ def _words(verdict: Verdict) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli()

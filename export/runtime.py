@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,6 +222,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def cli() -> NoReturn:
+    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    run(main)
+
+
 def decode_file(path: Path, model: Model) -> Pixels:
     """The picture of a file; InputError names it."""
     try:
@@ -252,4 +257,4 @@ def read_picture(path: Path) -> Pixels:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli()

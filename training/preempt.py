@@ -4,7 +4,7 @@ import os
 import signal
 from types import FrameType
 
-PREEMPTED = 75  # exit status: stopped by a signal, with a checkpoint saved (EX_TEMPFAIL)
+PREEMPTED = os.EX_TEMPFAIL  # exit status 75: stopped by a signal, with a checkpoint saved
 INTERRUPTED_TWICE = 130
 
 

@@ -1,6 +1,6 @@
 """Blocks that the study measures beside the product's own: a control, and other forms of the gate and of ReLU.
 
-python train_accel.py --plugin benchmarks/study_blocks.py --act gate_local ...
+python train_accel.py --plugin benchmarks/study/blocks.py --act gate_local ...
 """
 
 import torch
