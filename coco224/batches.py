@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from coco224.errors import DataError
-from coco224.reading.rows import Rows
+from coco224.reading.rows import Ints, Pixels, Rows
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -168,6 +168,6 @@ def read_ahead(read: Callable[[K], V], keys: Iterable[K], threads: int) -> Itera
             yield batch
 
 
-def _batch(pixels: np.ndarray, rows: np.ndarray, places: np.ndarray) -> Batch:
+def _batch(pixels: Pixels, rows: Ints, places: Ints) -> Batch:
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     return Batch(images, torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(places.astype(np.int64)))

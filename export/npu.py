@@ -182,8 +182,9 @@ def qualcomm(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) ->
 
     from export.chips.qualcomm import compile_model
     from export.graph import build
-    from export.graph.parts import SYMBOL_ZERO, exportable
+    from export.graph.parts import exportable
     from export.pictures import sample_picture
+    from export.runtime import SYMBOL_ZERO
 
     x = sample_picture(options.input_size)
     model = build.build(codec, part, "depth_to_space", x)

@@ -83,7 +83,8 @@ class PiecedGate(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         magnitude = self.magnitude(x)
-        return x * (self.gain(magnitude) + F.relu(self.bend(magnitude))).clamp(0, self.high)
+        y: Tensor = x * (self.gain(magnitude) + F.relu(self.bend(magnitude))).clamp(0, self.high)
+        return y
 
     @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor) -> None:
@@ -101,7 +102,8 @@ class LocalGate(Gate):
         nn.init.dirac_(self.local.weight, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gain(self.local(self.magnitude(x))).clamp(0, self.high)
+        y: Tensor = x * self.gain(self.local(self.magnitude(x))).clamp(0, self.high)
+        return y
 
 
 def _register(name: str, block: type[nn.Module], *bounds: float) -> None:

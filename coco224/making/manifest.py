@@ -12,15 +12,15 @@ from PIL import features as pillow_features
 
 from coco224.making.shards import Report
 from coco224.making.workspace import write_durably
+from coco224.photographs import resize
 from coco224.photographs.folder import Source
-from coco224.photographs.resize import cykooz_resizer
 
 MANIFEST = "manifest.json"
 
 
 def versions() -> dict[str, str]:
     """The packages and libraries that decide a dataset's bytes."""
-    resizer = ["cykooz-resizer"] if cykooz_resizer else []  # else it is Pillow
+    resizer = ["cykooz-resizer"] if resize.cykooz_resizer else []  # else it is Pillow
     packages = {package: version(package) for package in ("datasets", "numpy", "pillow", "pyarrow", *resizer)}
     return packages | {name: str(pillow_features.version(name)) for name in ("libjpeg_turbo", "webp", "zlib")}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
@@ -54,7 +54,7 @@ def read_photograph(path: Path, shortest: int | None = None) -> Photograph:
             return _decode(data, shortest)
     except BadPhotograph:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BadPhotograph("not a JPEG, PNG, BMP or WebP picture" if data else "an empty file") from None
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
         raise BadPhotograph(" ".join(str(error).split()) or type(error).__name__) from error

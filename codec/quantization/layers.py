@@ -47,7 +47,7 @@ class QuantizedLayer(nn.Module):
             y: Tensor = super().forward(x)
             return y
         if self.latent is not None:
-            count = super().forward(whole(x - self._medians())) + self._count_of_medians(x)
+            count: Tensor = super().forward(whole(x - self._medians())) + self._count_of_medians(x)
         else:
             count = super().forward(self.wiring.inputs[0].counts(x))
         unit = self._unit()

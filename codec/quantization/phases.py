@@ -109,7 +109,8 @@ def in_float(codec: Codec) -> Codec:
     plain = Codec(replace(codec.architecture, quantization=None))
     added = quantizer_state(codec)
     plain.load_weights({name: tensor for name, tensor in codec.state_dict().items() if name not in added})
-    return plain.train(codec.training)
+    plain.train(codec.training)
+    return plain
 
 
 def enter(codec: Codec, phase: Phase, learning: bool = True) -> None:
@@ -249,7 +250,7 @@ def calibrate(codec: Codec, pictures: Iterable[Tensor], quantization: Quantizati
     Raises:
         InputError: there is no picture.
     """
-    calibrated = copy.deepcopy(codec).eval()
+    calibrated: Codec = copy.deepcopy(codec).eval()
     if codec.entropy_bottleneck.has_tables:
         calibrated.calibrated_tables = tables_of(codec)
     prepare(calibrated, replace(quantization, phase=Phase.CALIBRATION))
@@ -277,7 +278,7 @@ def frozen(codec: Codec) -> Codec:
             f"the codec's fake quantization is off (phase {_quantization(codec).phase}): train until --qat_calib_steps "
             "are over, or calibrate it on pictures"
         )
-    fixed = copy.deepcopy(codec).eval().requires_grad_(False)
+    fixed: Codec = copy.deepcopy(codec).eval().requires_grad_(False)
     _switches(fixed).in_eval = True
     limit_symbols(fixed)
     for part in TRANSFORMS[_quantization(fixed).scope]:
