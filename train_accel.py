@@ -54,39 +54,26 @@ def cli() -> NoReturn:
 
 
 def train(run: Run, record: Record, stop: StopSignal) -> int:
-    """The loop: at the end of an epoch evaluate, else step; save now and then. Returns the exit status."""
+    """The loop: steps, and now and then a checkpoint, an evaluation, reconstructions. Returns the exit status."""
     from training.saving import save
-    from training.validation import Stopped, save_reconstructions, validate
+    from training.validation import save_reconstructions
 
     output, progress = run.options.output, run.progress
     if progress.step == 0 and output.recon_every:
-        save_reconstructions(run, record, run.shipped(), "pre")
-    while True:
-        epoch = math.ceil(progress.step / run.steps_per_epoch)
-        if progress.evaluated < progress.step and ends_epoch(run, 1):
-            shipped = run.shipped()
-            try:
-                if run.data.validation and ends_epoch(run, output.eval_every):
-                    validate(run, record, stop, shipped, epoch)
-            except Stopped:
-                save(run, record, shipped, ends_run=True)
-                return PREEMPTED
-            if ends_epoch(run, output.recon_every):
-                save_reconstructions(run, record, shipped, f"e{epoch:03d}")
-            progress.evaluated = progress.step
-            record.draw()
-            save(run, record, shipped, ends_run=progress.step >= run.total)
-        if progress.step >= run.total:
-            return 0
-
+        save_reconstructions(run, record, run.shipped(), "pre")  # what the new blocks cost before any training
+    # A kill between the last step of an epoch and its evaluation: the resumed run evaluates first.
+    if not end_epoch(run, record, stop):
+        return PREEMPTED
+    while progress.step < run.total:
         outcome = optimizer_step(run, stop)
         progress.faults_in_a_row = progress.faults_in_a_row + 1 if outcome.fault else 0
         if outcome.fault:
             report_fault(run, record, outcome)
         progress.step += 1
         run.last_metrics = {}
-        record.step(progress.step, outcome.figures, outcome.lr)
+        record.step(progress.step, outcome.figures, outcome.lr)  # a row every --log_every steps
 
+        # Every --checkpoint_every steps, and when the run must end here: the state to resume from.
         exhausted = progress.faults_in_a_row >= run.options.numerics.overflow_patience
         ends_run = outcome.stopping or exhausted
         if ends_run or progress.step % output.checkpoint_every == 0:
@@ -96,9 +83,37 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
         if exhausted:
             return TOO_MANY_FAULTS
 
+        # At the end of an epoch: evaluation, reconstructions, curves, checkpoints.
+        if not end_epoch(run, record, stop):
+            return PREEMPTED
+    return 0
+
+
+def end_epoch(run: Run, record: Record, stop: StopSignal) -> bool:
+    """Does what the end of an epoch asks for, once, if the steps done end one. False: a signal came, all is saved."""
+    from training.saving import save
+    from training.validation import Stopped, save_reconstructions, validate
+
+    output, progress = run.options.output, run.progress
+    if progress.evaluated == progress.step or not ends_epoch(run, 1):
+        return True
+    epoch, shipped = math.ceil(progress.step / run.steps_per_epoch), run.shipped()
+    try:
+        if run.data.validation and ends_epoch(run, output.eval_every):
+            validate(run, record, stop, shipped, epoch)
+    except Stopped:  # the evaluation is done again after the resume
+        save(run, record, shipped, ends_run=True)
+        return False
+    if ends_epoch(run, output.recon_every):
+        save_reconstructions(run, record, shipped, f"e{epoch:03d}")
+    progress.evaluated = progress.step
+    record.draw()
+    save(run, record, shipped, ends_run=progress.step >= run.total)
+    return True
+
 
 def ends_epoch(run: Run, every: int) -> bool:
-    """Whether the steps done end an epoch that is a multiple of `every` (0: never), or the run, inside one or not."""
+    """Whether the steps done end the run, or an epoch that is a multiple of `every` (0: never)."""
     step = run.progress.step
     if not every or not step:
         return False
@@ -143,7 +158,8 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
     import torch
 
     from training.distributed import sum_over_ranks
-    from training.qat import begins_fake_quantization, end_step, enter_phase
+    from training.phases import begins_fake_quantization
+    from training.qat import end_step, enter_phase
 
     optimizer, watch, max_norm = run.optimizer, run.watch, run.options.numerics.max_grad_norm
     lr = run.schedule.apply(optimizer, run.progress.step)

@@ -13,7 +13,8 @@ from benchmarks.harness import Row, publish
 from codec.description.architecture import Architecture, BlockChoice, Quantization
 from codec.network.bottleneck import with_tables
 from codec.network.codec import Codec
-from codec.quantization.phases import calibrate, frozen
+from codec.quantization.calibrate import calibrate
+from codec.quantization.freeze import frozen
 from export.graph.build import build
 from export.graph.nodes import macs, read
 from export.graph.parts import Part

@@ -22,7 +22,8 @@ from codec.bitstream.tables import to_bytes
 from codec.description.architecture import KEEP_GDN, Quantization
 from codec.network.codec import Codec
 from codec.network.tables import tables_of
-from codec.quantization.phases import calibrate, frozen
+from codec.quantization.calibrate import calibrate
+from codec.quantization.freeze import frozen
 from export.graph.build import build, write
 from export.graph.check import runner
 from export.measure import executed

@@ -1,6 +1,7 @@
 """Rows to batches in an order that is ours: a function of the seed, never of workers, ranks or interruptions."""
 
 import itertools
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from coco224.errors import DataError
-from coco224.reading.rows import Ints, Pixels, Rows
+from coco224.files import shared_memory
+from coco224.reading.rows import Flags, Ints, Pixels, Rows
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -19,6 +21,8 @@ V = TypeVar("V")
 # Keep the draws of order and of crops apart for one seed.
 _ORDER, _WINDOW = 0, 1
 
+_BATCHES_PER_WORKER = 3  # in shared memory: two that it has read ahead, and one on its way
+_TIMEOUT = 600  # seconds without a batch after which the workers have failed
 _DECODERS = 4  # threads that decode an evaluation's rows ahead of it; Pillow decodes without the interpreter's lock
 
 
@@ -81,33 +85,39 @@ class TrainBatches(Dataset[Batch]):
         self.grad_accum = grad_accum
         self._rank = rank
         self._world_size = world_size
-        self._epoch = -1
+        self.batch_bytes = batch_size * input_size**2 * 3
+        self._drawn: dict[int, tuple[Ints, Ints, Ints, Flags]] = {}
 
     def __getitem__(self, k: int) -> Batch:
         step, micro = divmod(k, self.grad_accum)
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        self._draw(epoch)
+        order, tops, lefts, mirrored = self._draw(epoch)
         first = (micro * self._world_size + self._rank) * self._batch_size
         places = np.arange(first, first + self._batch_size)
-        rows = self._order[step_in_epoch * self.global_batch + places]
-        pixels = self._rows.read(rows, self._top[rows], self._left[rows], self._input_size)
+        rows = order[step_in_epoch * self.global_batch + places]
+        pixels = self._rows.read(rows, tops[rows], lefts[rows], self._input_size)
         if self._hflip:
             # One by one: torch.flip has a vector path for HxWx3, ten times faster than a reversed numpy view.
-            for place in np.flatnonzero(self._mirrored[rows]):
+            for place in np.flatnonzero(mirrored[rows]):
                 picture = torch.from_numpy(pixels[place])
                 picture.copy_(torch.flip(picture, (1,)))
         return _batch(pixels, rows, places)
 
-    def _draw(self, epoch: int) -> None:
-        """Order and windows of an epoch, drawn whole and kept until the next: microseconds for each batch."""
-        if epoch == self._epoch:
-            return
+    def _draw(self, epoch: int) -> tuple[Ints, Ints, Ints, Flags]:
+        """Order, corners and mirroring of an epoch, drawn whole and kept: microseconds for each batch.
+
+        Threads may read on both sides of the end of an epoch: two are kept, and what two of them draw is the same.
+        """
+        drawn = self._drawn.get(epoch)
+        if drawn is not None:
+            return drawn
         n, room = len(self._rows), self._rows.size - self._input_size
-        self._order = self._rows.order(np.random.default_rng([_ORDER, self._seed, epoch]))
+        order = self._rows.order(np.random.default_rng([_ORDER, self._seed, epoch]))
         window = np.random.default_rng([_WINDOW, self._seed, epoch])
-        self._top, self._left = window.integers(room + 1, size=(2, n), dtype=np.int32)
-        self._mirrored = window.integers(2, size=n, dtype=np.bool_)
-        self._epoch = epoch
+        top, left = window.integers(room + 1, size=(2, n), dtype=np.int32)
+        drawn = order, top, left, window.integers(2, size=n, dtype=np.bool_)
+        self._drawn = {before: kept for before, kept in self._drawn.items() if before == epoch - 1} | {epoch: drawn}
+        return drawn
 
 
 class EvalBatches(Dataset[Batch]):
@@ -141,20 +151,67 @@ def train_loader(
 
     Args:
         num_workers: processes that read; 0: a thread of this one, which for rows that need no decoding is faster
-            than handing batches from process to process.
+            than handing batches from process to process. They are threads too where /dev/shm is too small for the
+            batches of as many processes.
         pin_memory: put the batches into page-locked memory, from which a GPU fetches them while it computes.
     """
     micro_batches = range(start_step * batches.grad_accum, stop_step * batches.grad_accum)
+    needed, free = num_workers * _BATCHES_PER_WORKER * batches.batch_bytes, shared_memory() if num_workers else 0
+    if num_workers and needed <= free:
+        loader = DataLoader(
+            _Reporting(batches),
+            batch_size=None,  # what the dataset gives is a batch already
+            sampler=micro_batches,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            timeout=_TIMEOUT,
+        )
+        return _received(iter(loader))
     if num_workers:
-        # batch_size=None: what the dataset gives is a batch already.
-        return iter(
-            DataLoader(batches, batch_size=None, sampler=micro_batches, num_workers=num_workers, pin_memory=pin_memory)
+        warnings.warn(
+            f"/dev/shm has {free / 1e6:.1f} MB free, {num_workers} worker processes need {needed / 1e6:.1f} MB: "
+            "batches are read by threads; docker run --shm-size gives more",
+            stacklevel=2,
         )
 
     def read(k: int) -> Batch:
         return Batch(*(tensor.pin_memory() for tensor in batches[k])) if pin_memory else batches[k]
 
-    return read_ahead(read, micro_batches, 1)
+    return read_ahead(read, micro_batches, max(1, num_workers))
+
+
+class _Reporting(Dataset[Batch | str]):
+    """Batches, or the words of a DataError, to which a DataLoader would add a worker's traceback."""
+
+    def __init__(self, batches: TrainBatches) -> None:
+        self._batches = batches
+
+    def __getitem__(self, k: int) -> Batch | str:
+        try:
+            return self._batches[k]
+        except DataError as error:
+            return str(error)
+
+
+def _received(loader: Iterator[Batch | str]) -> Iterator[Batch]:
+    """What the workers read.
+
+    Raises:
+        DataError: a worker's, or one was killed, or none gave a batch for minutes.
+    """
+    while True:
+        try:
+            batch = next(loader)
+        except StopIteration:
+            return
+        except RuntimeError as error:  # the DataLoader's own, about its workers
+            if "DataLoader" not in str(error):
+                raise
+            reason = " ".join(str(error).split())
+            raise DataError(f"a worker process failed ({reason}): give --num_workers 0, or a smaller one") from error
+        if isinstance(batch, str):
+            raise DataError(batch)
+        yield batch
 
 
 def read_ahead(read: Callable[[K], V], keys: Iterable[K], threads: int) -> Iterator[V]:

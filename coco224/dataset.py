@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from coco224.errors import DataError
+from coco224.files import expanded
 from coco224.reading.arrow import open_folder
 from coco224.reading.on_the_fly import open_photographs
 from coco224.reading.rows import Rows
@@ -20,6 +21,8 @@ def open_rows(coco_dir: str | Path, split: str, use_prepared: bool, streaming: b
     Raises:
         DataError: there is nothing of the kind, or it is damaged.
     """
+    if str(coco_dir).startswith("~"):
+        coco_dir = expanded(coco_dir)
     if streaming:
         if Path(coco_dir).exists():
             raise DataError(f"--streaming true, but --coco_dir {coco_dir} is here: leave --streaming out")

@@ -1,29 +1,31 @@
 """`python -m coco224.prepare`: photographs to size x size crops in a Hugging Face dataset on disk."""
 
 import argparse
-import errno
 import functools
 import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from coco224.errors import DataError, one_line
+from coco224.errors import DataError, counted, one_line, printable
+from coco224.files import check_writable, expanded, in_words, read_json, write_whole
 from coco224.making.disk import check_room
 from coco224.making.manifest import MANIFEST, describe_split, summary, versions
 from coco224.making.pool import StopSignals, write_shards
 from coco224.making.shards import ENCODINGS, Recipe, Report, Shard, Stopped, features
-from coco224.making.workspace import Workspace, checked_out_dir, write_durably
+from coco224.making.workspace import Workspace, checked_out_dir
 from coco224.photographs.crops import METHODS
 from coco224.photographs.folder import Source, coco_splits
 from coco224.photographs.sample import LICENCES, SAMPLE, sample_splits
 from coco224.repository import is_repository, open_repository
+from coco224.walk import left_out_in_words
 
 PREEMPTED = os.EX_TEMPFAIL
 _MIN_SIZE = 16  # the codec's total stride
@@ -59,12 +61,22 @@ def prepare(options: Options, signals: StopSignals) -> str:
         Stopped: a signal came; the same call continues.
         OSError: the disk is full, or cannot be written.
     """
-    is_sample = options.coco_dir == SAMPLE
-    coco_dir = None if is_sample else Path(options.coco_dir)
+    coco_dir = None if options.coco_dir == SAMPLE else Path(options.coco_dir)
     out = checked_out_dir(options.out_dir, options.overwrite, coco_dir)
-    sources = coco_splits(coco_dir, options.include_val) if coco_dir else sample_splits(options.include_val)
-    sources = {split: _first(source, options.limit) for split, source in sources.items()}
-    work = Workspace(out, _plan(options.recipe, sources))
+    check_writable("--out_dir", out.parent)
+    with Workspace(out) as work:
+        # Again, and the photographs are listed now: another run may have ended in between.
+        checked_out_dir(options.out_dir, options.overwrite, coco_dir)
+        sources = coco_splits(coco_dir, options.include_val) if coco_dir else sample_splits(options.include_val)
+        sources = {split: _first(source, options.limit) for split, source in sources.items()}
+        if signals.stopping:
+            raise Stopped
+        return _make(options, signals, work, sources, out)
+
+
+def _make(options: Options, signals: StopSignals, work: Workspace, sources: dict[str, Source], out: Path) -> str:
+    sample = options.coco_dir == SAMPLE
+    work.follow(_plan(options.recipe, sources))
     shards = {split: _shards(work.dataset / split, source) for split, source in sources.items()}
     reports = {shard.path: report for part in shards.values() for shard in part if (report := work.report(shard))}
     missing = [shard for part in shards.values() for shard in part if shard.path not in reports]
@@ -100,25 +112,35 @@ def prepare(options: Options, signals: StopSignals) -> str:
     manifest = {
         "options": _recorded(options),
         "versions": versions(),
-        "licences": {name: LICENCES[name] for source in sources.values() for name in source.names} if is_sample else {},
+        "licences": {name: LICENCES[name] for source in sources.values() for name in source.names} if sample else {},
         "splits": {split: summary(sources[split], part) for split, part in parts.items()},
     }
-    write_durably(work.dataset / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_whole(work.dataset / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     # What makes the folder a dataset comes last.
-    write_durably(work.dataset / "dataset_dict.json", json.dumps({"splits": list(parts)}))
+    write_whole(work.dataset / "dataset_dict.json", json.dumps({"splits": list(parts)}))
     work.publish()
-    rows = ", ".join(f"{split} {sum(report.rows for report in part)} rows" for split, part in parts.items())
+    rows = ", ".join(f"{split} {counted(sum(report.rows for report in part), 'row')}" for split, part in parts.items())
     skipped = sum(len(report.skipped) for part in parts.values() for report in part)
-    return f"{rows}; {skipped} of {files} files skipped; manifest: {options.out_dir / MANIFEST}"
+    left_out = left_out_in_words(sum((Counter(source.left_out) for source in sources.values()), Counter()))
+    return "; ".join(
+        words
+        for words in (
+            rows,
+            f"{skipped} of {counted(files, 'file')} skipped",
+            left_out,
+            f"manifest: {options.out_dir / MANIFEST}",
+        )
+        if words
+    )
 
 
 def is_made(options: Options) -> bool:
     """Whether --out_dir holds the very dataset that these options make, so that only its upload is left."""
     try:
-        manifest = json.loads((options.out_dir / MANIFEST).read_text())
-    except (OSError, ValueError):
+        options_before = read_json(options.out_dir / MANIFEST)["options"]
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return bool(manifest["options"] == json.loads(json.dumps(_recorded(options))) and not options.overwrite)
+    return bool(options_before == json.loads(json.dumps(_recorded(options))) and not options.overwrite)
 
 
 def _move(bar: Any, pictures: int) -> None:
@@ -126,7 +148,7 @@ def _move(bar: Any, pictures: int) -> None:
 
 
 def _first(source: Source, limit: int | None) -> Source:
-    return Source(source.folder, source.names[:limit], source.sizes[:limit])
+    return replace(source, names=source.names[:limit], sizes=source.sizes[:limit])
 
 
 def _shards(folder: Path, source: Source) -> list[Shard]:
@@ -163,7 +185,7 @@ def _check_bad(reports: Sequence[Report], files: int, max_bad: float) -> None:
     bad = sum(entry.unreadable for report in reports for entry in report.skipped)
     if bad > max_bad * files:
         raise DataError(
-            f"{bad} of {files} photographs cannot be read, more than --max_bad {max_bad:g} allows: "
+            f"{bad} of {counted(files, 'photograph')} cannot be read, more than --max_bad {max_bad:g} allows: "
             f"{_named(reports)}; repair or remove them, or raise --max_bad"
         )
 
@@ -206,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--out_dir",
         required=True,
-        type=os.path.expanduser,  # no shell replaces the ~ of --out_dir=~/x
+        type=expanded,
         metavar="DIR",
         help="where the dataset appears when it is whole [required]",
     )
@@ -262,7 +284,7 @@ def _options(argv: Sequence[str] | None) -> Options:
         raise DataError(f"--push_to_hub true needs --hub_dataset_id USER/NAME, not {given.hub_dataset_id!r}")
     return Options(
         coco_dir=given.coco_dir,
-        out_dir=Path(given.out_dir),
+        out_dir=given.out_dir,
         include_val=given.include_val,
         recipe=Recipe(given.size, crop, given.crops_per_image or 1, given.seed, given.encoding),
         limit=given.limit,
@@ -291,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{options.out_dir} holds this dataset already: uploading it")
         else:
             with StopSignals() as signals:
-                print(prepare(options, signals))
+                print(printable(prepare(options, signals)))
         if options.hub_dataset_id:
             from coco224.making.upload import upload
 
@@ -304,13 +326,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error:", one_line(error), file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            line = "the disk is full: make room, then the same command continues with the finished part"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            line = f"{error.filename or 'the disk'} cannot be written or read ({error.strerror})"
-        else:
-            raise
-        print(f"error: {line}", file=sys.stderr)
+        line = f"error: {in_words(error)}; the same command continues with the finished part"
+        print(printable(line), file=sys.stderr)
         return 2
     return 0
 

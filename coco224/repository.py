@@ -6,12 +6,15 @@ from contextlib import contextmanager
 
 from coco224.errors import DataError
 
+_LONGEST_NAME = 96
 _SECONDS = 30.0  # the client's own limit for an answer is none
 
 
 def is_repository(name: str) -> bool:
-    """Whether a name has the Hub's form USER/NAME."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and ".." not in name
+    """Whether a name has the Hub's form USER/NAME, by the rules of its client; any other name can only be a path."""
+    part = r"[a-zA-Z0-9_](?:[a-zA-Z0-9_.-]*[a-zA-Z0-9_])?"
+    odd = "--" in name or ".." in name or name.endswith(".git") or len(name) > _LONGEST_NAME
+    return re.fullmatch(f"{part}/{part}", name) is not None and not odd
 
 
 def open_repository(option: str, repo_id: str, repo_type: str, private: bool) -> str:
@@ -74,6 +77,6 @@ def reasons(what: str) -> Iterator[None]:
 
     try:
         yield
-    except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError wraps the error of a large file
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:  # RuntimeError wraps the error of a large file
         cause = (error.__cause__ if isinstance(error, RuntimeError) else None) or error
         raise DataError(f"{what} ({(str(cause) or type(cause).__name__).splitlines()[0]})") from error

@@ -65,15 +65,19 @@ expanded = os.path.expanduser
 def option(default: Any, help: str, **hints: Any) -> Any:
     """A dataclass field that is a command's option.
 
-    Hints: `rule` (a Rule), `metavar`, `shown` (what --help calls the default), `values` (a function that
-    lists them for --help where no Literal can; whoever uses the option refuses others).
+    Hints: `rule` (a Rule), `metavar`, `shown` (what --help calls the default), `choices` (the names that it may have,
+    where no Literal can list them), `values` (a function that lists them for --help where they are known late; whoever
+    uses the option refuses others). Of the training program's options also: `decides` (the value decides the trained
+    weights, so a resumed run must have the same), `only_with` (another option and the values under which this one has
+    an effect), `local` (it says something of this machine alone, and is left out of the command that others can
+    repeat).
     """
     return dataclasses.field(default=default, metadata={"help": help, **hints})
 
 
 @dataclasses.dataclass(frozen=True)
 class OptionGroup:
-    """Base of the dataclasses whose fields are options; refuses a value that breaks its field's rule."""
+    """Base of the dataclasses whose fields are options; refuses a value that its field does not take."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -83,6 +87,23 @@ class OptionGroup:
                 raise InputError(f"--{field.name} {value}: {words}")
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
                 raise InputError(f"--{field.name} {value}: does not fit into 64 bits")
+            choices = _choices(field)
+            if choices and value is not None and value not in choices:
+                raise InputError(f"--{field.name} {value}: use one of {', '.join(choices)}")
+
+
+def _kind(field: dataclasses.Field[Any]) -> Any:
+    """A field's type, without `| None`."""
+    if typing.get_origin(field.type) in (types.UnionType, typing.Union):
+        return next(member for member in typing.get_args(field.type) if member is not types.NoneType)
+    return field.type
+
+
+def _choices(field: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """The values of a field's Literal or of its hint `choices`; empty if neither lists them."""
+    if typing.get_origin(_kind(field)) is typing.Literal:
+        return typing.get_args(_kind(field))
+    return tuple(field.metadata.get("choices", ()))
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -106,14 +127,11 @@ class ArgumentParser(argparse.ArgumentParser):
         group = self.add_argument_group(title)
         self.fields.update(fields)
         for name, field in fields.items():
-            kind: Any = field.type
-            if typing.get_origin(kind) in (types.UnionType, typing.Union):
-                kind = next(member for member in typing.get_args(kind) if member is not types.NoneType)
-            values = field.metadata["values"]() if "values" in field.metadata else ()
+            kind, choices = _kind(field), _choices(field)
+            values = field.metadata["values"]() if "values" in field.metadata else choices
             settings: dict[str, Any] = {"type": kind}
-            if typing.get_origin(kind) is typing.Literal:
-                values = typing.get_args(kind)
-                settings = {"choices": values}
+            if choices:
+                settings = {"choices": choices}
             elif kind is bool:
                 settings = {"type": boolean, "nargs": "?", "const": True}
             metavar = field.metadata.get("metavar", "NAME" if values else kind.__name__.upper())
@@ -143,9 +161,10 @@ class ArgumentParser(argparse.ArgumentParser):
                 raise InputError(f"{source}: {name}: {value!r} is no text; if it is meant, quote it")
             words.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
         try:
-            return vars(self.parse_args(words))
+            given: dict[str, Any] = vars(self.parse_args(words))
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
+        return given
 
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         namespace, unknown = self.parse_known_args(None if args is None else list(args), namespace)

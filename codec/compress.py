@@ -19,7 +19,7 @@ def compress_file(codec: "FileCodec", source: Path, target: Path) -> None:
     import numpy as np
     import torch
 
-    from codec.durable import whole_or_absent
+    from coco224.files import whole_or_absent
 
     try:
         pixels = np.array(read_photograph(source).image)

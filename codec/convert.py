@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coco224.files import shared_memory
+from coco224.walk import say_left_out, walk
 from codec.cli import ArgumentParser, OptionGroup, at_least, option
 from codec.errors import InputError
 
@@ -89,7 +92,9 @@ def find_jobs(conversion: Conversion, source: Path, target: Path) -> list[Job]:
     if source.is_dir():
         if target.is_file():
             raise InputError(f"{target} is a file and {source} a folder; name a folder to write")
-        names = sorted(path.relative_to(source) for path in source.rglob("*") if _is_read(conversion, path, source))
+        found = walk(source, conversion.reads)
+        say_left_out(source, found.left_out)
+        names = sorted(Path(name) for name, _ in found.files)
         if not names:
             raise InputError(f"{source} holds no file that ends in {' '.join(sorted(conversion.reads))}")
         jobs = [(source / name, (target / name).with_suffix(conversion.folder_suffix)) for name in names]
@@ -109,11 +114,6 @@ def find_jobs(conversion: Conversion, source: Path, target: Path) -> list[Job]:
     return [(source, target)]
 
 
-def _is_read(conversion: Conversion, path: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.suffix.lower() in conversion.reads and not hidden and path.is_file()
-
-
 def _failures(conversion: Conversion, jobs: list[Job], options: FileOptions) -> Iterator[str]:
     """Does the jobs; what went wrong with each that failed."""
     from tqdm import tqdm
@@ -121,6 +121,9 @@ def _failures(conversion: Conversion, jobs: list[Job], options: FileOptions) -> 
     worker = _Worker(conversion.convert, options.checkpoint, options.plugin)
     worker.open()  # here as well with several processes: a bad checkpoint is refused before they start
     processes = min(options.num_proc, len(jobs))
+    if processes > 1 and not shared_memory():
+        print("several processes need a writable /dev/shm: working with one, as --num_proc 1 does", file=sys.stderr)
+        processes = 1
     done = map(worker, jobs) if processes == 1 else _spread(worker, jobs, processes)
     progress = tqdm(done, total=len(jobs), unit=" files", disable=len(jobs) == 1)
     yield from (failure for failure in progress if failure)

@@ -16,7 +16,7 @@ def decompress_file(codec: "FileCodec", source: Path, target: Path) -> None:
     """A file of codec.compress to a picture; InputError where it is not whole or not of this codec."""
     from PIL import Image
 
-    from codec.durable import whole_or_absent
+    from coco224.files import whole_or_absent
 
     (picture,) = codec.decompress([source.read_bytes()])
     with whole_or_absent(target) as beside:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from coco224.files import whole_or_absent
 from codec.cli import ArgumentParser, OptionGroup, at_least, expanded, option
 from codec.cli import run as run_command
-from codec.durable import whole_or_absent
 from codec.errors import InputError
 from codec.evaluation.references import QUALITIES, check_format
 

@@ -12,8 +12,6 @@ from codec.cli import NOT_EMPTY, ArgumentParser, OptionGroup, option
 from codec.cli import run as run_command
 from codec.errors import InputError
 
-UNREACHABLE = os.EX_TEMPFAIL  # exit status 75: the Hub cannot be reached now; the same command completes the work
-
 
 @dataclass(frozen=True)
 class PushOptions(OptionGroup):
@@ -66,7 +64,7 @@ def push(options: PushOptions) -> int:
     reason = reason or commit(options.hub_model_id, files)
     if reason:
         print(f"error: the Hub did not take the files ({reason}); the same command completes it", file=sys.stderr)
-        return UNREACHABLE
+        return os.EX_TEMPFAIL
     print(f"{options.hub_model_id}: {len(files)} files")
     return 0
 

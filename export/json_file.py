@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from codec.durable import whole_or_absent
+from coco224.files import whole_or_absent
 from codec.errors import InputError
 
 

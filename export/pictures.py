@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from coco224.photographs.crops import boxes, cut
-from coco224.photographs.decode import BadPhotograph, Photograph, list_photographs, read_photograph
+from coco224.photographs.decode import SUFFIXES, BadPhotograph, Photograph, read_photograph
 from coco224.photographs.sample import VALIDATION, sample_splits
+from coco224.walk import Found, say_left_out, walk
 from codec.errors import InputError
 from codec.network.pixels import to_float
 
@@ -26,10 +27,11 @@ def calibration_pictures(folder: Path, size: int) -> Iterator[Tensor]:
     Raises:
         InputError: there is no picture, or a file that is none.
     """
-    names = [name for name, _ in list_photographs(folder)] if folder.is_dir() else []
-    if not names:
+    found = walk(folder, SUFFIXES) if folder.is_dir() else Found()
+    if not found.files:
         raise InputError(f"--calib_dir {folder}: no picture there; give a folder of photographs")
-    for name in names:
+    say_left_out(folder, found.left_out)
+    for name, _ in found.files:
         try:
             yield _square(read_photograph(folder / name, 2 * size), size)
         except BadPhotograph as error:

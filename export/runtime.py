@@ -7,6 +7,7 @@ The files are those of `codec.compress`: either side may be the checkpoint itsel
 """
 
 import io
+import platform
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -16,12 +17,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from coco224.files import whole_or_absent
 from codec.bitstream.coder import Coder
 from codec.bitstream.container import latent_size, pack, unpack
 from codec.bitstream.tables import read_tables
 from codec.cli import ArgumentParser, run
 from codec.description.architecture import STRIDE
-from codec.durable import whole_or_absent
 from codec.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 Window = tuple[slice, slice]
 TABLES_SUFFIX = ".tables"
+
+VNNI = {"avx512_vnni", "avx_vnni"}
+"""CPU flags of instructions that add int8 products in 32 bits; a CPU with AMX has them too."""
 
 SYMBOL_ZERO = 128
 """Zero point of symbols as uint8; their scale is 1."""
@@ -80,16 +84,30 @@ class Model:
 
 
 def session_options() -> "onnxruntime.SessionOptions":
-    """ONNX Runtime without warnings, and with sums that do not saturate.
-
-    On x86 without VNNI its fastest int8 kernels add two products in 16 bits, which do not hold them.
-    """
+    """ONNX Runtime without warnings, and with int8 sums that do not saturate."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about its own optimizer
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if sums_saturate():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
+
+
+def sums_saturate(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether ONNX Runtime's fastest int8 kernels add two products in 16 bits, which do not hold them.
+
+    They do on x86 without VNNI. With VNNI the fastest are exact, and the others take about three times as long. An x86
+    CPU whose flags cannot be read (another system than Linux) counts as one without: slow at worst, never wrong.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        with cpuinfo.open() as lines:
+            flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    except OSError:
+        return True
+    return not VNNI.intersection(flags)
 
 
 def open_session(path: Path) -> "onnxruntime.InferenceSession":

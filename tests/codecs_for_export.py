@@ -9,7 +9,8 @@ from codec.checkpoint import Description, save_codec
 from codec.description.architecture import Architecture, BlockChoice, Quantization
 from codec.network.bottleneck import with_tables
 from codec.network.codec import Codec
-from codec.quantization.phases import calibrate, frozen
+from codec.quantization.calibrate import calibrate
+from codec.quantization.freeze import frozen
 
 
 def make(act: str, options: dict | None = None, N: int = 8, M: int = 12, spread: float = 8.0) -> Codec:

@@ -1,18 +1,62 @@
 """The data of a run: rows to train on, rows to validate on, and batches in an order that resume can repeat."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from coco224.batches import Batch, TrainBatches, train_loader
 from coco224.dataset import Rows, open_rows
+from coco224.repository import is_repository
+from codec.cli import NOT_NEGATIVE, OptionGroup, at_least, option
+from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from codec.network.pixels import to_float
-from codec.quantization.phases import CALIBRATION_PICTURES
-from training.options import Options
+
+
+@dataclass(frozen=True)
+class DataOptions(OptionGroup):
+    coco_dir: str = option(
+        "",
+        "dataset of coco224.prepare, here or on the Hub (USER/NAME), or a COCO root",
+        metavar="DIR",
+        shown="required",
+    )
+    use_prepared: bool = option(True, "false: --coco_dir is a COCO root, cropped on the fly", decides=True)
+    streaming: bool = option(False, "fetch the rows of a dataset on the Hub while training, not before", decides=True)
+    input_size: int = option(
+        224,
+        "side of the random crop that is taken of each row",
+        rule=(
+            lambda size: size > 0 and size % STRIDE == 0,
+            f"must be a multiple of {STRIDE}, the codec's stride",
+        ),
+        decides=True,
+    )
+    hflip: bool = option(False, "mirror half of the crops", decides=True)
+    batch_size: int = option(16, "crops per process and step", rule=at_least(1))
+    grad_accum: int = option(1, "batches per optimizer step", rule=at_least(1))
+    num_workers: int | None = option(
+        None, "reading processes a rank", rule=NOT_NEGATIVE, shown="0 for raw rows, else 2", local=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.coco_dir:
+            raise InputError(
+                "--coco_dir is required: a dataset that `python -m coco224.prepare` made, "
+                "or a COCO root with --use_prepared false"
+            )
+        if self.streaming and not (self.use_prepared and is_repository(self.coco_dir)):
+            raise InputError(f"--streaming true with --coco_dir {self.coco_dir}: only a dataset on the Hub streams")
+        if self.streaming and self.num_workers:
+            raise InputError(f"--num_workers {self.num_workers} with --streaming true: it reads ahead by itself")
+
+    def on_the_hub(self) -> bool:
+        """Whether --coco_dir names a dataset on the Hub: a path that exists wins."""
+        return self.use_prepared and is_repository(self.coco_dir) and not Path(self.coco_dir).exists()
 
 
 @dataclass
@@ -37,57 +81,51 @@ class TrainingData:
         return self.validation or self.rows
 
 
-def open_splits(options: Options) -> tuple[Rows, Rows | None]:
+def open_splits(data: DataOptions) -> tuple[Rows, Rows | None]:
     """The training rows, and the validation rows where there are any: those are read often, so they never stream.
 
     Raises:
         InputError, DataError: the dataset cannot be opened or has no train split.
     """
-    root, use_prepared = options.data.coco_dir, options.data.use_prepared
-    train = open_rows(root, "train", use_prepared, options.data.streaming)
+    train = open_rows(data.coco_dir, "train", data.use_prepared, data.streaming)
     if train is None:
-        raise InputError(f"--coco_dir {root} has no train split; make one with python -m coco224.prepare")
-    return train, open_rows(root, "validation", use_prepared)
+        raise InputError(f"--coco_dir {data.coco_dir} has no train split; make one with python -m coco224.prepare")
+    return train, open_rows(data.coco_dir, "validation", data.use_prepared)
 
 
-def batches_of(rows: Rows, options: Options, grad_accum: int, accelerator: Accelerator) -> TrainBatches:
-    """This rank's micro-batches of the rows."""
+def batches_of(
+    rows: Rows, data: DataOptions, seed: int, grad_accum: int = 1, rank: int = 0, world_size: int = 1
+) -> TrainBatches:
+    """The micro-batches of a rank."""
     return TrainBatches(
         rows,
-        seed=options.numerics.seed,
-        input_size=options.data.input_size,
-        hflip=options.data.hflip,
-        batch_size=options.data.batch_size,
+        seed=seed,
+        input_size=data.input_size,
+        hflip=data.hflip,
+        batch_size=data.batch_size,
         grad_accum=grad_accum,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
+        rank=rank,
+        world_size=world_size,
     )
 
 
-def micro_batches(data: TrainingData, options: Options, first: int, last: int, device: torch.device) -> Iterator[Batch]:
-    """The micro-batches of the optimizer steps first .. last - 1, read ahead."""
-    workers = options.data.num_workers
-    if workers is None:  # raw rows are read faster than a worker could hand them over
-        workers = 2 if data.rows.decodes else 0
-    return iter(train_loader(data.batches, first, last, workers, pin_memory=device.type == "cuda"))
+def micro_batches(
+    batches: TrainBatches, decodes: bool, num_workers: int | None, first: int, last: int, device: torch.device
+) -> Iterator[Batch]:
+    """The micro-batches of the optimizer steps first .. last - 1, read ahead.
+
+    Args:
+        decodes: the rows are decoded when they are read; raw rows are read faster than a worker could hand them over.
+    """
+    if num_workers is None:
+        num_workers = 2 if decodes else 0
+    return iter(train_loader(batches, first, last, num_workers, pin_memory=device.type == "cuda"))
 
 
-def first_batches(rows: Rows, options: Options, batch_size: int, count: int, device: torch.device) -> Iterator[Tensor]:
+def first_batches(
+    rows: Rows, data: DataOptions, seed: int, batch_size: int, count: int, device: torch.device
+) -> Iterator[Tensor]:
     """Pictures from the run's beginning, [B, 3, H, W] in [0, 1] each: the same on every rank, and after a resume."""
-    batches = TrainBatches(
-        rows,
-        seed=options.numerics.seed,
-        input_size=options.data.input_size,
-        hflip=options.data.hflip,
-        batch_size=batch_size,
-        grad_accum=1,
-        rank=0,
-        world_size=1,
-    )
+    batches = batches_of(rows, replace(data, batch_size=batch_size), seed)
     loader = train_loader(batches, 0, count, num_workers=0, pin_memory=False)
     return (to_float(batch.images, device) for batch in loader)
-
-
-def calibration_pictures(rows: Rows, options: Options, device: torch.device) -> list[Tensor]:
-    """The pictures that quantization looks at, [1, 3, H, W] in [0, 1] each."""
-    return list(first_batches(rows, options, 1, min(CALIBRATION_PICTURES, len(rows)), device))

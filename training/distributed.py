@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from codec.errors import InputError
-from training.options import Options
+from training.reporting import ReportingOptions
 
 
 def check_launch(accelerator: Accelerator) -> None:
@@ -20,7 +20,7 @@ def check_launch(accelerator: Accelerator) -> None:
     Raises:
         InputError: the launcher's WORLD_SIZE is not the number of processes that Accelerate sees.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = int(os.environ.get("WORLD_SIZE") or 1)  # some schedulers export an empty one
     if launched != accelerator.num_processes:
         raise InputError(
             f"the launcher started {launched} processes but Accelerate sees {accelerator.num_processes}, so they would "
@@ -46,13 +46,12 @@ def check_precision(amp_dtype: str | None) -> None:
         )
 
 
-def make_accelerator(options: Options) -> Accelerator:
+def make_accelerator(reporting: ReportingOptions, project_dir: str) -> Accelerator:
     """An Accelerator that wraps, launches and tracks; precision and accumulation are the loop's own.
 
     Raises:
         InputError: a tracker that Accelerate does not know or that is not installed.
     """
-    reporting = options.reporting
     trackers = [name.strip() for name in (reporting.report_to or "").split(",") if name.strip()]
     trackers += ["wandb"] * (reporting.wandb and "wandb" not in trackers)
     known = [str(name) for name in LoggerType if name != LoggerType.ALL]
@@ -64,7 +63,7 @@ def make_accelerator(options: Options) -> Accelerator:
     return Accelerator(
         mixed_precision="no",
         log_with=trackers or None,
-        project_dir=options.output.save_dir,
+        project_dir=project_dir,
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )

@@ -1,18 +1,15 @@
 """The training objectives: distortion of the picture plus, but for `recon`, the rate of its code."""
 
-import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from codec.cli import NOT_NEGATIVE, POSITIVE, OptionGroup, option
 from codec.description.architecture import STRIDE
-from codec.errors import InputError
 from codec.evaluation.metrics import MS_SSIM_MIN_SIZE, bpp
 from training.msssim import ms_ssim
-
-LOSS_TYPES = ("recon", "rd", "mse")
 
 
 def min_input_size(loss_type: str) -> int:
@@ -21,7 +18,7 @@ def min_input_size(loss_type: str) -> int:
 
 
 @dataclass(frozen=True)
-class RateDistortion:
+class RateDistortion(OptionGroup):
     """The objective that `--loss_type` names, of pictures in [0, 1] and in FP32 whatever autocast says.
 
         recon = alpha_l1 * L1 + (1 - alpha_l1) * (1 - MS-SSIM)
@@ -31,23 +28,21 @@ class RateDistortion:
     L1 and MSE are means over all values of x_hat as the decoder gives it, unclamped;
     bpp = sum(-log2 likelihood) / (N*H*W) for N pictures of H x W. Sources: Zhao et al., arXiv 1511.08861 (L1
     and MS-SSIM, there as 0.16 to 0.84); Balle et al., arXiv 1802.01436 (`mse`, scaled as in CompressAI).
-
-    Raises InputError for an unknown loss_type, alpha_l1 outside [0, 1], and a weight below 0 or not finite.
     """
 
-    loss_type: str
-    alpha_l1: float
-    lambda_bpp: float
-    lambda_mse: float
-
-    def __post_init__(self) -> None:
-        if self.loss_type not in LOSS_TYPES:
-            raise InputError(f"--loss_type {self.loss_type}: no such loss; use one of {', '.join(LOSS_TYPES)}")
-        if not 0 <= self.alpha_l1 <= 1:
-            raise InputError(f"--alpha_l1 {self.alpha_l1}: L1's share must lie between 0 and 1")
-        for name, weight in (("lambda_bpp", self.lambda_bpp), ("lambda_mse", self.lambda_mse)):
-            if not 0 <= weight < math.inf:
-                raise InputError(f"--{name} {weight}: a weight must be a finite number of at least 0")
+    loss_type: Literal["recon", "rd", "mse"] = option(
+        "recon", "recon: a*L1+(1-a)*(1-MS-SSIM); rd: recon+lambda_bpp*bpp; mse: lambda_mse*255^2*MSE+bpp", decides=True
+    )
+    alpha_l1: float = option(
+        0.4,
+        "a in recon and rd",
+        rule=(lambda value: 0 <= value <= 1, "is a share and must be within 0..1"),
+        decides=True,
+    )
+    lambda_bpp: float = option(0.01, "weight of the rate in rd", rule=NOT_NEGATIVE, decides=True)
+    lambda_mse: float = option(
+        0.01, "weight of the distortion in mse", rule=POSITIVE, decides=True, only_with=("loss_type", ("mse",))
+    )
 
     @property
     def detaches_rate(self) -> bool:

@@ -2,13 +2,56 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from codec.cli import NOT_NEGATIVE, POSITIVE, OptionGroup, at_least, option
+from codec.errors import InputError
+
 QUANTILES = "entropy_bottleneck.quantiles"
 DECAYED = "weight"  # of convolutions and linear layers; biases, GDN's beta/gamma and the densities are not decayed
+
+
+@dataclass(frozen=True)
+class ScheduleOptions(OptionGroup):
+    epochs: int = option(10, "passes over the dataset", rule=at_least(1))
+    max_steps: int | None = option(None, "optimizer steps, if they end first", rule=at_least(1), shown="no limit")
+    lr: float = option(1e-4, "highest learning rate", rule=POSITIVE, decides=True)
+    optimizer: Literal["adam", "adamw"] = option("adam", "optimizer", decides=True)
+    weight_decay: float = option(0.0, "weight decay", rule=NOT_NEGATIVE, decides=True)
+    sched: Literal["cosine", "none", "onecycle", "plateau"] = option(
+        "cosine", "learning rate over the run's length", decides=True
+    )
+    onecycle_pct_start: float = option(
+        0.1,
+        "share of the run in which onecycle rises",
+        rule=(lambda value: 0 < value < 1, "is a share of the run and must lie between 0 and 1"),
+        decides=True,
+        only_with=("sched", ("onecycle",)),
+    )
+    lr_warmup_steps: int = option(
+        0, "optimizer steps of linear warm-up; not with onecycle", rule=NOT_NEGATIVE, decides=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr_warmup_steps and self.sched == "onecycle":
+            raise InputError(
+                f"--lr_warmup_steps {self.lr_warmup_steps} with --sched onecycle, which warms up by itself: "
+                "use --onecycle_pct_start"
+            )
+
+    def over(self, total: int) -> "Schedule":
+        """The learning rate over a run of `total` optimizer steps."""
+        return Schedule(self.sched, self.lr, total, self.lr_warmup_steps, self.onecycle_pct_start)
+
+
+@dataclass(frozen=True)
+class EntropyModelOptions(OptionGroup):
+    eb_aux: bool = option(True, "train the entropy bottleneck's quantiles with its auxiliary loss", decides=True)
+    eb_aux_lr: float = option(1e-3, "their learning rate", rule=POSITIVE, decides=True)
 
 
 def make_optimizer(
@@ -34,8 +77,8 @@ def make_optimizer(
         {"params": plain, "role": "network", "lr": lr, "weight_decay": 0.0},
         {"params": quantiles, "role": "quantiles", "lr": quantiles_lr, "weight_decay": 0.0},
     ]
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
-    return kind([group for group in groups if group["params"]], lr=lr, fused=True)
+    kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[optimizer]([group for group in groups if group["params"]], lr=lr, fused=True)
 
 
 def clipped_together(model: nn.Module, apart: bool) -> list[list[nn.Parameter]]:

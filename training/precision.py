@@ -3,18 +3,19 @@
 import copy
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from codec.cli import NOT_NEGATIVE, POSITIVE, OptionGroup, at_least, option
 from codec.errors import InputError
 from codec.network.modules import mix_in
 
-POLICIES = ("entropy", "none", "entropy+decoder", "all_normexp", "custom")
 ENTROPY_MODELS = ("entropy_bottleneck", "gaussian_conditional")
 
 _NORMEXP = re.compile(
@@ -22,6 +23,46 @@ _NORMEXP = re.compile(
     r"|softplus|elu|gelu|erf|log(2|10|1p|addexp2?|sumexp)?|(log_)?softmax|\w*norm(_\w+)?)_?"
 )
 """Names of the aten operators that normalize, divide, root, exponentiate or take logs, in place or not."""
+
+
+@dataclass(frozen=True)
+class NumericsOptions(OptionGroup):
+    amp: bool = option(True, "mixed precision", shown="true; false with --qat true")
+    amp_dtype: Literal["bf16", "fp16"] = option("bf16", "its number format")
+    local_fp32: Literal["entropy", "none", "entropy+decoder", "all_normexp", "custom"] = option(
+        "entropy", "regions that stay in FP32"
+    )
+    local_fp32_custom: str | None = option(
+        None, "globs of module names for --local_fp32 custom, comma-separated", metavar="GLOBS"
+    )
+    max_grad_norm: float = option(1.0, "gradients are clipped to this norm; 0: never", rule=NOT_NEGATIVE)
+    overflow_check: bool = option(True, "skip a step with NaN, Inf or too large values, and name the module")
+    overflow_tol: float = option(1e4, "largest sane absolute value", rule=POSITIVE)
+    overflow_patience: int = option(10, "skipped steps in a row that end the run", rule=at_least(1))
+    compile: bool | None = option(None, "torch.compile", shown="per device")
+    channels_last: bool | None = option(None, "channels_last memory layout", shown="per device")
+    seed: int = option(
+        0,
+        "seed of weights, order, crops and noise",
+        rule=(lambda value: 0 <= value < 2**32, "must be within 0..2^32-1, which NumPy takes"),
+        decides=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.local_fp32 == "custom" and not self.local_fp32_custom:
+            raise InputError("--local_fp32 custom needs --local_fp32_custom GLOBS: which modules stay in FP32")
+        if self.local_fp32_custom is not None and self.local_fp32 != "custom":
+            raise InputError(f"--local_fp32_custom {self.local_fp32_custom}: only --local_fp32 custom uses it")
+
+
+POLICIES: tuple[str, ...] = get_args(NumericsOptions.__annotations__["local_fp32"])
+"""The values of --local_fp32: which regions of a codec stay in FP32."""
+
+
+def memory_format(numerics: NumericsOptions) -> torch.memory_format:
+    """Convolutions run faster in channels_last on CPUs (oneDNN) and on tensor cores alike."""
+    return torch.contiguous_format if numerics.channels_last is False else torch.channels_last
 
 
 def apply_local_fp32(model: nn.Module, policy: str, globs: Sequence[str] = ()) -> list[str]:
@@ -120,7 +161,7 @@ class _NormexpWatch(TorchDispatchMode):
     """Notes which modules run an operator of `_NORMEXP`: the innermost one whose forward is on the way."""
 
     def __init__(self, root: str, transform: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []
         self._running: list[str] = []
         for name, module in transform.named_modules(prefix=root):

@@ -1,11 +1,14 @@
 """Quantization-aware training inside a run: when its phases begin, and the ranges that ranks agree on."""
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
-from codec.description.architecture import TRANSFORMS, Phase, Quantization
+from coco224.dataset import Rows
+from codec.description.architecture import TRANSFORMS, Quantization
 from codec.errors import InputError
 from codec.network.bottleneck import INT8
 from codec.network.codec import Codec, gdn_layers
+from codec.quantization.calibrate import CALIBRATION_PICTURES
 from codec.quantization.phases import (
     activation_quantizers,
     closed_layers,
@@ -15,27 +18,9 @@ from codec.quantization.phases import (
     prepare,
     quantizer_state,
 )
+from training.data import DataOptions, first_batches
 from training.distributed import reduce_over_ranks
-from training.options import QatOptions
-
-
-def check_phases(qat: QatOptions, total: int, sharded: bool) -> None:
-    """Refuses FSDP, and phases that a run of `total` optimizer steps does not reach.
-
-    Raises:
-        InputError: naming the first such phase.
-    """
-    if sharded:
-        raise InputError(
-            "--qat true under FSDP, which reads a layer's weight where QAT gives the fake-quantized one: use DDP "
-            "(accelerate_configs/ddp.yaml); this codec is small"
-        )
-    for name, last in (("fixed-scale", "qat_calib_steps"), ("eval-ready", "qat_freeze_after")):
-        if getattr(qat, last) >= total:
-            raise InputError(
-                f"--{last} {getattr(qat, last)}: a run of {total} optimizer steps never reaches the {name} phase; "
-                "lower --qat_calib_steps and --qat_freeze_after, or train longer (--epochs, --max_steps)"
-            )
+from training.phases import QatOptions, phase_of
 
 
 def check_regions(codec: Codec, fp32_modules: list[str]) -> None:
@@ -78,7 +63,7 @@ def quantize(codec: Codec, qat: QatOptions, initial: Codec) -> None:
     }
     nn.Module.load_state_dict(codec, ranges, strict=False)
     if 0 in (qat.qat_calib_steps, qat.qat_disable_observer_step):
-        unknown = [name for name, quantizer in activation_quantizers(codec) if not quantizer.known]
+        unknown = [name for name, quantizer in activation_quantizers(codec) if not quantizer.has_range]
         if unknown:
             raise InputError(
                 f"--qat_calib_steps {qat.qat_calib_steps} --qat_disable_observer_step {qat.qat_disable_observer_step}: "
@@ -89,23 +74,13 @@ def quantize(codec: Codec, qat: QatOptions, initial: Codec) -> None:
 
 def enter_phase(codec: Codec, qat: QatOptions, step: int) -> None:
     """Switches a quantized codec to the phase of the optimizer step that is about to begin (0-based)."""
-    if not qat.qat:
-        return
-    learning = not 0 <= qat.qat_disable_observer_step <= step
-    if step < qat.qat_calib_steps:
-        enter(codec, Phase.CALIBRATION, learning)
-    elif step < qat.qat_freeze_after:
-        enter(codec, Phase.FIXED_SCALE, learning)
-    else:
-        enter(codec, Phase.EVAL_READY, learning)
+    if qat.qat:
+        enter(codec, phase_of(qat, step), learning=not 0 <= qat.qat_disable_observer_step <= step)
 
 
-def begins_fake_quantization(qat: QatOptions, step: int) -> bool:
-    """Whether this optimizer step (0-based) is the first one with fake quantization: weights are rounded before it.
-
-    False where a run starts with fake quantization: its codec has been trained on the grid.
-    """
-    return qat.qat and 0 < qat.qat_calib_steps == step
+def calibration_pictures(rows: Rows, data: DataOptions, seed: int, device: torch.device) -> list[Tensor]:
+    """The pictures that equalization and GPTQ rounding look at, [1, 3, H, W] in [0, 1] each."""
+    return list(first_batches(rows, data, seed, 1, min(CALIBRATION_PICTURES, len(rows)), device))
 
 
 def end_step(codec: Codec, faulty: bool) -> None:

@@ -16,7 +16,7 @@ import yaml
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from codec.durable import whole_or_absent
+from coco224.files import whole_or_absent
 from codec.evaluation.curves import Point, curve, plot
 from training.options import Options
 from training.state import Progress

@@ -7,21 +7,9 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from codec.blocks import options_dict
 from codec.errors import InputError
 from training.options import Options
 from training.state import Progress, Saved, load_state, newest_whole
-
-# What must agree for a run to go on: model, data, loss, optimizer, schedule, seed and quantization.
-MUST_AGREE = (
-    "act", "replace_parts", "train_scope", "distill_steps", "quality", "N", "M",
-    "use_prepared", "streaming", "input_size", "hflip",
-    "loss_type", "alpha_l1", "lambda_bpp", "lambda_mse",
-    "lr", "optimizer", "weight_decay", "sched", "onecycle_pct_start", "lr_warmup_steps",
-    "eb_aux", "eb_aux_lr", "seed",
-    "qat", "qat_scope", "qat_exclude_entropy", "qat_calib_steps", "qat_freeze_after", "qat_act_observer",
-    "qat_w_per_channel", "qat_disable_observer_step",
-)  # fmt: skip
 
 # What a run writes into its save_dir.
 RUN_FILES = (
@@ -62,10 +50,8 @@ def saved_state(options: Options, data: str, accelerator: Accelerator) -> Saved 
     if path is None:
         return None
     saved = load_state(path)
-    flat = options.flat()
-    block = tuple(options_dict(options.replacement.act, options.block))
-    require_agreement(saved.progress, flat, data, block)
-    saved.progress.options = flat
+    require_agreement(saved.progress, options, data)
+    saved.progress.options = options.flat()
     return saved
 
 
@@ -87,27 +73,26 @@ def make_room(folder: Path, accelerator: Accelerator) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def require_agreement(saved: Progress, options: dict[str, Any], data: str, block: tuple[str, ...]) -> None:
+def require_agreement(saved: Progress, options: Options, data: str) -> None:
     """Refuses to continue a run with other settings.
 
     Args:
-        options: the resolved options of this command.
+        options: of this command.
         data: this dataset's fingerprint.
-        block: the names of the block's options, which belong to the model.
 
     Raises:
         InputError: naming each difference.
     """
     differences = [
-        f"--{name} {_text(saved.options.get(name))} there, {_text(options.get(name))} here"
-        for name in (*MUST_AGREE, *block)
-        if saved.options.get(name) != options.get(name)
+        f"--{name} {_text(saved.options.get(name))} there, {_text(value)} here"
+        for name, value in options.deciding().items()
+        if saved.options.get(name) != value
     ]
     if saved.data != data:
         differences.append("another dataset")
     if differences:
         raise InputError(
-            f"--save_dir {options['save_dir']} holds a run that differs: {'; '.join(differences)}; give the same "
+            f"--save_dir {options.output.save_dir} holds a run that differs: {'; '.join(differences)}; give the same "
             "options to resume it, another --save_dir, or --resume none --overwrite true to start over"
         )
 

@@ -12,14 +12,16 @@ from coco224.batches import Batch
 from codec.network.bottleneck import refresh_tables
 from codec.network.codec import Codec
 from codec.network.pixels import to_float
-from codec.quantization.phases import build, enter, round_to_grid
-from training.data import TrainingData, calibration_pictures
+from codec.quantization.calibrate import round_to_grid
+from codec.quantization.phases import build, enter
+from training.data import TrainingData
 from training.distributed import broadcast_parameters
 from training.faults import Watch
 from training.objective import RateDistortion
 from training.optim import Schedule
-from training.options import Options, memory_format
-from training.precision import apply_local_fp32
+from training.options import Options
+from training.precision import apply_local_fp32, memory_format
+from training.qat import calibration_pictures
 from training.state import Progress, model_tensors
 
 
@@ -90,11 +92,14 @@ class Run:
             parameter.requires_grad_(ours.requires_grad)
         if self.fp32_modules:
             apply_local_fp32(copy, "custom", self.fp32_modules)
-        return copy.to(self.device, memory_format=memory_format(self.options))
+        copy.to(self.device, memory_format=memory_format(self.options.numerics))
+        return copy
 
     def round_weights(self) -> None:
         """Rounds the weights of a quantized codec to their grids (GPTQ), on all ranks alike."""
-        round_to_grid(self.codec, calibration_pictures(self.data.rows, self.options, self.device))
+        options = self.options
+        pictures = calibration_pictures(self.data.rows, options.data, options.numerics.seed, self.device)
+        round_to_grid(self.codec, pictures)
         broadcast_parameters(self.codec)
 
     def shipped(self) -> Codec:
@@ -114,7 +119,7 @@ class Run:
 
     def to_pictures(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] on the host to float32 in [0, 1] on the device, in the layout that convolutions run on."""
-        return to_float(images, self.device, memory_format(self.options))
+        return to_float(images, self.device, memory_format(self.options.numerics))
 
     def autocast(self) -> torch.autocast:
         """The precision of the forward; regions of local FP32 leave it by themselves."""

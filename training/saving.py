@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from coco224.files import link_or_copy, whole_or_absent
 from codec.checkpoint import Description, as_file
-from codec.durable import link_or_copy, whole_or_absent
 from codec.errors import InputError
 from codec.network.codec import Codec
 from training.distributed import sum_over_ranks

@@ -1,13 +1,36 @@
-"""Which parts of a codec train."""
+"""Which blocks take GDN's place, and which parts of a codec train."""
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from codec.blocks import registry
+from codec.cli import NOT_NEGATIVE, OptionGroup, option
 from codec.description.architecture import TRANSFORMS
-from codec.network.codec import Codec
+
+if TYPE_CHECKING:
+    from codec.network.codec import Codec
 
 ENTROPY_MODEL = ("entropy_bottleneck",)
 HYPER = (*ENTROPY_MODEL, "h_a", "h_s")
 
 
-def trainable_modules(codec: Codec, replace_parts: str, train_scope: str) -> list[str]:
+@dataclass(frozen=True)
+class ReplacementOptions(OptionGroup):
+    act: str = option("relu", "what replaces GDN (gdn keeps it)", values=registry.block_names, decides=True)
+    replace_parts: Literal["encoder", "decoder", "all"] = option("encoder", "whose GDNs are replaced", decides=True)
+    train_scope: Literal["replaced+hyper", "replaced", "replaced+entropy", "all"] = option(
+        "replaced+hyper", "what trains: the replaced parts, with or without the entropy model", decides=True
+    )
+    plugin: str | None = option(None, "Python file that registers blocks of your own", metavar="FILE")
+    distill_steps: int = option(
+        0,
+        "iterations by which each new block first learns its GDN's map; 0: it starts as it is",
+        rule=NOT_NEGATIVE,
+        decides=True,
+    )
+
+
+def trainable_modules(codec: "Codec", replace_parts: str, train_scope: str) -> list[str]:
     """Names of the top-level modules that a scope trains; those that a model lacks are left out."""
     if train_scope == "all":
         return [name for name, _ in codec.named_children()]
@@ -15,7 +38,7 @@ def trainable_modules(codec: Codec, replace_parts: str, train_scope: str) -> lis
     return [name for name, _ in codec.named_children() if name in (*TRANSFORMS[replace_parts], *extra)]
 
 
-def set_trainable(codec: Codec, modules: list[str], train_quantiles: bool) -> None:
+def set_trainable(codec: "Codec", modules: list[str], train_quantiles: bool) -> None:
     """Lets only these modules have gradients, and the quantiles only where the auxiliary loss trains them."""
     codec.requires_grad_(False)
     for name in modules:

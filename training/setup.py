@@ -1,7 +1,6 @@
 """From options to everything that the training loop uses, refusing what cannot work before the first step."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,9 +18,10 @@ from training.distributed import check_launch, check_precision, is_sharded, make
 from training.faults import Watch
 from training.memory import keep_freed_memory
 from training.objective import RateDistortion
-from training.optim import Schedule, clipped_together, make_optimizer
-from training.options import Options, memory_format
-from training.qat import check_phases
+from training.optim import clipped_together, make_optimizer
+from training.options import Options
+from training.phases import check_phases
+from training.precision import memory_format
 from training.resume import accumulation_for, fresh_progress, make_room, saved_state
 from training.run import Run
 from training.start import starting_codec
@@ -36,12 +36,19 @@ def set_up(options: Options) -> Run:
         InputError, DataError: the options, the data, the checkpoint or the launch cannot work.
     """
     accelerator = launch(options)
-    rows, validation = open_splits(options)
+    rows, validation = open_splits(options.data)
     saved = saved_state(options, rows.fingerprint, accelerator)
     progress = saved.progress if saved else fresh_progress(options, rows.fingerprint)
 
     # Where and how far: the order of the data is a function of the seed and the step.
-    batches = batches_of(rows, options, _accumulation(options, saved, accelerator), accelerator)
+    batches = batches_of(
+        rows,
+        options.data,
+        options.numerics.seed,
+        _accumulation(options, saved, accelerator),
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
     progress.global_batch = batches.global_batch
     data = TrainingData(rows, validation, batches, options.data.coco_dir if options.data.on_the_hub() else "")
     total = options.schedule.epochs * batches.steps_per_epoch
@@ -50,15 +57,14 @@ def set_up(options: Options) -> Run:
         check_phases(options.qat, total, is_sharded(accelerator))
 
     # The codec: its weights, its blocks, its quantization.
-    objective = RateDistortion(**asdict(options.loss))
     set_seed(options.numerics.seed)
     start = starting_codec(options, rows, saved, accelerator)
     eval_codec: Codec = build(start.codec.architecture).eval().requires_grad_(False)
-    eval_codec.to(accelerator.device, memory_format=memory_format(options))
-    loss = compile_all(start.codec, eval_codec, objective, options, accelerator)
+    eval_codec.to(accelerator.device, memory_format=memory_format(options.numerics))
+    loss = compile_all(start.codec, eval_codec, options.loss, options, accelerator)
 
     # What moves it. FSDP swaps the optimizer's parameters, so both are prepared together.
-    schedule = _schedule(options, total)
+    schedule = options.schedule.over(total)
     model, prepared = accelerator.prepare(start.codec, _optimizer(start.codec, options))
     optimizer = prepared.optimizer
     numerics = options.numerics
@@ -80,14 +86,16 @@ def set_up(options: Options) -> Run:
         codec=start.codec,
         model=model,
         eval_codec=eval_codec,
-        objective=objective,
+        objective=options.loss,
         loss=loss,
         optimizer=optimizer,
-        clipped=clipped_together(start.codec, apart=objective.detaches_rate),
+        clipped=clipped_together(start.codec, apart=options.loss.detaches_rate),
         schedule=schedule,
         scaler=scaler,
         watch=Watch(numerics.overflow_tol, accelerator.device, numerics.overflow_check),
-        micro_batches=micro_batches(data, options, progress.step, total, accelerator.device),
+        micro_batches=micro_batches(
+            batches, rows.decodes, options.data.num_workers, progress.step, total, accelerator.device
+        ),
         fp32_modules=start.fp32_modules,
         distilled=start.distilled,
     )
@@ -101,7 +109,7 @@ def launch(options: Options) -> Accelerator:
     """
     numerics = options.numerics
     check_precision(numerics.amp_dtype if numerics.amp else None)
-    accelerator = make_accelerator(options)
+    accelerator = make_accelerator(options.reporting, options.output.save_dir)
     check_launch(accelerator)
     if options.reporting.push_to_hub:
         check_hub(options.reporting, accelerator)
@@ -145,11 +153,6 @@ def _accumulation(options: Options, saved: Saved | None, accelerator: Accelerato
     if saved is None:
         return options.data.grad_accum
     return accumulation_for(saved.progress.global_batch, options.data.batch_size, accelerator.num_processes)
-
-
-def _schedule(options: Options, total: int) -> Schedule:
-    schedule = options.schedule
-    return Schedule(schedule.sched, schedule.lr, total, schedule.lr_warmup_steps, schedule.onecycle_pct_start)
 
 
 def _optimizer(codec: Codec, options: Options) -> torch.optim.Optimizer:

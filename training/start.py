@@ -2,25 +2,23 @@
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from coco224.dataset import Rows
 from codec.blocks import options_dict
-from codec.checkpoint import load_initial
-from codec.checkpoint.zoo import zoo_state, zoo_widths
-from codec.description.architecture import TRANSFORMS, Architecture, BlockChoice
-from codec.errors import InputError
+from codec.description.architecture import TRANSFORMS, BlockChoice
 from codec.network.codec import Codec
-from codec.quantization.phases import equalize_channels, in_float
-from training.data import calibration_pictures, first_batches
+from codec.quantization.calibrate import equalize_channels
+from codec.quantization.phases import in_float
+from training.data import first_batches
 from training.distill import FIT_BATCHES, distill
 from training.distributed import broadcast_parameters, is_sharded
-from training.options import ModelOptions, Options, memory_format
-from training.precision import apply_local_fp32
-from training.qat import check_regions, enter_phase, quantize
+from training.initial import initial_codec
+from training.options import Options
+from training.precision import apply_local_fp32, memory_format
+from training.qat import calibration_pictures, check_regions, enter_phase, quantize
 from training.scope import set_trainable, trainable_modules
 from training.state import Saved
 
@@ -69,32 +67,11 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
         check_regions(codec, fp32_modules)
     codec = codec.to(accelerator.device)
     if not is_sharded(accelerator):  # FSDP takes contiguous parameters only
-        codec = codec.to(memory_format=memory_format(options))
+        codec = codec.to(memory_format=memory_format(numerics))
     if qat.qat and not saved:
-        equalize_channels(codec, calibration_pictures(rows, options, accelerator.device))
+        equalize_channels(codec, calibration_pictures(rows, options.data, numerics.seed, accelerator.device))
         broadcast_parameters(codec)
     return Start(codec, fp32_modules, distilled)
-
-
-def initial_codec(model: ModelOptions) -> Codec:
-    """The codec with its first weights: of a checkpoint, of the zoo, or random.
-
-    Raises:
-        InputError: the checkpoint cannot be read or contradicts --N and --M; the zoo's weights cannot be downloaded.
-    """
-    if model.init_checkpoint:
-        codec = load_initial(Path(model.init_checkpoint))
-        if model.N and (model.N, model.M) != (codec.N, codec.M):
-            raise InputError(
-                f"--init_checkpoint {model.init_checkpoint} has N={codec.N}, M={codec.M}, not --N {model.N} "
-                f"--M {model.M}; leave --N and --M out"
-            )
-        return codec
-    N, M = (model.N, model.M) if model.N and model.M else zoo_widths(model.quality)
-    codec = Codec(Architecture(N, M))
-    if model.pretrained:
-        codec.load_weights(zoo_state(model.quality))
-    return codec
 
 
 def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerator: Accelerator) -> dict[str, float]:
@@ -112,7 +89,7 @@ def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerato
     if not replacement.distill_steps or rows is None:
         return {}
     device = accelerator.device
-    batches = first_batches(rows, options, options.data.batch_size, FIT_BATCHES + 1, device)
+    batches = first_batches(rows, options.data, options.numerics.seed, options.data.batch_size, FIT_BATCHES + 1, device)
     pictures = tqdm(batches, "distilled start", FIT_BATCHES + 1, unit="batch", disable=not accelerator.is_main_process)
     result = distill(codec.to(device), teacher.to(device), pictures, replacement.distill_steps)
     broadcast_parameters(codec)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from codec.durable import sync_folder
+from coco224.files import sync_folder
 from codec.errors import InputError
 from codec.network.bottleneck import TABLES
 from training.distributed import gathered

@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from coco224.files import whole_or_absent
 from codec.checkpoint import Description
 from codec.description.architecture import KEEP_GDN, TRANSFORMS, Architecture
-from codec.durable import whole_or_absent
 from codec.network.codec import gdn_layers
 from codec.network.complexity import costs
 from training.faults import ADVICE

@@ -4,9 +4,10 @@ import os
 import shlex
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -15,8 +16,7 @@ import codec
 from coco224.errors import DataError
 from coco224.repository import open_repository
 from codec.errors import InputError
-from codec.push import UNREACHABLE
-from training.options import ReportingOptions
+from training.reporting import ReportingOptions
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds between tries
 PATIENCE = 300.0  # seconds that a run which is done waits for its last upload
@@ -42,13 +42,14 @@ def check_hub(reporting: ReportingOptions, accelerator: Accelerator) -> None:
 
 
 class Uploads:
-    """`python -m codec.push` in the background, again after each checkpoint, one at a time, until the newest is up.
+    """Runs `python -m codec.push` in the background after a checkpoint: one at a time, and one that waits.
 
-    The upload is another process so that a slow Hub costs training neither the interpreter's lock nor its own end.
-    What fails is tried again after a pause that grows, or at once with the next checkpoint.
+    An upload is another process, so that a slow Hub costs training neither the interpreter's lock nor its own end. It
+    sends the checkpoint that is there when it begins; so a request while one waits adds nothing. An upload that finds
+    the Hub out of reach tries again after a pause that grows, or as soon as there is another checkpoint.
 
     Args:
-        checkpoint: the file that is replaced, whole, at each save.
+        checkpoint: the file that is replaced at each save.
         say: prints a line.
         plugin: the file of the codec's own blocks.
     """
@@ -60,14 +61,11 @@ class Uploads:
         self.words = ["-m", "codec.push", "--checkpoint", str(checkpoint), "--hub_model_id", self.repository]
         self.words += ["--hub_private", "true"] if reporting.hub_private else []
         self.words += ["--plugin", plugin] if plugin else []
-        self.say = say
-        self.changed = threading.Condition()
-        self.asked = 0  # checkpoints that were saved
-        self.settled = 0  # up to which the Hub has them, or has refused them
-        self.complete = True
-        self.finished = False
-        self.process: subprocess.Popen[str] | None = None
-        threading.Thread(target=self._work, daemon=True).start()
+        self._say = say
+        self._thread = ThreadPoolExecutor(1, "uploads")
+        self._last: Future[bool] | None = None
+        self._newer, self._over = Event(), Event()
+        self._process: subprocess.Popen[str] | None = None
 
     @property
     def command(self) -> str:
@@ -76,48 +74,44 @@ class Uploads:
 
     def request(self) -> None:
         """Says that there is a new checkpoint. Returns at once."""
-        with self.changed:
-            self.asked += 1
-            self.changed.notify_all()
+        self._newer.set()
+        if self._last:
+            self._last.cancel()  # it has not begun yet: the next one sends the same file
+        self._last = self._thread.submit(self._upload)
 
     def finish(self, seconds: float) -> bool:
-        """Uploads what is there now, waiting at most this long; whether the Hub has it all."""
+        """Uploads what is there now, waiting at most this long; returns whether the Hub has it all."""
         self.request()
-        with self.changed:
-            done = self.changed.wait_for(lambda: self.settled == self.asked, seconds) and self.complete
-            self.finished = True
-            self.changed.notify_all()
-        if self.process:
-            self.process.terminate()
-        return done
+        assert self._last
+        done, _ = wait([self._last], seconds)
+        self._over.set()
+        self._newer.set()
+        if self._process:
+            self._process.terminate()
+        return bool(done) and self._last.result()
 
-    def _work(self) -> None:
+    def _upload(self) -> bool:
+        """Pushes until the Hub has the checkpoint or refuses it; returns whether it has it."""
         pause = FIRST_PAUSE
-        while True:
-            with self.changed:
-                self.changed.wait_for(lambda: self.asked > self.settled or self.finished)
-                target = self.asked
-            if self.finished:
-                return
+        while not self._over.is_set():
+            self._newer.clear()
             status, reason = self._push()
-            with self.changed:
-                if self.finished:  # given up: the end of the run has said so
-                    return
-                if status == UNREACHABLE:
-                    self.say(f"hub         {reason}; next try in {pause:.0f} s or with the next checkpoint")
-                    self.changed.wait_for(lambda t=target: self.asked > t or self.finished, pause)  # type: ignore[misc]
-                    pause = FIRST_PAUSE if self.asked > target else min(2 * pause, LONGEST_PAUSE)
-                    continue
-                if status:
-                    self.say(f"hub         {reason}; next try with the next checkpoint")
-                self.complete, self.settled, pause = not status, target, FIRST_PAUSE
-                self.changed.notify_all()
+            if not status:
+                return True
+            if self._over.is_set():  # given up: the end of the run has said so
+                break
+            if status != os.EX_TEMPFAIL:
+                self._say(f"hub         {reason}; next try with the next checkpoint")
+                break
+            self._say(f"hub         {reason}; next try in {pause:.0f} s or with the next checkpoint")
+            pause = FIRST_PAUSE if self._newer.wait(pause) else min(2 * pause, LONGEST_PAUSE)
+        return False
 
     def _push(self) -> tuple[int, str]:
         """The exit status of an upload, and the line it said."""
         root = str(Path(codec.__file__).parent.parent)
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        self.process = subprocess.Popen(
+        self._process = subprocess.Popen(
             [sys.executable, *self.words],
             env=os.environ | {"PYTHONPATH": paths, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
             stdin=subprocess.DEVNULL,
@@ -126,5 +120,5 @@ class Uploads:
             text=True,
             start_new_session=True,  # Ctrl-C is for the training
         )
-        said = self.process.communicate()[1].strip().splitlines()
-        return self.process.returncode, (said or ["it said nothing"])[-1].removeprefix("error: ")
+        said = self._process.communicate()[1].strip().splitlines()
+        return self._process.returncode, (said or ["it said nothing"])[-1].removeprefix("error: ")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.study.plan import PLUGIN, Job, Study
-from codec.durable import whole_or_absent
+from coco224.files import whole_or_absent
 from training.preempt import PREEMPTED
 
 

@@ -10,18 +10,42 @@ from typing import Any
 
 from PIL import features as pillow_features
 
+from coco224.errors import DataError
+from coco224.files import read_json, write_whole
 from coco224.making.shards import Report
-from coco224.making.workspace import write_durably
 from coco224.photographs import resize
 from coco224.photographs.folder import Source
 
 MANIFEST = "manifest.json"
+_LARGEST_SIZE = 8192
+
+
+def checked_manifest(path: Path, where: str) -> dict[str, Any]:
+    """A manifest that somebody else may have written: what is read of it has the right types and ranges.
+
+    Raises:
+        DataError: it has not.
+    """
+    try:
+        manifest: dict[str, Any] = read_json(path)
+        size, splits = manifest["options"]["size"], manifest["splits"]
+        if type(size) is not int or not 0 < size <= _LARGEST_SIZE:
+            raise ValueError(f"size {size!r:.40}")
+        for name, split in splits.items():
+            if type(split["rows"]) is not int or split["rows"] < 1 or not isinstance(split["fingerprint"], str):
+                raise ValueError(f"rows or fingerprint of {name!r:.40}")
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise DataError(
+            f"{where}: its {MANIFEST} is damaged ({reason}): upload it again with python -m coco224.prepare"
+        ) from None
+    return manifest
 
 
 def versions() -> dict[str, str]:
     """The packages and libraries that decide a dataset's bytes."""
-    resizer = ["cykooz-resizer"] if resize.cykooz_resizer else []  # else it is Pillow
-    packages = {package: version(package) for package in ("datasets", "numpy", "pillow", "pyarrow", *resizer)}
+    names = ("datasets", "numpy", "pillow", "pyarrow", *resize.packages())
+    packages = {package: version(package) for package in names}
     return packages | {name: str(pillow_features.version(name)) for name in ("libjpeg_turbo", "webp", "zlib")}
 
 
@@ -39,7 +63,7 @@ def describe_split(folder: Path, features: Any, part: Sequence[Report]) -> None:
         "_output_all_columns": False,
         "_split": folder.name,
     }
-    write_durably(folder / "state.json", json.dumps(state, indent=1))
+    write_whole(folder / "state.json", json.dumps(state, indent=1))
 
 
 def fingerprint(part: Sequence[Report]) -> str:
@@ -56,5 +80,6 @@ def summary(source: Source, part: Sequence[Report]) -> dict[str, Any]:
         "rows": sum(report.rows for report in part),
         "fingerprint": fingerprint(part),
         "unreadable": sum(entry.unreadable for entry in skipped),
+        "left_out": dict(source.left_out),
         "skipped": [asdict(entry) for entry in skipped],
     }

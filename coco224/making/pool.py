@@ -4,6 +4,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from coco224.errors import DataError
+from coco224.files import shared_memory
 from coco224.making.shards import Recipe, Report, Shard, Stopped, write_shard
 
 _POLL_SECONDS = 0.1
@@ -61,6 +63,9 @@ def write_shards(
         DataError: a worker was killed.
         OSError: the disk is full, or cannot be written.
     """
+    if min(num_proc, len(shards)) > 1 and not shared_memory():
+        print("several processes need a writable /dev/shm: working with one, as --num_proc 1 does", file=sys.stderr)
+        num_proc = 1
     if min(num_proc, len(shards)) <= 1:
         _write_here(shards, recipe, schema, signals, keep, progress)
         return

@@ -1,14 +1,15 @@
 """The hidden folder beside --out_dir in which a dataset grows, until one rename makes it appear whole."""
 
-import fcntl
+import contextlib
 import json
-import os
 import shutil
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from coco224.errors import DataError
+from coco224.files import lock, make_folder, remove_empty, sync_folder, write_whole
 from coco224.making.shards import Report, Shard
 
 
@@ -34,57 +35,74 @@ def checked_out_dir(out_dir: Path, overwrite: bool, coco_dir: Path | None) -> Pa
 
 
 class Workspace:
-    """The growing dataset of one run, kept by an interrupted one for the next.
+    """The growing dataset of one run, kept by an interrupted one for the next. Entered, it is this process's alone.
 
     Args:
         out: where the dataset will appear.
-        plan: what makes the dataset's bytes; shards that were made under another plan are discarded.
+
+    Raises:
+        DataError: when it is entered, and another run is at work in it.
     """
 
-    def __init__(self, out: Path, plan: dict[str, Any]) -> None:
+    def __init__(self, out: Path) -> None:
         self._out = out
-        self._plan = json.dumps(plan, indent=1, sort_keys=True)
         self.root = out.parent / f".{out.name}.partial"
         self.dataset = self.root / "dataset"
         self._reports = self.root / "reports"
+        self._plan_file = self.root / "plan.json"
+        self._plan = ""
+
+    def __enter__(self) -> "Workspace":
+        self._made = make_folder(self.root)
+        try:
+            self._lock = lock(
+                self.root / "lock", f"another run is writing {self._out} at this moment: wait for it or stop it"
+            )
+        except BaseException:
+            remove_empty(self._made)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Lets the next run in. A folder in which nothing was begun is taken away."""
+        with contextlib.suppress(OSError):
+            held = self.root / "lock"
+            if list(self.root.iterdir()) == [held]:
+                held.unlink()
+        remove_empty(self._made if self._made else [self.root])
+        self._lock.close()
+
+    def follow(self, plan: dict[str, Any]) -> None:
+        """Says what makes the dataset's bytes; shards that were made under another plan are discarded by `begin`."""
+        self._plan = json.dumps(plan, indent=1, sort_keys=True)
 
     def report(self, shard: Shard) -> Report | None:
         """What became of a shard that an earlier run finished under the same plan."""
-        plan, report = self.root / "plan.json", self._report_file(shard)
-        if not (plan.is_file() and plan.read_text() == self._plan and report.is_file() and shard.path.is_file()):
+        try:
+            if not self._is_followed():
+                return None
+            found = Report.load(self._report_file(shard))
+            whole = shard.path.stat().st_size == found.size
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        found = Report.load(report)
         # What could not be read is tried again: the disk or the file may have been repaired.
-        if shard.path.stat().st_size != found.size or any(entry.unreadable for entry in found.skipped):
-            return None
-        return found
+        return found if whole and not any(entry.unreadable for entry in found.skipped) else None
 
     def begin(self, splits: list[str]) -> None:
-        """Takes the folder for this process and clears what is no finished shard of this plan.
-
-        Raises:
-            DataError: another run is at work in it.
-        """
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.root / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another run is writing {self._out} at this moment: wait for it or stop it") from None
-        plan = self.root / "plan.json"
-        if not (plan.is_file() and plan.read_text() == self._plan):
+        """Clears what is no finished shard of this plan, such as what a killed run left half written."""
+        if not self._is_followed():
             shutil.rmtree(self.dataset, ignore_errors=True)
             shutil.rmtree(self._reports, ignore_errors=True)
         for split in splits:
             (self.dataset / split).mkdir(parents=True, exist_ok=True)
         self._reports.mkdir(exist_ok=True)
-        for torn in self.dataset.glob("*/*.tmp*"):
-            torn.unlink()
-        write_durably(plan, self._plan)
+        for torn in (*self.dataset.glob("*/*.tmp*"), *self.root.rglob(".*.partial")):
+            torn.unlink(missing_ok=True)
+        write_whole(self._plan_file, self._plan)
 
     def keep(self, shard: Shard, report: Report) -> None:
         """Marks a shard as finished."""
-        write_durably(self._report_file(shard), json.dumps(asdict(report)))
+        write_whole(self._report_file(shard), json.dumps(asdict(report)))
 
     def publish(self) -> None:
         """Makes the dataset appear at its place, whole, and takes the folder away.
@@ -94,36 +112,21 @@ class Workspace:
         """
         for folder in (*self.dataset.iterdir(), self.dataset):
             if folder.is_dir():
-                _sync_folder(folder)
+                sync_folder(folder)
         old = self._out.parent / f".{self._out.name}.replaced"
         if self._out.exists():
             shutil.rmtree(old, ignore_errors=True)
             self._out.rename(old)
         self.dataset.rename(self._out)
-        _sync_folder(self._out.parent)
-        shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(self.root)
+        sync_folder(self._out.parent)
+        for left in (old, self.root):
+            shutil.rmtree(left, ignore_errors=True)
+        if old.exists():
+            warnings.warn(f"{old}, the older dataset, cannot be removed: remove it yourself", stacklevel=2)
+
+    def _is_followed(self) -> bool:
+        """Whether an earlier run has left shards of the same plan."""
+        return self._plan_file.is_file() and self._plan_file.read_bytes() == self._plan.encode()
 
     def _report_file(self, shard: Shard) -> Path:
         return self._reports / f"{shard.path.parent.name}-{shard.path.stem}.json"
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all, also over a power cut."""
-    torn = path.with_name(path.name + ".tmp")
-    try:
-        with torn.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        torn.rename(path)
-    finally:
-        torn.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,18 +1,38 @@
 """Any odd photograph to an upright RGB picture, or the reason why it is none."""
 
+import contextlib
 import io
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from coco224.files import read_regular
+from coco224.metadata import jpeg_is_whole, png_depth, without_metadata
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 _ORIENTATION = 0x0112
+# What turns a stored picture upright, by its orientation.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _WHITE = (255, 255, 255, 255)
+
+_MOST_BYTES = 10**9
+"""Of memory that decoding may take, and of a file."""
+_BYTES_PER_PIXEL = {"WEBP": 20}
+_USUAL_BYTES_PER_PIXEL = 9
+_PROGRESSIVE_BYTES_PER_PIXEL = 6  # coefficients of the whole picture, of a JPEG
+_STRIP_PIXELS = 2**22  # converted at a time: copies of a large picture in other modes are not held whole
 
 
 class BadPhotograph(Exception):
@@ -44,70 +64,129 @@ def read_photograph(path: Path, shortest: int | None = None) -> Photograph:
             long as its short side keeps this many pixels.
 
     Raises:
-        BadPhotograph: not a picture, or one that is not whole.
+        BadPhotograph: not a picture, or one that is not whole, or one that takes more than 1 GB of memory.
     """
     try:
         # One sequential read: a disk that seeks sees a file at a time.
-        data = path.read_bytes()
+        data = read_regular(path, _MOST_BYTES)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata would tear the progress bar
-            return _decode(data, shortest)
+            return _decode_despite_metadata(data, shortest)
     except BadPhotograph:
         raise
     except UnidentifiedImageError:
         raise BadPhotograph("not a JPEG, PNG, BMP or WebP picture" if data else "an empty file") from None
+    except MemoryError:
+        raise BadPhotograph("too large for the memory") from None
+    except OSError as error:
+        raise BadPhotograph(error.strerror or " ".join(str(error).split())) from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
         raise BadPhotograph(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _decode(data: bytes, shortest: int | None) -> Photograph:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+def _decode_despite_metadata(data: bytes, shortest: int | None) -> Photograph:
+    """A picture that cannot be decoded is tried again without its metadata, which may be what Pillow trips over."""
+    try:
+        return _decode(data, shortest)
+    except (BadPhotograph, MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception:
+        bare = without_metadata(data)
+        if len(bare) == len(data):
+            raise
+        orientation = 1
+        with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            orientation = _orientation(image)
+        with contextlib.suppress(Exception):  # then the pixels are what is broken, and the first error says how
+            return _decode(bare, shortest, orientation)
+        raise
+
+
+def _decode(data: bytes, shortest: int | None, orientation: int | None = None) -> Photograph:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        width, height = image.size
         if image.format in ("JPEG", "MPO"):  # MPO: what some cameras write into a .jpg
             _refuse_zero_filled(data)
-        width, height = image.size
-        orientation = image.getexif().get(_ORIENTATION, 1)
-        # A turned picture is decoded whole: its partial last column would become the first.
-        if shortest and image.format == "JPEG" and orientation == 1:
-            image.draft(None, (shortest, shortest))  # None keeps the mode
+            orientation = orientation or _orientation(image)
+            # A turned picture is decoded whole: its partial last column would become the first.
+            if shortest and image.format == "JPEG" and orientation == 1:
+                image.draft(None, (shortest, shortest))  # None keeps the mode
         reduction = round(width / image.width)
+        _refuse_huge(image, reduction)
         image.load()
-        upright = image if orientation == 1 else ImageOps.exif_transpose(image)
+        orientation = orientation or _orientation(image)  # which a PNG may hold behind its pixels
+        upright = _rgb(image, png_depth(data))
+        if orientation in _UPRIGHT:
+            upright = upright.transpose(_UPRIGHT[orientation])
         if orientation in (5, 6, 7, 8):
             width, height = height, width
-        return Photograph(_rgb(upright), width, height, reduction)
+        return Photograph(upright, width, height, reduction)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; 1 where the EXIF data is broken."""
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # whatever broken metadata makes Pillow trip over
+        return 1
+    return found if isinstance(found, int) and found in _UPRIGHT else 1
+
+
+def _refuse_huge(image: Image.Image, reduction: int) -> None:
+    """Refuses, before it is decoded, a picture that would take more than 1 GB of memory."""
+    per_pixel = _BYTES_PER_PIXEL.get(image.format or "", _USUAL_BYTES_PER_PIXEL)
+    if image.info.get("progressive"):
+        per_pixel += _PROGRESSIVE_BYTES_PER_PIXEL * reduction**2
+    most = _MOST_BYTES // per_pixel
+    if image.width * image.height > most:
+        raise BadPhotograph(
+            f"{image.width}x{image.height} pixels take over 1 GB of memory: {most // 10**6} million at most are read"
+        )
 
 
 def _refuse_zero_filled(data: bytes) -> None:
     """A download that was cut off in a preallocated file ends in zeros, which decode as a grey area."""
-    picture = data.rstrip(b"\0")
-    if len(picture) < len(data) - 1 and not picture.endswith(b"\xff\xd9"):
-        raise BadPhotograph(f"truncated: the last {len(data) - len(picture)} bytes are zeros")
+    zeros = len(data) - len(data.rstrip(b"\0"))
+    if zeros > 1 and not jpeg_is_whole(data):
+        raise BadPhotograph(f"truncated: the last {zeros} bytes are zeros")
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, depth: int) -> Image.Image:
+    """The picture in RGB, laid on white.
+
+    Args:
+        depth: bits of a sample in its file.
+    """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    if image.format == "PNG" and image.mode in ("L", "RGB") and "transparency" in image.info:
+        # The file has the transparent colour at its own depth, the picture's samples are scaled to 8 bits.
+        scaled = tuple(_to_8_bits(sample, depth) for sample in np.atleast_1d(image.info["transparency"]).tolist())
+        image.info["transparency"] = scaled[0] if image.mode == "L" else scaled
+    rows = max(1, _STRIP_PIXELS // image.width)
+    if rows >= image.height:
+        return _strip_to_rgb(image)
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(_strip_to_rgb(strip), (0, top))
+    return rgb
+
+
+def _to_8_bits(sample: int, depth: int) -> int:
+    largest = 2**depth - 1
+    return sample >> 8 if depth == 16 else (sample & largest) * 255 // largest
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16 bits to 8 by scale: convert("RGB") would clip everything above 255 to white.
-        sixteen = np.asarray(image).astype(np.float32)
-        return Image.fromarray((sixteen / 257 + 0.5).clip(0, 255).astype(np.uint8)).convert("RGB")
+        sixteen = np.asarray(image)
+        eight = (sixteen.astype(np.float32) / 257 + 0.5).clip(0, 255).astype(np.uint8)
+        if "transparency" in image.info:
+            eight[sixteen == image.info["transparency"]] = 255
+        return Image.fromarray(eight).convert("RGB")
     if image.has_transparency_data:
         over = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", over.size, _WHITE), over).convert("RGB")
     return image.convert("RGB")
-
-
-def list_photographs(folder: Path) -> list[tuple[str, int]]:
-    """Names (relative to `folder`, subfolders included, sorted) and bytes of the files with a picture's suffix.
-
-    Hidden files are left out: they are other programs' notes (`._000001.jpg` of macOS), not pictures.
-    """
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(parent, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                size = path.stat().st_size if path.exists() else 0  # a dangling link is listed, then skipped
-                found.append((path.relative_to(folder).as_posix(), size))
-    return sorted(found)

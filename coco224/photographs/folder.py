@@ -1,21 +1,30 @@
 """A COCO root as it lies on disk: which folder is which split, and which photographs it holds."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from coco224.errors import DataError
-from coco224.photographs.decode import SUFFIXES, list_photographs
+from coco224.photographs.decode import SUFFIXES
+from coco224.walk import left_out_in_words, walk
 
 FOLDERS = {"train": "train2017", "validation": "val2017"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """The photographs of one split: names relative to `folder`, in the dataset's order, and their bytes."""
+    """The photographs of one split.
+
+    Attributes:
+        names: relative to `folder`, in the dataset's order.
+        sizes: in bytes.
+        left_out: how many other files lie there, by reason, as `walk` counts them.
+    """
 
     folder: Path
     names: tuple[str, ...]
     sizes: tuple[int, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def coco_split(root: Path, split: str) -> Source | None:
@@ -30,11 +39,13 @@ def coco_split(root: Path, split: str) -> Source | None:
     folder = root / FOLDERS[split]
     if not folder.is_dir():
         return None
-    found = list_photographs(folder)
-    if not found:
-        raise DataError(f"{folder} holds no photograph ({' '.join(sorted(SUFFIXES))}): give the COCO root itself")
-    names, sizes = zip(*found, strict=True)
-    return Source(folder, names, sizes)
+    found = walk(folder, SUFFIXES)
+    if not found.files:
+        others = f" ({left_out_in_words(found.left_out)})" if found.left_out else ""
+        wanted = " ".join(sorted(SUFFIXES))
+        raise DataError(f"{folder} holds no photograph ({wanted}){others}: give the COCO root itself")
+    names, sizes = zip(*found.files, strict=True)
+    return Source(folder, names, sizes, dict(sorted(found.left_out.items())))
 
 
 def coco_splits(root: Path, include_val: bool) -> dict[str, Source]:

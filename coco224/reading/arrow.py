@@ -1,7 +1,6 @@
 """Reading a prepared dataset: rows of pixels out of a memory map, many at a time."""
 
 import io
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,12 @@ import pyarrow as pa
 from PIL import Image
 
 from coco224.errors import DataError
+from coco224.files import in_words, open_regular, read_json
+from coco224.photographs.decode import FORMATS
 from coco224.reading.rows import Ints, Pixels, Rows
+
+_COLUMNS = ["image", "file_name"]
+_LARGEST = 8192  # side of an encoded row in pixels
 
 
 def open_folder(folder: Path, split: str) -> Rows | None:
@@ -21,16 +25,19 @@ def open_folder(folder: Path, split: str) -> Rows | None:
         DataError: the folder is no such dataset, or is damaged.
     """
     try:
-        if split not in json.loads((folder / "dataset_dict.json").read_text())["splits"]:
+        if split not in list(read_json(folder / "dataset_dict.json")["splits"]):
             return None
-        state = json.loads((folder / split / "state.json").read_text())
-        files = [folder / split / entry["filename"] for entry in state["_data_files"]]
+        state = read_json(folder / split / "state.json")
+        names = [str(entry["filename"]) for entry in state["_data_files"]]
+        if odd := [name for name in names if name != Path(name).name]:
+            raise ValueError(f"{odd[0]!r} is no name of a file")
         fingerprint = str(state["_fingerprint"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(_no_dataset(folder, split)) from None
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise DataError(f"{folder} is damaged ({error}): prepare it again with python -m coco224.prepare") from None
-    return open_files(folder, split, [str(file) for file in files], fingerprint)
+        reason = in_words(error) if isinstance(error, OSError) else " ".join(str(error).split())
+        raise DataError(f"{folder} is damaged ({reason}): prepare it again with python -m coco224.prepare") from None
+    return open_files(folder, split, [str(folder / split / name) for name in names], fingerprint)
 
 
 def open_files(folder: Path, split: str, files: Sequence[str], fingerprint: str) -> Rows:
@@ -41,11 +48,16 @@ def open_files(folder: Path, split: str, files: Sequence[str], fingerprint: str)
     Raises:
         DataError: a file is missing or damaged, or is no part of such a dataset.
     """
-    return rows_of(folder, split, pa.concat_tables([_mapped(Path(file)) for file in files]), fingerprint, files)
+    try:
+        table = pa.concat_tables([_columns(folder, split, _mapped(Path(file))) for file in files])
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{folder} is damaged ({reason}): prepare it again with python -m coco224.prepare") from None
+    return rows_of(folder, split, table, fingerprint, files)
 
 
 def rows_of(folder: Path, split: str, table: pa.Table, fingerprint: str, files: Sequence[str] = ()) -> Rows:
-    """The rows of a table with the columns of a prepared dataset.
+    """The rows of a table with the columns of a prepared dataset, which are validated: they may be a stranger's.
 
     Args:
         folder, split: where it comes from, for errors.
@@ -54,16 +66,29 @@ def rows_of(folder: Path, split: str, table: pa.Table, fingerprint: str, files: 
     Raises:
         DataError: it is no such table.
     """
-    missing = {"image", "file_name"} - set(table.column_names)
+    table = _columns(folder, split, table)
+    try:
+        table.validate(full=True)  # offsets that point outside would be read outside
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{folder / split} is damaged ({reason}): prepare the dataset again") from None
+    image, name = (table.schema.field(column).type for column in _COLUMNS)
+    if not pa.types.is_string(name):
+        raise DataError(f"{folder / split}: column file_name is {name}, not string: prepare the dataset again")
+    if not table.num_rows:
+        raise DataError(f"{folder / split} has no rows: prepare it again with python -m coco224.prepare")
+    kind = RawRows if pa.types.is_binary(image) else EncodedRows
+    return kind(folder, split, table, fingerprint, files)
+
+
+def _columns(folder: Path, split: str, table: pa.Table) -> pa.Table:
+    missing = set(_COLUMNS) - set(table.column_names)
     if missing:
         raise DataError(
             f"{folder / split} has no column {' and '.join(sorted(missing))} (its columns: "
             f"{', '.join(table.column_names)}): make the dataset with python -m coco224.prepare"
         )
-    if not table.num_rows:
-        raise DataError(f"{folder / split} has no rows: prepare it again with python -m coco224.prepare")
-    kind = RawRows if pa.types.is_binary(table.schema.field("image").type) else EncodedRows
-    return kind(folder, split, table, fingerprint, files)
+    return table.select(_COLUMNS)
 
 
 def _no_dataset(folder: Path, split: str) -> str:
@@ -87,10 +112,11 @@ def _no_dataset(folder: Path, split: str) -> str:
 
 def _mapped(file: Path) -> pa.Table:
     try:
+        open_regular(file).close()
         # The mapping outlives the closed file: hundreds of shards cost no file handle.
         with pa.memory_map(str(file)) as source:
             return pa.ipc.open_stream(source).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{file} is missing or damaged ({reason}): prepare the dataset again") from None
 
@@ -106,8 +132,9 @@ class _ArrowRows:
         images = table.column("image")
         if images.null_count:
             raise DataError(f"{folder / split} has rows without an image: prepare the dataset again")
+        self._images = [chunk for chunk in images.chunks if len(chunk)]
         # starts[c] is the first row of chunk c.
-        self._starts = np.cumsum([0, *map(len, images.chunks)])
+        self._starts = np.cumsum([0, *map(len, self._images)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -134,15 +161,14 @@ class RawRows(_ArrowRows):
 
     def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str, files: Sequence[str]) -> None:
         super().__init__(folder, split, table, fingerprint, files)
-        images = table.column("image")
-        row_bytes = len(images[0].as_buffer())
+        row_bytes = len(self._images[0][0].as_buffer())
         self.size = math.isqrt(row_bytes // 3)
-        if self.size**2 * 3 != row_bytes:
+        if not row_bytes or self.size**2 * 3 != row_bytes:
             raise DataError(
                 f"{folder / split} has rows of {row_bytes} bytes, which is no square RGB picture: prepare it again"
             )
         self._chunks: list[Pixels] = []
-        for chunk in images.chunks:
+        for chunk in self._images:
             _, ends, data = chunk.buffers()
             offsets = np.frombuffer(ends, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
             if (np.diff(offsets) != row_bytes).any():
@@ -166,9 +192,10 @@ class EncodedRows(_ArrowRows):
     def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str, files: Sequence[str]) -> None:
         super().__init__(folder, split, table, fingerprint, files)
         images = table.column("image")
-        if not (pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0):
+        kind = images.type
+        if not (pa.types.is_struct(kind) and "bytes" in kind.names and pa.types.is_binary(kind.field("bytes").type)):
             raise DataError(f"{folder / split}: column image is {images.type}, neither bytes nor encoded pictures")
-        self._files = [chunk.field("bytes") for chunk in images.chunks]
+        self._files = [chunk.field("bytes") for chunk in self._images]
         self.size = 0
         self.size = self._decoded(0, 0).shape[0]
 
@@ -185,11 +212,13 @@ class EncodedRows(_ArrowRows):
         if file is None:
             raise DataError(f"{where} refers to a file elsewhere: prepare the dataset again")
         try:
-            with Image.open(io.BytesIO(file)) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError) as error:
-            raise DataError(f"{where} cannot be decoded ({error}): prepare the dataset again") from None
-        side = self.size or pixels.shape[1]
-        if pixels.shape != (side, side, 3):
-            raise DataError(f"{where} is {pixels.shape[1]}x{pixels.shape[0]}, not {side}x{side}: prepare it again")
-        return pixels
+            with Image.open(io.BytesIO(file), formats=FORMATS) as image:
+                side = self.size or min(image.width, _LARGEST)
+                if image.size != (side, side):  # before it is decoded
+                    raise DataError(f"{where} is {image.width}x{image.height}, not {side}x{side}: prepare it again")
+                return np.asarray(image.convert("RGB"))
+        except DataError:
+            raise
+        except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(f"{where} cannot be decoded ({reason}): prepare the dataset again") from None

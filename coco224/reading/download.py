@@ -1,11 +1,13 @@
 """Prepared datasets from the Hugging Face Hub to rows."""
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from coco224.errors import DataError
-from coco224.making.manifest import MANIFEST
+from coco224.files import FULL
+from coco224.making.manifest import MANIFEST, checked_manifest
 from coco224.reading.arrow import open_files
 from coco224.reading.rows import Rows
 from coco224.repository import reasons
@@ -18,7 +20,12 @@ def manifest_of(repo_id: str) -> dict[str, Any]:
         DataError: there is none.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     with reasons(f"--coco_dir {repo_id} is no folder here, and the Hub's dataset of that name cannot be read"):
         try:
@@ -28,18 +35,21 @@ def manifest_of(repo_id: str) -> dict[str, Any]:
                 f"--coco_dir {repo_id} is neither a folder here nor a dataset on the Hub that this token may read: "
                 "give a folder that python -m coco224.prepare made, or USER/NAME of a dataset that it uploaded"
             ) from None
-        except LocalEntryNotFoundError:
+        except LocalEntryNotFoundError as error:
+            answer = next((cause for cause in _causes(error) if isinstance(cause, HfHubHTTPError)), None)
+            what = "cannot be reached"
+            if answer is not None:
+                what = f"answers with status {answer.response.status_code}: try again later"
             raise DataError(
-                f"--coco_dir {repo_id} is no folder here, and the Hub, which may have a dataset of that name, cannot "
-                "be reached; the cache has none"
+                f"--coco_dir {repo_id} is no folder here, and the Hub, which may have a dataset of that name, {what}; "
+                "the cache has none"
             ) from None
         except EntryNotFoundError:
             raise DataError(
                 f"--coco_dir {repo_id} is a dataset on the Hub without {MANIFEST}: python -m coco224.prepare did not "
                 "upload it, or not wholly"
             ) from None
-    manifest: dict[str, Any] = json.loads(Path(path).read_text())
-    return manifest
+    return checked_manifest(Path(path), f"--coco_dir {repo_id}")
 
 
 def download_split(repo_id: str, split: str) -> Rows | None:
@@ -57,6 +67,35 @@ def download_split(repo_id: str, split: str) -> Rows | None:
     with reasons(f"--coco_dir {repo_id} cannot be downloaded"):
         folder = Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=f"data/{split}-*.parquet"))
     parquet = sorted(str(file) for file in folder.glob(f"data/{split}-*.parquet"))
-    data = datasets.Dataset.from_parquet(parquet)  # to Arrow in the cache of `datasets`, which can be mapped
+    with _cache_reasons(repo_id):
+        data = datasets.Dataset.from_parquet(parquet)  # to Arrow in the cache of `datasets`, which can be mapped
     files = [str(entry["filename"]) for entry in data.cache_files]
     return open_files(Path(repo_id), split, files, manifest["splits"][split]["fingerprint"])
+
+
+@contextmanager
+def _cache_reasons(repo_id: str) -> Iterator[None]:
+    """Turns what `datasets` raises while it fills its cache into one sentence."""
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (DatasetsError, OSError, ValueError) as error:
+        causes = [cause for cause in _causes(error) if isinstance(cause, OSError)]
+        cache = datasets.config.HF_DATASETS_CACHE
+        if any(cause.errno in FULL or "No space left" in str(cause) for cause in causes):
+            raise DataError(
+                f"--coco_dir {repo_id}: the cache {cache} is full (No space left on device): make room, set "
+                "HF_DATASETS_CACHE, or give --streaming true"
+            ) from None
+        reason = " ".join(str(causes[-1] if causes else error).split())
+        raise DataError(f"--coco_dir {repo_id} cannot be read into the cache {cache} ({reason})") from error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what led to it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from coco224.errors import DataError
+from coco224.errors import DataError, printable
 from coco224.photographs.crops import boxes, cut, shortest_decoded
 from coco224.photographs.decode import BadPhotograph, read_photograph
 from coco224.photographs.folder import FOLDERS, Source, coco_split
 from coco224.reading.rows import Ints, Pixels, Rows
+from coco224.walk import say_left_out
 
 _CROP = "resize_center"
 
@@ -29,7 +30,10 @@ def open_photographs(coco_root: str | Path, split: str, size: int = 224) -> Rows
     source = coco_split(root, split)
     if source is None and split == "train":
         raise DataError(f"--coco_dir {root} has no {FOLDERS[split]}/: with --use_prepared false it is a COCO root")
-    return None if source is None else PhotographRows(source, size)
+    if source is None:
+        return None
+    say_left_out(source.folder, source.left_out)
+    return PhotographRows(source, size)
 
 
 class PhotographRows:
@@ -69,7 +73,9 @@ class PhotographRows:
             except BadPhotograph as error:
                 self._bad.add(candidate)
                 name = self._source.names[candidate]
-                warnings.warn(f"{name} cannot be read ({error}): the next one stands in for it", stacklevel=2)
+                warnings.warn(
+                    printable(f"{name} cannot be read ({error}): the next one stands in for it"), stacklevel=2
+                )
         raise DataError(f"none of the {len(self)} photographs of {self._source.folder} can be read")
 
     def _crop(self, index: int) -> Pixels:

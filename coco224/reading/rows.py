@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.integer[Any]]
 Pixels = npt.NDArray[np.uint8]
+Flags = npt.NDArray[np.bool_]
 
 
 class Rows(Protocol):

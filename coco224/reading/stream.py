@@ -134,4 +134,9 @@ class StreamedRows:
         with self._hub.open(file, cache_type="none") as parquet:
             reader = pq.ParquetFile(parquet, metadata=self._files[file])
             table = reader.read_row_group(group, columns=["image", "file_name"])
-        return rows_of(Path(file), self._where[1], table, self.fingerprint)
+        rows = rows_of(Path(file), self._where[1], table, self.fingerprint)
+        if rows.size != self.size:
+            raise DataError(
+                f"{file} has rows of {rows.size}x{rows.size}, not of {self.size}x{self.size} as its manifest"
+            )
+        return rows

@@ -5,8 +5,8 @@ from typing import TypeVar
 
 import torch
 
+from coco224.files import whole_or_absent
 from codec.description.file import Description, read_checkpoint, to_bytes
-from codec.durable import whole_or_absent
 from codec.network.codec import Codec
 from codec.network.tables import as_arrays
 from codec.quantization.phases import build

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from coco224.batches import EvalBatches, read_ahead
 from coco224.dataset import Rows, open_rows
-from coco224.photographs.decode import BadPhotograph, list_photographs, read_photograph
+from coco224.photographs.decode import SUFFIXES, BadPhotograph, read_photograph
+from coco224.walk import say_left_out, walk
 from codec.errors import InputError
 
 _READERS = 2  # threads that decode ahead of the codec
@@ -44,7 +45,13 @@ def open_pictures(images: str | None, coco_dir: str | None, use_prepared: bool, 
     """
     if images:
         root = Path(images)
-        paths = [root] if root.is_file() else [root / name for name, _ in list_photographs(root)]
+        if not root.exists():
+            raise InputError(f"--images {root} does not exist; give a picture, or a folder that holds some")
+        paths = [root]
+        if root.is_dir():
+            found = walk(root, SUFFIXES)
+            say_left_out(root, found.left_out)
+            paths = [root / name for name, _ in found.files]
         if not paths:
             raise InputError(f"--images {root}: no picture there; give a picture, or a folder that holds some")
         return Pictures(str(root), [str(path) for path in paths], partial(_read_files, paths, batch_size))

@@ -27,7 +27,7 @@ class Ranks:
         Raises:
             InputError: the launcher's processes do not know of each other.
         """
-        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        launched = int(os.environ.get("WORLD_SIZE") or 1)  # some schedulers export an empty one
         if launched == 1:
             return cls(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         from accelerate import PartialState

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from codec.durable import whole_or_absent
+from coco224.files import whole_or_absent
 from codec.evaluation.album import Shown
 from codec.evaluation.chart import FRAME, chart
 from codec.evaluation.curves import Curve

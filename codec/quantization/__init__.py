@@ -1,1 +1,8 @@
-"""Fake quantization: training for int8, post-training calibration, and int8 arithmetic in evaluation."""
+"""int8 for the codec's transforms: quantization-aware training, post-training quantization, int8 arithmetic in eval.
+
+- `phases`: inserts quantizers and switches the phases of training. `calibrate`: everything that needs pictures.
+  `freeze`: the copy for an exporter.
+- `observers`: how ranges are learned. `quantizers`: fake quantization of activations and weights. `layers`, `pairs`:
+  convolutions, linear layers, sums and products with an int8 runtime's arithmetic.
+- `tracing`, `graph`: where the quantizers go. `equalize`, `channels`: cross-layer equalization. `rounding`: GPTQ.
+"""

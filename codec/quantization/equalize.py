@@ -1,10 +1,10 @@
-"""Channels scaled so that each uses all of its tensor's range.
+"""Cross-layer equalization: scales channels so that each uses the full range of its tensor.
 
-An int8 tensor has one scale for all of its channels, and a channel that reaches a tenth of the range has three bits
-less than one that fills it. Between two convolutions with nothing but a ReLU between them a channel's scale is free:
-what the first is multiplied by the second is divided by, and in float the codec is the same to the last digits
-(cross-layer equalization, Nagel et al. 2019, arXiv:1906.04721). There it evens out weights' ranges; here weights have
-a scale for each output channel, and `codec.quantization.rounding` removes their noise, so that only activations count.
+An int8 tensor has one scale for all channels. A channel that reaches a tenth of the range has three bits less than one
+that reaches all of it. Between two convolutions with nothing but a ReLU between them, a channel's scale is free: what
+multiplies the first convolution divides the second, and the float codec stays the same, to rounding (Nagel et al. 2019,
+arXiv:1906.04721). The paper equalizes the ranges of the weights. Here the weights have a scale for each output channel,
+and GPTQ rounding (`codec.quantization.rounding`) removes most of their error, so that only activations are considered.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,41 +15,42 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from codec.quantization.channels import scale_input, scale_output
-from codec.quantization.graph import RELUS, QuantizedTransform, operation
+from codec.quantization.graph import QuantizedTransform
 from codec.quantization.layers import CONVOLUTIONS, QuantizedLayer
 from codec.quantization.quantizers import ActivationQuantizer
+from codec.quantization.tracing import RELUS, operation
 
-PASSING = (*RELUS, nn.LeakyReLU, F.leaky_relu, nn.Identity, ActivationQuantizer)
-"""f(s x) = s f(x) for each s > 0."""
+HOMOGENEOUS = (*RELUS, nn.LeakyReLU, F.leaky_relu, nn.Identity, ActivationQuantizer)
+"""Operations with f(s x) = s f(x) for each s > 0."""
 
 
 @torch.no_grad()
 def equalize(transform: QuantizedTransform, inputs: Sequence[Tensor]) -> None:
-    """Scales the channels between convolutions, in place.
+    """Equalizes the channels between the convolutions of a transform, in place.
 
     Args:
-        transform: in float; no quantizer of it has a range yet.
+        transform: in float; none of its quantizers has a learned range yet.
         inputs: [B, C, H, W] each.
     """
-    pairs, pictures = list(_pairs(transform)), sum(len(x) for x in inputs)
-    with _greatest([second for _, second in pairs]) as reached:
+    pairs, pictures = list(_equalizable_pairs(transform)), sum(len(x) for x in inputs)
+    with _input_maxima([second for _, second in pairs]) as maxima:
         for x in inputs:
             transform(x)
     for first, second in pairs:
-        greatest = reached[second]
-        whole = greatest.max()
-        if whole > 0:  # the next picture may show more of a channel than so many have
-            scale = whole / (greatest + whole / pictures)
+        channel_maxima = maxima[second]
+        tensor_maximum = channel_maxima.max()
+        if tensor_maximum > 0:  # a margin, since the next picture may exceed what so many pictures have shown
+            scale = tensor_maximum / (channel_maxima + tensor_maximum / pictures)
             scale_output(first, scale)
             scale_input(second, 1 / scale)
 
 
-def _pairs(transform: QuantizedTransform) -> Iterator[tuple[QuantizedLayer, QuantizedLayer]]:
-    """Convolutions of which the second takes what the first gives, past a ReLU or not, and nothing else takes it."""
+def _equalizable_pairs(transform: QuantizedTransform) -> Iterator[tuple[QuantizedLayer, QuantizedLayer]]:
+    """Pairs of convolutions: the second alone reads the first's output, directly or after homogeneous operations."""
     layers = {node: layer for node in transform.graph.nodes if (layer := _convolution(transform, node)) is not None}
     for node, second in layers.items():
         (before,) = node.all_input_nodes
-        while before not in layers and len(before.users) == 1 and operation(before) in PASSING:
+        while before not in layers and len(before.users) == 1 and operation(before) in HOMOGENEOUS:
             before = before.all_input_nodes[0]
         first = layers.get(before)
         if first is not None and len(before.users) == 1:
@@ -57,29 +58,29 @@ def _pairs(transform: QuantizedTransform) -> Iterator[tuple[QuantizedLayer, Quan
 
 
 def _convolution(transform: QuantizedTransform, node: fx.Node) -> QuantizedLayer | None:
-    """That a node calls, and no other does; all channels in one group, or each by itself."""
-    if node.op != "call_module" or sum(each.target == node.target for each in transform.graph.nodes) > 1:
+    """The convolution that this node alone calls, if its channels can be scaled: one group or depthwise; else None."""
+    if node.op != "call_module" or sum(other.target == node.target for other in transform.graph.nodes) > 1:
         return None
     layer = transform.get_submodule(str(node.target))
     if not isinstance(layer, QuantizedLayer) or not layer.is_linear or not isinstance(layer, CONVOLUTIONS):
         return None
-    one_each = layer.groups == layer.in_channels == layer.out_channels
-    return layer if layer.groups == 1 or one_each else None
+    depthwise = layer.groups == layer.in_channels == layer.out_channels
+    return layer if layer.groups == 1 or depthwise else None
 
 
 @contextmanager
-def _greatest(layers: list[QuantizedLayer]) -> Iterator[dict[QuantizedLayer, Tensor]]:
-    """The greatest magnitude that each channel of each layer's input reaches, over what is run."""
-    reached: dict[QuantizedLayer, Tensor] = {}
+def _input_maxima(layers: list[QuantizedLayer]) -> Iterator[dict[QuantizedLayer, Tensor]]:
+    """The largest magnitude in each channel of each layer's input [C], over all that runs in the context."""
+    maxima: dict[QuantizedLayer, Tensor] = {}
 
-    def see(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def observe(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(layer, QuantizedLayer)
         seen = inputs[0].detach().abs().transpose(0, 1).flatten(1).amax(1)
-        reached[layer] = torch.maximum(reached[layer], seen) if layer in reached else seen
+        maxima[layer] = torch.maximum(maxima[layer], seen) if layer in maxima else seen
 
-    handles = [layer.register_forward_pre_hook(see) for layer in layers]
+    handles = [layer.register_forward_pre_hook(observe) for layer in layers]
     try:
-        yield reached
+        yield maxima
     finally:
         for handle in handles:
             handle.remove()

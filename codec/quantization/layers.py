@@ -1,9 +1,10 @@
-"""Convolutions and linear layers with fake-quantized weights, which in evaluation count as an int8 runtime does.
+"""Convolutions and linear layers with fake-quantized weights; in evaluation they use an int8 runtime's arithmetic.
 
-A runtime multiplies and adds integers, scales the sum by one float32 number and rounds it half to even. Real values in
-float32 miss that by a little, which decides one rounding in 10^5 or, where a flat part of a picture lies at a half,
-thousands at once; and a value that is one step off moves every sum that it is a part of. Integers in float32 have no
-such error below 2^24, nor in TF32, so that evaluation gives ONNX Runtime's own integers on every device.
+A runtime multiplies and adds integers, scales the sum by one float32 number and rounds it half to even. The same
+computation on real values in float32 has a small error. It decides one rounding in 10^5 or, where a flat part of a
+picture lies halfway between two steps, thousands at once; and a value that is one step off changes every sum that
+contains it. Sums of integers below 2^24 are exact in float32, and with TF32 too. Evaluation therefore gives the
+integers of ONNX Runtime on every device.
 """
 
 from typing import Any
@@ -13,29 +14,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.network.modules import mix_in
-from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer, Wiring, whole
+from codec.quantization.observers import Observer
+from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer, Wiring, round_ste
 
 LARGEST_BIAS = 2.0**22
-"""In its unit, input scale times weight scale: float32 holds it, and what is added to it, without rounding."""
+"""Largest bias in its unit, input scale times weight scale: float32 adds it to a sum without rounding."""
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 WEIGHTED = (*CONVOLUTIONS, nn.Linear)
 
 LINEAR = [layer.forward for layer in WEIGHTED]
-"""Forwards that are linear in input and weight, plus the bias. A derived class may compute anything; it says with
-`is_linear = True` that its forward is linear too."""
+"""Forwards that are linear in input and weight, plus the bias. The forward of a derived class may compute anything; if
+it is linear too, the class says so with `is_linear = True`."""
 
 
 class QuantizedLayer(nn.Module):
-    """Mixed in front of the class of a convolution or a linear layer by `quantize_layer`.
+    """`quantize_layer` mixes this class in front of the class of a convolution or a linear layer.
 
-    Whatever its forward does, it reads fake-quantized weights, and its bias in the unit of an int32 accumulator: the
-    input's scale times the weight's. The parameters, their names and their gradients stay.
+    The layer's own forward then reads fake-quantized weights, and its bias as a multiple of the unit of an int32
+    accumulator: input scale times weight scale. The parameters, their names and their gradients do not change.
 
     Attributes:
-        is_linear: its forward is one of `LINEAR`.
-        wiring: the quantizers around it. The first layer of g_s has the bottleneck there: where its symbols fit 8 bits,
-            an int8 runtime gives this layer the symbols, and channels of constants that carry the medians.
+        is_linear: whether its forward is one of `LINEAR`.
+        wiring: the quantizers around it. For the first layer of g_s it also holds the bottleneck: if the symbols fit 8
+            bits, an int8 runtime gives this layer the symbols, and constant channels that add the medians.
     """
 
     weight_quantizer: WeightQuantizer
@@ -47,88 +49,94 @@ class QuantizedLayer(nn.Module):
             y: Tensor = super().forward(x)
             return y
         if self.latent is not None:
-            count: Tensor = super().forward(whole(x - self._medians())) + self._count_of_medians(x)
+            accumulator: Tensor = super().forward(round_ste(x - self._medians())) + self._accumulated_medians(x)
         else:
-            count = super().forward(self.wiring.inputs[0].counts(x))
+            accumulator = super().forward(self.wiring.inputs[0].integers(x))
         unit = self._unit()
         assert unit is not None
         unit = unit.view(-1, *[1] * (self.float_weight.ndim - 2))
         if self.wiring.output is None:
-            return count.mul_(unit)
+            return accumulator.mul_(unit)
         step = self.wiring.output.scale
-        return whole(count.mul_(unit / step)).mul_(step)
+        return round_ste(accumulator.mul_(unit / step)).mul_(step)
 
     @property
     def in_integers(self) -> bool:
-        """Whether it computes in a runtime's integers: in evaluation, where those of its input are known."""
+        """Whether it computes with a runtime's integers: in evaluation, if those of its input are known."""
         known = bool(self.wiring.inputs) or self.latent is not None
         return known and self.is_linear and self.weight_quantizer.on and not self.training
 
     @property
     def latent(self) -> nn.Module | None:
-        """The bottleneck, where an int8 runtime gives this layer its symbols; None elsewhere."""
+        """The bottleneck, if an int8 runtime gives this layer the bottleneck's symbols; else None."""
         bottleneck = self.wiring.bottleneck
         return bottleneck if bottleneck is not None and bottleneck.symbol_limits is not None else None
 
     @property
     def weight(self) -> Tensor:
-        """The fake-quantized weight, or its integers."""
-        quantized: Tensor = self.weight_quantizer(self.float_weight, self._least_scales())
-        return self.weight_quantizer.counts(quantized) if self.in_integers else quantized
+        """The fake-quantized weight; its integers if `in_integers`."""
+        quantized: Tensor = self.weight_quantizer(self.float_weight, self._smallest_scales())
+        return self.weight_quantizer.integers(quantized) if self.in_integers else quantized
 
     @property
     def bias(self) -> Tensor | None:
-        """The bias as a multiple of the accumulator's unit, or how many units it is."""
-        parameter, unit = self._parameters["bias"], self._unit()
+        """The bias as a multiple of the accumulator's unit; the multiple alone if `in_integers`."""
+        parameter, unit = self.float_bias, self._unit()
         if parameter is None or unit is None or not self.weight_quantizer.on:
             return parameter
         exact = parameter / unit
-        count = exact + (exact.round() - exact).detach()
-        return count if self.in_integers else count * unit
+        multiple = exact + (exact.round() - exact).detach()
+        return multiple if self.in_integers else multiple * unit
 
     @property
     def float_weight(self) -> Tensor:
-        """The weight as it trains."""
+        """The weight as it trains, in float."""
         parameter = self._parameters["weight"]
         assert parameter is not None
         return parameter
 
+    @property
+    def float_bias(self) -> Tensor | None:
+        """The bias as it trains, in float; None if the layer has none."""
+        return self._parameters["bias"]
+
     def _unit(self) -> Tensor | None:
-        """Of an int32 accumulator [output channels], or [1]; None where the input's scale is not known."""
+        """The unit of the int32 accumulator, [output channels] or [1]; None if the input's scale is not known."""
         if self.wiring.inputs:
             return self.wiring.inputs[0].scale * self.weight_quantizer.scale
         return self.weight_quantizer.scale if self.latent is not None and not self.training else None
 
-    def _least_scales(self) -> Tensor | None:
-        """The scales of the weights under which the bias would be more than `LARGEST_BIAS` units [output channels].
+    def _smallest_scales(self) -> Tensor | None:
+        """The weight scales below which the bias would exceed `LARGEST_BIAS` units [output channels].
 
-        Weights near zero under a bias that is not, as a gate starts, have no scale of their own to speak of.
+        Weights near zero with a larger bias, as a gate has at its start, would otherwise get a scale near zero.
         """
-        bias = self._parameters["bias"]
+        bias = self.float_bias
         if bias is None or not self.wiring.inputs:
             return None
         return bias.detach().abs() / (self.wiring.inputs[0].scale * LARGEST_BIAS)
 
-    def settle(self) -> None:
-        """The weight's scales as weight, bias and the input's scale are now."""
-        self.weight_quantizer.settle(self.float_weight, self._least_scales())
+    def update_weight_scale(self) -> None:
+        """Computes the weight's scales from weight, bias and input scale as they are now."""
+        self.weight_quantizer.update_scale(self.float_weight, self._smallest_scales())
 
-    def count_of_medians(self) -> Tensor:
-        """What the medians add to the output through each tap, in whole units of the weights' scale [Cout, k, k].
+    def medians_through_taps(self) -> Tensor:
+        """What the medians add to the output through each tap, as multiples of the weight's scale [Cout, k, k].
 
-        It is the sum of median times weight, for every tap that lies on the picture. A symbol's scale is 1, so that a
-        unit is no small thing beside the next layer's scale, and its rounding shows.
+        It is the sum over input channels of median times weight, for a tap that lies on the picture. A symbol's scale
+        is 1, so that the unit is not small next to the next layer's scale, and its rounding matters.
         """
-        integers = self.weight_quantizer.counts(self.weight_quantizer(self.float_weight))
+        integers = self.weight_quantizer.integers(self.weight_quantizer(self.float_weight))
         medians = self._medians().flatten().double()
         return torch.einsum("m,mokl->okl", medians, integers.double()).round()
 
-    def _count_of_medians(self, x: Tensor) -> Tensor:
+    def _accumulated_medians(self, x: Tensor) -> Tensor:
+        """What the medians add to the accumulator at each position; fewer taps lie on the picture at its border."""
         assert isinstance(self, nn.ConvTranspose2d)
         assert isinstance(self.padding, tuple)
-        ones, taps = torch.ones_like(x[:, :1], dtype=torch.float64), self.count_of_medians()[None]
-        count = F.conv_transpose2d(ones, taps, None, self.stride, self.padding, self.output_padding)
-        return count.to(x.dtype)
+        ones, taps = torch.ones_like(x[:, :1], dtype=torch.float64), self.medians_through_taps()[None]
+        added = F.conv_transpose2d(ones, taps, None, self.stride, self.padding, self.output_padding)
+        return added.to(x.dtype)
 
     def _medians(self) -> Tensor:
         assert self.latent is not None
@@ -137,15 +145,15 @@ class QuantizedLayer(nn.Module):
 
     @torch.no_grad()
     def compute_in_float(self) -> None:
-        """Makes it an ordinary layer of a fake-quantized weight and a rounded bias, which an exporter can trace."""
-        parameter, unit = self._parameters["bias"], self._unit()
+        """Makes it an ordinary layer with a fake-quantized weight and a rounded bias, which an exporter can trace."""
+        parameter, unit = self.float_bias, self._unit()
         if parameter is not None and unit is not None:
             parameter.copy_((parameter / unit).round() * unit)
         self.wiring = Wiring()
 
 
 def quantize_layer(layer: nn.Module, switches: Switches, per_channel: bool) -> None:
-    """Gives a convolution or linear layer fake-quantized weights, in place; its state-dict keys stay."""
+    """Gives a convolution or a linear layer fake-quantized weights, in place; its state-dict keys do not change."""
     axis = int(getattr(layer, "transposed", False))  # a transposed convolution's weight is [in, out, ...]
     channels = layer.get_parameter("weight").shape[axis]
     is_linear = type(layer).forward in LINEAR or getattr(layer, "is_linear", False)
@@ -155,8 +163,8 @@ def quantize_layer(layer: nn.Module, switches: Switches, per_channel: bool) -> N
     layer.add_module("weight_quantizer", WeightQuantizer(switches, channels, axis if per_channel else None))
 
 
-def quantize_around(layer: QuantizedLayer, switches: Switches, observer: str) -> None:
-    """Quantizes what goes into a layer and what comes out, for a layer inside a block that cannot be traced."""
+def quantize_around(layer: QuantizedLayer, switches: Switches, observer: Observer) -> None:
+    """Quantizes the input and the output of a layer inside a block that cannot be traced."""
     layer.input_quantizer = ActivationQuantizer(switches, observer)
     layer.output_quantizer = ActivationQuantizer(switches, observer)
     layer.wiring = Wiring((layer.input_quantizer,), layer.output_quantizer)

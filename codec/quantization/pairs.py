@@ -1,7 +1,8 @@
-"""Sums and products of two quantized tensors, which in evaluation are ONNX Runtime's own (see `quant_layers`).
+"""Sums and products of two quantized tensors; in evaluation they use ONNX Runtime's arithmetic (as `layers` does).
 
-One pair of values in 10^5 falls so near a half that float32 decides, but a pair may fill the flat parts of a picture.
-These are the runtime's products everywhere, and its sums on x86; on ARM it adds in fixed point, which no other gives.
+One pair of values in 10^5 lies so near a half that the error of float32 decides its rounding, and one such pair may
+fill the flat parts of a picture. The products here are the runtime's on every machine. The sums are the runtime's on
+x86; on ARM it adds in fixed point, which this code does not reproduce.
 """
 
 import operator
@@ -9,14 +10,16 @@ import operator
 import torch
 from torch import Tensor, nn
 
-from codec.quantization.quantizers import ActivationQuantizer, Switches, Wiring, whole
+from codec.quantization.quantizers import ActivationQuantizer, Switches, Wiring, round_ste
 
 
 class QuantizedPair(nn.Module):
-    """Of two quantized tensors [B, C, H, W], one of them may be [B, C, 1, 1], one whose result is quantized too.
+    """An operation on two quantized tensors whose result is quantized too.
+
+    Both are [B, C, H, W], or one of them is [B, C, 1, 1].
 
     Attributes:
-        wiring: the quantizers of the two tensors, and that of the result.
+        wiring: the quantizers of the two tensors and of the result.
     """
 
     def __init__(self, switches: Switches, wiring: Wiring) -> None:
@@ -37,7 +40,7 @@ class QuantizedPair(nn.Module):
 
     @property
     def in_integers(self) -> bool:
-        """Whether it computes in a runtime's integers: in evaluation."""
+        """Whether it computes with a runtime's integers: in evaluation."""
         return self.switches.quantize and self.switches.in_eval and not (self.training or self.in_float)
 
     def compute_in_float(self) -> None:
@@ -52,8 +55,8 @@ class QuantizedProduct(QuantizedPair):
         if not self.in_integers:
             return a * b
         unit, result = self.operands[0].scale * self.operands[1].scale, self.result
-        count = whole((a * b).div_(unit))
-        stored = whole(count.mul_(unit / result.scale).add_(result.zero_point))
+        product = round_ste((a * b).div_(unit))
+        stored = round_ste(product.mul_(unit / result.scale).add_(result.zero_point))
         return stored.sub_(result.zero_point).mul_(result.scale)
 
 
@@ -66,13 +69,13 @@ class QuantizedSum(QuantizedPair):
         (first, second), result = self.operands, self.result
         ratios = first.scale / result.scale, second.scale / result.scale
         offset = result.zero_point - fused(ratios[0], first.zero_point, ratios[1] * second.zero_point)
-        inner = fused(second.counts(b).add_(second.zero_point), ratios[1], offset)
-        stored = whole(fused(first.counts(a).add_(first.zero_point), ratios[0], inner))
+        inner = fused(second.integers(b).add_(second.zero_point), ratios[1], offset)
+        stored = round_ste(fused(first.integers(a).add_(first.zero_point), ratios[0], inner))
         return stored.sub_(result.zero_point).mul_(result.scale)
 
 
 def fused(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """a * b + c of float32 values, rounded once: float64 holds what comes before."""
+    """a * b + c of float32 values, rounded once, as a fused multiply-add does: the product is exact in float64."""
     return a.double().mul_(b).add_(c).float()
 
 
@@ -80,4 +83,4 @@ PAIRS: dict[object, type[QuantizedPair]] = {
     **dict.fromkeys((operator.mul, torch.mul, "mul"), QuantizedProduct),
     **dict.fromkeys((operator.add, torch.add, "add"), QuantizedSum),
 }
-"""By the function, or the method's name, that a graph has for it."""
+"""The class for each function, or name of a method, in a traced graph."""

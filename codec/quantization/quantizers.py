@@ -1,8 +1,8 @@
-"""Fake quantization: what an int8 runtime stores, in float, with straight-through gradients.
+"""Quantizers: they put a float tensor on the grid that an int8 runtime stores, with straight-through gradients.
 
-A thin layer over `torch.fake_quantize_per_tensor_affine` and `_per_channel_affine`. Ranges and scales live in buffers
-of fixed shape, so that DDP, FSDP, `torch.compile` and safetensors see nothing unusual; what is on and what is off is a
-Python value that all quantizers of a codec share.
+A thin layer over `torch.fake_quantize_per_tensor_affine` and `_per_channel_affine`. Ranges and scales are buffers of
+fixed shape, so that DDP, FSDP, `torch.compile` and safetensors handle them as usual. What is on and what is off is a
+Python value, `Switches`, that all quantizers of a codec share.
 """
 
 import math
@@ -11,22 +11,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-SMALLEST_SCALE = 2.0**-20
-"""Of a tensor that is all zeros; far under what matters."""
+from codec.quantization.observers import Observer
 
-EMA_STEPS = 100
-"""The moving average of the ranges: the plain mean of the first steps, then a new step has this fraction's weight."""
+SMALLEST_SCALE = 2.0**-20
+"""The scale of a tensor of zeros; far below any scale that matters."""
 
 
 @dataclass
 class Switches:
-    """What the quantizers of a codec do, shared by all of them.
+    """What the quantizers of a codec do; all of them share one object.
 
     Attributes:
-        learn: activations' ranges take in what passes.
-        follow: weights' scales follow the weights.
+        learn: activation quantizers observe what passes.
+        follow: the scales of weights follow the weights.
         quantize: fake quantization is on.
-        in_eval: it is on in `eval()` too.
+        in_eval: fake quantization is on in `eval()` too.
     """
 
     learn: bool = True
@@ -36,14 +35,17 @@ class Switches:
 
 
 class ActivationQuantizer(nn.Module):
-    """A tensor between two layers as uint8, affine, one scale for all of it: scale * (q - zero_point), q in 0..255.
+    """Quantizes a tensor between two layers to uint8: scale * (q - zero_point), q in 0..255, one scale for the tensor.
 
-    The range always holds zero, so that zero, and the zeros that convolutions pad with, are exact.
+    The range always contains zero, so that zero, and with it the padding of convolutions, is exact.
 
-    Buffers, 0-dim: `low` and `high` (the range that was learned), `steps` (from how many), `scale` and `zero_point`
-    (what `settle` makes of the range). `frozen` is (scale, zero point) as numbers, for an exporter. `batch` [3] is what
-    the step has shown, in float64, so that no order of adding does: sums over its pictures and their number (ema), or
-    the greatest of all (minmax, the low end negated).
+    Attributes:
+        low, high: buffers, 0-dim, the learned range; low > high: there is none yet.
+        steps: buffer, 0-dim, the number of optimizer steps that it was learned from.
+        scale, zero_point: buffers, 0-dim, computed from the range by `fix_scale`.
+        batch: buffer [3], float64, not saved: the observer's summary of the current step.
+        learns: whether it learns its range; False where the range is given.
+        frozen: scale and zero point as numbers, for an exporter.
     """
 
     low: Tensor
@@ -54,20 +56,23 @@ class ActivationQuantizer(nn.Module):
     batch: Tensor
 
     def __init__(
-        self, switches: Switches, observer: str, known: tuple[float, float] | None = None, only_in_eval: bool = False
+        self,
+        switches: Switches,
+        observer: Observer,
+        known_range: tuple[float, float] | None = None,
+        only_in_eval: bool = False,
     ) -> None:
         """
         Args:
-            observer: "ema" (moving average of the least and the greatest value of a picture, which leaves out what is
-                rare) or "minmax" (of all pictures).
-            known: the range where it follows from what the tensor is; then nothing is learned.
-            only_in_eval: training sees the tensor unquantized.
+            observer: learns the range.
+            known_range: the range, where it follows from what the tensor is; then the observer is not used.
+            only_in_eval: in training mode the tensor stays as it is.
         """
         super().__init__()
         self.switches, self.observer, self.only_in_eval = switches, observer, only_in_eval
-        self.learns = known is None
+        self.learns = known_range is None
         self.frozen: tuple[float, int] | None = None
-        low, high = known or (math.inf, -math.inf)
+        low, high = known_range or (math.inf, -math.inf)
         self.register_buffer("low", torch.tensor(low))
         self.register_buffer("high", torch.tensor(high))
         self.register_buffer("steps", torch.tensor(0.0))
@@ -78,7 +83,7 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.switches.learn and self.learns:
-            self._see(x.detach())
+            self._observe(x.detach())
         wanted = not self.only_in_eval if self.training else self.switches.in_eval
         if not (self.switches.quantize and wanted):
             return x
@@ -86,48 +91,39 @@ class ActivationQuantizer(nn.Module):
             return torch.fake_quantize_per_tensor_affine(x, *self.frozen, 0, 255)
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, 255)
 
-    def counts(self, x: Tensor) -> Tensor:
-        """The integers q - zero_point of values that this quantizer gave."""
-        return whole(x / self.scale)
+    def integers(self, x: Tensor) -> Tensor:
+        """q - zero_point of each value of this quantizer's output."""
+        return round_ste(x / self.scale)
 
-    def _see(self, x: Tensor) -> None:
-        """Adds what each picture of a micro-batch spans to what the step has shown."""
-        rest = tuple(range(1, x.ndim))
-        low, high = x.amin(rest).double(), x.amax(rest).double()
-        if self.observer == "ema":
-            self.batch += torch.stack([low.sum(), high.sum(), torch.ones_like(low).sum()])
-        else:
-            seen = torch.stack([-low.min(), high.max(), torch.ones_like(low).max()])
-            self.batch.copy_(torch.maximum(self.batch, seen))
+    def _observe(self, x: Tensor) -> None:
+        """Adds a micro-batch [B, ...] to the summary of the step."""
+        inside = tuple(range(1, x.ndim))
+        seen = self.observer.summarize(x.amin(inside).double(), x.amax(inside).double())
+        self.batch.copy_(self.observer.combine(self.batch, seen))
 
     @torch.no_grad()
-    def take(self, batch: Tensor) -> None:
-        """A step's `batch`, reduced over the ranks, into the range that is kept; then the next step begins."""
+    def update_range(self, batch: Tensor) -> None:
+        """Moves the range by the summary of a step, combined over all ranks; then the next step begins."""
         first = self.steps == 0
         self.steps += 1
-        if self.observer == "ema":
-            low, high = (batch[:2] / batch[2]).float()
-            share = 1 / self.steps.clamp(max=EMA_STEPS)
-            next_low, next_high = torch.lerp(self.low, low, share), torch.lerp(self.high, high, share)
-        else:
-            low, high = -batch[0].float(), batch[1].float()
-            next_low, next_high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+        low, high = self.observer.batch_range(batch)
+        next_low, next_high = self.observer.move((self.low, self.high), (low, high), self.steps)
         self.low.copy_(torch.where(first, low, next_low))
         self.high.copy_(torch.where(first, high, next_high))
         self.forget_batch()
 
     def forget_batch(self) -> None:
-        """Before the next step."""
-        self.batch.fill_(0 if self.observer == "ema" else -math.inf)
+        """Empties the summary of the step."""
+        self.batch.fill_(self.observer.empty)
 
     @property
-    def known(self) -> bool:
-        """Whether there is a range (a host read)."""
+    def has_range(self) -> bool:
+        """Whether there is a range; reads a tensor on the host."""
         return bool(self.low <= self.high)
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Scale and zero point from the range."""
+    def fix_scale(self) -> None:
+        """Computes scale and zero point from the range."""
         low, high = self.low.clamp(max=0), self.high.clamp(min=0)
         scale = ((high - low) / 255).clamp(min=SMALLEST_SCALE)
         self.scale.copy_(scale)
@@ -138,14 +134,14 @@ class ActivationQuantizer(nn.Module):
 
 
 class WeightQuantizer(nn.Module):
-    """A parameter as int8, symmetric: scale * q, q in -128..127, the greatest magnitude at 127.
+    """Quantizes a parameter to int8, symmetric: scale * q, q in -128..127, the largest magnitude at 127.
 
     Attributes:
-        axis: of the output channels, each with a scale of its own; None: one scale for all.
-        zero_point: 0; 128 with q in 0..255 for a parameter that meets activations in a sum or a product, whose
-            operators want one type. The values are the same.
+        axis: the axis of the output channels, each with its own scale; None: one scale for all.
+        zero_point: 0; or 128 with q in 0..255, for a parameter in a sum or a product with activations, because the
+            operators of a runtime take two operands of one type. The values are the same.
         scale: buffer [channels], or [1].
-        frozen: that one scale as a number, for an exporter.
+        frozen: the one scale as a number, for an exporter.
     """
 
     scale: Tensor
@@ -156,9 +152,9 @@ class WeightQuantizer(nn.Module):
         self.frozen: float | None = None
         self.register_buffer("scale", torch.ones(1 if axis is None else channels))
 
-    def forward(self, weight: Tensor, least: Tensor | None = None) -> Tensor:
+    def forward(self, weight: Tensor, smallest_scale: Tensor | None = None) -> Tensor:
         if self.switches.follow:
-            self.settle(weight, least)
+            self.update_scale(weight, smallest_scale)
         if not self.on:
             return weight
         low, high = -128 + self.zero_point, 127 + self.zero_point
@@ -176,22 +172,22 @@ class WeightQuantizer(nn.Module):
         return self.switches.quantize and (self.training or self.switches.in_eval)
 
     @torch.no_grad()
-    def settle(self, weight: Tensor, least: Tensor | None = None) -> None:
-        """Scales from the weights as they are, but none under `least` [channels]."""
+    def update_scale(self, weight: Tensor, smallest_scale: Tensor | None = None) -> None:
+        """Computes the scales: the largest magnitude of the weights / 127, but at least `smallest_scale` [channels]."""
         axis = self.axis
         magnitude = weight.detach().abs()
-        greatest = magnitude.max()[None] if axis is None else magnitude.transpose(0, axis).flatten(1).amax(1)
-        scale = (greatest / 127).clamp(min=SMALLEST_SCALE)
-        if least is not None:
-            scale = torch.maximum(scale, least.max()[None] if axis is None else least)
+        largest = magnitude.max()[None] if axis is None else magnitude.transpose(0, axis).flatten(1).amax(1)
+        scale = (largest / 127).clamp(min=SMALLEST_SCALE)
+        if smallest_scale is not None:
+            scale = torch.maximum(scale, smallest_scale.max()[None] if axis is None else smallest_scale)
         self.scale.copy_(scale)
 
-    def counts(self, quantized: Tensor) -> Tensor:
-        """The integers q of a parameter that this quantizer gave."""
-        return whole(quantized / self.scale_along(quantized))
+    def integers(self, quantized: Tensor) -> Tensor:
+        """q of each value of this quantizer's output."""
+        return round_ste(quantized / self.scale_along(quantized))
 
     def scale_along(self, weight: Tensor) -> Tensor:
-        """The scale in a shape that meets the parameter's."""
+        """The scales in a shape that broadcasts over the parameter's."""
         shape = [1] * weight.ndim
         shape[self.axis or 0] = -1
         return self.scale.view(shape)
@@ -204,12 +200,12 @@ class WeightQuantizer(nn.Module):
 class Wiring:
     """The quantizers around an operation.
 
-    It is a plain object on purpose: a module that held them itself would save them, and train them, a second time.
+    This is not a module: a module would register the quantizers a second time, and save and train them twice.
 
     Attributes:
-        inputs: the quantizers that the operands have passed; empty where one of them has none.
-        output: the quantizer that the result goes through, a rectifier may come before it.
-        bottleneck: of the first layer of g_s: the entropy bottleneck whose y_hat = symbol + median it takes.
+        inputs: the quantizers of the operands; empty if one of the operands has none.
+        output: the quantizer of the result, directly or after a rectifier; None if there is none.
+        bottleneck: for the first layer of g_s: the entropy bottleneck whose y_hat = symbol + median is its input.
     """
 
     inputs: tuple[ActivationQuantizer, ...] = ()
@@ -217,9 +213,10 @@ class Wiring:
     bottleneck: nn.Module | None = None
 
 
-def whole(x: Tensor) -> Tensor:
-    """x to whole numbers, half to even, with straight-through gradients; in place where there are none.
+def round_ste(x: Tensor) -> Tensor:
+    """Rounds half to even, with a straight-through gradient (Bengio et al. 2013, arXiv:1308.3432).
 
-    Memory that is new costs more than arithmetic here: 0.12 s for 192x256x384 where rounding in place takes 0.02 s.
+    Without gradients it rounds in place, because new memory costs more than the arithmetic: 0.12 s for 192x256x384
+    where rounding in place takes 0.02 s.
     """
     return x + (x.round() - x).detach() if torch.is_grad_enabled() else x.round_()

@@ -1,9 +1,10 @@
-"""Weights to their int8 grid such that the errors of a layer's weights cancel on real activations.
+"""GPTQ rounding: puts weights on their int8 grid so that the errors of a layer's weights cancel on real activations.
 
-What rounding to the nearest step does to each weight adds up, for the inputs of a convolution are far from independent:
-neighbours are alike, and what a ReLU gives is positive. Here the weights of an output channel go one by one, and those
-that are left make up for the error so far: GPTQ (Frantar et al. 2022, arXiv:2210.17323), an optimal brain surgeon
-(Hassibi and Stork 1992), for convolutions, and for each output phase of a transposed one.
+Rounding each weight to nearest lets the errors add up, because the inputs of a convolution are correlated: neighbours
+are alike, and the output of a ReLU is positive. GPTQ (Frantar et al. 2022, arXiv:2210.17323; the optimal brain surgeon
+of Hassibi and Stork 1992) rounds the weights of an output channel one by one, and changes the weights that are left so
+that they compensate the error so far. Here it does this for convolutions, and for each output phase of a transposed
+convolution.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,21 +18,24 @@ from torch import Tensor, nn
 from codec.quantization.layers import CONVOLUTIONS, QuantizedLayer
 
 POSITIONS = 16_384
-"""Of a layer's output, to learn the inputs' correlations from."""
+"""Output positions of a layer that its Gram matrix is computed from."""
 
-LARGEST = 128
-"""Side of the part of a layer's input that is looked at: every value of it is copied for each tap."""
+CHUNK = 1024
+"""Positions that are converted to float64 at a time, which takes twice their memory."""
+
+LARGEST_SIDE = 128
+"""Side of the crop of a layer's input that is used: unfolding copies each of its values once for each tap."""
 
 SHRINKAGE = 0.1
-"""How far correlations are taken back, times inputs a value / positions: few positions know little of them."""
+"""Off-diagonal shrinkage of a Gram matrix, times inputs per value / positions: few positions estimate it badly."""
 
 BLOCK = 128
-"""Weights that are rounded before what they did is taken to all others."""
+"""Weights that are rounded before their errors are propagated to the weights after the block."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """A convolution or a linear layer as a 2-D convolution."""
+    """A convolution or a linear layer, described as a 2-D convolution."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -42,89 +46,96 @@ class Geometry:
 
     @classmethod
     def of(cls, layer: nn.Module) -> "Geometry | None":
-        """None for one that pads otherwise than with so many zeros."""
+        """The geometry of a layer; None if it does not pad with a given number of zeros."""
         if isinstance(layer, nn.Linear):
             return cls((1, 1), (1, 1), (0, 0), (1, 1), 1, False)
         assert isinstance(layer, CONVOLUTIONS)
         if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
             return None
         sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-        kernel, stride, padding, dilation = (_two(size, 0 if size is layer.padding else 1) for size in sizes)
+        kernel, stride, padding, dilation = (_pair(size, 0 if size is layer.padding else 1) for size in sizes)
         return cls(kernel, stride, padding, dilation, layer.groups, layer.transposed)
 
-    def picture(self, x: Tensor, layer: nn.Module) -> Tensor:
+    def as_4d(self, x: Tensor, layer: nn.Module) -> Tensor:
         """The layer's input as [B, C, H, W]."""
         if isinstance(layer, nn.Linear):
             return x.reshape(-1, x.shape[-1], 1, 1)
         return x if x.ndim == 4 else x[:, :, None]
 
     def phases(self) -> Iterator[tuple[list[int], list[int], list[int], list[int]]]:
-        """Of a transposed convolution's output: the taps that reach it, and the inputs that they read, in both axes."""
+        """The output phases of a transposed convolution.
+
+        Yields:
+            The rows and columns of the kernel that contribute to the phase, and for these the offsets of the input
+            rows and columns that they multiply.
+        """
         axes = []
         for k, s, p, d in zip(self.kernel, self.stride, self.padding, self.dilation, strict=True):
-            each = [[t for t in range(k) if (phase + p - t * d) % s == 0] for phase in range(s)]
-            axes.append([(taps, [(phase + p - t * d) // s for t in taps]) for phase, taps in enumerate(each) if taps])
-        for (rows, above), (columns, beside) in product(*axes):
-            yield rows, columns, above, beside
+            by_phase = [[t for t in range(k) if (phase + p - t * d) % s == 0] for phase in range(s)]
+            axes.append([(taps, [(i + p - t * d) // s for t in taps]) for i, taps in enumerate(by_phase) if taps])
+        for (rows, row_offsets), (columns, column_offsets) in product(*axes):
+            yield rows, columns, row_offsets, column_offsets
 
 
-def _two(size: Sequence[int], first: int) -> tuple[int, int]:
+def _pair(size: Sequence[int], first: int) -> tuple[int, int]:
+    """A size for each of two axes; `first` is that of the axis that a 1-D layer lacks."""
     return (size[0], size[1]) if len(size) == 2 else (first, size[0])
 
 
-def _middle(x: Tensor) -> Tensor:
-    """At most LARGEST x LARGEST of a map, from its middle."""
-    top, left = (max(0, side - LARGEST) // 2 for side in x.shape[2:])
-    return x[:, :, top : top + LARGEST, left : left + LARGEST]
+class GramMatrices:
+    """Inputs times inputs of a layer, summed over output positions: one matrix for each part of its weights.
 
+    A part holds the weights that multiply the same inputs: a group of a convolution, or a group and output phase of a
+    transposed convolution.
 
-class Correlations:
-    """What the inputs of a layer's weights have to do with each other, over the pictures that were seen."""
+    Attributes:
+        matrices: float64 [K, K] for each part, K weights of an output channel.
+        positions: how many positions were summed.
+    """
 
     def __init__(self, layer: QuantizedLayer, geometry: Geometry, pictures: int) -> None:
         self.layer, self.geometry = layer, geometry
-        self.each = -(-POSITIONS // pictures)
-        self.grams: list[Tensor] = []
-        self.count = 0
+        self.positions_per_picture = -(-POSITIONS // pictures)
+        self.matrices: list[Tensor] = []
+        self.positions = 0
 
-    def see(self, x: Tensor) -> None:
-        """Takes in one batch of the layer's inputs."""
-        for k, columns in enumerate(self._columns(_middle(self.geometry.picture(x, self.layer)))):
-            gram = (columns.T @ columns).double()
-            if k == 0:
-                self.count += len(columns)  # as many for each part
-            if k == len(self.grams):
-                self.grams.append(gram)
+    def add(self, x: Tensor) -> None:
+        """Adds a batch of the layer's inputs."""
+        for part, columns in enumerate(self._columns(_center_crop(self.geometry.as_4d(x, self.layer)))):
+            if part == 0:
+                self.positions += len(columns)  # the same number for each part
+            if part == len(self.matrices):
+                self.matrices.append(gram_matrix(columns))
             else:
-                self.grams[k] += gram
+                self.matrices[part] += gram_matrix(columns)
 
     def _columns(self, x: Tensor) -> Iterator[Tensor]:
-        """For each part of the weights, in the order of `parts`: the values that they multiply [positions, weights]."""
+        """For each part, in the order of `parts`, the inputs that its weights multiply [positions, K]."""
         g = self.geometry
         for group in x.chunk(g.groups, 1):
             if not g.transposed:
-                yield self._thinned(F.unfold(group, g.kernel, g.dilation, g.padding, g.stride))
+                yield self._subsample(F.unfold(group, g.kernel, g.dilation, g.padding, g.stride))
                 continue
             height, width = x.shape[2:]
-            for _, _, above, beside in g.phases():
-                reach = max(map(abs, (*above, *beside)))
+            for _, _, row_offsets, column_offsets in g.phases():
+                reach = max(map(abs, (*row_offsets, *column_offsets)))
                 padded = F.pad(group, (reach, reach, reach, reach))
                 shifted = [
-                    padded[:, :, reach + a : reach + a + height, reach + b : reach + b + width]
-                    for a, b in product(above, beside)
+                    padded[:, :, reach + i : reach + i + height, reach + j : reach + j + width]
+                    for i, j in product(row_offsets, column_offsets)
                 ]
-                yield self._thinned(torch.stack(shifted, 2).flatten(3).flatten(1, 2))
+                yield self._subsample(torch.stack(shifted, 2).flatten(3).flatten(1, 2))
 
-    def _thinned(self, columns: Tensor) -> Tensor:
-        """[B, weights, positions] to at most `each` positions a picture, evenly apart."""
-        step = max(1, columns.shape[2] // self.each)
+    def _subsample(self, columns: Tensor) -> Tensor:
+        """[B, K, positions] to [positions, K], with evenly spaced positions of each picture."""
+        step = max(1, columns.shape[2] // self.positions_per_picture)
         return columns[:, :, ::step].transpose(1, 2).flatten(0, 1)
 
     def parts(self) -> Iterator[Tensor]:
-        """Places in the flat weight [output channels, weights] of what is rounded together."""
+        """For each part, the indices of its weights in the flat weight [output channels, K]."""
         g, weight = self.geometry, self.layer.float_weight
-        places = torch.arange(weight.numel(), device=weight.device).view(*weight.shape[:2], *g.kernel)
-        for group in places.chunk(g.groups, 0):
+        indices = torch.arange(weight.numel(), device=weight.device).view(*weight.shape[:2], *g.kernel)
+        for group in indices.chunk(g.groups, 0):
             if not g.transposed:
                 yield group.flatten(1)
                 continue
@@ -132,28 +143,42 @@ class Correlations:
                 yield group[:, :, rows][..., columns].transpose(0, 1).flatten(1)
 
 
+def _center_crop(x: Tensor) -> Tensor:
+    """At most LARGEST_SIDE x LARGEST_SIDE from the middle of a feature map."""
+    top, left = (max(0, side - LARGEST_SIDE) // 2 for side in x.shape[2:])
+    return x[:, :, top : top + LARGEST_SIDE, left : left + LARGEST_SIDE]
+
+
+def gram_matrix(columns: Tensor) -> Tensor:
+    """columns.T @ columns in float64: for quantized values the sum is exact, so that its order does not matter."""
+    gram = columns.new_zeros(columns.shape[1], columns.shape[1], dtype=torch.float64)
+    for chunk in columns.split(CHUNK):
+        gram.addmm_(chunk.T.double(), chunk.double())
+    return gram
+
+
 @torch.no_grad()
 def round_weights(transform: nn.Module, inputs: Sequence[Tensor]) -> None:
-    """Puts the weights of a transform's layers on their grids, in place, each after those before it.
+    """Rounds the weights of a transform's layers to their grids, in place, layer by layer in the order of calls.
 
     Args:
-        transform: in eval mode, fake quantization on, scales settled.
+        transform: in eval mode, fake quantization on, scales fixed.
         inputs: [B, C, H, W] each.
     """
-    for layer in _in_order(transform, inputs[0]):
+    for layer in _layers_in_call_order(transform, inputs[0]):
         geometry = Geometry.of(layer)
         if geometry is not None and layer.is_linear:
-            correlations = Correlations(layer, geometry, sum(len(x) for x in inputs))
+            grams = GramMatrices(layer, geometry, sum(len(x) for x in inputs))
             for x in inputs:
-                correlations.see(_reaching(layer, transform, x))
-            _round(correlations)
+                grams.add(_input_of(layer, transform, x))
+            _round_layer(grams)
 
 
-def _in_order(transform: nn.Module, x: Tensor) -> list[QuantizedLayer]:
-    """The layers as they are called."""
+def _layers_in_call_order(transform: nn.Module, x: Tensor) -> list[QuantizedLayer]:
+    """The quantized layers that a forward calls, each once."""
     called: dict[QuantizedLayer, None] = {}
-    layers = [each for each in transform.modules() if isinstance(each, QuantizedLayer)]
-    handles = [each.register_forward_pre_hook(lambda layer, _: called.setdefault(layer)) for each in layers]
+    layers = [module for module in transform.modules() if isinstance(module, QuantizedLayer)]
+    handles = [layer.register_forward_pre_hook(lambda layer, _: called.setdefault(layer)) for layer in layers]
     transform(x)
     for handle in handles:
         handle.remove()
@@ -161,11 +186,11 @@ def _in_order(transform: nn.Module, x: Tensor) -> list[QuantizedLayer]:
 
 
 class _Reached(Exception):
-    """Ends a forward whose rest does not matter."""
+    """Ends a forward once its needed part is done."""
 
 
-def _reaching(layer: QuantizedLayer, transform: nn.Module, x: Tensor) -> Tensor:
-    """What a layer gets when x goes in; where it is called more than once, the first time."""
+def _input_of(layer: QuantizedLayer, transform: nn.Module, x: Tensor) -> Tensor:
+    """The input of a layer for an input of the transform; that of the first call, if there are several."""
     reached = x
 
     def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -183,42 +208,45 @@ def _reaching(layer: QuantizedLayer, transform: nn.Module, x: Tensor) -> Tensor:
     return reached
 
 
-def _round(correlations: Correlations) -> None:
-    """A layer's weights, to the grid that their scales are settled for, in place."""
-    layer = correlations.layer
+def _round_layer(grams: GramMatrices) -> None:
+    """Rounds a layer's weights to the grid of their scales, in place."""
+    layer = grams.layer
     weight = layer.float_weight
     scales = layer.weight_quantizer.scale_along(weight).expand_as(weight).flatten()
     rounded = weight.flatten().clone()
-    for places, gram in zip(correlations.parts(), correlations.grams, strict=True):
-        share = min(1.0, SHRINKAGE * len(gram) / correlations.count)
-        steps = rounded[places].double() / scales[places]
-        rounded[places] = compensated(steps, gram.lerp(gram.diag().diag(), share)).to(rounded) * scales[places]
+    for part, gram in zip(grams.parts(), grams.matrices, strict=True):
+        shrinkage = min(1.0, SHRINKAGE * len(gram) / grams.positions)
+        steps = rounded[part].double() / scales[part]
+        shrunk = gram.lerp(gram.diag().diag(), shrinkage)
+        rounded[part] = gptq_round(steps, shrunk).to(rounded) * scales[part]
     weight.copy_(rounded.view_as(weight))
 
 
-def compensated(weights: Tensor, gram: Tensor) -> Tensor:
-    """Whole numbers in -127..127 whose products with the inputs are near those of the weights.
+def gptq_round(weights: Tensor, gram: Tensor) -> Tensor:
+    """Integers in -127..127 whose products with the inputs are close to those of the weights (GPTQ, algorithm 1).
 
     Args:
         weights: float64 [rows, K], in units of their grid.
         gram: float64 [K, K], inputs times inputs, positive semidefinite.
 
     Returns:
-        float64 [rows, K]. The greatest of each row is rounded to the nearest, so that a scale that follows the weights
-        stays as it is.
+        float64 [rows, K]. The largest weight of each row is rounded to nearest, so that a scale that follows the
+        weights does not change.
     """
-    order = gram.diag().argsort(descending=True)
+    # Largest energy first; compared in octaves, so that the last bits of similar energies do not set the order.
+    energy = gram.diag().clamp(min=torch.finfo(gram.dtype).tiny).log2().round()
+    order = energy.argsort(descending=True, stable=True)
     w, gram = weights[:, order], gram[order][:, order]
-    nearest, greatest = w.round(), w.abs() == w.abs().amax(1, keepdim=True)
-    gram.diagonal().add_(1e-6 * gram.diagonal().mean().clamp(min=1e-30))  # a value that is always zero has no inverse
+    nearest, is_largest = w.round(), w.abs() == w.abs().amax(1, keepdim=True)
+    gram.diagonal().add_(1e-6 * gram.diagonal().mean().clamp(min=1e-30))  # an input that is always zero has no inverse
     factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(gram)), upper=True)
     for start in range(0, w.shape[1], BLOCK):
         end = min(start + BLOCK, w.shape[1])
         errors = torch.zeros_like(w[:, start:end])
         for i in range(start, end):
-            whole = torch.where(greatest[:, i], nearest[:, i], w[:, i].round().clamp(-127, 127))
-            errors[:, i - start] = (w[:, i] - whole) / factor[i, i]
+            rounded = torch.where(is_largest[:, i], nearest[:, i], w[:, i].round().clamp(-127, 127))
+            errors[:, i - start] = (w[:, i] - rounded) / factor[i, i]
             w[:, i + 1 : end] -= errors[:, i - start, None] * factor[i, i + 1 : end]
-            w[:, i] = whole
+            w[:, i] = rounded
         w[:, end:] -= errors @ factor[start:end, end:]
     return w[:, order.argsort()]

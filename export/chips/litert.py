@@ -27,7 +27,7 @@ def to_tflite(part: Exportable) -> bytes:
     """The part with inputs and outputs channels last, [1, H, W, C]: int8 where the part's tensors are quantized.
 
     Args:
-        part: of `codec.quantization.phases.frozen`.
+        part: of `codec.quantization.freeze.frozen`.
 
     Raises:
         InputError: LiteRT has no operator for something in it.

@@ -6,12 +6,14 @@ from pathlib import Path
 import onnx
 from torch import Tensor
 
+from coco224.files import whole_or_absent
 from codec.checkpoint import open_codec
 from codec.description.architecture import TRANSFORMS, BlockChoice, Quantization
-from codec.durable import whole_or_absent
 from codec.errors import InputError
 from codec.network.codec import Codec
-from codec.quantization.phases import calibrate, frozen, in_float, limit_symbols
+from codec.quantization.calibrate import calibrate
+from codec.quantization.freeze import frozen
+from codec.quantization.phases import in_float, limit_symbols
 from export.graph import onnx_file
 from export.graph.parts import Part, exportable, is_quantized
 from export.graph.qdq import to_int8
@@ -25,7 +27,7 @@ NEEDED = {"encoder": ("g_a",), "decoder": ("g_s",), "full": ("g_a", "g_s")}
 def build(
     codec: Codec, part: Part, deconv: Deconv, x: Tensor, opset: int = 13, dynamic: bool = False, fingerprint: int = 0
 ) -> onnx.ModelProto:
-    """The ONNX graph of a part: float, or with what is quantized in `codec.quantization.phases.frozen` in int8.
+    """The ONNX graph of a part: float, or with what is quantized in `codec.quantization.freeze.frozen` in int8.
 
     Args:
         x: a picture [1, 3, H, W] in [0, 1]; the graph takes its size, or with `dynamic` any multiples of 16.

@@ -39,7 +39,7 @@ def compare(model: onnx.ModelProto, codec: Codec, part: Part, x: Tensor) -> Chec
     """Compares a part with the codec's own modules.
 
     Args:
-        codec: in eval mode, as it was before any rewrite; float or `codec.quantization.phases.frozen`.
+        codec: in eval mode, as it was before any rewrite; float or `codec.quantization.freeze.frozen`.
         x: [1, 3, H, W].
     """
     run = runner(model)

@@ -42,7 +42,7 @@ def exportable(codec: Codec, part: Part, deconv: Deconv, x: Tensor, dynamic: boo
     checking: rounding belongs on the host.
 
     Args:
-        codec: with its tables, in eval mode; float, or `codec.quantization.phases.frozen`. A quantized transform has
+        codec: with its tables, in eval mode; float, or `codec.quantization.freeze.frozen`. A quantized transform has
             symbols for its latent where the codec limits them to 8 bits.
         x: a picture [1, 3, H, W] in [0, 1], H and W multiples of 16; the example is made of it.
         dynamic: the graph is to take any H and W.
@@ -125,7 +125,7 @@ def carry_medians(layer: nn.Module) -> list[float]:
     assert isinstance(layer, QuantizedLayer)
     assert isinstance(layer, nn.ConvTranspose2d)
     scale = layer.weight_quantizer.scale.view(-1, 1, 1)
-    added = layer.count_of_medians()
+    added = layer.medians_through_taps()
     high = (added / LARGEST).round()
     count = max(1, math.ceil(high.abs().max() / LARGEST))
     digits = [(high - LARGEST * i).clamp(0, LARGEST) + (high + LARGEST * i).clamp(-LARGEST, 0) for i in range(count)]

@@ -32,7 +32,7 @@ def rewrite(transform: nn.Module, deconv: Deconv) -> fx.GraphModule:
     """A copy of g_a or g_s in eval mode, in which every layer that has an exact rewrite has it.
 
     Args:
-        transform: layers in a row, [B, C, H, W] to [B, C', H', W'], or a graph of `codec.quantization.phases.frozen`.
+        transform: layers in a row, [B, C, H, W] to [B, C', H', W'], or a graph of `codec.quantization.freeze.frozen`.
         deconv: the form of a transposed convolution 5x5 with stride 2: `transpose` leaves it; `depth_to_space` is one
             3x3 convolution and a DepthToSpace; `concat` is two 3x3 convolutions, one for the even and one for the odd
             rows, whose outputs are interleaved by reshapes and a concatenation (what Ethos-U takes).

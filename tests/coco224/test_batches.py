@@ -1,6 +1,9 @@
 """The order is the seed's: no worker, rank or interruption changes which window of which row comes when."""
 
+import multiprocessing
+import os
 import queue
+import signal
 import threading
 from pathlib import Path
 
@@ -157,3 +160,54 @@ def test_unprepared_photographs_make_batches_too(real_coco: Path) -> None:
     assert rows is not None
     train = batches(rows, input_size=48)
     assert all(map(equal, train_loader(train, 0, 2, 2, pin_memory=False), (train[0], train[1])))
+
+
+class Broken:
+    """Rows of which one cannot be decoded."""
+
+    decodes, size, fingerprint = True, 16, "broken"
+
+    def __init__(self, kills: bool = False) -> None:
+        self._kills = kills
+
+    def __len__(self) -> int:
+        return 8
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        return np.arange(8)
+
+    def names(self, indices: object) -> list[str]:
+        return []
+
+    def read(self, indices: np.ndarray, top: np.ndarray, left: np.ndarray, size: int) -> np.ndarray:
+        if 5 in indices.tolist():
+            if self._kills and multiprocessing.parent_process():
+                os.kill(os.getpid(), signal.SIGBUS)  # as where /dev/shm is full
+            raise DataError("row 5 of a/train cannot be decoded: prepare the dataset again")
+        return np.zeros((len(indices), size, size, 3), np.uint8)
+
+
+def test_a_worker_s_error_is_its_one_line() -> None:
+    loader = train_loader(batches(Broken(), input_size=16, batch_size=2), 0, 4, 2, pin_memory=False)
+    next(loader), next(loader)
+    with pytest.raises(DataError, match=r"^row 5 of a/train cannot be decoded: prepare the dataset again$"):
+        next(loader)
+
+
+def test_a_worker_that_is_killed_is_one_line() -> None:
+    loader = train_loader(batches(Broken(kills=True), input_size=16, batch_size=2), 0, 4, 1, pin_memory=False)
+    with pytest.raises(DataError, match=r"a worker process failed .*--num_workers 0") as caught:
+        list(loader)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("free", [0, 600_000])
+def test_without_shared_memory_threads_read_the_same_batches(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    monkeypatch.setattr("coco224.batches.shared_memory", lambda: free)
+    train = batches(rows)
+    with pytest.warns(UserWarning, match=r"/dev/shm has .* 3 worker processes need .* read by threads"):
+        loaded = list(train_loader(train, 4, 14, 3, pin_memory=False))  # over the ends of two epochs
+    monkeypatch.undo()
+    assert all(map(equal, loaded, train_loader(batches(rows), 4, 14, 0, pin_memory=False)))

@@ -1,7 +1,9 @@
 """Reading: the right pixels of the right rows, from any process, in little memory, and no dataset that is none."""
 
+import io
 import json
 import multiprocessing
+import os
 import pickle
 import re
 import resource
@@ -11,6 +13,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from programs import ROOT
@@ -208,3 +211,83 @@ def test_an_unprepared_root_lacks_what_it_lacks(tmp_path: Path, make_coco: Calla
     assert rows is not None
     with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(DataError, match="none of the 6"):
         whole(rows, [0])
+
+
+def write(folder: Path, images: pa.Array, names: pa.Array) -> Path:
+    """A dataset of one shard with these columns."""
+    (folder / "train").mkdir(parents=True)
+    (folder / "dataset_dict.json").write_text('{"splits": ["train"]}', encoding="utf-8-sig")
+    (folder / "train" / "state.json").write_text('{"_data_files": [{"filename": "a.arrow"}], "_fingerprint": "f"}')
+    table = pa.table({"image": images, "file_name": names})
+    with pa.OSFile(str(folder / "train" / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    return folder
+
+
+@pytest.mark.parametrize("offsets", [[0, 2**30, 2**31 - 1], [-48, 0, 48], [2**20, 2**20 + 48, 2**20 + 96], [0, 96, 0]])
+@pytest.mark.parametrize("column", ["raw", "encoded", "names"])
+def test_offsets_that_point_outside_are_refused(tmp_path: Path, column: str, offsets: list[int]) -> None:
+    images, names = pa.array([bytes(48)] * 2), pa.array(["a" * 7] * 2)
+    if column == "encoded":
+        images = pa.StructArray.from_arrays([images], ["bytes"])
+    shard = write(tmp_path / "a", images, names) / "train" / "a.arrow"
+    written, length = shard.read_bytes(), 7 if column == "names" else 48
+    honest = np.array([0, length, 2 * length], np.int32).tobytes()
+    assert written.count(honest) == 1
+    shard.write_bytes(written.replace(honest, np.array(offsets, np.int32).tobytes()))
+    with pytest.raises(DataError, match=r"is damaged .*prepare the dataset again"):
+        open_split(tmp_path / "a", "train")
+
+
+def test_columns_of_other_types_are_refused(tmp_path: Path) -> None:
+    names = pa.array(["a"])
+    for number, (image, name, words) in enumerate(
+        (
+            (pa.array([bytes(48)]), pa.array([7]), "file_name is int64"),
+            (pa.array(["text"]), names, "image is string"),
+            (pa.StructArray.from_arrays([pa.array([5])], ["bytes"]), names, "image is struct"),
+            (pa.array([b""]), names, "no square"),
+            (pa.array([], pa.binary()), pa.array([], pa.string()), "no rows"),
+        )
+    ):
+        with pytest.raises(DataError, match=words):
+            open_split(write(tmp_path / str(number), image, name), "train")
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
+    assert len(opened(write(tmp_path / "a", pa.array([bytes(48)] * 2), pa.array(["a", "b"])))) == 2
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "[" * 100_000,
+        "[]",
+        '{"_data_files": 7, "_fingerprint": "f"}',
+        '{"_data_files": [], "_fingerprint": "f"}',
+        '{"_data_files": [{"filename": "../../a.arrow"}], "_fingerprint": "f"}',
+        '{"_data_files": [{"filename": "pipe"}], "_fingerprint": "f"}',
+    ],
+)
+def test_a_strangers_description_is_refused(tmp_path: Path, state: str) -> None:
+    folder = write(tmp_path / "a", pa.array([bytes(48)]), pa.array(["a"]))
+    os.mkfifo(folder / "train" / "pipe")
+    (folder / "train" / "state.json").write_text(state)
+    with pytest.raises(DataError, match="damaged"):
+        open_split(folder, "train")
+
+
+def test_an_encoded_row_is_a_picture_of_its_size_in_a_format_of_ours(tmp_path: Path) -> None:
+    def png(width: int, height: int) -> bytes:
+        file = io.BytesIO()
+        Image.new("1", (width, height)).save(file, "PNG")
+        return file.getvalue()
+
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n"
+    rows = {"eps": eps, "bomb": png(20_000, 20_000), "other": png(17, 16), "torn": png(16, 16)[:40], "empty": b""}
+    images = pa.StructArray.from_arrays([pa.array([png(16, 16), *rows.values()])], ["bytes"])
+    dataset = opened(write(tmp_path / "a", images, pa.array(["first", *rows])))
+    for number, name in enumerate(rows, start=1):
+        with pytest.raises(DataError, match=rf"^row {number} of .*again$") as caught:
+            whole(dataset, [number])
+        assert "\n" not in str(caught.value), name

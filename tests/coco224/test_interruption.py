@@ -1,6 +1,7 @@
 """Whatever happens in the middle, the same command ends at the same dataset, and until then there is none."""
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+import coco224.prepare
 from coco224.prepare import main
 
 Done = subprocess.CompletedProcess[str]
@@ -241,3 +243,60 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(
     ballast.unlink()
     assert again(coco, out) == 0
     assert contents(out) == undisturbed
+
+
+def test_two_that_list_the_photographs_at_once_do_not_mix(
+    tmp_path: Path, coco: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The second starts while the first still lists: it is refused before it lists, and leaves the first alone."""
+    words = ["--coco_dir", str(coco), "--out_dir", str(tmp_path / "out"), "--size", "32", "--num_proc", "1"]
+    statuses = []
+    listed = coco224.prepare.coco_splits
+
+    def list_slowly(*arguments: object) -> object:
+        monkeypatch.setattr(coco224.prepare, "coco_splits", listed)
+        statuses.append(main(words))
+        return listed(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(coco224.prepare, "coco_splits", list_slowly)
+    assert main(words) == 0
+    assert statuses == [2]
+    assert "another run" in capfd.readouterr().err
+    assert len(datasets.load_from_disk(tmp_path / "out")["train"]) == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_kill_left_half_written_is_swept(tmp_path: Path, make_coco: Callable[..., Path]) -> None:
+    root, out = make_coco(tmp_path / "coco"), tmp_path / "out"
+    partial = tmp_path / ".out.partial"
+    (partial / "dataset" / "train").mkdir(parents=True)
+    for left in (
+        "dataset/train/data-00000-of-00001.tmp77",
+        "dataset/.manifest.json.0-1-0.partial",
+        "dataset/train/.x.partial",
+    ):
+        (partial / left).write_text("half")
+    assert main(["--coco_dir", str(root), "--out_dir", str(out), "--size", "32", "--num_proc", "1"]) == 0
+    assert [path.name for path in tmp_path.rglob("*") if path.name.startswith(".") or ".tmp" in path.name] == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE])
+def test_any_error_of_the_disk_is_one_line(
+    tmp_path: Path, coco: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert main(["--coco_dir", str(coco), "--out_dir", str(tmp_path / "out"), "--num_proc", "1", "--limit", "2"]) == 2
+    assert os.strerror(number) in capfd.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_shared_memory_one_process_does_the_work(
+    tmp_path: Path, coco: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("coco224.making.pool.shared_memory", lambda: 0)
+    words = ["--coco_dir", str(coco), "--out_dir", str(tmp_path / "out"), "--size", "32", "--num_proc", "2"]
+    assert main(words) == 0
+    assert "several processes need a writable /dev/shm" in capfd.readouterr().err

@@ -1,6 +1,7 @@
 """`python -m coco224.prepare` as a user runs it: what it makes, and what it refuses."""
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -270,3 +271,68 @@ def test_the_real_subset(
         crop = pixels(train[names.index(name)], 224)
         assert (crop == crop[..., :1]).all()
         assert crop.std() > 10
+
+
+def test_all_that_is_left_out_is_counted(
+    tmp_path: Path, make_coco: Callable[..., Path], prepare: Callable[..., Done]
+) -> None:
+    root = make_coco(tmp_path / "coco", train=3, val=1)
+    train = root / "train2017"
+    (tmp_path / "disk2").mkdir()
+    for number in (1, 2):
+        (train / f"{number:012d}.jpg").rename(tmp_path / "disk2" / f"{number:012d}.jpg")
+    (train / "part2").symlink_to(tmp_path / "disk2")
+    (train / "@eaDir").mkdir()
+    (train / "@eaDir" / "thumb.jpg").write_bytes((train / "000000000000.jpg").read_bytes())
+    (train / "a.gif").touch()
+    os.mkfifo(train / "pipe.jpg")
+    done = prepare(root, tmp_path / "out", "--size", "32", "--num_proc", "1")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "train 3 rows, validation 1 row; 0 of 4 files skipped; 2 files left out: 1 .gif, 1 not regular; "
+        "1 folder passed over: 1 @eaDir; manifest: "
+    ) in done.stdout
+    split = json.loads((tmp_path / "out" / "manifest.json").read_text())["splits"]["train"]
+    assert split["left_out"] == {".gif": 1, "folder @eaDir": 1, "not regular": 1}
+
+
+def test_names_that_steer_a_terminal_are_escaped(
+    tmp_path: Path, make_coco: Callable[..., Path], prepare: Callable[..., Done]
+) -> None:
+    root = make_coco(tmp_path / "coco", train=1, val=1)
+    (root / "train2017" / "\x1b[2Jgone\nover.jpg").write_text("no picture")
+    done = prepare(root, tmp_path / "out", "--num_proc", "1")
+    refused(done, "1 of 3 photographs cannot be read", "\\x1b[2Jgone\\nover.jpg")
+    assert "\x1b[2J" not in done.stderr
+
+
+def test_a_home_folder_may_be_written_as_a_tilde(
+    tmp_path: Path, make_coco: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_coco(tmp_path / "coco", train=1, val=1)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["--coco_dir=~/coco", "--out_dir=~/out", "--size", "32", "--num_proc", "1"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["coco", "out"]
+
+
+def test_an_out_dir_that_cannot_be_made_is_refused_before_the_work(
+    tmp_path: Path, make_coco: Callable[..., Path], prepare: Callable[..., Done]
+) -> None:
+    root = make_coco(tmp_path / "coco", train=1, val=1)
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "out", Path("/proc/out")):
+        done = prepare(root, out)
+        refused(done, f"--out_dir {out.parent}", "cannot be written", "name another folder")
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_grid_says_how_many_rows_it_makes(
+    tmp_path: Path, make_coco: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = make_coco(tmp_path / "coco", train=2, val=0)
+    Image.new("1", (3200, 1600)).save(root / "train2017" / "giant.png")
+    words = ["--coco_dir", str(root), "--out_dir", str(tmp_path / "out"), "--include_val", "false", "--size", "32"]
+    assert main([*words, "--crop", "grid", "--num_proc", "1"]) == 0
+    out, err = capfd.readouterr()
+    assert f"--crop grid makes 5012 rows of 3 photographs, 5000 rows of {root}/train2017/giant.png" in err
+    assert "train 5012 rows" in out

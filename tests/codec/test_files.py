@@ -19,7 +19,7 @@ from codec.network.bottleneck import with_tables
 from codec.network.codec import Codec
 from codec.network.pixels import pad, to_uint8
 from codec.network.tables import tables_of
-from codec.quantization.phases import calibrate
+from codec.quantization.calibrate import calibrate
 
 
 @pytest.fixture(scope="module")

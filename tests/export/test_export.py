@@ -20,8 +20,9 @@ from torch import Tensor
 from codec.bitstream.tables import read_tables
 from codec.errors import InputError
 from codec.quantization.layers import quantize_layer
+from codec.quantization.observers import OBSERVERS
 from codec.quantization.pairs import QuantizedPair, QuantizedProduct, QuantizedSum
-from codec.quantization.quantizers import ActivationQuantizer, Switches
+from codec.quantization.quantizers import ActivationQuantizer, Switches, Wiring
 from export.__main__ import main
 from export.graph.build import build
 from export.graph.check import compare, optimized, runner
@@ -153,13 +154,13 @@ def test_sums_and_products_are_those_of_onnx_runtime(kind: str, pair: type[Quant
     for _ in range(40):
         high = draw.uniform(0.5, 3, 2)
         ends = [(-draw.uniform(0.5, 3), each) for each in (*high, high.prod() if kind == "QLinearMul" else high.sum())]
-        quantizers = [ActivationQuantizer(Switches(quantize=True), "ema", each) for each in ends]
+        quantizers = [ActivationQuantizer(Switches(quantize=True), OBSERVERS["ema"], each) for each in ends]
         for each in quantizers:
-            each.settle()
+            each.fix_scale()
         grids = [(each.scale.numpy(), each.zero_point.numpy().astype(np.uint8)) for each in quantizers]
         a, b = ((torch.from_numpy(q.astype(np.float32)) - z) * s for q, (s, z) in zip(every, grids, strict=False))
-        ours = pair(Switches(quantize=True), tuple(quantizers[:2]), (quantizers[2],)).eval()(a, b)
-        found = quantizers[2].counts(quantizers[2](ours)) + quantizers[2].zero_point
+        ours = pair(Switches(quantize=True), Wiring(tuple(quantizers[:2]), quantizers[2])).eval()(a, b)
+        found = quantizers[2].integers(quantizers[2](ours)) + quantizers[2].zero_point
         assert np.array_equal(found.numpy(), in_onnx_runtime(kind, every, grids))
 
 
@@ -182,8 +183,8 @@ def test_weights_in_a_file_are_the_codecs_own_integers() -> None:
     torch.manual_seed(0)
     layer = torch.nn.Conv2d(192, 192, 5)  # 921,600 weights, some of them half-way between two integers
     quantize_layer(layer, Switches(follow=False, quantize=True), per_channel=True)
-    layer.settle()
-    own = layer.eval().weight_quantizer.counts(layer.weight)
+    layer.update_weight_scale()
+    own = layer.eval().weight_quantizer.integers(layer.weight)
     model = to_onnx(layer, torch.zeros(1, 192, 5, 5), ("x",), ("y",), 13, False)
     to_int8(model)
     (written,) = (

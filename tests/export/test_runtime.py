@@ -17,7 +17,7 @@ from codec.files import FileCodec
 from codec.network.codec import Codec
 from codec.network.tables import tables_of
 from export.graph.build import build, write
-from export.runtime import Model, decode, encode, main, session_options, spans
+from export.runtime import Model, decode, encode, main, session_options, spans, sums_saturate
 
 PRECISIONS = ("float", "int8")
 
@@ -143,6 +143,34 @@ def test_bad_input_is_refused_in_one_line(models: dict[str, Path], pixels: np.nd
     assert not out.exists()
 
 
-def test_sessions_ask_for_sums_that_do_not_saturate() -> None:
-    """On a CPU without VNNI the comparisons of int8 files with PyTorch fail without it; elsewhere nothing does."""
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", "fpu avx2 avx512f avx512_vnni", False),
+        ("x86_64", "fpu avx2 avx_vnni", False),
+        ("AMD64", "fpu avx2 avx512f avx512bw", True),
+        ("x86_64", None, True),  # no such file: not Linux
+        ("aarch64", None, False),
+    ],
+)
+def test_sums_saturate_on_x86_without_vnni(
+    machine: str, flags: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags:
+        cpuinfo.write_text(f"processor\t: 0\nmodel name\t: some\nflags\t\t: {flags}\nbogomips\t: 1\n")
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert sums_saturate(cpuinfo) == expected
+
+
+def test_slow_kernels_are_asked_for_where_sums_would_saturate_and_change_nothing_elsewhere(
+    models: dict[str, Path], pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU without VNNI both sessions have the slow ones, and comparisons with PyTorch fail without them."""
+    fast = Model(models["int8-encoder-any"], "encoder")
+    monkeypatch.setattr("export.runtime.sums_saturate", lambda: True)
     assert session_options().get_session_config_entry("session.x64quantprecision") == "1"
+    assert encode(pixels, fast) == encode(pixels, Model(models["int8-encoder-any"], "encoder"))
+    monkeypatch.setattr("export.runtime.sums_saturate", lambda: False)
+    with pytest.raises(RuntimeError, match="x64quantprecision"):  # not set
+        session_options().get_session_config_entry("session.x64quantprecision")

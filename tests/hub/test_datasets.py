@@ -1,6 +1,9 @@
 """A prepared dataset to the Hub and back: the same rows in the same order, downloaded or streamed."""
 
+import copy
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -164,3 +167,55 @@ def test_a_token_that_cannot_upload_is_refused_before_the_work(hub: Hub, tmp_pat
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --hub_dataset_id alice/coco: the Hub does not know this token")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["./d224", "データ/coco224", "data/.coco224", "data/coco--224", "-a/b", "a/b.", f"a/{'b' * 96}"]
+)
+def test_a_name_that_the_hub_would_not_take_is_a_path(name: str) -> None:
+    with pytest.raises(DataError, match=r"--coco_dir .* does not exist: give a folder"):
+        open_rows(name, "train", use_prepared=True)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_hub_that_answers_with_a_fault_is_not_out_of_reach(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the client waits between its tries
+    hub.trouble("manifest.json", status=status, times=99)
+    with pytest.raises(DataError, match=f"the Hub, .* answers with status {status}: try again later"):
+        open_rows("alice/coco", "train", use_prepared=True)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        "7",
+        '{"options": {"size": "224"}, "splits": {}}',
+        '{"options": {"size": 1e9}, "splits": {}}',
+        '{"options": {"size": 224}, "splits": {"train": {"rows": -1, "fingerprint": "a"}}}',
+        '{"options": {"size": 224}, "splits": {"train": {"rows": 1}}}',
+        '{"options": {"size": 224}, "splits": 5}',
+    ],
+)
+def test_a_strangers_manifest_is_refused_in_one_line(coco_hub: Hub, content: str, streaming: bool) -> None:
+    coco_hub.repositories = copy.deepcopy(coco_hub.repositories)
+    repository = coco_hub.repositories["datasets/alice/coco"]
+    repository.commit(coco_hub.files("datasets/alice/coco") | {"manifest.json": content.encode()})
+    with pytest.raises(DataError, match=r"manifest\.json is damaged") as caught:
+        open_rows("alice/coco", "train", True, streaming)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_full_cache_of_datasets_says_so(coco_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def fail(*_: object) -> None:
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise datasets.exceptions.DatasetGenerationError("An error occurred while generating the dataset") from full
+
+    monkeypatch.setattr(datasets.Dataset, "from_parquet", fail)
+    with pytest.raises(DataError, match=r"the cache .* is full .*: make room, set HF_DATASETS_CACHE, or .*--streaming"):
+        open_rows("alice/coco", "train", use_prepared=True)

@@ -1,6 +1,7 @@
 """A codec to the Hub and back, through the real client."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from codec.evaluation.figures import evaluate
 from codec.network.bottleneck import with_tables
 from codec.network.codec import Codec
 from codec.network.tables import tables_of
-from codec.push import UNREACHABLE, main
+from codec.push import main
 from training.options import parse
 
 PLUGIN = """
@@ -261,7 +262,7 @@ def test_a_refusal_is_one_line(hub: Hub, tmp_path: Path, place: str, status: int
 def test_a_hub_out_of_reach_is_another_status(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "c.safetensors")
     hub.trouble("whoami", status=503)
-    assert pushed(tmp_path / "c.safetensors") == UNREACHABLE
+    assert pushed(tmp_path / "c.safetensors") == os.EX_TEMPFAIL
     assert "the same command completes it" in capsys.readouterr().err
 
 

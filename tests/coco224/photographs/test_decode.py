@@ -2,6 +2,9 @@
 
 import io
 import math
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from coco224.photographs.crops import boxes, cut, shortest_decoded
-from coco224.photographs.decode import BadPhotograph, list_photographs, read_photograph
+from coco224.photographs.decode import SUFFIXES, BadPhotograph, read_photograph
+from coco224.walk import walk
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +106,7 @@ def test_a_turned_picture_stands_upright(tmp_path: Path, chelsea: Image.Image, o
 @pytest.mark.parametrize("suffix", ["bmp", "webp", "jpeg", "png"])
 def test_every_suffix_of_the_contract(tmp_path: Path, chelsea: Image.Image, suffix: str) -> None:
     chelsea.save(tmp_path / f"a.{suffix}")
-    assert list_photographs(tmp_path) == [(f"a.{suffix}", (tmp_path / f"a.{suffix}").stat().st_size)]
+    assert walk(tmp_path, SUFFIXES).files == [(f"a.{suffix}", (tmp_path / f"a.{suffix}").stat().st_size)]
     assert psnr(read(tmp_path / f"a.{suffix}"), chelsea) > 28
 
 
@@ -166,7 +170,7 @@ def test_hidden_files_are_no_photographs(tmp_path: Path, chelsea: Image.Image) -
     (tmp_path / "read.me").write_text("text")
     (tmp_path / "b").mkdir()
     chelsea.save(tmp_path / "b" / "c.JPG", format="JPEG")
-    assert [name for name, _ in list_photographs(tmp_path)] == ["b/c.JPG"]
+    assert [name for name, _ in walk(tmp_path, SUFFIXES).files] == ["b/c.JPG"]
 
 
 def test_reduced_decoding_changes_no_crop_visibly(tmp_path: Path, photographs: Path) -> None:
@@ -178,3 +182,120 @@ def test_reduced_decoding_changes_no_crop_visibly(tmp_path: Path, photographs: P
         whole = Image.open(photographs / name).convert("RGB")
         assert whole.size == (reduced.width, reduced.height)
         assert psnr(cut(reduced, box, 96), ImageOps.fit(whole, (96, 96), Image.Resampling.BICUBIC)) > 40
+
+
+def png_with(image: Image.Image, *chunks: tuple[bytes, bytes], broken: bool = False) -> bytes:
+    """A PNG file with further chunks before its pixels, with a wrong checksum where `broken`."""
+    data = encoded(image, format="PNG")
+    extra = b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content) ^ broken)
+        for kind, content in chunks
+    )
+    return data[:33] + extra + data[33:]
+
+
+def jpeg_with(data: bytes, marker: int, content: bytes) -> bytes:
+    return data[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content + data[2:]
+
+
+def test_the_metadata_of_a_png_does_not_keep_its_pixels(tmp_path: Path, chelsea: Image.Image) -> None:
+    big = zlib.compress(bytes(3 * 2**20))
+    files = {
+        "profile": png_with(chelsea, (b"iCCP", b"icc\0\0" + big)),
+        "text": png_with(chelsea, (b"zTXt", b"Comment\0\0" + big)),
+        "texts": png_with(chelsea, *[(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**20)))] * 70),
+        "checksum": png_with(chelsea, (b"tEXt", b"Comment\0hello"), broken=True),
+        "exif": png_with(chelsea, (b"eXIf", b"MM\0*\0\0\0\x08\xff\xff")),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        assert (np.asarray(read(tmp_path / name)) == np.asarray(chelsea)).all(), name
+
+
+def test_the_metadata_of_a_jpeg_does_not_keep_its_pixels(tmp_path: Path, chelsea: Image.Image) -> None:
+    plain = encoded(chelsea, format="JPEG")
+    # Orientation 6 and a resolution of 72/0.
+    entries = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack(">HHII", 0x011A, 5, 1, 38)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + entries + bytes(4) + struct.pack(">II", 72, 0)
+    expected = Image.open(io.BytesIO(plain)).convert("RGB")
+    (tmp_path / "turned.jpg").write_bytes(jpeg_with(plain, 0xE1, exif))
+    assert read(tmp_path / "turned.jpg").tobytes() == expected.transpose(Image.Transpose.ROTATE_270).tobytes()
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        name, marker = [(b"Exif\0\0", 0xE1), (b"MPF\0", 0xE2), (b"ICC_PROFILE\0", 0xE2), (b"Photoshop 3.0\0", 0xED)][
+            number % 4
+        ]
+        content = bytearray(exif[6:] if number % 4 < 2 else rng.bytes(60))
+        for place in rng.integers(8 * (number % 4 < 2), len(content), 3):
+            content[place] = rng.integers(256)
+        (tmp_path / "a.jpg").write_bytes(jpeg_with(plain, marker, name + bytes(content)))
+        found = np.asarray(read(tmp_path / "a.jpg"))
+        assert sorted(found.shape) == sorted(np.asarray(expected).shape), number
+
+
+def test_a_motion_photo_is_whole_whatever_its_video_ends_in(tmp_path: Path, chelsea: Image.Image) -> None:
+    picture = encoded(chelsea, format="JPEG")
+    video = b"\0\0\0\x18ftypmp42" + bytes(12) + bytes(range(256)) * 4 + b"\0\0\0\x10free" + bytes(8)
+    (tmp_path / "a.jpg").write_bytes(picture + video)
+    assert read(tmp_path / "a.jpg").size == chelsea.size
+    thumbnail = jpeg_with(picture, 0xE1, b"Exif\0\0" + encoded(chelsea.resize((40, 30)), format="JPEG"))
+    (tmp_path / "a.jpg").write_bytes(thumbnail[: len(thumbnail) * 2 // 3] + bytes(2000))
+    with pytest.raises(BadPhotograph, match="truncated"):
+        read_photograph(tmp_path / "a.jpg")
+
+
+def test_a_transparent_grey_is_white_at_every_depth(tmp_path: Path) -> None:
+    def png(depth: int, colour: int, rows: list[bytes], transparent: bytes, width: int) -> bytes:
+        head = struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0)
+        chunks = (
+            (b"IHDR", head),
+            (b"tRNS", transparent),
+            (b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))),
+            (b"IEND", b""),
+        )
+        return b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks
+        )
+
+    files = {
+        16: png(16, 0, [struct.pack(">HH", 300, 301)], struct.pack(">H", 300), 2),
+        8: png(8, 0, [bytes([30, 31])], struct.pack(">H", 30), 2),
+        4: png(4, 0, [bytes([0x34])], struct.pack(">H", 3), 2),
+        2: png(2, 0, [bytes([0b01_10_0000])], struct.pack(">H", 1), 2),
+        1: png(1, 0, [bytes([0b01_000000])], struct.pack(">H", 0), 2),
+        48: png(
+            16, 2, [struct.pack(">6H", 0x1010, 0x2020, 0x3030, 0, 0, 0)], struct.pack(">HHH", 4112, 8224, 12336), 2
+        ),
+    }
+    for depth, data in files.items():
+        (tmp_path / "a.png").write_bytes(data)
+        pixels = np.asarray(read(tmp_path / "a.png"))[0]
+        assert (pixels[0] == 255).all(), depth
+        assert pixels[1, 0] == {16: 1, 8: 31, 4: 68, 2: 170, 1: 255, 48: 0}[depth]
+
+
+def test_a_large_picture_is_converted_in_strips(
+    tmp_path: Path, chelsea: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = chelsea.convert("RGBA")
+    picture.putalpha(chelsea.convert("L"))
+    grey = Image.fromarray(np.asarray(chelsea.convert("L")).astype(np.uint16) * 257)
+    for number, image in enumerate((picture, picture.quantize(64), grey, chelsea.convert("CMYK"))):
+        path = tmp_path / f"{number}.{'jpg' if image.mode == 'CMYK' else 'png'}"
+        image.save(path)
+        whole = read(path).tobytes()
+        with monkeypatch.context() as patched:
+            patched.setattr("coco224.photographs.decode._STRIP_PIXELS", 5000)
+            assert read(path).tobytes() == whole
+
+
+def test_a_picture_that_takes_over_a_gigabyte_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    Image.new("1", (13_000, 12_000)).save(tmp_path / "a.png")
+    with pytest.raises(BadPhotograph, match=r"13000x12000 pixels take over 1 GB of memory: 111 million at most"):
+        read_photograph(tmp_path / "a.png")
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(BadPhotograph, match="not a regular file"):
+        read_photograph(tmp_path / "a.jpg")

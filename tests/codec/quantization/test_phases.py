@@ -18,15 +18,16 @@ from codec.description.architecture import Architecture, BlockChoice, Phase, Qua
 from codec.errors import InputError
 from codec.network.bottleneck import noise_keys, with_tables
 from codec.network.codec import Codec
+from codec.quantization.calibrate import calibrate
+from codec.quantization.freeze import frozen
 from codec.quantization.layers import QuantizedLayer, quantize_layer
+from codec.quantization.observers import OBSERVERS
 from codec.quantization.phases import (
     activation_quantizers,
     build,
-    calibrate,
     closed_layers,
     disable_fake_quant,
     enter,
-    frozen,
     in_float,
     learn_ranges,
     prepare,
@@ -128,7 +129,7 @@ def test_weights_are_int8_with_a_scale_for_each_output_channel(part: str, traine
         axis, scale = layer.weight_quantizer.axis, layer.weight_quantizer.scale
         assert axis == (1 if isinstance(layer, nn.ConvTranspose2d) else 0)
         by_channel = layer.weight.detach().transpose(0, axis).flatten(1)
-        raw = layer._parameters["weight"].detach().transpose(0, axis).flatten(1)
+        raw = layer.float_weight.detach().transpose(0, axis).flatten(1)
         q = by_channel / scale[:, None]
         torch.testing.assert_close(q, q.round(), rtol=0, atol=1e-4)
         greatest = q.abs().amax(1)
@@ -143,7 +144,7 @@ def test_weights_are_int8_with_a_scale_for_each_output_channel(part: str, traine
 def test_one_scale_a_layer_where_asked() -> None:
     codec = make("relu", Quantization("all", w_per_channel=False, phase=Phase.EVAL_READY))
     layer = codec.g_a.get_submodule("2")
-    layer.weight_quantizer.settle(layer._parameters["weight"])
+    layer.weight_quantizer.update_scale(layer.float_weight)
     assert layer.weight_quantizer.scale.shape == (1,)
     q = layer.weight / layer.weight_quantizer.scale
     torch.testing.assert_close(q, q.round(), rtol=0, atol=1e-4)
@@ -182,7 +183,7 @@ def test_biases_are_whole_numbers_of_an_int32_accumulator(trained: Codec) -> Non
     q = layer.bias
     assert torch.equal(q, q.round())
     torch.testing.assert_close(layer.train().bias, q * unit)
-    assert (layer.bias - layer._parameters["bias"]).abs().max() > 0
+    assert (layer.bias - layer.float_bias).abs().max() > 0
 
 
 @pytest.mark.parametrize("trains", [True, False])
@@ -201,7 +202,7 @@ def test_a_bias_is_exact_in_float32_where_the_weights_under_it_are_zero(pictures
         codec = calibrate(with_tables(codec), pictures, Quantization("all"))
     layer = codec.g_s.get_submodule("5.gain").eval()
     assert layer.bias.abs().max() <= 2**22
-    torch.testing.assert_close(layer.train().bias, layer._parameters["bias"], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(layer.train().bias, layer.float_bias, rtol=1e-6, atol=1e-6)
 
 
 def test_the_banded_form_of_eca_has_the_same_integers(trained: Codec) -> None:
@@ -237,11 +238,11 @@ def test_a_layer_counts_as_an_int8_runtime_does(
 ) -> None:
     torch.manual_seed(0)
     layer = make_layer()
-    fed_by, read_by = settled(-1.0, 3.0), settled(-0.7, 0.9)
+    fed_by, read_by = with_range(-1.0, 3.0), with_range(-0.7, 0.9)
     quantize_layer(layer, SWITCHED_ON, per_channel)
     layer.wiring = Wiring((fed_by,), read_by)
     x = fed_by(4 * torch.rand(1, 24, 96, 96) - 1)
-    integers = ((x / fed_by.scale).round().double(), layer.weight_quantizer.counts(layer.weight).detach().double())
+    integers = ((x / fed_by.scale).round().double(), layer.weight_quantizer.integers(layer.weight).detach().double())
     bias = layer.bias / (fed_by.scale * layer.weight_quantizer.scale)
     count = convolve(*integers, bias.round().detach().double(), **options)
     scales = fed_by.scale * layer.weight_quantizer.scale.view(-1, 1, 1)
@@ -259,9 +260,9 @@ def test_a_layer_counts_as_an_int8_runtime_does(
         torch.testing.assert_close(in_evaluation, in_training, rtol=2e-3, atol=1e-3)
 
 
-def settled(low: float, high: float) -> ActivationQuantizer:
-    quantizer = ActivationQuantizer(SWITCHED_ON, "ema", (low, high))
-    quantizer.settle()
+def with_range(low: float, high: float) -> ActivationQuantizer:
+    quantizer = ActivationQuantizer(SWITCHED_ON, OBSERVERS["ema"], (low, high))
+    quantizer.fix_scale()
     return quantizer
 
 
@@ -297,8 +298,8 @@ def test_a_layer_with_a_forward_of_its_own_or_with_two_places_is_left_in_float(p
 
 def test_gradients_go_straight_through_inside_the_range_and_stop_outside() -> None:
     switches = Switches(quantize=True)
-    quantizer = ActivationQuantizer(switches, "ema", (-1.0, 3.0))
-    quantizer.settle()
+    quantizer = ActivationQuantizer(switches, OBSERVERS["ema"], (-1.0, 3.0))
+    quantizer.fix_scale()
     x = torch.tensor([-2.0, -0.9, 0.1, 2.9, 4.0], requires_grad=True)
     y = quantizer(x)
     y.sum().backward()
@@ -323,20 +324,20 @@ def test_weights_biases_and_everything_before_them_learn(pictures: list[Tensor])
 
 @pytest.mark.parametrize("observer", ["ema", "minmax"])
 def test_observers(observer: str) -> None:
-    quantizer = ActivationQuantizer(Switches(), observer)
+    quantizer = ActivationQuantizer(Switches(), OBSERVERS[observer])
     steps = [[[-1.0, 3.0], [-2.0, 5.0]], [[-3.0, 1.0]], [[0.5, 1.0]]]  # of two pictures, of one, of one
     for pictures in steps:
         for picture in pictures:
             quantizer(torch.tensor([picture]))
-        quantizer.take(quantizer.batch.clone())
+        quantizer.update_range(quantizer.batch.clone())
     expected = ((-1.5 - 3 + 0.5) / 3, (4 + 1 + 1) / 3) if observer == "ema" else (-3, 5)
     assert (float(quantizer.low), float(quantizer.high)) == pytest.approx(expected)
 
 
 def test_a_moving_average_forgets() -> None:
-    quantizer = ActivationQuantizer(Switches(), "ema")
+    quantizer = ActivationQuantizer(Switches(), OBSERVERS["ema"])
     for low in [-100.0] + 1000 * [-1.0]:
-        quantizer.take(torch.tensor([low, 1.0, 1.0]))
+        quantizer.update_range(torch.tensor([low, 1.0, 1.0]))
     assert -1.1 < float(quantizer.low) < -1.0
 
 
@@ -364,13 +365,13 @@ def test_phases_fix_first_the_activations_then_the_weights_and_only_freezing_hap
     layer = codec.g_a.get_submodule("0")
     assert not torch.equal(step(codec, pictures[0])["x_hat"], step_of_float(plain, pictures[0]))
     with torch.no_grad():
-        layer._parameters["weight"] *= 2
+        layer.float_weight.mul_(2)
     before = layer.weight_quantizer.scale.clone()
     step(codec, 3 * pictures[0])
     assert torch.equal(layer.weight_quantizer.scale, 2 * before)
     enter(codec, Phase.EVAL_READY)
     with torch.no_grad():
-        layer._parameters["weight"] /= 2
+        layer.float_weight.div_(2)
     step(codec, pictures[0])
     assert torch.equal(layer.weight_quantizer.scale, 2 * before)
     assert ranges(codec) == learned
@@ -386,7 +387,7 @@ def test_ranges_stop_learning_where_told(pictures: list[Tensor]) -> None:
     learned, scale = ranges(codec), codec.g_a.get_submodule("0").weight_quantizer.scale.clone()
     enter(codec, Phase.CALIBRATION, learning=False)
     with torch.no_grad():
-        codec.g_a.get_submodule("0")._parameters["weight"] *= 2
+        codec.g_a.get_submodule("0").float_weight.mul_(2)
     codec(2 * pictures[1])
     enter(codec, Phase.FIXED_SCALE, learning=False)
     codec(2 * pictures[1])
@@ -506,7 +507,7 @@ def test_weight_scales_that_still_follow_are_fixed_for_an_exporter(pictures: lis
     step(codec, pictures[0])
     enter(codec, Phase.FIXED_SCALE)
     with torch.no_grad():
-        codec.g_a.get_submodule("0")._parameters["weight"] *= 2
+        codec.g_a.get_submodule("0").float_weight.mul_(2)
     ready = frozen(codec)
     x = pictures[0]
     assert torch.equal(ready.g_a(x), codec.eval().g_a(x))

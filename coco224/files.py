@@ -1,0 +1,264 @@
+"""Care with files: whole or absent, locked, regular ones only, and their errors in words. Standard library alone."""
+
+import contextlib
+import errno
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from coco224.errors import DataError
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""The errors of a disk, or of a quota, without room."""
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
+_MOST_JSON = 2**28
+_NAME_PART = 40  # characters of a name that its temporary name repeats: names have at most 255 bytes
+
+
+@contextlib.contextmanager
+def whole_or_absent(path: Path) -> Iterator[Path]:
+    """A name to write to, which becomes `path` when the block ends well: synced to disk, then renamed over it.
+
+    The name is no other process's. What a killed process of this machine left in the folder is removed.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`, and a file there stays as it was.
+    """
+    beside = path.with_name(f".{path.name[:_NAME_PART]}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent.absolute())
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(beside)):
+            error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all; text as UTF-8."""
+    with whole_or_absent(path) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Gives a synced file, which nothing changes in place, another name: a copy where there are no hard links."""
+    with whole_or_absent(target) as beside:
+        try:
+            os.link(source, beside)
+        except OSError:
+            shutil.copyfile(source, beside)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the folder's renames durable, as far as its file system can: CIFS and FUSE refuse it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
+def lock(path: Path, refusal: str) -> BinaryIO:
+    """Takes an advisory lock on a file, made if need be, for as long as the returned file is open.
+
+    A file system without locks gives a warning, and the work goes on.
+
+    Args:
+        refusal: says who holds it, and what to do.
+
+    Raises:
+        DataError: `refusal`, where another process holds the lock.
+        OSError: the file cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+            file.close()  # the holder removed the file after we had opened it
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                warnings.warn(
+                    f"{path.parent} is on a file system without locks ({error.strerror}): let no second process write "
+                    "there",
+                    stacklevel=2,
+                )
+                return file
+            file.close()
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise DataError(refusal) from None
+            error.filename = str(path)
+            raise
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a regular file, or a link to one, to read it.
+
+    Raises:
+        OSError: there is none; for a FIFO, a device or a socket at once, where open() would wait or act on it.
+    """
+    _check_regular(path, path.stat())
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    try:
+        _check_regular(path, os.fstat(file.fileno()))
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def read_regular(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a regular file.
+
+    Args:
+        most: the largest file to read, in bytes.
+
+    Raises:
+        OSError: as `open_regular`, or the file is larger.
+    """
+    with open_regular(path) as file:
+        if most is not None and os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"more than {most / 1e9:g} GB", str(path))
+        return file.read()
+
+
+def in_words(error: OSError) -> str:
+    """The file, what is wrong with it, and what to do where the disk is full, as a part of a sentence."""
+    name = error.filename2 or error.filename
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    if error.errno in FULL:
+        temporary = Path(tempfile.gettempdir())
+        if name and Path(os.fsdecode(name)).is_relative_to(temporary):
+            return f"the temporary folder {temporary} is full ({reason}): make room, or set TMPDIR"
+        return f"the disk is full ({reason}){f', {os.fsdecode(name)} cannot be written' if name else ''}: make room"
+    return f"{os.fsdecode(name)}: {reason}" if name and not isinstance(name, int) else reason
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is removed at the end of the block; an OSError of the block that names no file names the folder."""
+    with tempfile.TemporaryDirectory(prefix="codec-", ignore_cleanup_errors=True) as name:
+        try:
+            yield Path(name)
+        except OSError as error:
+            if error.errno is not None and error.filename is None:
+                error.filename = name
+            raise
+
+
+def shared_memory() -> int:
+    """Bytes free in /dev/shm, through which processes hand over data and which their locks need; 0: not writable."""
+    folder = Path("/dev/shm")
+    return shutil.disk_usage(folder).free if os.access(folder, os.W_OK) else 0
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file of some megabytes, with or without a byte order mark.
+
+    Raises:
+        OSError: as `read_regular`.
+        ValueError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(read_regular(path, _MOST_JSON).decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with the home folder for `~`, which a shell leaves in `--option=~/folder`."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # of a user who has none here
+        return Path(path)
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Makes a folder with its parents, and returns those that were not there, the innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        remove_empty(missing)
+        raise
+    return missing
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Removes what `make_folder` made, as far as nothing has been written there."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def check_writable(option: str, folder: Path) -> None:
+    """Asks, before the work, whether an output folder can be made and written; leaves nothing behind.
+
+    Args:
+        option: the one that named the folder.
+
+    Raises:
+        DataError: it cannot.
+    """
+    made: list[Path] = []
+    try:
+        made = make_folder(folder)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0")
+    except OSError as error:
+        if error.errno in FULL:
+            raise DataError(f"{option} {folder}: the disk is full ({error.strerror}): make room") from None
+        reason = "it is a file" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        raise DataError(f"{option} {folder} cannot be written ({reason}): name another folder") from None
+    finally:
+        remove_empty(made)
+
+
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+@functools.cache
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+@functools.cache
+def _sweep(folder: Path) -> None:
+    """Removes the temporary files of processes that were killed on this machine: once a process, listing takes time."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            left = re.fullmatch(rf"\..*\.{_host()}-(\d+)-[0-9a-f]{{8}}\.partial", entry.name, re.DOTALL)
+            if left and not Path("/proc", left[1]).exists():
+                Path(entry.path).unlink()

@@ -1,0 +1,196 @@
+"""Files that are whole or absent, locks, what is opened at all, and errors in words."""
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from coco224 import files
+from coco224.errors import DataError
+from coco224.files import (
+    check_writable,
+    in_words,
+    link_or_copy,
+    lock,
+    read_regular,
+    sync_folder,
+    temporary_folder,
+    whole_or_absent,
+    write_whole,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def last(tmp_path: Path) -> Path:
+    """A file, and an earlier one that is called best."""
+    (tmp_path / "last").write_text("new")
+    (tmp_path / "best").write_text("old")
+    return tmp_path / "last"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def refuse(number: int) -> object:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+def test_another_name_takes_no_room_and_keeps_what_it_names(last: Path) -> None:
+    best = last.with_name("best")
+    link_or_copy(last, best)
+    assert best.samefile(last)
+    write_whole(last, "newer")
+    assert best.read_text() == "new"
+
+
+def test_without_hard_links_it_is_a_copy(last: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", refuse(errno.EPERM))
+    best = last.with_name("best")
+    link_or_copy(last, best)
+    assert not best.samefile(last)
+    assert best.read_text() == "new"
+    assert names(last.parent) == ["best", "last"]
+
+
+def test_two_writers_of_one_file_do_not_meet(last: Path) -> None:
+    with whole_or_absent(last) as first, whole_or_absent(last) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert last.read_text() == "first"
+    assert names(last.parent) == ["best", "last"]
+
+
+def test_what_fails_leaves_the_older_file_and_names_it(last: Path) -> None:
+    def fail(beside: Path) -> None:
+        beside.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left") as caught, whole_or_absent(last) as beside:
+        fail(beside)
+    assert caught.value.filename == str(last)
+    assert last.read_text() == "new"
+    assert names(last.parent) == ["best", "last"]
+
+
+@pytest.mark.parametrize("length", [255, 83])
+def test_the_longest_names_can_be_written(tmp_path: Path, length: int) -> None:
+    name = "a" * length if length == 255 else "像" * length  # 249 bytes
+    write_whole(tmp_path / name, b"1")
+    assert names(tmp_path) == [name]
+
+
+def test_what_a_kill_left_is_swept_by_the_next_process_and_harms_no_file(last: Path) -> None:
+    """It is another name of a file that is in use: nothing may be written into it."""
+    program = """
+import os, sys, time
+from pathlib import Path
+from coco224.files import whole_or_absent
+last = Path(sys.argv[1])
+with whole_or_absent(last.with_name("best")) as beside:
+    os.link(last, beside)
+    print("linked", flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program, last], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout
+    assert process.stdout.readline()
+    files._sweep.cache_clear()
+    write_whole(last.with_name("other"), "of a process that still runs, nothing is swept")
+    assert len(names(last.parent)) == 4
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    files._sweep.cache_clear()
+    link_or_copy(last, last.with_name("best"))
+    assert names(last.parent) == ["best", "last", "other"]
+    assert last.read_text() == "new"
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EACCES, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_sync_folders_is_put_up_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(os, "fsync", refuse(number))
+    sync_folder(tmp_path)
+    monkeypatch.setattr(os, "fsync", refuse(errno.EIO))
+    with pytest.raises(OSError, match="Input/output"):
+        sync_folder(tmp_path)
+
+
+def test_a_lock_is_one_process_s_until_it_ends(tmp_path: Path) -> None:
+    held = lock(tmp_path / "new" / "lock", "another run writes there")
+    with pytest.raises(DataError, match="another run writes there"):
+        lock(tmp_path / "new" / "lock", "another run writes there")
+    held.close()
+    lock(tmp_path / "new" / "lock", "another run writes there").close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_worth_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", refuse(number))
+    with pytest.warns(UserWarning, match="without locks"):
+        lock(tmp_path / "lock", "another run writes there").close()
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    (tmp_path / "link").symlink_to("a")
+    assert read_regular(tmp_path / "link") == b"abc"
+    with pytest.raises(OSError, match="more than"):
+        read_regular(tmp_path / "a", most=2)
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        began = time.monotonic()
+        for name in ("fifo", "device", "socket"):
+            with pytest.raises(OSError, match=f"not a regular file.*{name}"):
+                read_regular(tmp_path / name)
+    with pytest.raises(IsADirectoryError):
+        read_regular(tmp_path)
+    assert time.monotonic() - began < 5
+
+
+def test_errors_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert in_words(FileNotFoundError(errno.ENOENT, "No such file or directory", "a.jpg")) == (
+        "a.jpg: No such file or directory"
+    )
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "out" / "a"))
+    assert in_words(full) == (
+        f"the disk is full (No space left on device), {tmp_path}/out/a cannot be written: make room"
+    )
+    with pytest.raises(OSError, match="No space") as caught, temporary_folder():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert in_words(caught.value) == (
+        f"the temporary folder {tmp_path}/tmp is full (No space left on device): make room, or set TMPDIR"
+    )
+    assert names(tmp_path / "tmp") == []
+
+
+def test_an_output_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    check_writable("--save_dir", tmp_path / "a" / "b")
+    assert names(tmp_path) == []
+    (tmp_path / "file").touch()
+    for folder, why in ((tmp_path / "file", "it is a file"), (tmp_path / "file" / "a", "it is a file")):
+        with pytest.raises(DataError, match=f"--save_dir .* cannot be written .{why}.: name another folder"):
+            check_writable("--save_dir", folder)
+    with pytest.raises(DataError, match="--save_dir /proc/a cannot be written"):
+        check_writable("--save_dir", Path("/proc/a"))

@@ -1,0 +1,64 @@
+"""The weights that a run starts from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codec.cli import OptionGroup, at_least, option
+from codec.description.architecture import Architecture
+from codec.errors import InputError
+
+if TYPE_CHECKING:
+    from codec.network.codec import Codec
+
+
+@dataclass(frozen=True)
+class ModelOptions(OptionGroup):
+    quality: int = option(
+        8, "the zoo's quality, 1..8", rule=(range(1, 9).__contains__, "the zoo's qualities are 1..8"), decides=True
+    )
+    pretrained: bool = option(True, "start from CompressAI's zoo weights, which need the internet")
+    init_checkpoint: str | None = option(
+        None, "start from this checkpoint instead: ours, or a CompressAI .pth.tar", metavar="FILE"
+    )
+    N: int | None = option(None, "channels between the layers", rule=at_least(1), shown="the quality's", decides=True)
+    M: int | None = option(None, "channels of the latent y", rule=at_least(1), shown="the quality's", decides=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init_checkpoint and self.pretrained:
+            raise InputError(
+                "--init_checkpoint and --pretrained true both name the first weights: drop --pretrained true"
+            )
+        if (self.N is None) != (self.M is None):
+            given, missing = ("N", "M") if self.M is None else ("M", "N")
+            raise InputError(f"--{given} without --{missing}: the widths go together, give both or neither")
+        if self.N is not None and self.pretrained:
+            raise InputError(
+                f"--N {self.N} --M {self.M}: the zoo has no weights of other widths, add --pretrained false"
+            )
+
+
+def initial_codec(model: ModelOptions) -> "Codec":
+    """The codec with its first weights: of a checkpoint, of the zoo, or random.
+
+    Raises:
+        InputError: the checkpoint cannot be read or contradicts --N and --M; the zoo's weights cannot be downloaded.
+    """
+    from codec.checkpoint import load_initial
+    from codec.checkpoint.zoo import zoo_state, zoo_widths
+    from codec.network.codec import Codec
+
+    if model.init_checkpoint:
+        codec = load_initial(Path(model.init_checkpoint))
+        if model.N and (model.N, model.M) != (codec.N, codec.M):
+            raise InputError(
+                f"--init_checkpoint {model.init_checkpoint} has N={codec.N}, M={codec.M}, not --N {model.N} "
+                f"--M {model.M}; leave --N and --M out"
+            )
+        return codec
+    N, M = (model.N, model.M) if model.N and model.M else zoo_widths(model.quality)
+    codec = Codec(Architecture(N, M))
+    if model.pretrained:
+        codec.load_weights(zoo_state(model.quality))
+    return codec

@@ -1,0 +1,90 @@
+"""The phases of quantization-aware training, by optimizer step."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from codec.cli import NOT_NEGATIVE, OptionGroup, at_least, option
+from codec.description.architecture import Phase
+from codec.errors import InputError
+from codec.quantization.observers import OBSERVERS
+
+_OF_QAT: dict[str, Any] = {"decides": True, "only_with": ("qat", (True,))}
+
+
+@dataclass(frozen=True)
+class QatOptions(OptionGroup):
+    qat: bool = option(False, "quantization-aware training", decides=True)
+    qat_scope: Literal["encoder", "decoder", "all"] = option("encoder", "which transforms are quantized", **_OF_QAT)
+    qat_exclude_entropy: bool = option(True, "keep the entropy model, h_a and h_s out of it", **_OF_QAT)
+    qat_calib_steps: int = option(
+        2000,
+        "optimizer steps that learn the activations' ranges, before fake quantization begins",
+        rule=NOT_NEGATIVE,
+        **_OF_QAT,
+    )
+    qat_freeze_after: int = option(
+        8000,
+        "optimizer step after which the weights' scales are fixed too",
+        rule=NOT_NEGATIVE,
+        **_OF_QAT,
+    )
+    qat_act_observer: str = option(
+        "ema",
+        "activations' ranges: a moving average of a picture's, or the widest of all",
+        choices=OBSERVERS,
+        **_OF_QAT,
+    )
+    qat_w_per_channel: bool = option(
+        True,
+        "a scale for each output channel of a weight; false: one a layer",
+        **_OF_QAT,
+    )
+    qat_disable_observer_step: int = option(
+        -1,
+        "optimizer step at which all ranges stop learning; -1: when their phase ends",
+        rule=at_least(-1),
+        **_OF_QAT,
+    )
+    qat_eval_fakequant: bool = option(True, "evaluate with the fake quantization", only_with=("qat", (True,)))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.qat_freeze_after < self.qat_calib_steps:
+            raise InputError(
+                f"--qat_freeze_after {self.qat_freeze_after} comes before the end of the calibration, "
+                f"--qat_calib_steps {self.qat_calib_steps}: the weights' scales are fixed after the activations' ranges"
+            )
+
+
+def check_phases(qat: QatOptions, total: int, sharded: bool) -> None:
+    """Refuses FSDP, and phases that a run of `total` optimizer steps does not reach.
+
+    Raises:
+        InputError: naming the first such phase.
+    """
+    if sharded:
+        raise InputError(
+            "--qat true under FSDP, which reads a layer's weight where QAT gives the fake-quantized one: use DDP "
+            "(accelerate_configs/ddp.yaml); this codec is small"
+        )
+    for name, last in (("fixed-scale", "qat_calib_steps"), ("eval-ready", "qat_freeze_after")):
+        if getattr(qat, last) >= total:
+            raise InputError(
+                f"--{last} {getattr(qat, last)}: a run of {total} optimizer steps never reaches the {name} phase; "
+                "lower --qat_calib_steps and --qat_freeze_after, or train longer (--epochs, --max_steps)"
+            )
+
+
+def phase_of(qat: QatOptions, step: int) -> Phase:
+    """The phase of an optimizer step (0-based)."""
+    if step < qat.qat_calib_steps:
+        return Phase.CALIBRATION
+    return Phase.FIXED_SCALE if step < qat.qat_freeze_after else Phase.EVAL_READY
+
+
+def begins_fake_quantization(qat: QatOptions, step: int) -> bool:
+    """Whether this optimizer step (0-based) is the first one with fake quantization: weights are rounded before it.
+
+    False where a run starts with fake quantization: its codec has been trained on the grid.
+    """
+    return qat.qat and 0 < qat.qat_calib_steps == step
