@@ -16,6 +16,8 @@ import pytest
 import yaml
 from programs import ROOT, environment
 
+pytestmark = pytest.mark.slow
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 

@@ -2,10 +2,13 @@
 
 import re
 
+import pytest
 import yaml
 from programs import ROOT, run
 
 from training.options import parse
+
+pytestmark = pytest.mark.slow
 
 README = (ROOT / "README.md").read_text()
 

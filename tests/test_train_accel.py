@@ -39,6 +39,8 @@ from programs import (
 from codec.checkpoint import load_codec
 from training.precision import is_emulated
 
+pytestmark = pytest.mark.slow
+
 FIRST = """--act relu --use_prepared true --quality 8 --epochs 10 --batch_size 16 --lr 1e-4 --alpha_l1 0.4
     --replace_parts encoder --train_scope replaced+hyper --recon_every 2 --recon_count 16 --save_dir ./checkpoints
     --recon_dir ./recon --amp true --amp_dtype bf16 --local_fp32 entropy --loss_type recon --sched cosine

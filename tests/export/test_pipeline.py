@@ -16,6 +16,8 @@ from codec.files import FileCodec
 from export.__main__ import main as export
 from export.runtime import Model, decode, encode
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = {
     "relu": {},
     "relu_mlp": {},

@@ -103,6 +103,7 @@ def test_tiles_cover_every_position_once_and_stay_inside(length: int, size: int)
         assert place == 0 or place + size <= length
 
 
+@pytest.mark.slow
 def test_the_command_works_without_torch(models: dict[str, Path], pixels: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     no_torch = "import sys; sys.modules['torch'] = None; from export.runtime import main; sys.exit(main(sys.argv[1:]))"

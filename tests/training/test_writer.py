@@ -21,6 +21,8 @@ from codec.checkpoint import load_codec
 from training.record import Record
 from training.writer import MOST, Writer
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 
 

@@ -619,6 +619,7 @@ def test_gdnish_options_do_not_matter_to_tracing(pictures: list[Tensor]) -> None
     assert torch.isfinite(codec(pictures[0])["x_hat"]).all()
 
 
+@pytest.mark.slow
 def test_every_phase_is_one_graph(pictures: list[Tensor]) -> None:
     eager, codec = (make("relu", Quantization("encoder")) for _ in range(2))
     compiled = torch.compile(codec, fullgraph=True, backend="eager")
