@@ -15,7 +15,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from codec.cli import run as run_command
 from training.preempt import PREEMPTED, Preempted, StopSignal
@@ -70,6 +70,11 @@ def run_training(argv: Sequence[str] | None, stop: StopSignal) -> int:
         stop.begun()
         conclude(run, record, status)
     return status
+
+
+def cli() -> NoReturn:
+    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    run_command(main)
 
 
 def train(run: Run, record: Record, stop: StopSignal) -> int:
@@ -239,4 +244,4 @@ def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    cli()

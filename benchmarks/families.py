@@ -11,7 +11,8 @@ import torch
 from benchmarks.deployment import ACTIVATIONS, PARTS, random_codec
 from benchmarks.harness import Row, publish
 from codec.description.architecture import Quantization
-from codec.quantization.phases import calibrate, frozen
+from codec.quantization.calibrate import calibrate
+from codec.quantization.freeze import frozen
 from export.chips.operators import FAMILIES
 from export.graph.build import build
 from export.pictures import sample_picture

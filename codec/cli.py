@@ -198,9 +198,10 @@ class ArgumentParser(argparse.ArgumentParser):
                 raise InputError(f"{source}: {name}: {value!r} is no text; if it is meant, quote it")
             words.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
         try:
-            return vars(self.parse_args(words))
+            given: dict[str, Any] = vars(self.parse_args(words))
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
+        return given
 
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         namespace, unknown = self.parse_known_args(None if args is None else list(args), namespace)

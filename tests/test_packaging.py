@@ -16,6 +16,8 @@ import pytest
 import yaml
 from programs import ROOT, environment
 
+pytestmark = pytest.mark.slow
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -137,4 +139,6 @@ def test_the_citation_and_the_changelog_are_of_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["title"], citation["version"]) == (PROJECT["name"], PROJECT["version"])
     assert citation["license"] == PROJECT["license"]
-    assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text()
+    sections = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert sections[0] == "Unreleased"
+    assert sections[1].startswith(f"{PROJECT['version']} - ")

@@ -3,11 +3,14 @@
 import re
 import runpy
 
+import pytest
 import yaml
 from programs import ROOT
 
 from benchmarks import front, table
 from training.options import parse
+
+pytestmark = pytest.mark.slow
 
 README = (ROOT / "README.md").read_text()
 

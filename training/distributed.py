@@ -1,28 +1,21 @@
 """What the ranks must agree on."""
 
-import hashlib
 import importlib.util
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, LoggerType, broadcast, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, LoggerType, broadcast
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from codec.errors import InputError
 from codec.evaluation.ranks import launched_processes
-from training.options import Options
 from training.reporting import ReportingOptions
 
 # What starts several processes of a command without telling them of each other, and how many it says.
 _STARTERS = {"srun": ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "mpirun": ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")}
-# Options that may differ from process to process: places on a machine, and how it reads.
-_OF_A_MACHINE = {"coco_dir", "save_dir", "recon_dir", "init_checkpoint", "plugin", "resume", "num_workers"}
 
 
 def check_launch(accelerator: Accelerator) -> None:
@@ -47,51 +40,6 @@ def check_launch(accelerator: Accelerator) -> None:
                     f"{starter} started {os.environ[name]} tasks that do not know of each other ({name}): start one a "
                     f"node, with accelerate launch in it; for one process: unset {name}"
                 )
-
-
-def check_agreement(facts: Mapping[str, Any], accelerator: Accelerator) -> None:
-    """Refuses processes that differ in what decides the run: they would train apart, or wait for each other for ever.
-
-    Args:
-        facts: by what they are called.
-
-    Raises:
-        InputError: on every rank, naming what differs.
-    """
-    if accelerator.num_processes == 1:
-        return
-    everyone = gather_object([dict(facts)])
-    first = everyone[0]
-    for rank, other in enumerate(everyone):
-        differing = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
-        if differing:
-            values = [f"{name} {first.get(name)} and {other.get(name)}" for name in differing if name.startswith("--")]
-            named = values + [name for name in differing if not name.startswith("--")]
-            raise InputError(
-                f"processes 0 and {rank} differ in {'; '.join(named)}: give every process the same options, data and "
-                "program"
-            )
-
-
-def facts(options: Options, files: Mapping[str, str]) -> dict[str, Any]:
-    """What must be the same in every process before the data is open.
-
-    Args:
-        files: checksums of the files that decide a run, by option.
-    """
-    values = {f"--{name}": value for name, value in options.flat().items() if name not in _OF_A_MACHINE}
-    contents = {f"the content of --{name}": checksum for name, checksum in files.items()}
-    return {**values, **contents, "the program's code": _code(), "PyTorch": torch.__version__}
-
-
-def _code() -> str:
-    """A checksum of this program's files."""
-    root = Path(__file__).parent.parent
-    digest = hashlib.sha256()
-    for folder in ("coco224", "codec", "training"):
-        for file in sorted((root / folder).rglob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def check_precision(amp_dtype: str | None) -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codec import STRIDE
 from codec.blocks import registry
 from codec.cli import ArgumentParser, expanded
+from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from training import recipe
 from training.data import DataOptions

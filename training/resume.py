@@ -39,7 +39,8 @@ def find_origin(options: Options, accelerator: Accelerator) -> Origin:
     Raises:
         InputError: on every rank, where no state is whole, or the run would replace files that are not its own.
     """
-    origin, refusal = None, ""
+    origin: Origin | None = None
+    refusal = ""
     if accelerator.is_main_process:
         try:
             origin = _origin(options)

@@ -94,7 +94,8 @@ class Run:
             parameter.requires_grad_(ours.requires_grad)
         if self.fp32_modules:
             apply_local_fp32(copy, "custom", self.fp32_modules)
-        return copy.to(self.device, memory_format=memory_format(self.options.numerics))
+        copy.to(self.device, memory_format=memory_format(self.options.numerics))
+        return copy
 
     def round_weights(self) -> None:
         """Rounds the weights of a quantized codec to their grids (GPTQ), on all ranks alike."""

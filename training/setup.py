@@ -10,9 +10,10 @@ from torch.amp.grad_scaler import GradScaler
 from codec.evaluation.ranks import drop_empty_variables
 from codec.network.codec import Codec
 from codec.quantization.phases import build
+from training.agreement import check_agreement, facts
 from training.compiling import check_compiler, check_dynamo, compile_all
 from training.data import TrainingData, batches_of, micro_batches, open_splits
-from training.distributed import check_agreement, check_launch, check_precision, facts, is_sharded, make_accelerator
+from training.distributed import check_launch, check_precision, is_sharded, make_accelerator
 from training.faults import Watch
 from training.folder import check_outputs
 from training.memory import keep_freed_memory

@@ -16,6 +16,7 @@ import psutil
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 
+from coco224.reading.rows import Pixels
 from training.options import Options
 from training.state import Progress
 
@@ -53,7 +54,7 @@ class Trackers:
             else:
                 self._tell(tracker, functools.partial(tracker.log, numbers, step=step))
 
-    def pictures(self, step: int, grid: np.ndarray, pairs: list[np.ndarray]) -> None:
+    def pictures(self, step: int, grid: Pixels, pairs: list[Pixels]) -> None:
         """Hands over a grid, uint8 [H, W, 3], and its pairs (original | reconstruction), where pictures are taken."""
         for tracker in self.accelerator.trackers:
             if tracker.name == "wandb":
@@ -137,7 +138,7 @@ class Trackers:
             warnings.warn(f"{tracker.name} stopped, training goes on: {error}", stacklevel=2)
 
 
-def _log_to_wandb(tracker: Any, step: int, grid: np.ndarray, pairs: list[np.ndarray]) -> None:
+def _log_to_wandb(tracker: Any, step: int, grid: Pixels, pairs: list[Pixels]) -> None:
     import wandb
 
     captioned = [

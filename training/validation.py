@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from coco224.batches import EvalBatches
+from coco224.reading.rows import Pixels
 from codec.evaluation.figures import Figures, evaluate, means, sums_and_counts
 from codec.network.codec import Codec
 from codec.network.pixels import to_uint8
@@ -72,7 +73,7 @@ def save_reconstructions(run: Run, record: Record, codec: Codec, name: str) -> N
     if not run.accelerator.is_main_process:
         return
     root = Path(output.recon_dir)
-    pairs: list[np.ndarray] = []
+    pairs: list[Pixels] = []
 
     def keep(x: Tensor, x_hat: Tensor) -> None:
         pairs.extend(np.concatenate([_as_images(x), _as_images(x_hat)], axis=2))
@@ -85,25 +86,25 @@ def save_reconstructions(run: Run, record: Record, codec: Codec, name: str) -> N
     def write() -> None:
         with record.unless_full(f"the reconstructions {root / name}"):
             for number, (original, reconstruction) in enumerate(np.split(pair, 2, axis=1) for pair in pairs):
-                _write_png(root / "origin" / f"{number:05d}.png", original)
-                _write_png(root / name / f"{number:05d}.png", reconstruction)
-            _write_png(root / f"{name}.png", grid)
+                write_png(root / "origin" / f"{number:05d}.png", original)
+                write_png(root / name / f"{number:05d}.png", reconstruction)
+            write_png(root / f"{name}.png", grid)
 
     record.writer.submit(write)
     record.trackers.pictures(run.progress.step, grid, pairs)
 
 
-def _as_images(x: Tensor) -> np.ndarray:
-    images: np.ndarray = to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
+def _as_images(x: Tensor) -> Pixels:
+    images: Pixels = to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
     return images
 
 
-def _write_png(path: Path, image: np.ndarray) -> None:
+def write_png(path: Path, image: Pixels) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path)
 
 
-def _grid(pairs: list[np.ndarray]) -> np.ndarray:
+def _grid(pairs: list[Pixels]) -> Pixels:
     """Pairs (original | reconstruction) in a grid about as wide as high; missing ones black."""
     columns = math.ceil(math.sqrt(len(pairs) / 2))
     pairs = pairs + [np.zeros_like(pairs[0])] * (-len(pairs) % columns)

@@ -50,6 +50,7 @@ def test_the_machine_is_named() -> None:
     assert where["versions"]["torch"]
 
 
+@pytest.mark.slow
 def test_a_commit_says_whether_the_code_was_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*words: str) -> None:
         identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")

@@ -25,6 +25,8 @@ from codec.evaluate import main
 from codec.network.bottleneck import with_tables
 from codec.network.codec import Codec
 
+pytestmark = pytest.mark.slow
+
 PLUGIN = """
 from torch import nn
 from codec.blocks import register_activation

@@ -352,6 +352,7 @@ def test_help_shows_a_plugins_options(plugin: Path, capsys: pytest.CaptureFixtur
     assert re.search(r"^  --myact_scale FLOAT +\[1.5\]$", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_parsing_loads_nothing_heavier_than_torch() -> None:
     program = (
         "import sys; from training.options import parse; parse(['--coco_dir', 'x']); "

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from codec.errors import InputError
 from training.state import load_state
 
+pytestmark = pytest.mark.slow
+
 Train = Callable[..., int]
 
 

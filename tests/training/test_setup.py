@@ -18,6 +18,8 @@ from codec.network.codec import Codec
 from training.options import parse
 from training.setup import set_up
 
+pytestmark = pytest.mark.slow
+
 ZOO = ["--num_workers", "0", "--resume", "auto"]
 
 
