@@ -8,10 +8,10 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from coco224.dataset import Rows
-from codec.blocks import new_block, options_dict
+from codec.blocks import options_dict
 from codec.checkpoint import load_initial
 from codec.checkpoint.zoo import zoo_state, zoo_widths
-from codec.description.architecture import KEEP_GDN, TRANSFORMS, Architecture, BlockChoice
+from codec.description.architecture import TRANSFORMS, Architecture, BlockChoice
 from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.quantization.phases import equalize_channels, in_float
@@ -90,10 +90,8 @@ def check_start(options: Options) -> None:
     if model.init_checkpoint:  # says how many channels blocks have
         if not Path(model.init_checkpoint).is_file():
             raise InputError(f"--init_checkpoint {model.init_checkpoint}: no such file; give the path of a checkpoint")
-    elif replacement.act != KEEP_GDN:
-        choice = BlockChoice(replacement.act, options_dict(replacement.act, options.block))
-        for part in TRANSFORMS[replacement.replace_parts]:
-            new_block(choice, "encoder" if part == "g_a" else "decoder", model.N or zoo_widths(model.quality)[0])
+    elif replacement.plugin:
+        put_blocks(Codec(random_architecture(model)), options)
 
 
 def initial_codec(model: ModelOptions) -> Codec:
@@ -113,11 +111,24 @@ def initial_codec(model: ModelOptions) -> Codec:
                 f"--M {model.M}; leave --N and --M out"
             )
         return codec
-    N, M = (model.N, model.M) if model.N and model.M else zoo_widths(model.quality)
-    codec = Codec(Architecture(N, M))
+    codec = Codec(random_architecture(model))
     if model.pretrained:
         codec.load_weights(zoo_state(model.quality))
     return codec
+
+
+def random_architecture(model: ModelOptions) -> Architecture:
+    """What --N and --M, or --quality, say, with every GDN."""
+    N, M = (model.N, model.M) if model.N and model.M else zoo_widths(model.quality)
+    return Architecture(N, M)
+
+
+def put_blocks(codec: Codec, options: Options) -> None:
+    """Puts the blocks in the place of GDN."""
+    replacement = options.replacement
+    choice = BlockChoice(replacement.act, options_dict(replacement.act, options.block))
+    for part in TRANSFORMS[replacement.replace_parts]:
+        codec.replace_blocks(part, choice)
 
 
 def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerator: Accelerator) -> dict[str, float]:
@@ -128,9 +139,7 @@ def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerato
     """
     replacement = options.replacement
     teacher = copy.deepcopy(codec)
-    choice = BlockChoice(replacement.act, options_dict(replacement.act, options.block))
-    for part in TRANSFORMS[replacement.replace_parts]:
-        codec.replace_blocks(part, choice)
+    put_blocks(codec, options)
     codec.train()
     if not replacement.distill_steps or rows is None:
         return {}

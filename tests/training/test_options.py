@@ -91,8 +91,9 @@ def test_the_recipes_parse_as_written_and_load_again_from_what_they_save(
 ) -> None:
     options = parse([*COCO, *RECIPES[name].format(plugin=plugin).split()])
     flat = options.flat()
-    assert with_file(tmp_path, json.dumps(flat)) == options
-    assert with_file(tmp_path, yaml.safe_dump(flat)) == options
+    typed = ["--plugin", str(plugin)] if flat["plugin"] else []
+    assert with_file(tmp_path, json.dumps(flat), *typed) == options
+    assert with_file(tmp_path, yaml.safe_dump(flat), *typed) == options
     assert flat["replace_parts"] == ("encoder" if "encoder" in RECIPES[name] else "all")
     assert ("enc_t" in flat) == ("gdnish" in name)
     assert ("myact_scale" in flat) == (name == "own block")
