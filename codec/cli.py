@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from coco224.errors import DataError, one_line
+from coco224.errors import DataError, message, one_line
 from coco224.files import in_words
 from codec.errors import InputError
 
@@ -58,21 +58,21 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     sys.exit(status)
 
 
-def known_cause(error: BaseException) -> str | None:
+def known_cause(error: Exception) -> str | None:
     """What went wrong and what to do, for errors that no bug of this program makes; None for the others.
 
     A library's own class is known by its name: none is imported for this.
     """
+    name, text = type(error).__name__, message(error)
     if isinstance(error, OSError):
-        return in_words(error)
-    name, text = type(error).__name__, str(error)
+        return in_words(error) if error.errno is not None else text or name
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator" in text:
         return f"out of memory ({text or name}): give smaller pictures, a smaller batch, or a machine with more"
+    if name not in _LIBRARIES:
+        return None
     inner = error.__cause__ or error.__context__
-    advice = _LIBRARIES.get(name)
-    if advice:
-        return f"{(inner and known_cause(inner)) or f'{name}: {text}'}: {advice}"
-    return None
+    words = known_cause(inner) if isinstance(inner, Exception) else None
+    return f"{words or f'{name}: {text}'}: {_LIBRARIES[name]}"
 
 
 _COMPILER = "torch.compile failed; --compile false does without it"

@@ -46,7 +46,7 @@ def initial_codec(model: ModelOptions) -> "Codec":
         InputError: the checkpoint cannot be read or contradicts --N and --M; the zoo's weights cannot be downloaded.
     """
     from codec.checkpoint import load_initial
-    from codec.checkpoint.zoo import zoo_state, zoo_widths
+    from codec.checkpoint.zoo import zoo_state
     from codec.network.codec import Codec
 
     if model.init_checkpoint:
@@ -60,8 +60,14 @@ def initial_codec(model: ModelOptions) -> "Codec":
                 f"--M {model.M}; leave --N and --M out"
             )
         return codec
-    N, M = (model.N, model.M) if model.N and model.M else zoo_widths(model.quality)
-    codec = Codec(Architecture(N, M))
+    codec = Codec(random_architecture(model))
     if model.pretrained:
         codec.load_weights(zoo_state(model.quality))
     return codec
+
+
+def random_architecture(model: ModelOptions) -> Architecture:
+    """The widths that --N and --M, or --quality, ask for, with every GDN."""
+    from codec.checkpoint.zoo import zoo_widths
+
+    return Architecture(model.N, model.M) if model.N and model.M else Architecture(*zoo_widths(model.quality))

@@ -109,7 +109,9 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     first.add_argument("--plugin")
     early, _ = first.parse_known_args(argv)
     config = {} if early.config is None else recipe.read(early.config)
-    if config.get("plugin") and early.plugin is None:  # recipes travel; code runs only where somebody typed its name
+    if (
+        isinstance(config.get("plugin"), str) and early.plugin is None
+    ):  # recipes travel; code runs only where somebody typed its name
         raise InputError(
             f"--config {early.config} names a plugin ({config['plugin']}), which runs code: give --plugin "
             f"{config['plugin']} to allow it"

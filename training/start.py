@@ -8,9 +8,8 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from coco224.dataset import Rows
-from codec.blocks import new_block, options_dict
-from codec.checkpoint.zoo import zoo_widths
-from codec.description.architecture import KEEP_GDN, TRANSFORMS, Architecture, BlockChoice
+from codec.blocks import options_dict
+from codec.description.architecture import TRANSFORMS, Architecture, BlockChoice
 from codec.description.typed import from_json
 from codec.errors import InputError
 from codec.network.codec import Codec
@@ -19,7 +18,7 @@ from codec.quantization.phases import in_float
 from training.data import first_batches
 from training.distill import FIT_BATCHES, distill
 from training.distributed import broadcast_parameters, is_sharded
-from training.initial import initial_codec
+from training.initial import initial_codec, random_architecture
 from training.options import Options
 from training.precision import apply_local_fp32, memory_format
 from training.qat import calibration_pictures, check_regions, enter_phase, quantize
@@ -92,10 +91,16 @@ def check_start(options: Options) -> None:
     if model.init_checkpoint:  # says how many channels blocks have
         if not Path(model.init_checkpoint).is_file():
             raise InputError(f"--init_checkpoint {model.init_checkpoint}: no such file; give the path of a checkpoint")
-    elif replacement.act != KEEP_GDN:
-        choice = BlockChoice(replacement.act, options_dict(replacement.act, options.block))
-        for part in TRANSFORMS[replacement.replace_parts]:
-            new_block(choice, "encoder" if part == "g_a" else "decoder", model.N or zoo_widths(model.quality)[0])
+    elif replacement.plugin:
+        put_blocks(Codec(random_architecture(model)), options)
+
+
+def put_blocks(codec: Codec, options: Options) -> None:
+    """Puts the blocks in the place of GDN."""
+    replacement = options.replacement
+    choice = BlockChoice(replacement.act, options_dict(replacement.act, options.block))
+    for part in TRANSFORMS[replacement.replace_parts]:
+        codec.replace_blocks(part, choice)
 
 
 def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerator: Accelerator) -> dict[str, float]:
@@ -106,9 +111,7 @@ def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerato
     """
     replacement = options.replacement
     teacher = copy.deepcopy(codec)
-    choice = BlockChoice(replacement.act, options_dict(replacement.act, options.block))
-    for part in TRANSFORMS[replacement.replace_parts]:
-        codec.replace_blocks(part, choice)
+    put_blocks(codec, options)
     codec.train()
     if not replacement.distill_steps or rows is None:
         return {}

@@ -133,6 +133,8 @@ def make_options(name: str, values: dict[str, Any]) -> Any:
     given = {fields[option].name: _coerce(option, fields[option], value) for option, value in values.items()}
     try:
         return _entry(name).block.Options(**given)  # type: ignore[attr-defined]
+    except InputError:
+        raise
     except ValueError as error:  # what a user's own __post_init__ is likely to raise
         raise InputError(f"--act {name}: {error}") from error
     except _OF_PLUGINS as error:

@@ -153,4 +153,4 @@ def test_an_output_folder_that_cannot_be_written_is_refused_first(option: str, t
         with pytest.raises(InputError, match=re.escape(f"{option} {folder} cannot be written")) as refused:
             train(*words)
         assert why in str(refused.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
