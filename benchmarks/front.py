@@ -19,12 +19,19 @@ BLOCKS = {
 FILES = ("rd_study_cpu_long", "deployment", "families", "rd_study_cpu_int8")
 
 SOURCES = """\
-**BD-rate**: percent more bytes for the same PSNR; negative is better. Measured on Kodak, with files that were written
-and decoded. The codecs are small ({small}). Each block takes the place of every GDN of a trained GDN codec and trains
-{steps:,} steps, as GDN itself does; int8 adds {int8_steps} steps to both ({rd_study_cpu_long}). `relu` needs a longer
-training. Trained from random weights, int8 costs it {relu:.1f} % ({rd_study_cpu_int8}). **Time**: a picture of 768x512,
-{large}, ONNX Runtime with {threads} threads on {cpu}; GDN in float takes {gdn:.0f} ms ({deployment}).
-**Families**: by the operator lists of their vendors ({families}, [docs/npu.md](docs/npu.md))."""
+**The int8 column was measured before the trainer had cross-layer equalization and GPTQ rounding**
+([docs/study.md](docs/study.md#what-int8-costs-a-block)).
+
+**BD-rate**: percent more bytes than GDN for the same PSNR; negative is better. Measured on Kodak, with real files that
+were decoded again, for small codecs ({small}). Each block replaces every GDN of a trained GDN codec and trains
+{steps:,} steps; the GDN codec itself trains on for as many ({rd_study_cpu_long}).
+**In int8**: {int8_steps} more steps of quantization-aware training, against GDN in float with {int8_steps} more steps.
+`relu` still improves with each step, so its figure falls there; it needs a longer training. For a `relu` codec trained
+from random weights, int8 costs {relu:.1f} %, with equalization and GPTQ rounding ({rd_study_cpu_int8}).
+**Time**: encoder + decoder for a picture of 768x512, {large}, ONNX Runtime with {threads} threads on
+{cpu}; GDN in float takes {gdn:.0f} ms ({deployment}).
+**Chip families**: five NPU vendors, TensorRT and ONNX Runtime's int8 kernels, by their operator lists
+({families}, [docs/npu.md](docs/npu.md))."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def rd_curve(study: Any, act: str, way: str, seed: int) -> Any:
 def table() -> str:
     """The table, and where its figures come from, in Markdown."""
     lines = [
-        "| block | BD-rate against GDN | in int8 | int8 time, encoder + decoder | NPU families that take all of it |",
+        "| block | BD-rate against GDN | BD-rate in int8 | time in int8 | chip families that take every node |",
         "| --- | --: | --: | --: | --: |",
     ]
     for act, name in BLOCKS.items():

@@ -27,7 +27,7 @@ SUBJECTS = {
     "rd_study_cpu_int8": "Quality: what int8 costs ReLU",
     "deployment": "Deployment: ONNX Runtime",
     "compilers": "Deployment: Arm's compiler",
-    "families": "Deployment: NPU families",
+    "families": "Deployment: chip families",
     "fidelity": "Deployment: exported files against PyTorch",
     "coding": "Files: the entropy coder",
     "damage": "Files: damage",
@@ -65,8 +65,10 @@ python -m benchmarks.step     # one of them
 Each benchmark runs both sides in one process, or alternates them in one run, and takes medians without the warm-up.
 *CompressAI's way* is its example trainer: FP32, contiguous memory, `ImageFolder`, `RandomCrop` and `DataLoader`,
 `RateDistortionLoss`, two Adams. *The recipe's way* is bf16 autocast, contiguous memory, JPEG crops in folders, and an
-`.item()` for each figure of each step (`benchmarks/peers.py`). ✓ and ✗ say whether the bar is met. A command is written
-as it was at its commit.
+`.item()` for each figure of each step (`benchmarks/peers.py`). *The bar* is the target that this project set: ✓ met,
+✗ not met. *Sides* are the single figures behind the measured one. *x* is a ratio of the two sides, *of all* a share
+(1 is all). *RD loss* is `lambda*255^2*MSE + bpp`; [study.md](study.md) explains the study. Each command is as it was
+at its commit, so some have another name today: `rd_study` is now `study`.
 """
 
 

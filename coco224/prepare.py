@@ -230,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         type=expanded,
         metavar="DIR",
-        help="where the dataset appears when it is whole [required]",
+        help="where the dataset appears when it is complete [required]",
     )
     switch(places, "--include_val", True, "write the split validation too")
     add("--limit", type=int, metavar="INT", help="the first photographs of each split alone [all]")
@@ -253,13 +253,13 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.01,
         metavar="FLOAT",
-        help="share of unreadable photographs to put up with [0.01]",
+        help="share of unreadable photographs that is tolerated [0.01]",
     )
 
     hub = parser.add_argument_group("Hugging Face Hub")
-    switch(hub, "--push_to_hub", False, "upload the dataset when it is whole")
-    hub.add_argument("--hub_dataset_id", metavar="USER/NAME", help="repository to upload to, made if need be [none]")
-    switch(hub, "--hub_private", False, "make it private, if it is made now")
+    switch(hub, "--push_to_hub", False, "upload the dataset when it is complete")
+    hub.add_argument("--hub_dataset_id", metavar="USER/NAME", help="repository to upload to, created if absent [none]")
+    switch(hub, "--hub_private", False, "private, if the repository is created now")
     return parser
 
 

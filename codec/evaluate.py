@@ -29,7 +29,7 @@ class EvaluateOptions(OptionGroup):
     json: str | None = option(
         None, "write the averages here, as CompressAI writes results", metavar="FILE", shown="none"
     )
-    per_image: str | None = option(None, "write a CSV row a picture here", metavar="FILE", shown="none")
+    per_image: str | None = option(None, "write a CSV here, one row for each picture", metavar="FILE", shown="none")
     plot: str | None = option(None, "draw the curves here: .png, .svg or .pdf", metavar="FILE", shown="none")
     report: str | None = option(
         None, "write a page with curves, figures and pictures here: .html", metavar="FILE", shown="none"

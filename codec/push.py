@@ -17,8 +17,8 @@ from codec.errors import InputError
 @dataclass(frozen=True)
 class PushOptions(OptionGroup):
     checkpoint: str = option("", "checkpoint to upload", metavar="FILE", rule=NOT_EMPTY, shown="required")
-    hub_model_id: str = option("", "repository, made if need be", metavar="USER/NAME", shown="required")
-    hub_private: bool = option(False, "make it private, if it is made now")
+    hub_model_id: str = option("", "repository, created if absent", metavar="USER/NAME", shown="required")
+    hub_private: bool = option(False, "private, if the repository is created now")
     onnx: str | None = option(None, "folder that python -m export wrote to", metavar="DIR", shown="none")
     plugin: str | None = option(
         None, "Python file of the codec's own blocks, to go with it", metavar="FILE", shown="none"

@@ -47,12 +47,12 @@ def test_every_recipe_is_in_the_readme_and_parses() -> None:
         assert recipe.name == "demo.yaml" or named in README
 
 
-def test_the_page_of_the_architecture_has_every_room() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text().partition("## Directions")[0]
+def test_the_page_of_the_architecture_has_every_folder() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("## Imports")[0]
     places = set(re.findall(r"^    (\S+)  ", page, flags=re.MULTILINE))
     assert [place for place in places if not (ROOT / place).exists()] == []
     packages = {path.parent for path in ROOT.glob("c*/**/__init__.py")} | {
         path.parent for path in ROOT.glob("export/*/*.py")
     }
-    rooms = {f"{path.relative_to(ROOT)}/" for path in packages}
-    assert rooms <= places
+    folders = {f"{path.relative_to(ROOT)}/" for path in packages}
+    assert folders <= places

@@ -51,7 +51,7 @@ class ScheduleOptions(OptionGroup):
 @dataclass(frozen=True)
 class EntropyModelOptions(OptionGroup):
     eb_aux: bool = option(True, "train the entropy bottleneck's quantiles with its auxiliary loss", decides=True)
-    eb_aux_lr: float = option(1e-3, "their learning rate", rule=POSITIVE, decides=True)
+    eb_aux_lr: float = option(1e-3, "learning rate of these quantiles", rule=POSITIVE, decides=True)
 
 
 def make_optimizer(

@@ -30,13 +30,13 @@ class QatOptions(OptionGroup):
     )
     qat_act_observer: str = option(
         "ema",
-        "activations' ranges: a moving average of a picture's, or the widest of all",
+        "activations' ranges: ema averages each picture's minimum and maximum, minmax keeps the extremes",
         choices=OBSERVERS,
         **_OF_QAT,
     )
     qat_w_per_channel: bool = option(
         True,
-        "a scale for each output channel of a weight; false: one a layer",
+        "one scale for each output channel of a weight; false: one for each layer",
         **_OF_QAT,
     )
     qat_disable_observer_step: int = option(

@@ -28,7 +28,7 @@ _NORMEXP = re.compile(
 @dataclass(frozen=True)
 class NumericsOptions(OptionGroup):
     amp: bool = option(True, "mixed precision", shown="true; false with --qat true")
-    amp_dtype: Literal["bf16", "fp16"] = option("bf16", "its number format")
+    amp_dtype: Literal["bf16", "fp16"] = option("bf16", "number format of mixed precision")
     local_fp32: Literal["entropy", "none", "entropy+decoder", "all_normexp", "custom"] = option(
         "entropy", "regions that stay in FP32"
     )
@@ -37,7 +37,7 @@ class NumericsOptions(OptionGroup):
     )
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm; 0: never", rule=NOT_NEGATIVE)
     overflow_check: bool = option(True, "skip a step with NaN, Inf or too large values, and name the module")
-    overflow_tol: float = option(1e4, "largest sane absolute value", rule=POSITIVE)
+    overflow_tol: float = option(1e4, "a larger absolute value counts as a fault", rule=POSITIVE)
     overflow_patience: int = option(10, "skipped steps in a row that end the run", rule=at_least(1))
     compile: bool | None = option(None, "torch.compile", shown="per device")
     channels_last: bool | None = option(None, "channels_last memory layout", shown="per device")

@@ -18,8 +18,10 @@ class ReportingOptions(OptionGroup):
     )
     report_to: str | None = option(None, "other Accelerate trackers, comma-separated", metavar="NAMES", local=True)
     push_to_hub: bool = option(False, "upload checkpoints to the Hugging Face Hub while training goes on", local=True)
-    hub_model_id: str | None = option(None, "repository to upload to, made if need be", metavar="USER/NAME", local=True)
-    hub_private: bool = option(False, "make it private, if it is made now", local=True)
+    hub_model_id: str | None = option(
+        None, "repository to upload to, created if absent", metavar="USER/NAME", local=True
+    )
+    hub_private: bool = option(False, "private, if the repository is created now", local=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

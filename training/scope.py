@@ -17,7 +17,7 @@ HYPER = (*ENTROPY_MODEL, "h_a", "h_s")
 @dataclass(frozen=True)
 class ReplacementOptions(OptionGroup):
     act: str = option("relu", "what replaces GDN (gdn keeps it)", values=registry.block_names, decides=True)
-    replace_parts: Literal["encoder", "decoder", "all"] = option("encoder", "whose GDNs are replaced", decides=True)
+    replace_parts: Literal["encoder", "decoder", "all"] = option("encoder", "where GDNs are replaced", decides=True)
     train_scope: Literal["replaced+hyper", "replaced", "replaced+entropy", "all"] = option(
         "replaced+hyper", "what trains: the replaced parts, with or without the entropy model", decides=True
     )
