@@ -5,7 +5,7 @@ import sys
 
 BENCHMARKS = (
     *("step", "forms", "profile", "overhead", "ddp", "curves", "data", "memory", "startup", "gpu", "coding", "damage"),
-    *("deployment", "fidelity", "compilers"),
+    *("large", "deployment", "fidelity", "compilers"),
 )
 
 if __name__ == "__main__":
