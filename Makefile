@@ -1,10 +1,10 @@
-# `make demo`, `make test` and `make bench` each do their own set-up from nothing.
+# `make demo`, `make check`, `make test` and `make bench` each do their own set-up from nothing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test bench npu clean
+.PHONY: setup demo check test static bench npu docs clean
 
 setup: $(READY)
 
@@ -31,14 +31,29 @@ npu: .venv-npu/.ready
 	.venv-npu/bin/pip install --quiet --disable-pip-version-check -c constraints-npu.txt -e '.[npu]'
 	touch $@
 
-test: $(READY)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What a change needs at every step: no test here starts a process, a browser or a training run.
+check: static
+	$(PYTEST) -m "not slow" -q
+
+# Everything.
+test: static
+	$(PYTEST)
+
+# Lint, format, types, and what may import what.
+static: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/lint-imports
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+docs: $(READY)
+	$(BIN)/python docs/make_options.py
+	$(BIN)/python -m benchmarks.table
 
 clean:
 	rm -rf $(VENV) .venv-npu demo

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from codec.cli import run as run_command
-from training.preempt import PREEMPTED, StopSignal
+from training.preempt import PREEMPTED, Preempted, StopSignal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,20 +35,46 @@ TOO_MANY_FAULTS = 3
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. What is heavy to import waits until the options are known to be good."""
     stop = StopSignal().install()
+    stop.start()
+    try:
+        return run_training(argv, stop)
+    except Preempted:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"stopped by {stop.name} before the first step; the same command starts again", file=sys.stderr)
+        return PREEMPTED
+
+
+def run_training(argv: Sequence[str] | None, stop: StopSignal) -> int:
+    """From the command line to the last line that a run says. Returns the exit status.
+
+    Raises:
+        Preempted: a signal came before the first optimizer step was done.
+    """
     from training.options import parse
 
     options = parse(argv)
+    stop.install()  # a plugin may have taken the signals
+    from training.folder import hold, take_over
     from training.record import Record
-    from training.setup import set_up
+    from training.setup import launch, set_up
     from training.summary import announce, conclude
 
-    run = set_up(options)
-    record = Record(run.accelerator, options, run.total, run.progress, run.data.batches.global_batch)
-    announce(run, record)
-    with contextlib.closing(record):
-        status = train(run, record, stop)
-    conclude(run, record, status)
+    accelerator, folder = launch(options), Path(options.output.save_dir)
+    with hold(folder, accelerator):
+        run = set_up(options, accelerator)
+        take_over(folder, run.progress.run, run.in_place, accelerator)
+        record = Record(accelerator, options, run.total, run.progress, run.data.batches.global_batch)
+        announce(run, record)
+        with contextlib.closing(record):
+            status = train(run, record, stop)
+        stop.begun()
+        conclude(run, record, status)
     return status
+
+
+def cli() -> NoReturn:
+    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    run_command(main)
 
 
 def train(run: Run, record: Record, stop: StopSignal) -> int:
@@ -61,6 +90,7 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
         return PREEMPTED
     while progress.step < run.total:
         outcome = optimizer_step(run, stop)
+        stop.begun()
         progress.faults_in_a_row = progress.faults_in_a_row + 1 if outcome.fault else 0
         if outcome.fault:
             report_fault(run, record, outcome)
@@ -214,4 +244,4 @@ def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    cli()

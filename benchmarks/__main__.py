@@ -1,11 +1,11 @@
-"""`python -m benchmarks`: every benchmark in a process of its own, then the README's table."""
+"""`python -m benchmarks`: every benchmark in a process of its own, then the pages that show them."""
 
 import subprocess
 import sys
 
 BENCHMARKS = (
     *("step", "forms", "profile", "overhead", "ddp", "curves", "data", "memory", "startup", "gpu", "coding", "damage"),
-    *("large", "deployment", "fidelity", "compilers"),
+    *("large", "deployment", "fidelity", "families", "compilers"),
 )
 
 if __name__ == "__main__":

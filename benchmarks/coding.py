@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from compressai.ans import RansDecoder, RansEncoder
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.harness import Row, alternate, publish
@@ -29,7 +30,7 @@ def quality_8() -> Codec:
     return with_tables(codec)
 
 
-def drawn(tables: Tables, seed: int) -> np.ndarray:
+def drawn(tables: Tables, seed: int) -> NDArray[np.int32]:
     """Symbols int32 [M, *SHAPE] as the tables distribute them."""
     uniform = np.random.default_rng(seed).integers(65536, size=(len(tables.cdfs), *SHAPE))
     rows = zip(tables.cdfs, tables.lengths, tables.offsets, uniform, strict=True)
@@ -60,7 +61,7 @@ def main() -> None:
     def encode() -> list[bytes]:
         return [coder.encode(symbols) for symbols in pictures]
 
-    def decode() -> list[np.ndarray]:
+    def decode() -> list[NDArray[np.int32]]:
         return [coder.decode(payload, *SHAPE) for payload in ours]
 
     ours, theirs = encode(), their_encode()

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import matplotlib as mpl
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.harness import RESULTS, Row, publish
 from benchmarks.pictures import CROPS, prepared
@@ -45,7 +46,7 @@ def main() -> None:
     publish("curves", [compared(losses, dataset)], {"dataset": dataset} | details)
 
 
-def compared(losses: Mapping[tuple[str, int], np.ndarray], dataset: str) -> Row:
+def compared(losses: Mapping[tuple[str, int], NDArray[np.float64]], dataset: str) -> Row:
     """How far apart the two ways are, over how far the two seeds are: the largest difference of windows' means."""
     windows = {key: loss.reshape(-1, WINDOW).mean(1) for key, loss in losses.items()}
     between_ways = max(np.abs(windows["fast", seed] - windows["plain FP32", seed]).max() for seed in SEEDS)
@@ -61,7 +62,7 @@ def compared(losses: Mapping[tuple[str, int], np.ndarray], dataset: str) -> Row:
     return Row(what, float(between_ways / between_seeds), "x", at_most=1.0, sides=sides)
 
 
-def run(coco224: Path, folder: Path, seed: int, options: tuple[object, ...]) -> np.ndarray:
+def run(coco224: Path, folder: Path, seed: int, options: tuple[object, ...]) -> NDArray[np.float64]:
     """The loss of each step of a training run."""
     files = ("--coco_dir", coco224, "--save_dir", folder, "--recon_dir", folder / "recon", "--seed", seed)
     status = train([str(word) for word in (*files, *COMMON, *CODEC, *LENGTH, *OUTPUT, *options)])
@@ -70,7 +71,7 @@ def run(coco224: Path, folder: Path, seed: int, options: tuple[object, ...]) -> 
     return np.array([row["loss"] for row in rows if row["kind"] == "train"])
 
 
-def draw(losses: dict[tuple[str, int], np.ndarray]) -> None:
+def draw(losses: dict[tuple[str, int], NDArray[np.float64]]) -> None:
     """`results/curves.png`: all four curves, smoothed over a window."""
     mpl.use("Agg")
     import matplotlib.pyplot as plt

@@ -28,6 +28,7 @@ from coco224 import prepare
 from coco224.batches import TrainBatches, train_loader
 from coco224.dataset import Rows, open_rows
 from coco224.photographs.sample import SAMPLE, sample_splits
+from coco224.reading.rows import Pixels
 
 ROUNDS = 7
 BATCH = 16
@@ -141,13 +142,13 @@ def opened(coco224: Path) -> Rows:
     return rows
 
 
-def whole(rows: Rows) -> np.ndarray:
+def whole(rows: Rows) -> Pixels:
     """Every row, [B, S, S, 3]."""
     corner = np.zeros(len(rows), np.int32)
     return rows.read(np.arange(len(rows)), corner, corner, rows.size)
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
+def psnr(a: Pixels, b: Pixels) -> float:
     """In dB; 99 for identical pictures."""
     error = np.square(a.astype(np.float64) - b).mean()
     return 10 * math.log10(255**2 / error) if error else 99.0

@@ -55,7 +55,7 @@ def rate(run: subprocess.Popen[bytes], folder: Path) -> float:
     """The median of the pictures/s that a finished run's record gives, its first steps left out."""
     assert run.wait() == 0
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return median([row["images_per_second"] for row in rows if row["kind"] == "train"][WARMUP:])
+    return float(median([row["images_per_second"] for row in rows if row["kind"] == "train"][WARMUP:]))
 
 
 if __name__ == "__main__":

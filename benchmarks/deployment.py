@@ -29,11 +29,11 @@ THREADS = 2  # one for each core
 GDN_FLOAT, RELU_INT8 = "gdn float", "relu int8"
 
 
-def random_codec(act: str) -> Codec:
-    """Quality 8's widths, with entropy tables narrow enough that the latent is 8 bits, as a trained codec's are."""
+def random_codec(act: str, n: int = N, m: int = M) -> Codec:
+    """A codec of these widths with entropy tables narrow enough that the latent is 8 bits, as a trained codec's are."""
     torch.manual_seed(0)
     activation = BlockChoice(act)
-    codec = Codec(Architecture(N, M, activation, activation))
+    codec = Codec(Architecture(n, m, activation, activation))
     with torch.no_grad():
         for matrix in codec.entropy_bottleneck.matrices:
             matrix += 1.0

@@ -90,7 +90,7 @@ def matrix_peak(width: int = 8192, products: int = 20) -> float:
         end.record()
         torch.cuda.synchronize()
         seconds.append(start.elapsed_time(end) / 1e3 / products)
-    return 2 * width**3 / median(seconds[1:])
+    return float(2 * width**3 / median(seconds[1:]))
 
 
 if __name__ == "__main__":

@@ -185,7 +185,8 @@ def gpu_model() -> str:
 
 def commit() -> str:
     """This checkout's commit, with "+" where other files are changed or new than those that benchmarks write."""
-    changed = git("status", "--porcelain", "--", ":/", ":!/benchmarks/results", ":!/README.md")
+    written = ("benchmarks/results", "docs/benchmarks.md", "docs/quality.png", "README.md")
+    changed = git("status", "--porcelain", "--", ":/", *(f":!/{path}" for path in written))
     return (git("rev-parse", "--short=12", "HEAD") or "unknown") + "+" * bool(changed)
 
 

@@ -1,5 +1,6 @@
 """`python -m benchmarks.profile`: where a step's time goes, CompressAI's way and ours, by operator."""
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,10 +23,11 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         coco224 = prepared(folder)
-        for side, step in (
-            ("CompressAI's way", lambda: compressai(image_folder(coco224, folder / "png", "png"), 3)),
-            ("ours", lambda: trainer(coco224, folder / "run", "--act", "gdn", *MSE)),
-        ):
+        makers: dict[str, Callable[[], Step]] = {
+            "CompressAI's way": lambda: compressai(image_folder(coco224, folder / "png", "png"), 3),
+            "ours": lambda: trainer(coco224, folder / "run", "--act", "gdn", *MSE),
+        }
+        for side, step in makers.items():
             operators = profiled(step())
             total = sum(operators.values())
             convolutions = sum(ms for key, ms in operators.items() if any(word in key for word in CONVOLUTIONS))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -65,7 +66,7 @@ def against_recipe(coco224: Path, jpegs: Path, folder: Path) -> list[Row]:
     ]
 
 
-def measure(sides: dict[str, tuple]) -> tuple[dict[str, float], dict[str, float]]:
+def measure(sides: dict[str, tuple[Any, ...]]) -> tuple[dict[str, float], dict[str, float]]:
     """Median seconds of a step of each side, and its peak memory in MB."""
     with ExitStack() as stack:
         apart = {name: stack.enter_context(closing(Apart(*side))) for name, side in sides.items()}

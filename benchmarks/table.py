@@ -1,35 +1,126 @@
-"""`python -m benchmarks.table`: writes the kept results into the README, a table for each machine."""
+"""`python -m benchmarks.table`: writes docs/benchmarks.md and the README's table of blocks from the kept results."""
 
 import json
-from dataclasses import replace
+from typing import Any
 
+from benchmarks import front
 from benchmarks.harness import RESULTS, ROOT, Row, table
 
+PAGE = ROOT / "docs" / "benchmarks.md"
+PLOT = ROOT / "docs" / "quality.png"
 README = ROOT / "README.md"
-UNCOMMITTED = " †"
-LEGEND = "† measured with changes that no commit holds.\n"
-START, END = "<!-- benchmarks: written by python -m benchmarks.table -->\n", "<!-- end of benchmarks -->\n"
+START, END = "<!-- written by python -m benchmarks.table -->\n", "<!-- end of the table -->\n"
+
+UNCOMMITTED = "+"
+"""Ends the commit of a result whose code no commit holds."""
+
+SUBJECTS = {
+    "step": "Training: speed and memory",
+    "overhead": "Training: what the trainer adds to its own step",
+    "ddp": "Training: two processes",
+    "memory": "Training: memory over the size of the dataset",
+    "curves": "Training: the fast path against plain FP32",
+    "startup": "Training: start",
+    "forms": "Training: forms of the convolutions",
+    "data": "Data: reading and preparing",
+    "rd_study_cpu_long": "Quality: what each block costs",
+    "rd_study_cpu_int8": "Quality: what int8 costs ReLU",
+    "deployment": "Deployment: ONNX Runtime",
+    "compilers": "Deployment: Arm's compiler",
+    "families": "Deployment: NPU families",
+    "fidelity": "Deployment: exported files against PyTorch",
+    "coding": "Files: the entropy coder",
+    "damage": "Files: damage",
+}
+"""The order and the titles of the page; results that are not named here come after them."""
+
+HEADLINE = {
+    "speed of training against CompressAI's example trainer, GDN kept": (
+        "step",
+        "training, quality 3, batch 16, MSE + bpp, GDN",
+    ),
+    "the same, ReLU in GDN's place": ("step", "training, quality 3, batch 16, MSE + bpp, ReLU"),
+    "speed of reading crops against ImageFolder on PNG": ("data", "the same against ImageFolder"),
+    "RD loss of `gate_mlp` against GDN": ("rd_study_cpu_long", "gate_mlp: RD loss"),
+    "RD loss of `gate_mlp` in int8 against GDN in float": (
+        "rd_study_cpu_long",
+        "RD loss against GDN trained on for the same 1,800 steps: gate_mlp in int8",
+    ),
+    "ReLU in int8 against GDN in float, speed in ONNX Runtime": ("deployment", "ReLU in int8 against GDN in float"),
+    "speed of decoding symbols against CompressAI's coder": ("coding", "decoding y"),
+    "pictures from 10,000 damaged files, crashes and hangs": ("damage", "pictures from 10,000 damaged files"),
+}
+"""The figures on top of the page: what they are, the result, and how its row begins."""
+
+INTRODUCTION = """\
+# Benchmarks
+
+Written by `python -m benchmarks.table` from `benchmarks/results/*.json`; do not edit it by hand.
+
+```sh
+make bench                    # every benchmark on this machine; writes this page anew
+python -m benchmarks.step     # one of them
+```
+
+Each benchmark runs both sides in one process, or alternates them in one run, and takes medians without the warm-up.
+*CompressAI's way* is its example trainer: FP32, contiguous memory, `ImageFolder`, `RandomCrop` and `DataLoader`,
+`RateDistortionLoss`, two Adams. *The recipe's way* is bf16 autocast, contiguous memory, JPEG crops in folders, and an
+`.item()` for each figure of each step (`benchmarks/peers.py`). ✓ and ✗ say whether the bar is met. A command is written
+as it was at its commit.
+"""
 
 
 def rendered() -> str:
-    """Every kept result, those of one machine together; rows are marked whose code no commit holds."""
-    tables: dict[str, list[Row]] = {}
-    for path in sorted(RESULTS.glob("*.json")):
-        result = json.loads(path.read_text())
-        where = result["machine"]
-        device = where["gpu"] or f"{where['cpu']}, {where['cores']} cores"
-        mark = UNCOMMITTED if where["commit"].endswith("+") else ""
-        rows = tables.setdefault(f"{device}; torch {where['versions']['torch']}", [])
-        rows += [replace(row, what=row.what + mark) for row in (Row(**row) for row in result["rows"])]
-    parts = [f"**{device}**\n\n{table(rows)}\n" for device, rows in tables.items()]
-    return "\n".join(parts + [LEGEND] * any(UNCOMMITTED in part for part in parts))
+    """The page."""
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    older = [name for name, result in results.items() if result["machine"]["commit"].endswith(UNCOMMITTED)]
+    shown = [name for name in (*SUBJECTS, *sorted(results.keys() - SUBJECTS)) if name in results.keys() - set(older)]
+    parts = [INTRODUCTION, headline(), *(section(name, results[name]) for name in shown)]
+    if older:
+        names = ", ".join(f"`benchmarks/results/{name}.json`" for name in older)
+        parts.append(f"## Not shown\n\n{names}: measured with code that no commit holds.\n")
+    return "\n".join(parts)
+
+
+def headline() -> str:
+    """The few figures that matter most."""
+    lines = ["## The figures that matter", "", "| what | measured | where |", "| --- | --- | --- |"]
+    for what, (name, begins) in HEADLINE.items():
+        row = front.row(name, begins)
+        lines.append(f"| {what} | {row['value']:.3g} {row['unit']} | [{title(name)}](#{anchor(title(name))}) |")
+    return "\n".join([*lines, ""])
+
+
+def section(name: str, result: Any) -> str:
+    """A result: its table, machine, commit and command."""
+    where = result["machine"]
+    device = where["gpu"] or f"{where['cpu']}, {where['cores']} cores"
+    versions = ", ".join(f"{package} {where['versions'][package]}" for package in ("torch", "onnxruntime"))
+    made = f"`{result['command']}` at commit {where['commit']}, {where['date']}; {device}; {versions}."
+    return f"## {title(name)}\n\n{made}\n\n{table([Row(**row) for row in result['rows']])}\n"
+
+
+def title(name: str) -> str:
+    """The heading of a result."""
+    return SUBJECTS.get(name, name)
+
+
+def anchor(heading: str) -> str:
+    """What a link to a heading ends with."""
+    return "".join(c for c in heading.lower().replace(" ", "-") if c.isalnum() or c in "-_")
+
+
+def with_table(readme: str) -> str:
+    """The README with the table of blocks between its two marks."""
+    before, _, rest = readme.partition(START)
+    return f"{before}{START}\n{front.table()}\n\n{END}{rest.partition(END)[2]}"
 
 
 def main() -> None:
-    """Replaces what stands between the two marks."""
-    before, _, rest = README.read_text().partition(START)
-    after = rest.partition(END)[2]
-    README.write_text(f"{before}{START}\n{rendered()}\n{END}{after}")
+    """Writes the page, the README's table and its plot."""
+    PAGE.write_text(rendered())
+    README.write_text(with_table(README.read_text()))
+    front.draw(PLOT)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from coco224.errors import DataError
 from coco224.files import shared_memory
-from coco224.reading.rows import Ints, Rows
+from coco224.reading.rows import Flags, Ints, Pixels, Rows
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -86,7 +86,7 @@ class TrainBatches(Dataset[Batch]):
         self._rank = rank
         self._world_size = world_size
         self.batch_bytes = batch_size * input_size**2 * 3
-        self._drawn: dict[int, tuple[Ints, Ints, Ints, np.ndarray]] = {}
+        self._drawn: dict[int, tuple[Ints, Ints, Ints, Flags]] = {}
 
     def __getitem__(self, k: int) -> Batch:
         step, micro = divmod(k, self.grad_accum)
@@ -103,7 +103,7 @@ class TrainBatches(Dataset[Batch]):
                 picture.copy_(torch.flip(picture, (1,)))
         return _batch(pixels, rows, places)
 
-    def _draw(self, epoch: int) -> tuple[Ints, Ints, Ints, np.ndarray]:
+    def _draw(self, epoch: int) -> tuple[Ints, Ints, Ints, Flags]:
         """Order, corners and mirroring of an epoch, drawn whole and kept: microseconds for each batch.
 
         Threads may read on both sides of the end of an epoch: two are kept, and what two of them draw is the same.
@@ -225,6 +225,6 @@ def read_ahead(read: Callable[[K], V], keys: Iterable[K], threads: int) -> Itera
             yield batch
 
 
-def _batch(pixels: np.ndarray, rows: np.ndarray, places: np.ndarray) -> Batch:
+def _batch(pixels: Pixels, rows: Ints, places: Ints) -> Batch:
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     return Batch(images, torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(places.astype(np.int64)))

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from coco224.errors import DataError
 from coco224.files import expanded
-from coco224.reading.arrow import open_split
+from coco224.reading.arrow import open_folder
 from coco224.reading.on_the_fly import open_photographs
 from coco224.reading.rows import Rows
+from coco224.repository import is_repository
 
 __all__ = ["Rows", "open_photographs", "open_rows", "open_split"]
 
@@ -29,3 +30,16 @@ def open_rows(coco_dir: str | Path, split: str, use_prepared: bool, streaming: b
 
         return stream_split(str(coco_dir), split)
     return open_split(coco_dir, split) if use_prepared else open_photographs(coco_dir, split)
+
+
+def open_split(coco_dir: str | Path, split: str) -> Rows | None:
+    """A split of a prepared dataset: of a folder here or, where USER/NAME is no path, of a dataset on the Hub.
+
+    Raises:
+        DataError: there is no such dataset, or it is damaged.
+    """
+    if not Path(coco_dir).exists() and is_repository(str(coco_dir)):
+        from coco224.reading.download import download_split
+
+        return download_split(str(coco_dir), split)
+    return open_folder(Path(coco_dir), split)

@@ -19,7 +19,15 @@ def printable(text: str) -> str:
 
 def one_line(error: Exception | str) -> str:
     r"""A text for a terminal: in one line, of a long one the ends, control characters as escapes like \x1b."""
-    text = " ".join(str(error).split())
+    text = " ".join(message(error).split())
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
     return printable(text)
+
+
+def message(error: Exception | str) -> str:
+    """What an error says; of one that a DataLoader's worker met, without the worker's traceback."""
+    text = str(error)
+    if "in DataLoader worker process" in text:
+        text = text.strip().splitlines()[-1].partition(": ")[2] or text
+    return text

@@ -33,7 +33,7 @@ def open_repository(option: str, repo_id: str, repo_type: str, private: bool) ->
     from httpx2 import HTTPError
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
-    from huggingface_hub.utils import get_session
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
     get_session().timeout = _SECONDS
     api = HfApi()

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from codec.checkpoint.pretrained import PretrainedCodec
 
-STRIDE = 16  # g_a halves a picture four times
-
 # CompressAI scripts two functions at import, and torch 2.14 says so at every start of every command.
 warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 

@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from coco224.errors import DataError, one_line
+from coco224.errors import DataError, message, one_line
+from coco224.files import in_words
 from codec.errors import InputError
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -39,15 +40,51 @@ def at_least(low: int) -> Rule:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Exits with main's status, or with 2 and one line on stderr for bad input; a bug stays a traceback.
 
-    Under a launcher all ranks meet the same bad input, and the first of each node says so.
+    So does an error of the file system, of memory, or of a library whose cause is known. Under a launcher all ranks
+    meet the same bad input, and the first of each node says so; what one rank alone meets, that one says.
     """
     try:
         status = main()
     except (InputError, DataError) as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if (os.environ.get("LOCAL_RANK") or "0") == "0":
             print("error:", one_line(error), file=sys.stderr)
         status = 2
+    except Exception as error:
+        words = known_cause(error)
+        if words is None:
+            raise
+        print("error:", one_line(InputError(words)), file=sys.stderr)
+        status = 2
     sys.exit(status)
+
+
+def known_cause(error: Exception) -> str | None:
+    """What went wrong and what to do, for errors that no bug of this program makes; None for the others.
+
+    A library's own class is known by its name: none is imported for this.
+    """
+    name, text = type(error).__name__, message(error)
+    if isinstance(error, OSError):
+        return in_words(error) if error.errno is not None else text or name
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator" in text:
+        return f"out of memory ({text or name}): give smaller pictures, a smaller batch, or a machine with more"
+    if name not in _LIBRARIES:
+        return None
+    inner = error.__cause__ or error.__context__
+    words = known_cause(inner) if isinstance(inner, Exception) else None
+    return f"{words or f'{name}: {text}'}: {_LIBRARIES[name]}"
+
+
+_COMPILER = "torch.compile failed; --compile false does without it"
+_LIBRARIES = {
+    "HFValidationError": "give the name of a repository as USER/NAME",
+    "UnpicklingError": "the file is damaged or no checkpoint; give another",
+    "DatasetGenerationError": "the dataset cannot be made; make room in the cache of datasets, or set HF_HOME",
+    "InductorError": _COMPILER,
+    "BackendCompilerFailed": _COMPILER,
+    "CppCompileError": _COMPILER,
+    "InvalidCxxCompiler": _COMPILER,
+}
 
 
 def boolean(text: str) -> bool:
@@ -161,9 +198,10 @@ class ArgumentParser(argparse.ArgumentParser):
                 raise InputError(f"{source}: {name}: {value!r} is no text; if it is meant, quote it")
             words.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
         try:
-            return vars(self.parse_args(words))
+            given: dict[str, Any] = vars(self.parse_args(words))
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
+        return given
 
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         namespace, unknown = self.parse_known_args(None if args is None else list(args), namespace)

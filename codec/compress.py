@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from coco224.photographs.decode import SUFFIXES, BadPhotograph, read_photograph
 from codec.cli import run
@@ -45,5 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return convert_all(CONVERSION, argv)
 
 
-if __name__ == "__main__":
+def cli() -> NoReturn:
+    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run(main)
+
+
+if __name__ == "__main__":
+    cli()

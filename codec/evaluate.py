@@ -1,14 +1,21 @@
-"""`python -m codec.evaluate`: how good checkpoints are, by files that are written and decoded again."""
+"""`python -m codec.evaluate`: how good checkpoints are, by the bytes of files, which are decoded again."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
+from coco224.errors import one_line
+from coco224.files import whole_or_absent
 from codec.cli import ArgumentParser, OptionGroup, at_least, expanded, option
 from codec.cli import run as run_command
 from codec.errors import InputError
 from codec.evaluation.references import QUALITIES, check_format
+
+if TYPE_CHECKING:
+    from codec.evaluation.compare import Comparison
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,56 @@ class EvaluateOptions(OptionGroup):
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     options, checkpoints, references = parse(argv)
+    from codec.blocks import load_plugin
     from codec.evaluation.compare import measure_all
+    from codec.evaluation.pictures import open_pictures
+    from codec.evaluation.ranks import Ranks
 
-    measure_all(options, checkpoints, references)
+    ranks = Ranks.join()
+    if options.plugin:
+        load_plugin(options.plugin)
+    pictures = open_pictures(options.images, options.coco_dir, options.use_prepared, options.batch_size)
+    found = measure_all(
+        checkpoints,
+        references,
+        pictures,
+        ranks,
+        fake_quant=options.qat_eval_fakequant,
+        keep_pictures=options.report is not None,
+    )
+    if ranks.rank == 0:
+        write(options, found)
     return 0
+
+
+def cli() -> NoReturn:
+    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    run_command(main)
+
+
+def write(options: EvaluateOptions, found: "Comparison") -> None:
+    """Prints the figures, and writes the files that were asked for."""
+    from codec.evaluation import results
+    from codec.evaluation.curves import plot
+    from codec.evaluation.report import write_report
+
+    title, names, measured = found.pictures.title, found.pictures.names, [*found.ours, *found.theirs]
+    results.print_table(found.pictures, measured)
+    against = results.differences(found.curves[0], found.curves[1:])
+    alarms = [said for each in found.ours if (said := results.alarm(each, names))]
+    for said in alarms:
+        print(one_line(said))
+    if options.json:
+        content = results.as_results(found.pictures, found.ours) | {"references": against, "alarms": alarms}
+        with whole_or_absent(Path(options.json)) as path:
+            path.write_text(json.dumps(content, indent=2) + "\n")
+    if options.per_image:
+        with whole_or_absent(Path(options.per_image)) as path:
+            results.write_rows(path, names, measured)
+    if options.plot:
+        plot(Path(options.plot), title, found.curves)
+    if options.report:
+        write_report(Path(options.report), title, names, measured, found.curves, against, found.shown)
 
 
 def parse(argv: Sequence[str] | None) -> tuple[EvaluateOptions, list[str], list[str]]:
@@ -89,4 +142,4 @@ def parse(argv: Sequence[str] | None) -> tuple[EvaluateOptions, list[str], list[
 
 
 if __name__ == "__main__":
-    run_command(main)
+    cli()

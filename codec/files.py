@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec import STRIDE
 from codec.bitstream.coder import Coder
 from codec.bitstream.container import check_size, latent_size, pack, unpack
+from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.network.pixels import pad, to_float, to_uint8

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from coco224.errors import one_line
 from coco224.repository import is_repository, open_repository
@@ -44,6 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_dataclass("options", PushOptions)
     options = PushOptions(**vars(parser.parse_args(argv)))
     return push(options)
+
+
+def cli() -> NoReturn:
+    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    run_command(main)
 
 
 def push(options: PushOptions) -> int:
@@ -108,4 +114,4 @@ def commit(repo_id: str, files: dict[str, bytes]) -> str:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    cli()

@@ -4,10 +4,10 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
-from codec import STRIDE
 from codec.cli import ArgumentParser, OptionGroup, option, run
+from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from export import options as shared
 
@@ -56,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_onnx()
     export(options)
     return 0
+
+
+def cli() -> NoReturn:
+    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    run(main)
 
 
 def require_onnx() -> None:
@@ -139,4 +144,4 @@ def check_tiles(codec: "Codec", options: ExportOptions) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli()

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codec.evaluation.coded import through_files
@@ -103,7 +105,7 @@ class _Graph(nn.Module):
         return torch.from_numpy(result) + self.after if self.after.any() else torch.from_numpy(result)
 
 
-def _inference(model: onnx.ModelProto, threads: int) -> Callable[[], Sequence[np.ndarray]]:
+def _inference(model: onnx.ModelProto, threads: int) -> Callable[[], Sequence[NDArray[Any]]]:
     options = session_options()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

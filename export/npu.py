@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from codec.cli import POSITIVE, ArgumentParser, OptionGroup, option, run
 from codec.errors import InputError
@@ -87,6 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if complaints:
         raise InputError(f"{options.target} does not run all of {options.ckpt}: {'; '.join(complaints)}")
     return 0
+
+
+def cli() -> NoReturn:
+    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    run(main)
 
 
 def require(target: str) -> None:
@@ -177,8 +182,9 @@ def qualcomm(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) ->
 
     from export.chips.qualcomm import compile_model
     from export.graph import build
-    from export.graph.parts import SYMBOL_ZERO, exportable
+    from export.graph.parts import exportable
     from export.pictures import sample_picture
+    from export.runtime import SYMBOL_ZERO
 
     x = sample_picture(*options.input_size)
     model = build.build(codec, part, "depth_to_space", x)
@@ -196,4 +202,4 @@ def _words(verdict: Verdict) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli()

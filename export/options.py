@@ -4,8 +4,8 @@ import argparse
 import re
 from typing import Any, NamedTuple
 
-from codec import STRIDE
 from codec.cli import option
+from codec.description.architecture import STRIDE
 
 
 class Size(NamedTuple):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from codec.cli import ArgumentParser, OptionGroup, at_least, option, run
 from codec.errors import InputError
@@ -70,6 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         write_json(options.json, report)
     return 0
+
+
+def cli() -> NoReturn:
+    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    run(main)
 
 
 def of_files(files: Iterable[Path], options: ReportOptions) -> dict[str, Any]:
@@ -264,4 +269,4 @@ def _counted(nodes: Sequence[tuple[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli()

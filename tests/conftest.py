@@ -15,6 +15,16 @@ from programs import run
 
 from codec.blocks import registry
 
+SLOW = {"chromium", "coco224", "command", "hub", "installed", "real_coco", "small_disk", "source", "wheel"}
+"""Fixtures that start processes, servers, browsers or builds: a test with one of them is slow."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as slow what `make check` leaves out; a test that starts a process of its own says so itself."""
+    for item in items:
+        if SLOW & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def photographs() -> Path:

@@ -4,6 +4,7 @@ Each page is followed from top to bottom in a folder of its own, its Python too.
 and starts from a narrow GDN codec where the page would download the zoo's weights; QAT's phases shrink with the run.
 """
 
+import pkgutil
 import re
 import shlex
 import shutil
@@ -23,10 +24,14 @@ from codec.description.architecture import Architecture
 from codec.network.bottleneck import with_tables
 from codec.network.codec import Codec
 
-PAGES = [path.relative_to(ROOT) for path in (*sorted(ROOT.glob("README*.md")), *sorted(ROOT.glob("docs/*.md")))]
+PAGES = [
+    path.relative_to(ROOT)
+    for path in (*sorted(ROOT.glob("README*.md")), ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
+]
 ELSEWHERE = {
     "make": "the test suite, the demo and the benchmarks cannot run inside a test",
     "pip": "an installation",
+    ". .venv/": "changes the shell that it is typed in",
     "sbatch": "tests/slurm runs the batch scripts under a real SLURM",
     "SAVE_ROOT=": "the same, with a variable",
     **dict.fromkeys(("squeue", "scontrol", "scancel"), "asks a running SLURM"),
@@ -40,6 +45,9 @@ ELSEWHERE = {
 
 AFTER_TRAINING = ("docs/export.md", "docs/npu.md")
 """Pages that begin with a trained checkpoint."""
+
+FOLDERS = "accelerate_configs|benchmarks|coco224|codec|docs|export|recipes|tests|training"
+"""Of the repository: what begins so is the name of a file or a module."""
 
 SHORT = ["--max_steps", "2", "--batch_size", "4", "--recon_count", "2"]
 ZOO = ["--init_checkpoint", "zoo.safetensors"]
@@ -112,10 +120,32 @@ def follow(words: list[str], desk: Path) -> None:
     assert not module.main(words[3:])
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of the page can end with."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)", prose, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text()):
-        assert target.startswith("https://") or (ROOT / page.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)]+)", (ROOT / page).read_text()):
+        if target.startswith("https://"):
+            continue
+        path, _, heading = target.partition("#")
+        there = ROOT / page.parent / path if path else ROOT / page
+        assert there.exists(), target
+        assert not heading or heading in anchors(there), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_file_and_module_that_a_page_names_exists(page: Path) -> None:
+    named = re.findall(r"`([\w./*]+)", re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.M | re.S))
+    for name in named:
+        if re.match(rf"(?:{FOLDERS})/", name):
+            assert list(ROOT.glob(name)), name
+        elif re.match(rf"(?:{FOLDERS})\.\w", name):
+            pkgutil.resolve_name(name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

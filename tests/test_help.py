@@ -6,6 +6,8 @@ import sys
 import pytest
 from programs import ROOT
 
+pytestmark = pytest.mark.slow
+
 HEAVY = {
     "accelerate",
     "compressai",

@@ -16,6 +16,8 @@ import pytest
 import yaml
 from programs import ROOT, environment
 
+pytestmark = pytest.mark.slow
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -63,7 +65,7 @@ def test_the_wheel_holds_the_packages_and_what_a_run_needs_beside_them(wheel: Pa
     assert packages == {"codec", "coco224", "export", "training", "train_accel.py"}
     for package in ("codec", "coco224", "export", "training"):
         assert f"{package}/py.typed" in names
-    assert "codec/report.html" in names
+    assert {"codec/evaluation/report.html", "codec/hub/card.md"} <= set(names)
     shared = {name.partition("/share/npu-image-codec/")[2] for name in names if "/share/" in name}
     for folder in ("recipes", "accelerate_configs"):
         files = {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*") if path.is_file()}
@@ -78,8 +80,13 @@ def test_the_source_distribution_holds_what_a_reader_needs_and_no_tests(source: 
     with tarfile.open(archive) as files:
         names = {name.partition("/")[2] for name in files.getnames()}
     pages = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").iterdir()}
-    beside = {"CHANGELOG.md", "CITATION.cff", "LICENSE", "README.ja.md", "constraints.txt", "constraints-npu.txt"}
-    assert pages | beside | {"train_accel.py", "codec/report.html", "recipes/relu_rd.yaml"} <= names
+    beside = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.ja.md", "constraints.txt"}
+    assert (
+        pages
+        | beside
+        | {"constraints-npu.txt", "train_accel.py", "codec/evaluation/report.html", "recipes/relu_rd.yaml"}
+        <= names
+    )
     assert not [name for name in names if name.startswith("tests/")]
 
 
@@ -132,4 +139,6 @@ def test_the_citation_and_the_changelog_are_of_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["title"], citation["version"]) == (PROJECT["name"], PROJECT["version"])
     assert citation["license"] == PROJECT["license"]
-    assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text()
+    sections = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert sections[0] == "Unreleased"
+    assert sections[1].startswith(f"{PROJECT['version']} - ")

@@ -11,6 +11,8 @@ from codec.description.architecture import Architecture
 from codec.network.bottleneck import with_tables
 from codec.network.codec import Codec
 
+pytestmark = pytest.mark.slow
+
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 # What CompressAI's published models were trained with, by quality.
 LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.013, 5: 0.025, 6: 0.0483, 7: 0.0932, 8: 0.18}

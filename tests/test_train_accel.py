@@ -40,6 +40,8 @@ from programs import (
 from codec.checkpoint import load_codec
 from training.precision import is_emulated
 
+pytestmark = pytest.mark.slow
+
 FIRST = """--act relu --use_prepared true --quality 8 --epochs 10 --batch_size 16 --lr 1e-4 --alpha_l1 0.4
     --replace_parts encoder --train_scope replaced+hyper --recon_every 2 --recon_count 16 --save_dir ./checkpoints
     --recon_dir ./recon --amp true --amp_dtype bf16 --local_fp32 entropy --loss_type recon --sched cosine
@@ -161,7 +163,7 @@ def test_checkpoints_describe_themselves(finished: tuple[Path, str]) -> None:
 
 
 def test_reconstructions_match_their_originals_by_number(finished: tuple[Path, str], coco224: Path) -> None:
-    from coco224.reading.arrow import open_split
+    from coco224.dataset import open_split
 
     folder = finished[0] / "recon"
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["e002", "e004", "origin", "pre"]

@@ -10,8 +10,8 @@ from torch import Tensor
 from coco224.batches import Batch, TrainBatches, train_loader
 from coco224.dataset import Rows, open_rows
 from coco224.repository import is_repository
-from codec import STRIDE
 from codec.cli import NOT_NEGATIVE, OptionGroup, at_least, option
+from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from codec.network.pixels import to_float
 

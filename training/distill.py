@@ -72,7 +72,8 @@ def distill(codec: Codec, teacher: Codec, batches: Iterable[Tensor], steps: int)
 def _layer_before(codec: Codec, name: str) -> nn.Module:
     """Whose output the named layer of g_a or g_s takes."""
     transform, position = name.split(".")
-    return codec.get_submodule(f"{transform}.{int(position) - 1}")
+    layer: nn.Module = codec.get_submodule(f"{transform}.{int(position) - 1}")
+    return layer
 
 
 def _learn(block: nn.Module, lesson: tuple[Tensor, Tensor], exam: tuple[Tensor, Tensor], steps: int) -> Tensor:
@@ -103,7 +104,8 @@ def _learn(block: nn.Module, lesson: tuple[Tensor, Tensor], exam: tuple[Tensor, 
 def _error(block: nn.Module, pairs: tuple[Tensor, Tensor]) -> Tensor:
     """The squared error relative to the power of what the GDN gave."""
     x, y = pairs
-    return (block(x) - y).square().mean() / y.square().mean()
+    squared: Tensor = (block(x) - y).square().mean()
+    return squared / y.square().mean()
 
 
 def _gathered(batches: Iterable[Pairs]) -> Pairs:

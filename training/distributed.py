@@ -11,21 +11,35 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from codec.errors import InputError
+from codec.evaluation.ranks import launched_processes
 from training.reporting import ReportingOptions
+
+# What starts several processes of a command without telling them of each other, and how many it says.
+_STARTERS = {"srun": ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "mpirun": ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")}
 
 
 def check_launch(accelerator: Accelerator) -> None:
     """Refuses launches whose processes do not know of each other: they would overwrite each other's files.
 
     Raises:
-        InputError: the launcher's WORLD_SIZE is not the number of processes that Accelerate sees.
+        InputError: the launcher's WORLD_SIZE is not the number of processes that Accelerate sees, or srun or mpirun
+            started several without a launcher.
     """
-    launched = int(os.environ.get("WORLD_SIZE") or 1)  # some schedulers export an empty one
-    if launched != accelerator.num_processes:
+    launched = launched_processes()
+    if launched is not None and launched != accelerator.num_processes:
         raise InputError(
             f"the launcher started {launched} processes but Accelerate sees {accelerator.num_processes}, so they would "
-            "overwrite each other's files; on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu"
+            "overwrite each other's files; on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu; for one "
+            "process: unset WORLD_SIZE"
         )
+    if launched is None and accelerator.num_processes == 1:
+        for starter, names in _STARTERS.items():
+            name = next((name for name in names if os.environ.get(name, "").isdigit()), None)
+            if name and int(os.environ[name]) > 1:
+                raise InputError(
+                    f"{starter} started {os.environ[name]} tasks that do not know of each other ({name}): start one a "
+                    f"node, with accelerate launch in it; for one process: unset {name}"
+                )
 
 
 def check_precision(amp_dtype: str | None) -> None:
@@ -62,6 +76,7 @@ def make_accelerator(reporting: ReportingOptions, project_dir: str) -> Accelerat
             raise InputError(f"--report_to {name}: {name} is not installed; pip install {name}, or leave it out")
     return Accelerator(
         mixed_precision="no",
+        dynamo_backend="no",
         log_with=trackers or None,
         project_dir=project_dir,
         step_scheduler_with_optimizer=False,

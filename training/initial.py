@@ -17,7 +17,7 @@ class ModelOptions(OptionGroup):
     quality: int = option(
         8, "the zoo's quality, 1..8", rule=(range(1, 9).__contains__, "the zoo's qualities are 1..8"), decides=True
     )
-    pretrained: bool = option(True, "start from CompressAI's zoo weights, which need the internet")
+    pretrained: bool = option(True, "start from CompressAI's zoo weights, which need the internet", decides=True)
     init_checkpoint: str | None = option(
         None, "start from this checkpoint instead: ours, or a CompressAI .pth.tar", metavar="FILE"
     )
@@ -46,19 +46,28 @@ def initial_codec(model: ModelOptions) -> "Codec":
         InputError: the checkpoint cannot be read or contradicts --N and --M; the zoo's weights cannot be downloaded.
     """
     from codec.checkpoint import load_initial
-    from codec.checkpoint.zoo import zoo_state, zoo_widths
+    from codec.checkpoint.zoo import zoo_state
     from codec.network.codec import Codec
 
     if model.init_checkpoint:
-        codec = load_initial(Path(model.init_checkpoint))
+        try:
+            codec = load_initial(Path(model.init_checkpoint))
+        except InputError as error:
+            raise InputError(f"--init_checkpoint {error}") from error
         if model.N and (model.N, model.M) != (codec.N, codec.M):
             raise InputError(
                 f"--init_checkpoint {model.init_checkpoint} has N={codec.N}, M={codec.M}, not --N {model.N} "
                 f"--M {model.M}; leave --N and --M out"
             )
         return codec
-    N, M = (model.N, model.M) if model.N and model.M else zoo_widths(model.quality)
-    codec = Codec(Architecture(N, M))
+    codec = Codec(random_architecture(model))
     if model.pretrained:
         codec.load_weights(zoo_state(model.quality))
     return codec
+
+
+def random_architecture(model: ModelOptions) -> Architecture:
+    """The widths that --N and --M, or --quality, ask for, with every GDN."""
+    from codec.checkpoint.zoo import zoo_widths
+
+    return Architecture(model.N, model.M) if model.N and model.M else Architecture(*zoo_widths(model.quality))

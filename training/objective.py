@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from codec import STRIDE
 from codec.cli import NOT_NEGATIVE, POSITIVE, OptionGroup, option
+from codec.description.architecture import STRIDE
 from codec.evaluation.metrics import MS_SSIM_MIN_SIZE, bpp
 from training.msssim import ms_ssim
 

@@ -77,8 +77,8 @@ def make_optimizer(
         {"params": plain, "role": "network", "lr": lr, "weight_decay": 0.0},
         {"params": quantiles, "role": "quantiles", "lr": quantiles_lr, "weight_decay": 0.0},
     ]
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
-    return kind([group for group in groups if group["params"]], lr=lr, fused=True)
+    kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[optimizer]([group for group in groups if group["params"]], lr=lr, fused=True)
 
 
 def clipped_together(model: nn.Module, apart: bool) -> list[list[nn.Parameter]]:

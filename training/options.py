@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codec import STRIDE
 from codec.blocks import registry
 from codec.cli import ArgumentParser, expanded
+from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from training import recipe
 from training.data import DataOptions
@@ -81,7 +81,7 @@ class Options:
             for name, value in given.items()
             if not fields[name].metadata.get("local")
         ]
-        return " ".join(["accelerate launch train_accel.py", *words])
+        return " ".join([COMMAND, *words])
 
     def deciding(self) -> dict[str, Any]:
         """The options that decide the trained weights, by public name: a resumed run must have the same."""
@@ -89,6 +89,9 @@ class Options:
         flat = self.flat()
         return {name: flat[name] for name in (*names, *registry.block_options(self.replacement.act))}
 
+
+COMMAND = "accelerate launch train_accel.py"
+"""What a saved configuration begins with."""
 
 _GROUPS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Options) if field.name != "block"}
 _FIELDS = {field.name: field for cls in _GROUPS.values() for field in dataclasses.fields(cls)}
@@ -106,15 +109,22 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     first.add_argument("--plugin")
     early, _ = first.parse_known_args(argv)
     config = {} if early.config is None else recipe.read(early.config)
-    parser = _parser(early.plugin or config.get("plugin"))
+    if (
+        isinstance(config.get("plugin"), str) and early.plugin is None
+    ):  # recipes travel; code runs only where somebody typed its name
+        raise InputError(
+            f"--config {early.config} names a plugin ({config['plugin']}), which runs code: give --plugin "
+            f"{config['plugin']} to allow it"
+        )
+    parser = _parser(early.plugin)
     filed = _without_zoo(parser.parse_mapping(config, early.config))
     typed = _without_zoo(vars(parser.parse_args(argv)))
     return _build(filed | typed, typed)
 
 
-def _parser(plugin: Any) -> ArgumentParser:
+def _parser(plugin: str | None) -> ArgumentParser:
     """The whole command line; a plugin's block is registered first, so that its options are there too."""
-    if isinstance(plugin, str):  # a file may name anything else: refused with the other wrong types
+    if plugin is not None:
         registry.load_plugin(expanded(plugin))
     parser = ArgumentParser(description="Takes a learned image codec off its GDN layers.", removed=_REMOVED)
     parser.add_argument("--config", metavar="FILE", help="YAML file of options, the command line wins [none]")

@@ -161,7 +161,7 @@ class _NormexpWatch(TorchDispatchMode):
     """Notes which modules run an operator of `_NORMEXP`: the innermost one whose forward is on the way."""
 
     def __init__(self, root: str, transform: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []
         self._running: list[str] = []
         for name, module in transform.named_modules(prefix=root):

@@ -39,8 +39,11 @@ def check_regions(codec: Codec, fp32_modules: list[str]) -> None:
             )
 
 
-def quantize(codec: Codec, qat: QatOptions, initial: Codec) -> None:
+def quantize(codec: Codec, qat: QatOptions, initial: Codec | None) -> None:
     """Prepares a codec for the run, in place; ranges that the initial codec has already are where it starts from.
+
+    Args:
+        initial: None for a run that goes on: its state has the ranges.
 
     Raises:
         InputError: no step would learn ranges, and there are none to start from.
@@ -54,6 +57,8 @@ def quantize(codec: Codec, qat: QatOptions, initial: Codec) -> None:
             eval_fakequant=qat.qat_eval_fakequant,
         ),
     )
+    if initial is None:
+        return
     earlier = initial.state_dict()
     own = codec.state_dict()
     ranges = {

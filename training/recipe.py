@@ -95,7 +95,7 @@ def _value(scalar: yaml.ScalarEvent, where: str) -> str | int | float | bool | N
 
 
 _RESOLVER = Resolver()
-_READERS: dict[str, Callable[[str], Any]] = {
+_READERS: dict[str, Callable[[str], str | int | float | bool | None]] = {
     "null": lambda text: None,
     "bool": lambda text: yaml.SafeLoader.bool_values[text.lower()],
     "int": int,

@@ -1,7 +1,6 @@
 """What a run leaves behind: metrics.jsonl, curves.png, config.yaml; whatever the trackers keep, and the Hub."""
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -16,8 +15,9 @@ import yaml
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from coco224.files import whole_or_absent
+from coco224.files import FULL, in_words, whole_or_absent
 from codec.evaluation.curves import Point, curve, plot
+from training.folder import CONFIG, write_config
 from training.options import Options
 from training.state import Progress
 from training.trackers import Trackers
@@ -28,7 +28,6 @@ LAST = "last.safetensors"
 ROWS = "metrics.jsonl"
 CURVES = "curves.png"
 RATE_DISTORTION = "rd.png"
-FULL = (errno.ENOSPC, errno.EDQUOT)
 PANELS = {"loss": "loss", "bpp": "bits per pixel", "psnr": "PSNR, dB", "lr": "learning rate"}
 
 
@@ -56,7 +55,11 @@ class Record:
             self.folder.mkdir(parents=True, exist_ok=True)
             keep_rows_up_to(self.folder / ROWS, progress)
             config = yaml.safe_dump(options.flat(), sort_keys=False)
-            (self.folder / "config.yaml").write_text(f"# {options.command()}\n{config}")
+            written = write_config(self.folder, f"# {options.command()}\n{config}")
+            if written.name != CONFIG:
+                self.say(
+                    f"options     {self.folder / CONFIG} is not this program's and stays: they are in {written.name}"
+                )
             if options.reporting.push_to_hub:
                 plugin, recon_dir = options.replacement.plugin, options.output.recon_dir
                 self.uploads = Uploads(self.folder / LAST, options.reporting, self.say, plugin, recon_dir)
@@ -82,8 +85,10 @@ class Record:
         what = f"step {step} skipped: rank {rank} met NaN, Inf or a huge value in {module}"
         self.bar.write(f"{what}; pictures: {', '.join(files)}", file=sys.stderr)
         row = {"kind": "fault", "step": step, "rank": rank, "module": module, "files": files}
-        with self.unless_full(ROWS):
+        try:  # on a rank that may not have the folder
             append_json_line(self.folder / ROWS, row)
+        except OSError as error:
+            self.bar.write(f"the fault is not in {ROWS} ({in_words(error)})", file=sys.stderr)
 
     @contextlib.contextmanager
     def unless_full(self, what: str) -> Iterator[None]:

@@ -1,84 +1,126 @@
 """What a run goes on from: the state that fits its options, or a fresh start that loses nothing."""
 
-import shutil
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from coco224.files import in_words, read_regular
 from codec.errors import InputError
+from training.folder import STATE, check_free, new_id, read_marker
 from training.options import Options
 from training.state import Progress, Saved, load_state, newest_whole
 
-# What a run writes into its save_dir.
-RUN_FILES = (
-    "state",
-    "last.safetensors",
-    "best_*.safetensors",
-    "config.yaml",
-    "metrics.jsonl",
-    "curves.png",
-    "summary.json",
-)
+# The files that decide a run: their contents must agree, wherever they lie now.
+DECISIVE = ("init_checkpoint", "plugin")
 
 
-def saved_state(options: Options, data: str, accelerator: Accelerator) -> Saved | None:
-    """The state to resume from; None for a new run.
+@dataclass(frozen=True)
+class Origin:
+    """Where a run goes on from.
+
+    Attributes:
+        state: the folder of a state; None for a new run.
+        in_place: the state is in --save_dir already: the run goes on there.
+        run: the run's id.
+    """
+
+    state: Path | None
+    in_place: bool
+    run: str
+
+
+def find_origin(options: Options, accelerator: Accelerator) -> Origin:
+    """Looks for the state to resume from; the main process's view of the disk is everyone's.
+
+    Raises:
+        InputError: on every rank, where no state is whole, or the run would replace files that are not its own.
+    """
+    origin: Origin | None = None
+    refusal = ""
+    if accelerator.is_main_process:
+        try:
+            origin = _origin(options)
+        except InputError as error:
+            refusal = str(error)
+        except OSError as error:
+            refusal = f"--save_dir {options.output.save_dir}: {in_words(error)}"
+    origin, refusal = broadcast_object_list([origin, refusal])
+    if origin is None:
+        raise InputError(refusal)
+    return origin
+
+
+def _origin(options: Options) -> Origin:
+    output = options.output
+    folder = Path(output.save_dir)
+    marker = read_marker(folder)
+    state: Path | None = None
+    if output.resume == "auto":
+        state = newest_whole(folder / STATE, marker.id if marker else "")
+    elif output.resume != "none":
+        state = newest_whole(Path(output.resume))
+        if state is None:
+            raise InputError(f"--resume {output.resume}: no state of a run there; give the folder state/ of a run")
+    if state and state.resolve().parent == (folder / STATE).resolve():
+        return Origin(state, True, marker.id if marker else load_state(state).progress.run or new_id())
+    check_free(output)
+    return Origin(state, False, new_id())
+
+
+def saved_state(origin: Origin, options: Options, data: str) -> Saved | None:
+    """The state to resume from, with this command's options; None for a new run.
 
     Args:
         data: the fingerprint of this dataset.
 
     Raises:
-        InputError: the saved run differs from this one or is damaged, or `--resume none` would mix two runs.
+        InputError: the saved run differs from this one.
     """
-    output = options.output
-    found: Path | None = None
-    if output.resume == "none":
-        if earlier_files(Path(output.save_dir)) and not output.overwrite:
-            raise InputError(
-                f"--save_dir {output.save_dir} holds a run; resume it with --resume auto, choose another --save_dir, "
-                "or start over with --resume none --overwrite true"
-            )
-    elif output.resume == "auto":
-        found = newest_whole(Path(output.save_dir) / "state")
-    else:
-        found = newest_whole(Path(output.resume))
-        if found is None:
-            raise InputError(f"--resume {output.resume}: no state of a run there; give the folder state/ of a run")
-    path = broadcast_object_list([found])[0]  # the main process's view of the disk is everyone's
-    if path is None:
+    if origin.state is None:
         return None
-    saved = load_state(path)
-    require_agreement(saved.progress, options, data)
+    saved = load_state(origin.state)
+    files = checksums(options)
+    require_agreement(saved.progress, options, data, files)
     saved.progress.options = options.flat()
+    saved.progress.run = origin.run
+    saved.progress.files = files | saved.progress.files
     return saved
 
 
-def fresh_progress(options: Options, data: str) -> Progress:
+def fresh_progress(options: Options, data: str, run: str) -> Progress:
     """The progress of a new run on the dataset with this fingerprint."""
-    return Progress(options=options.flat(), data=data)
+    return Progress(options=options.flat(), data=data, run=run, files=checksums(options))
 
 
-def earlier_files(folder: Path) -> list[Path]:
-    """What an earlier run left in a `save_dir`."""
-    return [path for name in RUN_FILES for path in folder.glob(name)]
+def checksums(options: Options) -> dict[str, str]:
+    """SHA-256 of the files that decide a run, by option; without those that are not there any more.
+
+    Nor with one that lies in --save_dir: the run replaces it.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    flat = options.flat()
+    folder = Path(options.output.save_dir).resolve()
+    paths = {name: Path(flat[name]) for name in DECISIVE if flat[name]}
+    sums = {}
+    for name, path in paths.items():
+        if path.exists() and path.resolve().parent != folder:
+            sums[name] = hashlib.sha256(read_regular(path)).hexdigest()
+    return sums
 
 
-def make_room(folder: Path, accelerator: Accelerator) -> None:
-    """Removes an earlier run's files for a new run that is ready to start."""
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        for path in earlier_files(folder):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def require_agreement(saved: Progress, options: Options, data: str) -> None:
+def require_agreement(saved: Progress, options: Options, data: str, files: dict[str, str]) -> None:
     """Refuses to continue a run with other settings.
 
     Args:
         options: of this command.
         data: this dataset's fingerprint.
+        files: the checksums of the files that decide this run.
 
     Raises:
         InputError: naming each difference.
@@ -88,6 +130,13 @@ def require_agreement(saved: Progress, options: Options, data: str) -> None:
         for name, value in options.deciding().items()
         if saved.options.get(name) != value
     ]
+    given = options.flat()
+    for name in DECISIVE:
+        then, now = saved.options.get(name), given[name]
+        if bool(then) != bool(now):
+            differences.append(f"--{name} {_text(then)} there, {_text(now)} here")
+        elif name in files and saved.files.get(name, files[name]) != files[name]:
+            differences.append(f"--{name} {now} has another content")
     if saved.data != data:
         differences.append("another dataset")
     if differences:

@@ -40,6 +40,7 @@ class Run:
         micro_batches: this rank's batches, from the step at which the run starts.
         fp32_modules: the regions of local FP32, by name.
         distilled: how well each block follows its GDN after a distilled start, in dB; empty without one.
+        in_place: it goes on from a state in --save_dir.
         last_metrics: validation figures of the current weights; empty once these have moved on.
     """
 
@@ -61,6 +62,7 @@ class Run:
     micro_batches: Iterator[Batch]
     fp32_modules: list[str]
     distilled: dict[str, float]
+    in_place: bool = False
     last_metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -92,7 +94,8 @@ class Run:
             parameter.requires_grad_(ours.requires_grad)
         if self.fp32_modules:
             apply_local_fp32(copy, "custom", self.fp32_modules)
-        return copy.to(self.device, memory_format=memory_format(self.options.numerics))
+        copy.to(self.device, memory_format=memory_format(self.options.numerics))
+        return copy
 
     def round_weights(self) -> None:
         """Rounds the weights of a quantized codec to their grids (GPTQ), on all ranks alike."""

@@ -11,6 +11,7 @@ from codec.checkpoint import Description, as_file
 from codec.errors import InputError
 from codec.network.codec import Codec
 from training.distributed import sum_over_ranks
+from training.folder import STATE, Marker, mark
 from training.record import LAST, Record
 from training.run import Run
 from training.state import model_tensors, optimizer_tensors, save_state
@@ -46,7 +47,8 @@ def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False) ->
                 # The state last: a kill before it repeats the steps and writes all of it again.
                 write_last(folder, contents)
                 keep_best(folder, figures, progress.best, record)
-                save_state(folder / "state", output.keep_checkpoints, model, optimizer, here)
+                save_state(folder / STATE, output.keep_checkpoints, model, optimizer, here)
+                mark(folder, Marker(here.run, saved=True))
                 record.checkpoint(here.step, ends_run)
                 return True
             return False

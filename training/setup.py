@@ -1,44 +1,50 @@
 """From options to everything that the training loop uses, refusing what cannot work before the first step."""
 
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
-from codec.errors import InputError
+from codec.evaluation.ranks import drop_empty_variables
 from codec.network.codec import Codec
 from codec.quantization.phases import build
+from training.agreement import check_agreement, facts
+from training.compiling import check_compiler, check_dynamo, compile_all
 from training.data import TrainingData, batches_of, micro_batches, open_splits
-from training.deconvolution import set_biases_apart
 from training.distributed import check_launch, check_precision, is_sharded, make_accelerator
 from training.faults import Watch
+from training.folder import check_outputs
 from training.memory import keep_freed_memory
-from training.objective import RateDistortion
 from training.optim import clipped_together, make_optimizer
 from training.options import Options
 from training.phases import check_phases
 from training.precision import memory_format
-from training.resume import accumulation_for, fresh_progress, make_room, saved_state
+from training.resume import accumulation_for, checksums, find_origin, fresh_progress, saved_state
 from training.run import Run
-from training.start import starting_codec
+from training.start import check_start, starting_codec
 from training.state import Saved, load_optimizer_tensors
 from training.uploads import check_hub
 
 
-def set_up(options: Options) -> Run:
+def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
     """Builds a run, from its saved state where it resumes. The order matters: what is cheap to refuse comes first.
+
+    Args:
+        accelerator: what `launch` gave for these options; None: it is called here.
 
     Raises:
         InputError, DataError: the options, the data, the checkpoint or the launch cannot work.
     """
-    accelerator = launch(options)
+    accelerator = accelerator or launch(options)
+    origin = find_origin(options, accelerator)
+    if origin.state is None:
+        check_start(options)
     rows, validation = open_splits(options.data)
-    saved = saved_state(options, rows.fingerprint, accelerator)
-    progress = saved.progress if saved else fresh_progress(options, rows.fingerprint)
+    check_agreement({"the dataset": rows.fingerprint}, accelerator)
+    saved = saved_state(origin, options, rows.fingerprint)
+    progress = saved.progress if saved else fresh_progress(options, rows.fingerprint, origin.run)
 
     # Where and how far: the order of the data is a function of the seed and the step.
     batches = batches_of(
@@ -59,6 +65,7 @@ def set_up(options: Options) -> Run:
     # The codec: its weights, its blocks, its quantization.
     set_seed(options.numerics.seed)
     start = starting_codec(options, rows, saved, accelerator)
+    progress.architecture = asdict(replace(start.codec.architecture, quantization=None))
     eval_codec: Codec = build(start.codec.architecture).eval().requires_grad_(False)
     eval_codec.to(accelerator.device, memory_format=memory_format(options.numerics))
     loss = compile_all(start.codec, eval_codec, options.loss, options, accelerator)
@@ -73,10 +80,6 @@ def set_up(options: Options) -> Run:
         load_optimizer_tensors(start.codec, optimizer, saved.optimizer)
         schedule.plateau.update(progress.plateau)
         scaler.load_state_dict(progress.scaler)
-
-    # Nothing can be refused any more: only now an earlier run makes room.
-    if options.output.resume == "none":
-        make_room(Path(options.output.save_dir), accelerator)
     return Run(
         options=options,
         accelerator=accelerator,
@@ -98,6 +101,7 @@ def set_up(options: Options) -> Run:
         ),
         fp32_modules=start.fp32_modules,
         distilled=start.distilled,
+        in_place=origin.in_place,
     )
 
 
@@ -105,47 +109,24 @@ def launch(options: Options) -> Accelerator:
     """The Accelerator of this launch.
 
     Raises:
-        InputError: the launch contradicts the options, or the Hub will not take this run's checkpoints.
+        InputError: the launch contradicts the options, the processes differ, an output folder cannot be written, there
+            is no compiler, or the Hub will not take this run's checkpoints.
     """
     numerics = options.numerics
+    drop_empty_variables()
     check_precision(numerics.amp_dtype if numerics.amp else None)
+    check_dynamo(numerics.compile)
+    if numerics.compile:
+        check_compiler()
     accelerator = make_accelerator(options.reporting, options.output.save_dir)
     check_launch(accelerator)
+    check_agreement(facts(options, checksums(options)), accelerator)
+    check_outputs(options.output, accelerator)
     if options.reporting.push_to_hub:
         check_hub(options.reporting, accelerator)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     return accelerator
-
-
-def compile_all(
-    codec: Codec, eval_codec: Codec, objective: RateDistortion, options: Options, accelerator: Accelerator
-) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
-    """Compiles both codecs in place where --compile, or the device, wants it; returns the loss, compiled then too.
-
-    Raises:
-        InputError: --compile true under FSDP.
-    """
-    sharded, wanted = is_sharded(accelerator), options.numerics.compile
-    if wanted is None:
-        wanted = accelerator.device.type == "cuda" and not sharded
-    if not wanted:
-        return objective
-    if sharded:
-        raise InputError(
-            "--compile true under FSDP, whose hooks are no part of a graph: leave --compile out, or use DDP"
-        )
-    if accelerator.device.type == "cpu":
-        set_biases_apart(codec)
-    # DDP's own splitting of the graph would hide communication, which takes a hundredth of a step here.
-    torch._dynamo.config.optimize_ddp = False
-    # Training and evaluation share the code of a forward and so its cache, with a graph for each phase of QAT
-    # and, in evaluation, for symbols that fit 8 bits and that do not.
-    torch._dynamo.config.recompile_limit = 16
-    for model in (codec, eval_codec):  # in place: the names in the state dict stay
-        model.compile(fullgraph=True, dynamic=False)  # else the other's picture size would make this one's dynamic
-    compiled: Callable[..., tuple[Tensor, dict[str, Tensor]]] = torch.compile(objective, fullgraph=True)
-    return compiled
 
 
 def _accumulation(options: Options, saved: Saved | None, accelerator: Accelerator) -> int:

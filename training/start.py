@@ -2,20 +2,23 @@
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from coco224.dataset import Rows
 from codec.blocks import options_dict
-from codec.description.architecture import TRANSFORMS, BlockChoice
+from codec.description.architecture import TRANSFORMS, Architecture, BlockChoice
+from codec.description.typed import from_json
+from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.quantization.calibrate import equalize_channels
 from codec.quantization.phases import in_float
 from training.data import first_batches
 from training.distill import FIT_BATCHES, distill
 from training.distributed import broadcast_parameters, is_sharded
-from training.initial import initial_codec
+from training.initial import initial_codec, random_architecture
 from training.options import Options
 from training.precision import apply_local_fp32, memory_format
 from training.qat import calibration_pictures, check_regions, enter_phase, quantize
@@ -48,16 +51,20 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
         InputError: the checkpoint, the blocks or the regions of local FP32 cannot work.
     """
     numerics, replacement, qat = options.numerics, options.replacement, options.qat
-    initial = initial_codec(options.model)
-    codec = in_float(initial)
-    distilled = replace_blocks(codec, options, None if saved else rows, accelerator)
+    if saved and saved.progress.architecture:  # neither the first weights nor their file are needed any more
+        initial = codec = Codec(from_json(Architecture, saved.progress.architecture, "architecture")).train()
+        distilled = {}
+    else:
+        initial = initial_codec(options.model)
+        codec = in_float(initial)
+        distilled = replace_blocks(codec, options, None if saved else rows, accelerator)
     set_trainable(
         codec,
         trainable_modules(codec, replacement.replace_parts, replacement.train_scope),
         train_quantiles=options.entropy_model.eb_aux,
     )
     if qat.qat:
-        quantize(codec, qat, initial)
+        quantize(codec, qat, None if saved else initial)
     globs = tuple((numerics.local_fp32_custom or "").split(","))
     fp32_modules = apply_local_fp32(codec, numerics.local_fp32, globs) if numerics.amp else []
     if saved:
@@ -74,6 +81,28 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
     return Start(codec, fp32_modules, distilled)
 
 
+def check_start(options: Options) -> None:
+    """Refuses a start from a file that is not there, and blocks that cannot be built, before the data is opened.
+
+    Raises:
+        InputError: saying which.
+    """
+    model, replacement = options.model, options.replacement
+    if model.init_checkpoint:  # says how many channels blocks have
+        if not Path(model.init_checkpoint).is_file():
+            raise InputError(f"--init_checkpoint {model.init_checkpoint}: no such file; give the path of a checkpoint")
+    elif replacement.plugin:
+        put_blocks(Codec(random_architecture(model)), options)
+
+
+def put_blocks(codec: Codec, options: Options) -> None:
+    """Puts the blocks in the place of GDN."""
+    replacement = options.replacement
+    choice = BlockChoice(replacement.act, options_dict(replacement.act, options.block))
+    for part in TRANSFORMS[replacement.replace_parts]:
+        codec.replace_blocks(part, choice)
+
+
 def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerator: Accelerator) -> dict[str, float]:
     """Puts the blocks in the place of GDN, with a distilled start on `rows` where --distill_steps asks for one.
 
@@ -82,9 +111,7 @@ def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerato
     """
     replacement = options.replacement
     teacher = copy.deepcopy(codec)
-    choice = BlockChoice(replacement.act, options_dict(replacement.act, options.block))
-    for part in TRANSFORMS[replacement.replace_parts]:
-        codec.replace_blocks(part, choice)
+    put_blocks(codec, options)
     codec.train()
     if not replacement.distill_steps or rows is None:
         return {}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from dataclasses import asdict, dataclass, field
@@ -14,13 +15,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from coco224.files import sync_folder
+from coco224.files import in_words, sync_folder
 from codec.errors import InputError
 from codec.network.bottleneck import TABLES
 from training.distributed import gathered
 
 FILES = ("model.safetensors", "optimizer.safetensors", "progress.json")
 MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-(\d{8,})")
+_LEFTOVER = re.compile(r"\.step-\d{8,}(\.old)?")
 
 
 @dataclass
@@ -38,6 +41,9 @@ class Progress:
         global_batch: pictures an optimizer step.
         data: the dataset's fingerprint.
         tracker: what trackers need to go on with the same run (the W&B run's id).
+        run: the id of the run; empty in states of version 0.1.0, as are the next two.
+        files: checksums of the files that decide a run, by option: --init_checkpoint and --plugin.
+        architecture: the float codec's, from which a resumed run builds it.
     """
 
     step: int = 0
@@ -50,6 +56,9 @@ class Progress:
     global_batch: int = 0
     data: str = ""
     tracker: dict[str, Any] = field(default_factory=dict)
+    run: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    architecture: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,17 +112,18 @@ def save_state(
     """Writes `folder/step-NNNNNNNN`, whole or not at all, then prunes to the newest `keep`.
 
     Files are written and synced under a temporary name, the manifest with their checksums last; then one rename makes
-    the folder appear. Nothing older is removed before that.
+    the folder appear. Nothing older is removed before that, and nothing that another run or a user put there.
     """
     final = folder / f"step-{progress.step:08d}"
     beside, aside = folder / f".{final.name}", folder / f".{final.name}.old"
     for left in folder.glob(".step-*"):  # by a kill in the middle of this function
-        shutil.rmtree(left)
+        if _LEFTOVER.fullmatch(left.name):
+            remove_folder(left)
     contents = (save(model), save(optimizer), json.dumps(asdict(progress), indent=1).encode())
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in zip(FILES, contents, strict=True)}
     manifest = json.dumps(sums, indent=1).encode()
     try:
-        beside.mkdir(parents=True)
+        beside.mkdir(parents=True, exist_ok=True)
         for name, content in zip((*FILES, MANIFEST), (*contents, manifest), strict=True):
             _write_synced(beside / name, content)
         sync_folder(beside)
@@ -125,19 +135,44 @@ def save_state(
     beside.rename(final)
     sync_folder(folder)
     shutil.rmtree(aside, ignore_errors=True)
-    states = _newest_first(folder)
+    states = own_states(folder, progress.run)
     own = states.index(final)
     for other in states[:own] + states[own + keep :]:  # newer ones are damaged, or of a future that was given up
-        shutil.rmtree(other)
+        remove_folder(other)
 
 
-def newest_whole(folder: Path) -> Path | None:
+def remove_folder(path: Path) -> None:
+    """Removes a folder; what cannot be removed is said, and stays."""
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        warnings.warn(f"{path} is not needed any more and cannot be removed: {in_words(error)}", stacklevel=2)
+
+
+def own_states(folder: Path, run: str = "") -> list[Path]:
+    """The states that a run wrote into a folder, newest first: a copy under another name is somebody else's.
+
+    Args:
+        run: the id of the run; empty: any.
+    """
+    try:
+        named = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted((path for path in named if _belongs(path, run)), key=_step, reverse=True)
+
+
+def newest_whole(folder: Path, run: str = "") -> Path | None:
     """The newest state folder whose checksums hold, None where there is no state; a damaged newer one is named.
+
+    Args:
+        folder: of states, or a state itself.
+        run: the id of the run whose states count; empty: any.
 
     Raises:
         InputError: there are states and none is whole.
     """
-    candidates = _newest_first(folder)
+    candidates = [folder] if (folder / MANIFEST).is_file() else own_states(folder, run)
     for candidate in candidates:
         damage = _damage(candidate)
         if not damage:
@@ -152,8 +187,15 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def load_state(path: Path) -> Saved:
-    """A state folder that `newest_whole` gave."""
-    progress = Progress(**json.loads((path / "progress.json").read_text()))
+    """A state folder that `newest_whole` gave.
+
+    Raises:
+        InputError: a later version of this program wrote it.
+    """
+    values = json.loads((path / "progress.json").read_text())
+    if unknown := values.keys() - asdict(Progress()).keys():
+        raise InputError(f"{path} is of a later version of this program ({', '.join(sorted(unknown))}): update it")
+    progress = Progress(**values)
     return Saved(progress, load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors"))
 
 
@@ -164,9 +206,18 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    """The states in a folder; the folder itself where it is one."""
-    return [folder] if (folder / MANIFEST).is_file() else sorted(folder.glob("step-*"), reverse=True)
+def _step(path: Path) -> int:
+    """The step that a state's name says."""
+    return int(path.name.removeprefix("step-"))
+
+
+def _belongs(path: Path, run: str) -> bool:
+    """Whether a state is of the step that its name says, and of the run; a damaged one counts by its name."""
+    try:
+        progress = json.loads((path / "progress.json").read_text())
+        return progress["step"] == _step(path) and (not run or progress.get("run", "") in ("", run))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return True
 
 
 def _damage(folder: Path) -> str:

@@ -1,21 +1,27 @@
 """What Accelerate's trackers are told. `metrics.jsonl` has every figure without them; none stops training."""
 
+import atexit
+import contextlib
 import functools
 import os
+import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 
+from coco224.reading.rows import Pixels
 from training.options import Options
 from training.state import Progress
 
 WANDB_SECONDS = "30"  # that an unreachable W&B may hold up the start; WANDB_INIT_TIMEOUT says otherwise
-WANDB_LAST_SECONDS = 60  # that it may hold up the end; `wandb sync` brings the rest
+LAST_SECONDS = 60  # that trackers may hold up the end; `wandb sync` brings the rest
 
 
 class Trackers:
@@ -28,12 +34,15 @@ class Trackers:
         self.accelerator = accelerator
         self.options = options
         self.points: list[list[float]] = []
+        self.processes: set[psutil.Process] = set()
         if accelerator.is_main_process and accelerator.log_with:
+            before = set(psutil.Process().children(recursive=True))
             try:
                 self._start(progress)
             except Exception as error:  # any tracker's own errors
                 accelerator.trackers = []
                 warnings.warn(f"tracking stopped, training goes on: {error}", stacklevel=2)
+            self.processes = set(psutil.Process().children(recursive=True)) - before
 
     def log(self, kind: str, step: int, figures: dict[str, Any]) -> None:
         """Hands numbers over as `kind/name`, at an optimizer step."""
@@ -45,7 +54,7 @@ class Trackers:
             else:
                 self._tell(tracker, functools.partial(tracker.log, numbers, step=step))
 
-    def pictures(self, step: int, grid: np.ndarray, pairs: list[np.ndarray]) -> None:
+    def pictures(self, step: int, grid: Pixels, pairs: list[Pixels]) -> None:
         """Hands over a grid, uint8 [H, W, 3], and its pairs (original | reconstruction), where pictures are taken."""
         for tracker in self.accelerator.trackers:
             if tracker.name == "wandb":
@@ -63,9 +72,23 @@ class Trackers:
                 self._tell(tracker, functools.partial(_log_artifact, tracker, file, step))
 
     def finish(self) -> None:
-        """Ends the trackers."""
-        for tracker in self.accelerator.trackers:
-            self._tell(tracker, tracker.finish)
+        """Ends the trackers; one that has not ended in a minute is given up."""
+
+        def work() -> None:
+            for tracker in list(self.accelerator.trackers):
+                self._tell(tracker, tracker.finish)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(LAST_SECONDS)
+        if thread.is_alive():
+            names = ", ".join(tracker.name for tracker in self.accelerator.trackers)
+            warnings.warn(f"{names} did not end within {LAST_SECONDS} s and is given up", stacklevel=2)
+            self.accelerator.trackers = []
+            for process in self.processes:  # else the interpreter waits for them at its own end
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            atexit.register(sys.stderr.close)  # before W&B's own hook, which cannot reach them any more and says so
 
     def _start(self, progress: Progress) -> None:
         """Starts them with the run's options as configuration; a resumed run goes on in its W&B run."""
@@ -80,7 +103,7 @@ class Trackers:
         import wandb
 
         seconds = float(os.environ.get("WANDB_INIT_TIMEOUT", WANDB_SECONDS))
-        init["settings"] = wandb.Settings(init_timeout=seconds, finish_timeout=WANDB_LAST_SECONDS)
+        init["settings"] = wandb.Settings(init_timeout=seconds, finish_timeout=LAST_SECONDS)
         try:
             start(init_kwargs={"wandb": init})
         except wandb.Error as error:  # no account, no network
@@ -115,7 +138,7 @@ class Trackers:
             warnings.warn(f"{tracker.name} stopped, training goes on: {error}", stacklevel=2)
 
 
-def _log_to_wandb(tracker: Any, step: int, grid: np.ndarray, pairs: list[np.ndarray]) -> None:
+def _log_to_wandb(tracker: Any, step: int, grid: Pixels, pairs: list[Pixels]) -> None:
     import wandb
 
     captioned = [

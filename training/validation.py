@@ -1,5 +1,6 @@
 """Evaluation inside a run, every rank its share, on a copy with fresh tables; and reconstructions."""
 
+import contextlib
 import itertools
 import math
 from pathlib import Path
@@ -10,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from coco224.batches import EvalBatches
+from coco224.reading.rows import Pixels
 from codec.evaluation.figures import Figures, evaluate, means, sums_and_counts
 from codec.network.codec import Codec
 from codec.network.pixels import to_uint8
 from training.distributed import sum_over_ranks
-from training.preempt import StopSignal
+from training.preempt import Preempted, StopSignal
 from training.qat import latent_in_float
 from training.record import Record
 from training.run import Run
@@ -36,7 +38,9 @@ def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: in
     step, accelerator = run.progress.step, run.accelerator
     shares = EvalBatches(run.data.validation, run.eval_batch, accelerator.process_index, accelerator.num_processes)
     until_stopped = (batch.images for batch in itertools.takewhile(lambda _: not stop.name, shares))
-    mine = list(evaluate(codec, until_stopped, run.device, batch_size=run.eval_batch))
+    mine: list[Figures] = []
+    with contextlib.suppress(Preempted), stop.at_once():  # its compilation can take a minute
+        mine.extend(evaluate(codec, until_stopped, run.device, batch_size=run.eval_batch))
     figures = _means(mine, run, bool(stop.name))
     if "ms_ssim" in figures:
         figures["rd"] = run.objective.rd(figures["l1"], figures["ms_ssim"], figures["bpp_estimated"])
@@ -69,7 +73,7 @@ def save_reconstructions(run: Run, record: Record, codec: Codec, name: str) -> N
     if not run.accelerator.is_main_process:
         return
     root = Path(output.recon_dir)
-    pairs: list[np.ndarray] = []
+    pairs: list[Pixels] = []
 
     def keep(x: Tensor, x_hat: Tensor) -> None:
         pairs.extend(np.concatenate([_as_images(x), _as_images(x_hat)], axis=2))
@@ -82,25 +86,25 @@ def save_reconstructions(run: Run, record: Record, codec: Codec, name: str) -> N
     def write() -> None:
         with record.unless_full(f"the reconstructions {root / name}"):
             for number, (original, reconstruction) in enumerate(np.split(pair, 2, axis=1) for pair in pairs):
-                _write_png(root / "origin" / f"{number:05d}.png", original)
-                _write_png(root / name / f"{number:05d}.png", reconstruction)
-            _write_png(root / f"{name}.png", grid)
+                write_png(root / "origin" / f"{number:05d}.png", original)
+                write_png(root / name / f"{number:05d}.png", reconstruction)
+            write_png(root / f"{name}.png", grid)
 
     record.writer.submit(write)
     record.trackers.pictures(run.progress.step, grid, pairs)
 
 
-def _as_images(x: Tensor) -> np.ndarray:
-    images: np.ndarray = to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
+def _as_images(x: Tensor) -> Pixels:
+    images: Pixels = to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
     return images
 
 
-def _write_png(path: Path, image: np.ndarray) -> None:
+def write_png(path: Path, image: Pixels) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path)
 
 
-def _grid(pairs: list[np.ndarray]) -> np.ndarray:
+def _grid(pairs: list[Pixels]) -> Pixels:
     """Pairs (original | reconstruction) in a grid about as wide as high; missing ones black."""
     columns = math.ceil(math.sqrt(len(pairs) / 2))
     pairs = pairs + [np.zeros_like(pairs[0])] * (-len(pairs) % columns)

@@ -1,6 +1,6 @@
 """Blocks that the study measures beside the product's own: a control, and other forms of the gate and of ReLU.
 
-python train_accel.py --plugin benchmarks/study_blocks.py --act gate_local ...
+python train_accel.py --plugin benchmarks/study/blocks.py --act gate_local ...
 """
 
 import torch
@@ -83,7 +83,8 @@ class PiecedGate(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         magnitude = self.magnitude(x)
-        return x * (self.gain(magnitude) + F.relu(self.bend(magnitude))).clamp(0, self.high)
+        y: Tensor = x * (self.gain(magnitude) + F.relu(self.bend(magnitude))).clamp(0, self.high)
+        return y
 
     @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor) -> None:
@@ -97,11 +98,12 @@ class LocalGate(Gate):
 
     def __init__(self, channels: int, high: float) -> None:
         super().__init__(channels, high)
-        self.local = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
-        nn.init.dirac_(self.local.weight, groups=channels)
+        self.neighbours = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        nn.init.dirac_(self.neighbours.weight, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gain(self.local(self.magnitude(x))).clamp(0, self.high)
+        y: Tensor = x * self.gain(self.neighbours(self.magnitude(x))).clamp(0, self.high)
+        return y
 
 
 def _register(name: str, block: type[nn.Module], *bounds: float) -> None:

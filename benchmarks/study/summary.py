@@ -9,7 +9,7 @@ import torch
 from benchmarks.compilers import CORES
 from benchmarks.deployment import PARTS, THREADS, graphs, measure
 from benchmarks.harness import RESULTS, Row, publish
-from benchmarks.study.run import CONTROL, PLUGIN, Study
+from benchmarks.study.plan import CONTROL, PLUGIN, Study
 from codec.blocks import load_plugin
 from codec.evaluation.curves import Curve, NoDifference, Point, curve, difference
 from export.pictures import sample_picture
@@ -34,7 +34,7 @@ def summarize(study: Study, images: str, budget: str) -> None:
     names = sorted(path.parent.name for path in study.folder.glob("*/figures.json"))
     pictures = Path(images).name
     details = {
-        "command": f"python -m benchmarks.study.run --coco_dir COCO --images {pictures} --out DIR --budget {budget}",
+        "command": f"python -m benchmarks.study --coco_dir COCO --images {pictures} --out DIR --budget {budget}",
         "budget": vars(study.budget),
         "pictures": pictures,
         "learning rates": {act: study.rate(act) for act in study.budget.acts},

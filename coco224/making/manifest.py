@@ -13,8 +13,8 @@ from PIL import features as pillow_features
 from coco224.errors import DataError
 from coco224.files import read_json, write_whole
 from coco224.making.shards import Report
+from coco224.photographs import resize
 from coco224.photographs.folder import Source
-from coco224.photographs.resize import cykooz_resizer
 
 MANIFEST = "manifest.json"
 _LARGEST_SIZE = 8192
@@ -44,8 +44,8 @@ def checked_manifest(path: Path, where: str) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """The packages and libraries that decide a dataset's bytes."""
-    resizer = ["cykooz-resizer"] if cykooz_resizer else []  # else it is Pillow
-    packages = {package: version(package) for package in ("datasets", "numpy", "pillow", "pyarrow", *resizer)}
+    names = ("datasets", "numpy", "pillow", "pyarrow", *resize.packages())
+    packages = {package: version(package) for package in names}
     return packages | {name: str(pillow_features.version(name)) for name in ("libjpeg_turbo", "webp", "zlib")}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from coco224.files import read_regular
 from coco224.metadata import jpeg_is_whole, png_depth, without_metadata
@@ -74,7 +74,7 @@ def read_photograph(path: Path, shortest: int | None = None) -> Photograph:
             return _decode_despite_metadata(data, shortest)
     except BadPhotograph:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BadPhotograph("not a JPEG, PNG, BMP or WebP picture" if data else "an empty file") from None
     except MemoryError:
         raise BadPhotograph("too large for the memory") from None

@@ -8,6 +8,11 @@ except ModuleNotFoundError:  # no wheel for this processor: pyproject.toml asks 
     cykooz_resizer = None
 
 
+def packages() -> list[str]:
+    """The packages beside Pillow that decide what `bicubic` gives."""
+    return ["cykooz-resizer"] if cykooz_resizer else []
+
+
 def bicubic(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Image.Image:
     """The box (left, top, right, bottom, in pixels) of an RGB picture as a size x size picture.
 

@@ -13,26 +13,17 @@ from coco224.errors import DataError
 from coco224.files import in_words, open_regular, read_json
 from coco224.photographs.decode import FORMATS
 from coco224.reading.rows import Ints, Pixels, Rows
-from coco224.repository import is_repository
 
 _COLUMNS = ["image", "file_name"]
 _LARGEST = 8192  # side of an encoded row in pixels
 
 
-def open_split(coco_dir: str | Path, split: str) -> Rows | None:
+def open_folder(folder: Path, split: str) -> Rows | None:
     """Opens `train` or `validation` of a dataset that `coco224.prepare` made; None where it has no such split.
-
-    The Arrow files are mapped, not read: memory does not grow with them. A name USER/NAME that is no path is a dataset
-    on the Hub.
 
     Raises:
         DataError: the folder is no such dataset, or is damaged.
     """
-    folder = Path(coco_dir)
-    if not folder.exists() and is_repository(str(coco_dir)):
-        from coco224.reading.download import download_split
-
-        return download_split(str(coco_dir), split)
     try:
         if split not in list(read_json(folder / "dataset_dict.json")["splits"]):
             return None
@@ -41,21 +32,36 @@ def open_split(coco_dir: str | Path, split: str) -> Rows | None:
         if odd := [name for name in names if name != Path(name).name]:
             raise ValueError(f"{odd[0]!r} is no name of a file")
         fingerprint = str(state["_fingerprint"])
-        tables = [_mapped(folder / split / name) for name in names]
-        table = pa.concat_tables([_columns(folder, split, table) for table in tables])
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(_no_dataset(folder, split)) from None
-    except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         reason = in_words(error) if isinstance(error, OSError) else " ".join(str(error).split())
         raise DataError(f"{folder} is damaged ({reason}): prepare it again with python -m coco224.prepare") from None
-    return rows_of(folder, split, table, fingerprint)
+    return open_files(folder, split, [str(folder / split / name) for name in names], fingerprint)
 
 
-def rows_of(folder: Path, split: str, table: pa.Table, fingerprint: str) -> Rows:
+def open_files(folder: Path, split: str, files: Sequence[str], fingerprint: str) -> Rows:
+    """The rows of Arrow files, which are mapped, not read: memory does not grow with them.
+
+    The arguments are those of `rows_of`. Pickled rows are these arguments: a worker maps the same files.
+
+    Raises:
+        DataError: a file is missing or damaged, or is no part of such a dataset.
+    """
+    try:
+        table = pa.concat_tables([_columns(folder, split, _mapped(Path(file))) for file in files])
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{folder} is damaged ({reason}): prepare it again with python -m coco224.prepare") from None
+    return rows_of(folder, split, table, fingerprint, files)
+
+
+def rows_of(folder: Path, split: str, table: pa.Table, fingerprint: str, files: Sequence[str] = ()) -> Rows:
     """The rows of a table with the columns of a prepared dataset, which are validated: they may be a stranger's.
 
     Args:
-        folder, split: where it comes from, for errors, and for `open_split` to open it again.
+        folder, split: where it comes from, for errors.
+        files: the Arrow files that the table maps. Rows without them cannot be pickled.
 
     Raises:
         DataError: it is no such table.
@@ -72,7 +78,7 @@ def rows_of(folder: Path, split: str, table: pa.Table, fingerprint: str) -> Rows
     if not table.num_rows:
         raise DataError(f"{folder / split} has no rows: prepare it again with python -m coco224.prepare")
     kind = RawRows if pa.types.is_binary(image) else EncodedRows
-    return kind(folder, split, table, fingerprint)
+    return kind(folder, split, table, fingerprint, files)
 
 
 def _columns(folder: Path, split: str, table: pa.Table) -> pa.Table:
@@ -118,9 +124,10 @@ def _mapped(file: Path) -> pa.Table:
 class _ArrowRows:
     """What both encodings share: names, length, and finding a row's record batch."""
 
-    def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str) -> None:
+    def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str, files: Sequence[str]) -> None:
         self.fingerprint = fingerprint
         self._where = folder, split
+        self._mapped_files = files
         self._names = table.column("file_name")
         images = table.column("image")
         if images.null_count:
@@ -133,7 +140,7 @@ class _ArrowRows:
         return int(self._starts[-1])
 
     def __reduce__(self) -> tuple[object, ...]:
-        return open_split, self._where
+        return open_files, (*self._where, self._mapped_files, self.fingerprint)
 
     def order(self, rng: np.random.Generator) -> Ints:
         return rng.permutation(len(self))
@@ -152,8 +159,8 @@ class RawRows(_ArrowRows):
 
     decodes = False
 
-    def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str) -> None:
-        super().__init__(folder, split, table, fingerprint)
+    def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str, files: Sequence[str]) -> None:
+        super().__init__(folder, split, table, fingerprint, files)
         row_bytes = len(self._images[0][0].as_buffer())
         self.size = math.isqrt(row_bytes // 3)
         if not row_bytes or self.size**2 * 3 != row_bytes:
@@ -182,8 +189,8 @@ class EncodedRows(_ArrowRows):
 
     decodes = True
 
-    def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str) -> None:
-        super().__init__(folder, split, table, fingerprint)
+    def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str, files: Sequence[str]) -> None:
+        super().__init__(folder, split, table, fingerprint, files)
         images = table.column("image")
         kind = images.type
         if not (pa.types.is_struct(kind) and "bytes" in kind.names and pa.types.is_binary(kind.field("bytes").type)):

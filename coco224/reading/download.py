@@ -8,7 +8,7 @@ from typing import Any
 from coco224.errors import DataError
 from coco224.files import FULL
 from coco224.making.manifest import MANIFEST, checked_manifest
-from coco224.reading.arrow import rows_of
+from coco224.reading.arrow import open_files
 from coco224.reading.rows import Rows
 from coco224.repository import reasons
 
@@ -66,10 +66,11 @@ def download_split(repo_id: str, split: str) -> Rows | None:
         return None
     with reasons(f"--coco_dir {repo_id} cannot be downloaded"):
         folder = Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=f"data/{split}-*.parquet"))
-    files = sorted(str(file) for file in folder.glob(f"data/{split}-*.parquet"))
+    parquet = sorted(str(file) for file in folder.glob(f"data/{split}-*.parquet"))
     with _cache_reasons(repo_id):
-        data = datasets.Dataset.from_parquet(files)  # to Arrow in the cache of `datasets`, which can be mapped
-    return rows_of(Path(repo_id), split, data.data.table, manifest["splits"][split]["fingerprint"])
+        data = datasets.Dataset.from_parquet(parquet)  # to Arrow in the cache of `datasets`, which can be mapped
+    files = [str(entry["filename"]) for entry in data.cache_files]
+    return open_files(Path(repo_id), split, files, manifest["splits"][split]["fingerprint"])
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """What the batches know of the data, wherever it comes from."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.integer]
+Ints = npt.NDArray[np.integer[Any]]
 Pixels = npt.NDArray[np.uint8]
+Flags = npt.NDArray[np.bool_]
 
 
 class Rows(Protocol):

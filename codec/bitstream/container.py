@@ -9,8 +9,8 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from codec import STRIDE
 from codec.bitstream.coder import Coder
+from codec.description.architecture import STRIDE
 from codec.errors import InputError
 
 MAGIC = b"NIC"

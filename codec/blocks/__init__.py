@@ -13,6 +13,7 @@ from codec.blocks.registry import (
     block_options,
     load_plugin,
     make_options,
+    new_block,
     options_dict,
     register_activation,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "block_options",
     "load_plugin",
     "make_options",
+    "new_block",
     "options_dict",
     "register_activation",
 ]

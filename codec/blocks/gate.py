@@ -42,7 +42,8 @@ class Gate(nn.Module):
         nn.init.ones_(self.gain.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gain(self.magnitude(x)).clamp(0, self.high)
+        y: Tensor = x * self.gain(self.magnitude(x)).clamp(0, self.high)
+        return y
 
     @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor) -> None:
@@ -74,7 +75,8 @@ class GateMlp(Gate):
         self.inner, self.outer = hidden_layer(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.outer(F.relu(self.inner(x)))
+        y: Tensor = super().forward(x) + self.outer(F.relu(self.inner(x)))
+        return y
 
 
 ENCODER_HIGH, DECODER_HIGH = 6.0, 30.0

@@ -81,7 +81,8 @@ class ECA(nn.Module):
         nn.init.zeros_(self.conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.sigmoid(self.conv(self.pool(x)))
+        y: Tensor = x * self.sigmoid(self.conv(self.pool(x)))
+        return y
 
 
 class GDNishEncoder(nn.Module):
@@ -135,7 +136,8 @@ class GDNishEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.eca(self.pw2(self.act2(self.dw(self.act1(self.pw1(x))))))
-        return x + branch if self.residual else branch
+        y: Tensor = x + branch if self.residual else branch
+        return y
 
 
 class GDNishDecoder(nn.Module):
@@ -180,7 +182,8 @@ class GDNishDecoder(nn.Module):
         z = self.act(self.mix(x))
         gain = self.gate(z).clamp(0, self.gmax - self.gmin) + self.gmin
         branch = self.conv(z * gain)
-        return x + branch if self.residual else branch
+        y: Tensor = x + branch if self.residual else branch
+        return y
 
 
 @register_activation("gdnish", prefix="")

@@ -20,22 +20,27 @@ A module with `local = True` says that a value of its output depends on no more 
 after the other. Then a large picture is coded in tiles; without it, at once, in memory that grows with the picture.
 """
 
+import copy
 import dataclasses
 import math
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from os import PathLike
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any, Protocol, TypeVar, get_type_hints
+from types import ModuleType
+from typing import Any, Literal, NoReturn, Protocol, TypeVar, get_type_hints
 from zlib import crc32
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from codec.description.architecture import KEEP_GDN
+from codec.description.architecture import KEEP_GDN, BlockChoice
 from codec.errors import InputError
 
 
@@ -58,6 +63,10 @@ class _Entry:
     prefix: str
     fields: dict[str, dataclasses.Field[Any]]  # by public name
 
+
+# What a plugin's code may raise. A signal's own exception, which is none of these, passes.
+_OF_PLUGINS = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
+_RESERVED = ("help", "config")
 
 _entries: dict[str, _Entry] = {}
 _plugins: dict[Path, list[str]] = {}
@@ -82,6 +91,9 @@ def register_activation(name: str, prefix: str | None = None) -> Callable[[type[
                 raise InputError(f"activation {name!r} has no static method {form}(channels, options): add it")
         option_prefix = f"{name}_" if prefix is None else prefix
         fields = {option_prefix + field.name: field for field in _option_fields(name, block)}
+        for option in fields:
+            if option in _RESERVED or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", option):
+                raise InputError(f"activation {name!r}: --{option} cannot be an option of a block: change its prefix")
         for other, entry in _entries.items():
             for option in fields.keys() & entry.fields.keys():
                 raise InputError(f"activation {name!r}: --{option} is an option of {other!r}: change its prefix")
@@ -121,8 +133,12 @@ def make_options(name: str, values: dict[str, Any]) -> Any:
     given = {fields[option].name: _coerce(option, fields[option], value) for option, value in values.items()}
     try:
         return _entry(name).block.Options(**given)  # type: ignore[attr-defined]
+    except InputError:
+        raise
     except ValueError as error:  # what a user's own __post_init__ is likely to raise
         raise InputError(f"--act {name}: {error}") from error
+    except _OF_PLUGINS as error:
+        raise InputError(f"--act {name}: its Options fail: {_what(error)}") from error
 
 
 def options_dict(name: str, options: Any) -> dict[str, Any]:
@@ -148,19 +164,86 @@ def load_plugin(path: str | PathLike[str]) -> list[str]:
     module = module_from_spec(spec)
     sys.modules[loader.name] = module  # dataclasses and torch.compile look a class's module up by name
     try:
-        loader.exec_module(module)
+        _execute(loader, module)
         if set(_entries) == before:
             raise InputError("it registers no block: decorate a class with @register_activation(NAME)")
-    except Exception as error:
+    except _OF_PLUGINS as error:
         for name in set(_entries) - before:
             del _entries[name]
         del sys.modules[loader.name]
         lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(file)]
         where = f", line {lines[-1]}" if lines else ""
-        what = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        raise InputError(f"--plugin {path}{where}: {what}") from error
+        raise InputError(f"--plugin {path}{where}: {_what(error)}") from error
     _plugins[file] = sorted(set(_entries) - before)
     return list(_plugins[file])
+
+
+def new_block(choice: BlockChoice, form: Literal["encoder", "decoder"], channels: int) -> nn.Module:
+    """A fresh block, tried on a small map: a plugin's may fail, and whoever wrote it shall know at once.
+
+    Raises:
+        InputError: an unknown block or option, a constructor that fails, no module, another shape, or no finite number.
+    """
+    options = make_options(choice.name, choice.options)
+    where = f"--act {choice.name}: {form}({channels} channels)"
+    try:
+        block = getattr(block_named(choice.name), form)(channels, options)
+    except InputError:
+        raise
+    except _OF_PLUGINS as error:
+        raise InputError(f"{where} fails: {_what(error)}") from error
+    if not isinstance(block, nn.Module):
+        raise InputError(f"{where} gives {type(block).__name__}, not a torch.nn.Module")
+    x = torch.linspace(-1, 1, channels * 64).view(1, channels, 8, 8)
+    try:
+        with torch.no_grad():
+            y = copy.deepcopy(block).eval()(x)
+    except _OF_PLUGINS as error:
+        raise InputError(f"{where} fails on a map {list(x.shape)}: {_what(error)}") from error
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        made = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
+        raise InputError(f"{where} maps {list(x.shape)} to {made}: a block keeps the shape")
+    if not y.isfinite().all():
+        raise InputError(f"{where} gives NaN or Inf for numbers from -1 to 1")
+    return block
+
+
+def _execute(loader: SourceFileLoader, module: ModuleType) -> None:
+    """Runs a plugin in a thread of its own, whose threads end with the program, and without os._exit."""
+
+    def refuse(status: int) -> NoReturn:
+        raise SystemExit(status)
+
+    def work() -> None:
+        try:
+            loader.exec_module(module)
+        except _OF_PLUGINS as error:
+            raised.append(error)
+
+    raised: list[BaseException] = []
+    leave, folder = os._exit, Path.cwd()
+    os._exit = refuse
+    try:
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join()
+    finally:
+        os._exit = leave
+        os.chdir(folder)
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name).closed:
+                setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    if raised:
+        raise raised[0]
+
+
+def _what(error: BaseException) -> str:
+    """An error of a plugin in words."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, SystemExit):
+        return f"it ends the program (SystemExit: {error}); a plugin only registers blocks"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _entry(name: str) -> _Entry:
@@ -184,6 +267,12 @@ def _option_fields(name: str, block: type) -> list[dataclasses.Field[Any]]:
             raise InputError(
                 f"activation {name!r}: option {field.name!r} must be int, float, bool or str, with a default"
             )
+        if type(field.default) is not field.type and not (field.type is float and type(field.default) is int):
+            raise InputError(
+                f"activation {name!r}: option {field.name!r}: {field.default!r} is not {field.type.__name__}"
+            )
+        if isinstance(field.default, float) and not math.isfinite(field.default):
+            raise InputError(f"activation {name!r}: option {field.name!r}: {field.default} is no finite default")
     return fields
 
 

@@ -31,7 +31,8 @@ class ReluMlp(nn.Module):
         self.inner, self.outer = hidden_layer(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.outer(F.relu(self.inner(x)))
+        y: Tensor = x + self.outer(F.relu(self.inner(x)))
+        return y
 
     @staticmethod
     def input_scale(x: Tensor, y: Tensor) -> Tensor:

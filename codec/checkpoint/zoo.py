@@ -1,7 +1,11 @@
 """The pretrained weights of CompressAI's model zoo."""
 
+from pathlib import Path
+
+import torch
 from torch import Tensor
 
+from coco224.files import FULL, in_words
 from codec.errors import InputError
 
 
@@ -14,15 +18,33 @@ def zoo_state(quality: int) -> dict[str, Tensor]:
     """The zoo's weights of bmshj2018_factorized (MSE), downloaded once into torch's hub cache.
 
     Raises:
-        InputError: they cannot be downloaded.
+        InputError: they cannot be downloaded, or what lies in the cache is damaged.
     """
     from compressai.zoo import bmshj2018_factorized
 
+    cached = Path(torch.hub.get_dir(), "checkpoints", _file_name(quality))
+    was_there = cached.exists()
     try:
         state: dict[str, Tensor] = bmshj2018_factorized(quality, pretrained=True, progress=False).state_dict()
-    except OSError as error:  # URLError and every time-out below it
+    except Exception as error:  # junk makes the unpickler raise whatever it trips over, OSError among it
+        if isinstance(error, OSError) and (error.errno in FULL or error.filename):
+            raise InputError(f"--pretrained true: {in_words(error)}; TORCH_HOME names another cache") from error
+        if isinstance(error, OSError) and not was_there:  # URLError and every time-out below it
+            raise InputError(
+                f"--pretrained true: CompressAI's weights of quality {quality} cannot be downloaded ({error}); use "
+                "--pretrained false to start from random weights or --init_checkpoint FILE to start from a file"
+            ) from error
+        if not cached.exists():
+            raise
         raise InputError(
-            f"--pretrained true: CompressAI's weights of quality {quality} cannot be downloaded ({error}); use "
-            "--pretrained false to start from random weights or --init_checkpoint FILE to start from a file"
+            f"--pretrained true: {cached} is damaged (an interrupted download): remove it, and the next run fetches it "
+            "again"
         ) from error
     return state
+
+
+def _file_name(quality: int) -> str:
+    """What torch's hub cache calls the weights."""
+    from compressai.zoo.image import model_urls
+
+    return str(model_urls["bmshj2018-factorized"]["mse"][quality]).rpartition("/")[2]

@@ -9,6 +9,9 @@ from codec.errors import InputError
 Scalar = int | float | bool | str
 """What an option may be."""
 
+STRIDE = 16
+"""Pixels of a picture a side for each position of y: g_a halves it four times."""
+
 KEEP_GDN = "gdn"
 """The block that replaces nothing: the baseline. It is no entry of the registry and has no options."""
 

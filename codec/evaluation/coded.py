@@ -2,14 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coco224.files import temporary_folder
 from codec.errors import InputError
 from codec.evaluation.figures import Figures, measure_pictures
 from codec.evaluation.metrics import bpp
@@ -19,7 +17,7 @@ from codec.tiles import LARGEST_WHOLE
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture that was written to a file and decoded from it again.
+    """A picture that became the bytes of a file and was decoded from them again.
 
     Attributes:
         index: which one of the pictures it is.
@@ -36,35 +34,31 @@ class Decoded:
 def through_files(codec: FileCodec, batches: Iterable[tuple[Sequence[int], Tensor]]) -> Iterator[Decoded]:
     """Pictures as their files give them back, in the order of the batches.
 
+    The files are the bytes that `codec.compress` writes; they stay in memory.
+
     Args:
         batches: the pictures' indices, and uint8 [B, 3, H, W].
 
     Raises:
         InputError: the codec gives values that are not finite, or a picture does not fit into the memory.
     """
-    with temporary_folder() as folder:
-        for indices, x in batches:
-            try:
-                yield from _code(codec, folder, indices, x)
-            except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
-                    raise
-                height, width = x.shape[-2:]
-                raise InputError(f"a picture of {width}x{height} pixels does not fit into the memory") from error
+    for indices, x in batches:
+        try:
+            yield from _code(codec, indices, x)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            height, width = x.shape[-2:]
+            raise InputError(f"a picture of {width}x{height} pixels does not fit into the memory") from error
 
 
 @torch.inference_mode()
-def _code(codec: FileCodec, folder: Path, indices: Sequence[int], x: Tensor) -> list[Decoded]:
+def _code(codec: FileCodec, indices: Sequence[int], x: Tensor) -> list[Decoded]:
     height, width = x.shape[-2:]
     symbols = codec.symbols(x)
     estimated = _bits(codec, symbols) / (height * width)
-    paths = [folder / f"{index}.bin" for index in indices]
-    for path, data in zip(paths, codec.encode(symbols, height, width), strict=True):
-        path.write_bytes(data)
+    files = codec.encode(symbols, height, width)
     del symbols  # those of a large picture are as large as its pixels
-    files = [path.read_bytes() for path in paths]
-    for path in paths:
-        path.unlink()
     x_hat = codec.decompress(files)
     original = x.to(x_hat[0].device)
     rows = measure_pictures(original, torch.stack(x_hat) if x_hat[1:] else x_hat[0][None], estimated, files)

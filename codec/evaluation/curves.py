@@ -1,17 +1,21 @@
 """Rate-distortion curves: CompressAI's result format, Bjontegaard differences, a plot."""
 
+import io
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coco224.errors import printable
+from coco224.files import in_words, read_json, whole_or_absent
 from codec.errors import InputError
+from codec.evaluation.drawing import plain_text
 
 PUBLISHED = Path(__file__).parent / "published" / "bmshj2018-factorized-mse-kodak.json"
 FEWEST_POINTS = 2
+_LARGEST = 1e9  # of a curve's values
 
 
 @dataclass(frozen=True)
@@ -57,24 +61,46 @@ def curve(name: str, points: Sequence[Point]) -> Curve:
 def read_curve(path: Path) -> Curve:
     """A JSON file in CompressAI's result format: {"name", "results": {"bpp": [], "psnr-rgb": [], "ms-ssim-rgb": []}}.
 
+    A point without a PSNR is left out: every picture came back identical.
+
     Raises:
-        InputError: it is none.
+        InputError: it is none, has no PSNR, or a value that is no finite number.
     """
     try:
-        saved = json.loads(path.read_text())
+        saved = read_json(path)
         results = saved["results"]
-        similarities = results.get("ms-ssim-rgb") or [None] * len(results["bpp"])
-        rows = zip(results["bpp"], results["psnr-rgb"], similarities, strict=True)
-        points = [Point(float(bpp), float(psnr), similarity) for bpp, psnr, similarity in rows]
+        names = ", ".join(results.keys())
     except OSError as error:
-        raise InputError(f"--reference {path}: {error.strerror}") from error
+        raise InputError(f"--reference {in_words(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f'--reference {path} is not in CompressAI\'s result format, {{"results": {{"bpp": [], "psnr-rgb": []}}}}'
         ) from error
+    columns = [_column(path, results, name) for name in ("bpp", "psnr-rgb") if name in results]
+    if len(columns) < 2:
+        raise InputError(f"--reference {path} has no bpp and psnr-rgb (it has {names}); a curve needs both")
+    similarities = _column(path, results, "ms-ssim-rgb") if results.get("ms-ssim-rgb") else [None] * len(columns[0])
+    if not len(columns[0]) == len(columns[1]) == len(similarities):
+        raise InputError(f"--reference {path}: its lists differ in length; give one value a point")
+    rows = zip(*columns, similarities, strict=True)
+    points = [Point(bpp, psnr, similarity) for bpp, psnr, similarity in rows if bpp is not None and psnr is not None]
     if not points:
         raise InputError(f"--reference {path} has no points")
     return curve(str(saved.get("name", path.stem)), points)
+
+
+def _column(path: Path, results: dict[str, Any], name: str) -> list[float | None]:
+    """A list of the results: finite numbers, or null."""
+    values = results[name]
+    if not isinstance(values, list):
+        raise InputError(f"--reference {path}: {name} is no list")
+    for value in values:
+        number = type(value) in (int, float) and abs(value) < _LARGEST  # nor NaN, nor infinite
+        if value is not None and not (number and (name != "bpp" or value > 0)):
+            raise InputError(
+                f"--reference {path}: {name} has {printable(repr(value))[:40]}, which is no figure of a codec"
+            )
+    return [None if value is None else float(value) for value in values]
 
 
 def difference(tested: Curve, reference: Curve) -> Difference:
@@ -107,24 +133,25 @@ def _axes(each: Curve) -> tuple[list[float], list[float]]:
 
 def plot(path: Path, title: str, curves: Sequence[Curve]) -> None:
     """PSNR over bpp and, where a curve has it, -10 log10(1 - MS-SSIM) beside it. The first curve stands out."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     similar = any(point.ms_ssim is not None for each in curves for point in each.points)
-    figure, axes = pyplot.subplots(1, 1 + similar, figsize=(7 * (1 + similar), 5), squeeze=False, layout="constrained")
-    for place, each in enumerate(curves):
-        style: dict[str, Any] = {"marker": "o", "linewidth": 2} if place == 0 else {"marker": ".", "linewidth": 1}
-        axes[0, 0].plot(*_axes(each), label=each.name, **style)
-        scored = [point for point in each.points if point.ms_ssim is not None and point.ms_ssim < 1]
-        if similar and scored:
-            decibels = [-10 * math.log10(1 - point.ms_ssim) for point in scored]  # type: ignore[operator]
-            axes[0, 1].plot([point.bpp for point in scored], decibels, label=each.name, **style)
-    for axis, label in zip(axes[0], ("PSNR of RGB [dB]", "MS-SSIM of RGB [dB]"), strict=False):
-        axis.set(xlabel="bits per pixel", ylabel=label)
-        axis.grid(alpha=0.3)
-        axis.legend()
-    figure.suptitle(title)
-    figure.savefig(path, dpi=150, format=path.suffix[1:])
-    pyplot.close(figure)
+    content = io.BytesIO()
+    with plain_text():
+        figure = Figure(figsize=(7 * (1 + similar), 5), layout="constrained")
+        axes = figure.subplots(1, 1 + similar, squeeze=False)
+        for place, each in enumerate(curves):
+            style: dict[str, Any] = {"marker": "o", "linewidth": 2} if place == 0 else {"marker": ".", "linewidth": 1}
+            axes[0, 0].plot(*_axes(each), label=printable(each.name), **style)
+            scored = [point for point in each.points if point.ms_ssim is not None and point.ms_ssim < 1]
+            if similar and scored:
+                decibels = [-10 * math.log10(1 - point.ms_ssim) for point in scored]  # type: ignore[operator]
+                axes[0, 1].plot([point.bpp for point in scored], decibels, label=printable(each.name), **style)
+        for axis, label in zip(axes[0], ("PSNR of RGB [dB]", "MS-SSIM of RGB [dB]"), strict=False):
+            axis.set(xlabel="bits per pixel", ylabel=label)
+            axis.grid(alpha=0.3)
+            axis.legend()
+        figure.suptitle(printable(title))
+        figure.savefig(content, dpi=150, format=path.suffix[1:])
+    with whole_or_absent(path) as beside:
+        beside.write_bytes(content.getvalue())

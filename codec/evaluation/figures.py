@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec import STRIDE
+from codec.description.architecture import STRIDE
 from codec.evaluation.curves import Point
 from codec.evaluation.metrics import bpp, ms_ssim, psnr
 from codec.evaluation.strips import in_strips

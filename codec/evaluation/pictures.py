@@ -31,11 +31,17 @@ Batches = Iterator[tuple[Sequence[int], Tensor]]
 
 @dataclass(frozen=True)
 class Pictures:
-    """Names, and how to read a rank's share of them: `read(rank, world_size)`, each picture once over all ranks."""
+    """Names, and how to read a rank's share of them.
+
+    Attributes:
+        read: `read(rank, world_size)`, each picture once over all ranks.
+        files: the pictures' files, where each is one.
+    """
 
     title: str
     names: list[str]
     read: Callable[[int, int], Batches]
+    files: Sequence[Path] = ()
 
 
 def open_pictures(images: str | None, coco_dir: str | None, use_prepared: bool, batch_size: int) -> Pictures:
@@ -59,7 +65,7 @@ def open_pictures(images: str | None, coco_dir: str | None, use_prepared: bool, 
             paths = [root / name for name, _ in found.files]
         if not paths:
             raise InputError(f"--images {root}: no picture there; give a picture, or a folder that holds some")
-        return Pictures(str(root), [str(path) for path in paths], partial(_read_files, paths, batch_size))
+        return Pictures(str(root), [str(path) for path in paths], partial(_read_files, paths, batch_size), paths)
     assert coco_dir
     for split in ("validation", "train"):
         rows = open_rows(coco_dir, split, use_prepared)

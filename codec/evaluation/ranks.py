@@ -12,6 +12,30 @@ from codec.errors import InputError
 T = TypeVar("T")
 
 
+_OF_LAUNCHERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def drop_empty_variables() -> None:
+    """Unsets a launcher's variables that are empty, as some schedulers export them to every shell."""
+    for name in _OF_LAUNCHERS:
+        if not os.environ.get(name, "1").strip():
+            del os.environ[name]
+
+
+def launched_processes() -> int | None:
+    """How many processes a launcher says that it started; None without one.
+
+    Raises:
+        InputError: WORLD_SIZE is no number.
+    """
+    text = os.environ.get("WORLD_SIZE")
+    if text is None:
+        return None
+    if not text.isdigit():
+        raise InputError(f"WORLD_SIZE={text} in the environment is no number of processes: unset it")
+    return int(text)
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among those that `accelerate launch` started, or alone."""
@@ -27,7 +51,8 @@ class Ranks:
         Raises:
             InputError: the launcher's processes do not know of each other.
         """
-        launched = int(os.environ.get("WORLD_SIZE") or 1)  # some schedulers export an empty one
+        drop_empty_variables()
+        launched = launched_processes() or 1
         if launched == 1:
             return cls(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         from accelerate import PartialState
@@ -37,7 +62,8 @@ class Ranks:
         if state.num_processes != launched:
             raise InputError(
                 f"the launcher started {launched} processes but Accelerate sees {state.num_processes}, so each would "
-                "do all the work; on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu"
+                "do all the work; on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu; for one process: "
+                "unset WORLD_SIZE"
             )
         return cls(state.process_index, state.num_processes, state.device)
 

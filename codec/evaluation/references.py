@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, features
 
+from coco224.files import open_regular
+from coco224.photographs.decode import FORMATS
 from codec.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     import torch
     from torch import Tensor
@@ -25,10 +28,29 @@ QUALITIES = {
 """Pillow's `quality` at each point of a curve: about 0.15 to 2 bpp on photographs."""
 
 
+LONGEST_SIDE = {"jpeg": 65500, "webp": 16383, "avif": 32768}
+"""Pixels that a format's library takes, or reads again."""
+
+
 def check_format(name: str) -> None:
     """InputError where this Pillow cannot write the format."""
     if not features.check({"jpeg": "jpg"}.get(name, name)):
         raise InputError(f"--reference {name}: this Pillow has no {name.upper()}; install Pillow's own wheel")
+
+
+def check_sides(name: str, files: Sequence[Path]) -> None:
+    """InputError for a picture that the format cannot hold, by its header; a file that is no picture is passed over."""
+    for path in files:
+        try:
+            with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
+                side = max(image.size)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue  # said where the picture is read
+        if side > LONGEST_SIDE[name]:
+            raise InputError(
+                f"--reference {name}: {path} has a side of {side} pixels and {name.upper()} takes "
+                f"{LONGEST_SIDE[name]}; take it out, or leave {name} out"
+            )
 
 
 def through_pillow(

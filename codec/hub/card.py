@@ -75,7 +75,8 @@ def model_card(repo_id: str, header: dict[str, Any], files: list[str], command: 
         quoted=json.dumps,
         shell=shlex.quote,
     )
-    return card.content.rstrip() + "\n"
+    content: str = card.content
+    return content.rstrip() + "\n"
 
 
 def md(text: object) -> str:

@@ -19,6 +19,7 @@ from codec.hub.card import model_card
 WEIGHTS = "model.safetensors"
 TABLES = "entropy_tables.bin"
 CONFIG = "config.yaml"
+RESOLVED = "resolved.yaml"  # a run's config.yaml, where that name was taken
 # What a run leaves beside its checkpoints.
 RECORD = (CONFIG, "metrics.jsonl", "curves.png", "summary.json", "rd.png")
 RECONSTRUCTIONS = "reconstructions.png"
@@ -105,15 +106,24 @@ def _add(found: Repository, path: Path, name: str) -> bool:
 
 def _add_record(found: Repository, folder: Path) -> None:
     """The files that a run wrote, where the first line of config.yaml says that it was one of ours."""
-    marked = _add(found, folder / CONFIG, CONFIG) and found.files[CONFIG].startswith(MARK.encode())
+    marked = any(_add_marked(found, folder / name) for name in (CONFIG, RESOLVED))
     others = [name for name in RECORD[1:] if (folder / name).exists()]
     if marked:
         for name in others:
             _add(found, folder / name, name)
-    elif found.files.pop(CONFIG, None) is not None:
-        found.left_out.append(f"{folder / CONFIG} is no run's: its first line does not begin with {MARK!r}")
-    if others and not marked:
+    elif others:
         found.left_out.append(f"{', '.join(others)} in {folder}: no {CONFIG} of a run lies beside them")
+
+
+def _add_marked(found: Repository, config: Path) -> bool:
+    """Takes a run's options as config.yaml, and says so where the file is somebody else's."""
+    if not _add(found, config, CONFIG):
+        return False
+    if found.files[CONFIG].startswith(MARK.encode()):
+        return True
+    del found.files[CONFIG]
+    found.left_out.append(f"{config} is no run's: its first line does not begin with {MARK!r}")
+    return False
 
 
 def _own_recon_dir(checkpoint: Path, saved: CheckpointFile) -> Path | None:

@@ -99,7 +99,8 @@ class Bottleneck(EntropyBottleneck):
 
     def medians(self) -> Tensor:
         """The offsets that symbols are rounded around, [1, M, 1, 1]."""
-        return self.quantiles[:, 0, 1].detach().view(1, -1, 1, 1)
+        medians: Tensor = self.quantiles[:, 0, 1].detach().view(1, -1, 1, 1)
+        return medians
 
     def symbols(self, y: Tensor) -> Tensor:
         """round(y - median) within the limits, [B, M, H, W], as floats."""
@@ -137,7 +138,7 @@ class Bottleneck(EntropyBottleneck):
     @property
     def has_tables(self) -> bool:
         """Whether there are CDF tables; a codec that only trains has none."""
-        return self._offset.numel() > 0
+        return bool(self._offset.numel() > 0)
 
     def symbol_range(self) -> tuple[int, int]:
         """The least and greatest symbol of the tables (a host read); what is beyond has an escape code."""

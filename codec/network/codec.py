@@ -10,7 +10,7 @@ from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
 from codec.bitstream.tables import Tables
-from codec.blocks import block_named, make_options
+from codec.blocks import new_block
 from codec.description.architecture import KEEP_GDN, Architecture, BlockChoice
 from codec.errors import InputError
 from codec.network.bottleneck import TABLES, Bottleneck
@@ -71,12 +71,9 @@ class Codec(FactorizedPrior):
                 f"{part} has {old.name} where --act {KEEP_GDN} would keep GDN; name --act {old.name}, or start from a "
                 "checkpoint that still has its GDN"
             )
-        block = block_named(new.name)
-        options = make_options(new.name, new.options)
-        form = block.encoder if part == "g_a" else block.decoder
         transform = getattr(self, part)
         for i in range(1, len(transform), 2):  # conv, block, conv, block, conv, block, conv
-            transform[i] = form(self.N, options)
+            transform[i] = new_block(new, "encoder" if part == "g_a" else "decoder", self.N)
         self.architecture = replace(self.architecture, **{part: new})  # type: ignore[arg-type]
 
     def load_weights(self, state: dict[str, Tensor]) -> None:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from codec import STRIDE
-from codec.description.architecture import Architecture
+from codec.description.architecture import STRIDE, Architecture
 from codec.network.codec import Codec
 
 _SIDE = 4 * STRIDE

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec import STRIDE
+from codec.description.architecture import STRIDE
 
 
 def to_float(

@@ -7,7 +7,7 @@ import torch
 from compressai.layers import GDN
 from torch import fx, nn
 
-from codec import STRIDE
+from codec.description.architecture import STRIDE
 from codec.network.codec import Codec
 from codec.tiles import Margins
 

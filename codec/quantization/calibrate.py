@@ -40,7 +40,7 @@ def calibrate(codec: Codec, pictures: Iterable[Tensor], quantization: Quantizati
     Raises:
         InputError: there is no picture.
     """
-    calibrated = copy.deepcopy(codec).eval()
+    calibrated: Codec = copy.deepcopy(codec).eval()
     if codec.entropy_bottleneck.has_tables:
         calibrated.calibrated_tables = tables_of(codec)
     prepare(calibrated, replace(quantization, phase=Phase.CALIBRATION))

@@ -65,7 +65,7 @@ def frozen(codec: Codec) -> Codec:
             f"the codec's fake quantization is off (phase {quantization.phase}): train until --qat_calib_steps "
             "are over, or calibrate it on pictures"
         )
-    fixed = copy.deepcopy(codec).eval().requires_grad_(False)
+    fixed: Codec = copy.deepcopy(codec).eval().requires_grad_(False)
     switches_of(fixed).in_eval = True
     limit_symbols(fixed)
     for part in TRANSFORMS[quantization.scope]:

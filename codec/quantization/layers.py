@@ -49,7 +49,7 @@ class QuantizedLayer(nn.Module):
             y: Tensor = super().forward(x)
             return y
         if self.latent is not None:
-            accumulator = super().forward(round_ste(x - self._medians())) + self._accumulated_medians(x)
+            accumulator: Tensor = super().forward(round_ste(x - self._medians())) + self._accumulated_medians(x)
         else:
             accumulator = super().forward(self.wiring.inputs[0].integers(x))
         unit = self._unit()

@@ -74,7 +74,8 @@ def in_float(codec: Codec) -> Codec:
     plain = Codec(replace(codec.architecture, quantization=None))
     added = quantizer_state(codec)
     plain.load_weights({name: tensor for name, tensor in codec.state_dict().items() if name not in added})
-    return plain.train(codec.training)
+    plain.train(codec.training)
+    return plain
 
 
 def enter(codec: Codec, phase: Phase, learning: bool = True) -> None:

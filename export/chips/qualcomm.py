@@ -4,9 +4,11 @@ On a PC it compiles for the chip and emulates its arithmetic; how fast the chip 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from export.runtime import session_options
 
@@ -27,7 +29,7 @@ class Compiled:
     mean: float = 0.0
 
 
-def compile_model(model: onnx.ModelProto, example: np.ndarray) -> Compiled:
+def compile_model(model: onnx.ModelProto, example: NDArray[Any]) -> Compiled:
     """Compiles an int8 graph with no fallback to the CPU and runs it on an example of its input."""
     import onnxruntime
     import onnxruntime_qnn

@@ -66,7 +66,8 @@ def open_for_export(path: Path, replace_parts: str | None) -> Codec:
         if transform in TRANSFORMS[replace_parts] and has != relu:
             print(f"warning: {transform} of {path} has GDN and gets ReLU untrained: time it, but do not look at it")
             codec.replace_blocks(transform, relu)
-    return codec.eval()
+    codec.eval()
+    return codec
 
 
 def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: tuple[int, int], name: str) -> Codec:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.network.codec import Codec
-from export.graph.parts import SYMBOL_ZERO, Part, emits_symbols, is_quantized
-from export.runtime import session_options
+from export.graph.parts import Part, emits_symbols, is_quantized
+from export.runtime import SYMBOL_ZERO, session_options
 
 Array = NDArray[np.float32]
 

@@ -26,7 +26,7 @@ def to_onnx(
         file = Path(folder, "traced.onnx")
         # torch announces that this exporter goes some day; the dynamo exporter writes opset 18 whatever it is asked.
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         torch.onnx.export(
             module, (example,), file, input_names=list(inputs), output_names=list(outputs), opset_version=opset,
             dynamic_axes=axes, dynamo=False,

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec import STRIDE
 from codec.bitstream.container import check_size, latent_size, pack, unpack
+from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from export.runtime.session import SYMBOL_ZERO, Model
 

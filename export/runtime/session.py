@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from codec import STRIDE
 from codec.bitstream.coder import Coder
 from codec.bitstream.tables import read_tables
+from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from codec.tiles import LARGEST_WHOLE, Margins, Tile, least_size, tile_size, tiles
 

@@ -1,4 +1,4 @@
-"""What the benchmarks say is what they measured, and the README repeats it."""
+"""What the benchmarks say is what they measured, and the pages repeat it."""
 
 import json
 import subprocess
@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import harness
-from benchmarks import table as readme
+from benchmarks import front, harness
+from benchmarks import table as page
 from benchmarks.harness import Row, alternate, commit, machine, publish, table
-from benchmarks.table import END, LEGEND, README, START, rendered
 
 
 def test_sides_take_turns_and_the_warm_up_does_not_count() -> None:
@@ -51,6 +50,7 @@ def test_the_machine_is_named() -> None:
     assert where["versions"]["torch"]
 
 
+@pytest.mark.slow
 def test_a_commit_says_whether_the_code_was_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*words: str) -> None:
         identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
@@ -58,9 +58,9 @@ def test_a_commit_says_whether_the_code_was_another(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(harness, "ROOT", tmp_path)
     assert commit() == "unknown"
-    kept = [tmp_path / name for name in ("step.py", "README.md", "benchmarks/results/step.json")]
-    kept[-1].parent.mkdir(parents=True)
+    kept = [tmp_path / name for name in ("step.py", "README.md", "docs/benchmarks.md", "benchmarks/results/step.json")]
     for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("as it is kept")
     git("init")
     git("add", ".")
@@ -91,20 +91,18 @@ def test_a_result_names_machine_commit_and_command_but_no_folder(
     assert "somebody" not in path.read_text()
 
 
-def test_rows_of_code_that_no_commit_holds_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readme, "RESULTS", tmp_path)
-    for name, at in (("step", "0123456789ab"), ("data", "0123456789ab+")):
-        where = {"gpu": "", "cpu": "a chip", "cores": 2, "versions": {"torch": "2"}, "commit": at}
-        result = {"machine": where, "rows": [{"what": name, "value": 1, "unit": "x"}]}
+def test_a_result_of_code_that_no_commit_holds_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    monkeypatch.setattr(page, "HEADLINE", {"speed": ("step", "pictures")})
+    monkeypatch.setattr(front, "RESULTS", tmp_path)
+    for name, at in (("data", "0123456789ab+"), ("step", "0123456789ab")):
+        versions = {"torch": "2", "onnxruntime": "1"}
+        where = {"gpu": "", "cpu": "a chip", "cores": 2, "versions": versions, "commit": at, "date": "today"}
+        rows = [{"what": f"pictures of {name}", "value": 1, "unit": "x"}]
+        result = {"machine": where, "command": f"python -m benchmarks.{name}", "rows": rows}
         (tmp_path / f"{name}.json").write_text(json.dumps(result))
-    lines = rendered().splitlines(keepends=True)
-    assert lines[0].startswith("**a chip, 2 cores; torch 2**")
-    assert [line.split(" | ")[0] for line in lines if "1 x" in line] == ["| data †", "| step"]
-    assert lines[-1] == LEGEND
-    (tmp_path / "data.json").unlink()
-    assert "†" not in rendered()
-
-
-def test_the_readme_s_figures_are_those_of_the_results() -> None:
-    kept = README.read_text().partition(START)[2].partition(END)[0]
-    assert kept.strip() == rendered().strip()
+    text = page.rendered()
+    assert "`python -m benchmarks.step` at commit 0123456789ab, today; a chip, 2 cores; torch 2, onnxruntime 1." in text
+    assert "| speed | 1 x | [Training: speed and memory](#training-speed-and-memory) |" in text
+    assert [line.split(" | ")[0] for line in text.splitlines() if "of data" in line] == []
+    assert text.endswith("## Not shown\n\n`benchmarks/results/data.json`: measured with code that no commit holds.\n")

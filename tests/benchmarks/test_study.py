@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.study.run import BUDGETS, PLUGIN, WITHOUT_MAP, Study, run
+from benchmarks.study.plan import BUDGETS, PLUGIN, WITHOUT_MAP, Study
+from benchmarks.study.run import run
 from benchmarks.study.summary import bd_rates, draw, int8_row, percent, tables_row, verdicts
-from codec.blocks import activation, load_plugin, make_options
+from codec.blocks import block_named, load_plugin, make_options
 from codec.description.architecture import Architecture
 from codec.network.codec import Codec
 
@@ -67,7 +68,7 @@ def test_a_block_of_the_study_learns_a_gdn_in_closed_form(act: str, picture: Ten
         gdn_codec.g_a[1].gamma.add_(0.2)
         x = 20 * gdn_codec.g_a[0](picture[..., :256, :256])
         y = gdn_codec.g_a[1](x)
-        block = activation(act).encoder(16, make_options(act, {}))
+        block = block_named(act).encoder(16, make_options(act, {}))
         before = (block(x) - y).square().mean()
         block.fit(x, y)
         after = (block(x) - y).square().mean()

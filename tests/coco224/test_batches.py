@@ -187,6 +187,7 @@ class Broken:
         return np.zeros((len(indices), size, size, 3), np.uint8)
 
 
+@pytest.mark.slow
 def test_a_worker_s_error_is_its_one_line() -> None:
     loader = train_loader(batches(Broken(), input_size=16, batch_size=2), 0, 4, 2, pin_memory=False)
     next(loader), next(loader)
@@ -194,6 +195,7 @@ def test_a_worker_s_error_is_its_one_line() -> None:
         next(loader)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_one_line() -> None:
     loader = train_loader(batches(Broken(kills=True), input_size=16, batch_size=2), 0, 4, 1, pin_memory=False)
     with pytest.raises(DataError, match=r"a worker process failed .*--num_workers 0") as caught:

@@ -81,6 +81,7 @@ def test_the_guides_code_reads_the_rows(coco224: Path) -> None:
     assert batches["images"].shape == (8, 3, 192, 192)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_rows_travel_to_another_process(dataset: Path, method: str) -> None:
     rows = opened(dataset)

@@ -94,6 +94,7 @@ def test_the_longest_names_can_be_written(tmp_path: Path, length: int) -> None:
     assert names(tmp_path) == [name]
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_is_swept_by_the_next_process_and_harms_no_file(last: Path) -> None:
     """It is another name of a file that is in use: nothing may be written into it."""
     program = """

@@ -17,6 +17,8 @@ import pytest
 import coco224.prepare
 from coco224.prepare import main
 
+pytestmark = pytest.mark.slow
+
 Done = subprocess.CompletedProcess[str]
 ROOT = Path(__file__).parents[2]
 SLOW = ("--encoding", "png", "--num_proc", "2")  # some 12 ms a picture

@@ -231,6 +231,7 @@ def test_overwrite_deletes_nothing_but_a_dataset(
     assert len(list((root / "train2017").iterdir())) == 6
 
 
+@pytest.mark.slow
 def test_help_imports_neither_torch_nor_datasets(tmp_path: Path) -> None:
     import sys
 

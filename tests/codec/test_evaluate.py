@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 from pathlib import Path
 from statistics import fmean
 
@@ -23,6 +24,8 @@ from codec.errors import InputError
 from codec.evaluate import main
 from codec.network.bottleneck import with_tables
 from codec.network.codec import Codec
+
+pytestmark = pytest.mark.slow
 
 PLUGIN = """
 from torch import nn
@@ -167,7 +170,7 @@ def test_a_picture_that_comes_back_identical_is_counted_and_not_averaged(
     found, rows = evaluated(tmp_path, "--images", pictures, "--checkpoint", tmp_path / "black.safetensors")
     assert rows[0]["psnr"] == "inf"
     assert found["results"]["psnr-rgb"] == [pytest.approx(float(rows[1]["psnr"]))]
-    assert "1 pictures came back identical" in capsys.readouterr().out
+    assert "1 picture came back identical" in capsys.readouterr().out
 
 
 def refusal(*words: object) -> str:
@@ -297,6 +300,9 @@ def test_a_reference_that_is_none_is_refused(checkpoint: Path, folder: Path, tmp
     assert "neither a file nor one of jpeg" in refusal(*words, "--reference", "jpg")
     (tmp_path / "no.json").write_text("{}")
     assert "CompressAI's result format" in refusal(*words, "--reference", tmp_path / "no.json")
+    Image.new("RGB", (17000, 16)).save(tmp_path / "wide.png")
+    wide = ("--images", tmp_path / "wide.png", "--checkpoint", checkpoint)
+    assert "17000 pixels and WEBP takes 16383" in refusal(*wide, "--reference", "webp")
     assert ".png, .svg or .pdf" in refusal(*words, "--plot", tmp_path / "rd.xyz")
 
 
@@ -318,4 +324,28 @@ def test_the_block_of_a_plugin_needs_its_file_and_an_error_is_one_line_and_statu
     assert without.stdout == ""
     given = run(*words, "--plugin", plugin)
     assert given.returncode == 0, given.stderr
-    assert "1 pictures, means over pictures" in given.stdout
+    assert "1 picture, means over pictures" in given.stdout
+
+
+def test_names_are_no_formulas_in_the_csv_and_steer_no_terminal(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["=cmd.safetensors", "x\x1b[2J$a_$.safetensors", os.fsdecode(b"\xff.safetensors")]
+    for name in names:
+        Path(name).write_bytes(checkpoint.read_bytes())
+    Path("-1.png").write_bytes((folder / "4-9x13.png").read_bytes())
+    words = ["--images", "./-1.png", "--checkpoint", *names, "--per_image", "rows.csv", "--json", "out.json"]
+    assert main([*words, "--plot", "rd.png", "--report", "page.html"]) == 0
+    with Path("rows.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["checkpoint"] for row in rows[:2]] == ["'=cmd.safetensors", names[1]]
+    assert {row["picture"] for row in rows} == {"'-1.png"}
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_nothing_is_written_to_the_temporary_folder(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    assert main(["--images", str(folder / "4-9x13.png"), "--checkpoint", str(checkpoint)]) == 0

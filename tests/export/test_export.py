@@ -30,6 +30,8 @@ from export.graph.onnx_file import to_onnx
 from export.graph.qdq import to_int8
 from export.pictures import sample_picture
 
+pytestmark = pytest.mark.slow
+
 ACTS = ("relu", "relu_mlp", "gate", "gate_mlp", "gdnish", "gdn")
 
 

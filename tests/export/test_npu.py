@@ -14,6 +14,8 @@ from export.graph.parts import emits_symbols
 from export.npu import main
 from export.pictures import sample_picture
 
+pytestmark = pytest.mark.slow
+
 PYTHON = ROOT / ".venv-npu" / "bin" / "python"
 needs_compilers = pytest.mark.skipif(not PYTHON.exists(), reason="the NPU compilers are not installed: make npu")
 

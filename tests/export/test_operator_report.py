@@ -12,6 +12,8 @@ from export.json_file import write_json
 from export.pictures import sample_picture
 from export.report import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:

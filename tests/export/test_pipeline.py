@@ -9,12 +9,14 @@ from codecs_for_export import make, save
 from PIL import Image
 from programs import TINY, into, train
 
-from codec import STRIDE
 from codec.bitstream.container import unpack
 from codec.checkpoint import open_codec
+from codec.description.architecture import STRIDE
 from codec.files import FileCodec
 from export.__main__ import main as export
 from export.runtime import Model, decode, encode
+
+pytestmark = pytest.mark.slow
 
 BLOCKS = {
     "relu": {},

@@ -149,6 +149,7 @@ def test_a_picture_smaller_than_a_fixed_size_is_extended(models: dict[str, Path]
     assert decode(data, Model(models["int8-decoder-96"], "decoder")).shape == small.shape
 
 
+@pytest.mark.slow
 def test_the_command_works_without_torch(models: dict[str, Path], pixels: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     no_torch = "import sys; sys.modules['torch'] = None; from export.runtime import main; sys.exit(main(sys.argv[1:]))"

@@ -400,6 +400,11 @@ def test_a_record_that_is_a_link_stays_at_home_and_typed_reconstructions_go_up(t
     found = repository_files(run_dir / "c.safetensors", "alice/codec", recon_dir=recon)
     assert found.files["reconstructions.png"] == b"grid"
     assert found.left_out == [f"{run_dir / 'summary.json'} is a link"]
+    (run_dir / "config.yaml").rename(run_dir / "resolved.yaml")  # as a run does where config.yaml is the user's
+    (run_dir / "config.yaml").write_text("password: private\n")
+    found = repository_files(run_dir / "c.safetensors", "alice/codec")
+    assert found.files["config.yaml"].startswith(MARK.encode())
+    assert any("config.yaml is no run's" in sentence for sentence in found.left_out)
 
 
 def test_a_stranger_s_metadata_stay_text_in_the_card() -> None:

@@ -7,6 +7,8 @@ import pytest
 from cluster import SCRIPTS, Cluster, wait_until
 from programs import TINY, into, rows, states
 
+pytestmark = pytest.mark.slow
+
 STEPS = 80
 Submit = Callable[..., str]
 

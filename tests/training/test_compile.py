@@ -13,6 +13,8 @@ from training.options import parse
 from training.run import Run
 from training.setup import set_up
 
+pytestmark = pytest.mark.slow
+
 EVALUATED = ("psnr", "ms_ssim", "l1", "bpp_estimated")
 
 

@@ -12,6 +12,8 @@ from codec.checkpoint import load_codec
 from codec.errors import InputError
 from training.state import load_state, newest_whole
 
+pytestmark = pytest.mark.slow
+
 DAMAGES = 200
 
 

@@ -9,6 +9,8 @@ from programs import TINY, distance, into, launch, run, train, weights
 from training.options import parse
 from training.setup import set_up
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def gdn_codec(coco224: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

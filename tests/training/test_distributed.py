@@ -11,6 +11,8 @@ from torch import Tensor
 
 from codec.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 # Every loss and every scope once. ReLU replaces every GDN that trains: GDN's tiny gradients are amplified by Adam.
 COMBINATIONS = {
     "recon": ("replaced+entropy", "all", ["--input_size", 176]),

@@ -18,6 +18,8 @@ from codec.network.bottleneck import noise_keys
 from codec.network.codec import Codec
 from training.faults import Watch, guilty_module
 
+pytestmark = pytest.mark.slow
+
 POISONED = '''
 import os
 from dataclasses import dataclass

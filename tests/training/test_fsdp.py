@@ -9,6 +9,8 @@ from programs import ROUNDING, TINY, distance, into, launch, rows, states, train
 from safetensors.torch import load_file
 from torch import Tensor
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 HALF = 8
 

@@ -14,6 +14,8 @@ from codec.errors import InputError
 from training.record import Record
 from training.state import load_state, newest_whole
 
+pytestmark = pytest.mark.slow
+
 # kB of disk. A state takes 132, last.safetensors 80 and as much again while it is written, what is recorded 8: so they
 # fill at another byte of step 2's (up to 340) or of step 3's save, in each of its files.
 SIZES = (230, 260, 290, 310, 330, 380, 420, 440, 460, 472)

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from programs import run
 
+pytestmark = pytest.mark.slow
+
 KILLS = Path(__file__).with_name("kills.py")
 
 

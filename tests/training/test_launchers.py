@@ -14,6 +14,8 @@ from programs import DDP, ROOT, TINY, environment, into, rows, states
 from training.preempt import PREEMPTED
 from training.state import newest_whole
 
+pytestmark = pytest.mark.slow
+
 LAUNCHERS = {
     "accelerate": ["accelerate.commands.launch", "--config_file", str(DDP)],
     "torchrun": ["torch.distributed.run", "--nproc_per_node", "2"],

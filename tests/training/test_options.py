@@ -91,8 +91,9 @@ def test_the_recipes_parse_as_written_and_load_again_from_what_they_save(
 ) -> None:
     options = parse([*COCO, *RECIPES[name].format(plugin=plugin).split()])
     flat = options.flat()
-    assert with_file(tmp_path, json.dumps(flat)) == options
-    assert with_file(tmp_path, yaml.safe_dump(flat)) == options
+    typed = ["--plugin", str(plugin)] if flat["plugin"] else []
+    assert with_file(tmp_path, json.dumps(flat), *typed) == options
+    assert with_file(tmp_path, yaml.safe_dump(flat), *typed) == options
     assert flat["replace_parts"] == ("encoder" if "encoder" in RECIPES[name] else "all")
     assert ("enc_t" in flat) == ("gdnish" in name)
     assert ("myact_scale" in flat) == (name == "own block")
@@ -311,7 +312,7 @@ def test_the_home_folder_is_found_where_no_shell_looked_for_it(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "recipe.yaml").write_text("coco_dir: ~/coco\nplugin: ~/my_blocks.py\nact: myact\nrun_name: ~x\n")
-    options = parse(["--config=~/recipe.yaml", "--save_dir=~/out", "--recon_dir", "./a~"])
+    options = parse(["--config=~/recipe.yaml", "--plugin=~/my_blocks.py", "--save_dir=~/out", "--recon_dir", "./a~"])
     assert (options.data.coco_dir, options.output.save_dir) == (f"{tmp_path}/coco", f"{tmp_path}/out")
     assert options.replacement.plugin == str(plugin)
     assert (options.output.recon_dir, options.reporting.run_name) == ("./a~", "~x")
@@ -323,7 +324,7 @@ def test_a_missing_file_is_named() -> None:
 
 def test_a_plugin_of_the_file_brings_its_block_and_options(plugin: Path, tmp_path: Path) -> None:
     text = yaml.safe_dump({"plugin": str(plugin), "act": "myact", "myact_scale": 3})
-    options = with_file(tmp_path, text, *COCO)
+    options = with_file(tmp_path, text, *COCO, "--plugin", str(plugin))
     assert options.block.scale == 3.0
     assert options.flat() | {"plugin": str(plugin), "act": "myact", "myact_scale": 3.0} == options.flat()
 
@@ -352,6 +353,7 @@ def test_help_shows_a_plugins_options(plugin: Path, capsys: pytest.CaptureFixtur
     assert re.search(r"^  --myact_scale FLOAT +\[1.5\]$", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_parsing_loads_nothing_heavier_than_torch() -> None:
     program = (
         "import sys; from training.options import parse; parse(['--coco_dir', 'x']); "

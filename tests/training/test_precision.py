@@ -218,6 +218,7 @@ def test_copies_keep_their_regions_and_are_independent() -> None:
     assert dtypes(copied).seen["g_s"] == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["all_normexp", "entropy+decoder"])
 def test_regions_compile_whole_and_train(policy: str) -> None:
     model = codec("gdn")

@@ -22,6 +22,8 @@ from codec.quantization.layers import QuantizedLayer
 from codec.quantization.phases import activation_quantizers, in_float
 from training.options import parse
 
+pytestmark = pytest.mark.slow
+
 KILLS = Path(__file__).with_name("kills.py")
 QAT = ["--qat", "true", "--qat_scope", "all", "--replace_parts", "all", "--qat_calib_steps", 4, "--qat_freeze_after", 8]
 LEARNING = {"activation.high", "activation.steps", "weight.scale"}  # after a ReLU the low end is zero

@@ -43,6 +43,7 @@ def test_an_evaluation_that_will_be_done_again_is_not_in_the_record_twice(tmp_pa
     assert [(row["kind"], row["step"]) for row in json_lines(file)] == kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
 def test_the_first_signal_is_remembered_and_a_second_interrupt_ends_the_process(name: str) -> None:
     from programs import run
@@ -65,6 +66,7 @@ print("went on")
     assert (done.returncode, done.stdout) == (130, f"{name}\n" * 3)
 
 
+@pytest.mark.slow
 def test_the_signal_handler_needs_nothing_heavy() -> None:
     """It is installed before torch is imported: a signal in those seconds must not be lost."""
     from programs import run

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from codec.errors import InputError
 from training.state import load_state
 
+pytestmark = pytest.mark.slow
+
 Train = Callable[..., int]
 
 
@@ -228,3 +230,61 @@ def test_fp16_and_its_loss_scaler_work_with_clipping_accumulation_and_resume(her
     progress = load_state(states(tmp_path / "halves")[-1]).progress
     assert progress.scaler["_growth_tracker"] == 8  # eight good steps at this scale, none skipped
     assert rows(tmp_path / "whole", "fault") == []
+
+
+@pytest.fixture
+def started(here: Train, tmp_path: Path) -> tuple[Path, Path]:
+    """A run from a checkpoint, and the checkpoint."""
+    assert here(tmp_path / "first", "--max_steps", 1, "--act", "gdn") == 0
+    start = tmp_path / "first" / "last.safetensors"
+    assert here(tmp_path / "run", "--max_steps", 2, "--init_checkpoint", start) == 0
+    return tmp_path / "run", start
+
+
+def test_a_resumed_run_needs_neither_its_first_weights_nor_their_place(
+    here: Train, started: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, start = started
+    moved = start.rename(tmp_path / "moved.safetensors")
+    assert here(folder, "--max_steps", 3, "--init_checkpoint", moved) == 0
+    moved.unlink()
+    assert here(folder, "--max_steps", 4, "--init_checkpoint", start) == 0
+    assert [row["step"] for row in rows(folder, "train")] == [1, 2, 3, 4]
+
+
+def test_other_first_weights_are_refused(here: Train, started: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, _ = started
+    assert here(tmp_path / "second", "--max_steps", 1, "--act", "gdn", "--seed", 1) == 0
+    other = tmp_path / "second" / "last.safetensors"
+    with pytest.raises(InputError, match=re.escape(f"--init_checkpoint {other} has another content")):
+        here(folder, "--max_steps", 3, "--init_checkpoint", other)
+    with pytest.raises(InputError, match=r"--init_checkpoint .*last.safetensors there, absent here"):
+        here(folder, "--max_steps", 3)
+
+
+def test_another_plugin_is_refused(here: Train, tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(LEAKY)
+    words = ["--plugin", plugin, "--act", "leaky"]
+    assert here(tmp_path / "run", *words, "--max_steps", 1) == 0
+    plugin.write_text(LEAKY.replace("0.1", "0.2"))
+    with pytest.raises(InputError, match=re.escape(f"--plugin {plugin} has another content")):
+        here(tmp_path / "run", *words, "--max_steps", 2)
+
+
+def test_a_missing_first_checkpoint_is_named_with_its_option(here: Train, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=re.escape(f"--init_checkpoint {tmp_path / 'no.pth.tar'}: no such file")):
+        here(tmp_path / "run", "--init_checkpoint", tmp_path / "no.pth.tar")
+
+
+LEAKY = """
+from torch import nn
+from codec.blocks import register_activation
+
+@register_activation("leaky")
+class Leaky:
+    @staticmethod
+    def encoder(channels, options): return nn.LeakyReLU(0.1)
+    @staticmethod
+    def decoder(channels, options): return nn.LeakyReLU(0.1)
+"""

@@ -11,6 +11,8 @@ from training.options import parse
 from training.setup import set_up
 from training.state import model_tensors
 
+pytestmark = pytest.mark.slow
+
 ADAMW = ["--optimizer", "adamw", "--weight_decay", "0.5", "--max_steps", "3"]
 SCOPES = {
     ("encoder", "replaced"): {"g_a"},

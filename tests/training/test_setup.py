@@ -18,6 +18,8 @@ from codec.network.codec import Codec
 from training.options import parse
 from training.setup import set_up
 
+pytestmark = pytest.mark.slow
+
 ZOO = ["--num_workers", "0", "--resume", "auto"]
 
 
@@ -92,6 +94,22 @@ def test_weights_that_cannot_be_downloaded_are_refused_with_the_two_ways_out(
     assert "cannot be downloaded" in line
     assert "--pretrained false" in line
     assert "--init_checkpoint" in line
+
+
+@pytest.mark.parametrize("junk", [b"<html>log in first</html>", b"PK\3\4" + bytes(20_000)])
+def test_a_damaged_download_in_the_cache_is_named(
+    junk: bytes,
+    coco224: Path,
+    refusal: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    cache = tmp_path_factory.mktemp("hub")
+    monkeypatch.setenv("TORCH_HOME", str(cache))
+    file = cache / "hub" / "checkpoints" / "bmshj2018-factorized-prior-1-446d5c7f.pth.tar"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(junk)
+    assert f"{file} is damaged" in refusal("--coco_dir", coco224, "--quality", 1)
 
 
 @pytest.fixture

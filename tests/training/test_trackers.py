@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from programs import TINY, into, rows, run, train
 
+pytestmark = pytest.mark.slow
+
 
 def wandb_records(folder: Path) -> list[Any]:
     """The records of a W&B run kept offline, in the order of writing: LevelDB's log framing around protobuf."""

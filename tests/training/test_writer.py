@@ -21,6 +21,8 @@ from codec.checkpoint import load_codec
 from training.record import Record
 from training.writer import MOST, Writer
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 
 
@@ -72,7 +74,7 @@ def test_a_slow_disk_changes_no_bit_of_a_run_and_its_end_waits_for_it(
 ) -> None:
     slow(monkeypatch, training.saving, "save_state")
     slow(monkeypatch, training.saving, "link_or_copy")
-    slow(monkeypatch, training.validation, "_write_png")
+    slow(monkeypatch, training.validation, "write_png")
     assert train(*words(coco224, tmp_path, "--max_steps", STEPS)) == 0
     ours, theirs = saved(tmp_path), saved(undisturbed)
     assert ours.keys() == theirs.keys()
@@ -114,7 +116,7 @@ def fail(number: int) -> Callable[..., None]:
 def test_reconstructions_that_a_full_disk_has_no_room_for_are_said_to_be_lost(
     coco224: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training.validation, "_write_png", fail(errno.ENOSPC))
+    monkeypatch.setattr(training.validation, "write_png", fail(errno.ENOSPC))
     assert train(*words(coco224, tmp_path, "--max_steps", 6)) == 0
     said = capsys.readouterr().err
     for name in ("pre", "e001"):

@@ -119,6 +119,7 @@ def test_tables_that_are_none_are_refused(tables: Tables) -> None:
             Tables(**(vars(tables) | change))
 
 
+@pytest.mark.slow
 def test_the_coder_needs_neither_torch_nor_compressai() -> None:
     words = "import sys, codec.bitstream.container; print({'torch', 'compressai'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True, check=True)

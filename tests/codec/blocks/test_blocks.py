@@ -185,6 +185,7 @@ def test_every_parameter_learns_and_the_loss_falls(name: str, values: dict, form
         assert parameter.grad.abs().max() > 0, parameter_name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["encoder", "decoder"])
 @pytest.mark.parametrize(("name", "values"), [(act, {}) for act in block_names() if act != KEEP_GDN])
 def test_blocks_compile_whole_and_keep_channels_last_and_autocast(name: str, values: dict, form: str) -> None:
@@ -376,6 +377,7 @@ def test_a_block_chooses_its_prefix() -> None:
     assert (options.on, options.kind) == (False, "b")
 
 
+@pytest.mark.slow
 def test_adding_a_block_is_adding_one_file_and_listing_blocks_does_not_load_compressai(tmp_path: Path) -> None:
     package = tmp_path / "codec"
     package.mkdir()

@@ -84,6 +84,7 @@ BLOCK = {"name": "relu", "options": {}}
         ({"quantization": {"phase": "evil"}}, "has no scope"),
         ({"quantization": {"scope": "all", "phase": "evil"}}, "not one of"),
         ({"quantization": {"scope": "everything"}}, "not one of"),
+        ({"quantization": {"scope": "all", "act_observer": "evil"}}, "evil"),
         ({"surprise": 1}, "unknown entry"),
     ],
 )

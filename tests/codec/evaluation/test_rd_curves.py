@@ -56,6 +56,52 @@ def test_a_file_that_is_no_curve_is_refused(tmp_path: Path, text: str) -> None:
         read_curve(tmp_path / "curve.json")
 
 
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        ('{"bpp": [0.1, 0.2], "ms-ssim-db-rgb": [12, 14]}', "no bpp and psnr-rgb .it has bpp, ms-ssim-db-rgb"),
+        ('{"bpp": [0.1, 0.2], "psnr-rgb": [30, NaN]}', "psnr-rgb has nan"),
+        ('{"bpp": [0.1, 1e999], "psnr-rgb": [30, 31]}', "bpp has inf"),
+        ('{"bpp": [1%s], "psnr-rgb": [30]}' % ("0" * 400), "bpp has 1000"),
+        ('{"bpp": [0, 0.2], "psnr-rgb": [30, 31]}', "bpp has 0"),
+        ('{"bpp": ["0.1"], "psnr-rgb": [30]}', "bpp has '0.1'"),
+        ('{"bpp": [true], "psnr-rgb": [30]}', "bpp has True"),
+        ('{"bpp": 1, "psnr-rgb": [30]}', "bpp is no list"),
+        ('{"bpp": [1, 2], "psnr-rgb": [30]}', "differ in length"),
+        ('{"bpp": [1], "psnr-rgb": [30], "ms-ssim-rgb": [{}]}', "ms-ssim-rgb has"),
+        ("[1]", "result format"),
+        ("[" * 100000, "result format"),
+    ],
+)
+def test_figures_that_no_codec_has_are_refused(tmp_path: Path, results: str, said: str) -> None:
+    (tmp_path / "curve.json").write_text(f'{{"results": {results}}}')
+    with pytest.raises(InputError, match=said):
+        read_curve(tmp_path / "curve.json")
+
+
+def test_a_curve_with_a_byte_order_mark_and_without_a_psnr_somewhere_is_read(tmp_path: Path) -> None:
+    text = '{"results": {"bpp": [0.1, 0.2], "psnr-rgb": [30, null], "ms-ssim-rgb": [null, 1]}}'
+    (tmp_path / "curve.json").write_text(text, encoding="utf-8-sig")
+    assert read_curve(tmp_path / "curve.json").points == [Point(0.1, 30.0)]
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+    names = ["$x_{$", "\x1b[2J\x00", "\u5199\u771f \ufffe", "\udcff"]
+    plot(tmp_path / "rd.svg", "$^$ \u65e5\u672c", [curve(name, [Point(0.1, 30), Point(0.2, 31)]) for name in names])
+    assert "\x1b" not in (tmp_path / "rd.svg").read_text()
+
+
+def test_a_plot_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rd.png").write_bytes(b"older")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(OSError, match="full"):
+            plot(tmp_path / "rd.png", "pictures", [read_curve(PUBLISHED)])
+    assert (tmp_path / "rd.png").read_bytes() == b"older"
+    assert [path.name for path in tmp_path.iterdir()] == ["rd.png"]
+
+
 def test_the_plot_is_a_picture(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(
         json.dumps({"name": "a", "results": {"bpp": [0.5, 0.2], "psnr-rgb": [30, 28], "ms-ssim-rgb": [0.98, 0.95]}})

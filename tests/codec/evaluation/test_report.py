@@ -32,6 +32,8 @@ from codec.files import FileCodec
 from codec.network.bottleneck import with_tables
 from codec.network.codec import Codec
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<img src=x onerror=document.title=1>&.png"
 SIZE = (480, 320)  # what a wide window shows pixel for pixel
 CPU = torch.device("cpu")

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from compressai.models import FactorizedPrior
 from torch import Tensor
@@ -31,6 +32,7 @@ def test_noise_depends_on_the_place_in_the_global_batch_and_not_on_how_the_batch
     torch.testing.assert_close(torch.cat([noise(7, 123, [0, 2]), noise(7, 123, [1, 3])])[[0, 2, 1, 3]], whole)
 
 
+@pytest.mark.slow
 def test_the_compiled_noise_has_the_same_bits() -> None:
     keys = noise_keys(1, 2, torch.arange(2))
     compiled = torch.compile(uniform_noise, fullgraph=True)
@@ -79,6 +81,7 @@ def test_tables_are_built_on_a_copy_and_hold_the_median(picture: Tensor) -> None
     assert torch.sigmoid(logits).sub(0.5).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_the_model_compiles_whole_and_gives_the_eager_result(picture: Tensor) -> None:
     codec = Codec(Architecture(8, 12))
     keys = noise_keys(0, 0, torch.arange(1))

@@ -91,6 +91,7 @@ def test_a_picture_of_any_size_and_kind_comes_back_as_the_codec_shows_it(
     }
 
 
+@pytest.mark.slow
 def test_several_processes_write_the_same_files(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     use = ["--checkpoint", checkpoint, "--num_proc"]
     done = run("-m", "codec.compress", folder, tmp_path / "two", *use, 2)

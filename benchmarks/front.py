@@ -1,0 +1,144 @@
+"""The README's first screen out of the kept results: the table of the blocks and its plot."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.harness import RESULTS
+from codec.evaluation.curves import Point, curve, difference
+
+BLOCKS = {
+    "gdn": "GDN, the original",
+    "relu": "`relu`",
+    "gate": "`gate`",
+    "relu_mlp": "`relu_mlp`",
+    "gate_mlp": "`gate_mlp`",
+}
+FILES = ("rd_study_cpu_long", "deployment", "families", "rd_study_cpu_int8")
+
+SOURCES = """\
+**BD-rate**: percent more bytes for the same PSNR; negative is better. Measured on Kodak, with files that were written
+and decoded. The codecs are small ({small}). Each block takes the place of every GDN of a trained GDN codec and trains
+{steps:,} steps, as GDN itself does; int8 adds {int8_steps} steps to both ({rd_study_cpu_long}). `relu` needs a longer
+training. Trained from random weights, int8 costs it {relu:.1f} % ({rd_study_cpu_int8}). **Time**: a picture of 768x512,
+{large}, ONNX Runtime with {threads} threads on {cpu}; GDN in float takes {gdn:.0f} ms ({deployment}).
+**Families**: by the operator lists of their vendors ({families}, [docs/npu.md](docs/npu.md))."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is known of a block.
+
+    Attributes:
+        rate: BD-rate in percent against GDN in float, the mean of the seeds.
+        rate_in_int8: the same of the block after quantization-aware training; None where it was not measured.
+        milliseconds: encoder and decoder of 768x512 in int8, ONNX Runtime.
+        families: "n of m" chip families take every node.
+    """
+
+    rate: float
+    rate_in_int8: float | None
+    milliseconds: float
+    families: str
+
+
+def kept(name: str) -> Any:
+    """A result, as its file has it."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def figures(act: str) -> Figures:
+    """A block's figures from the kept results."""
+    study = kept("rd_study_cpu_long")
+    measured = act in study["budget"]["int8_blocks"]
+    return Figures(
+        rate=bd_rate(study, (act, ""), ""),
+        rate_in_int8=bd_rate(study, (act, "-int8"), "-float") if measured else None,
+        milliseconds=row("deployment", f"{act} int8,")["value"],
+        families="{value:g} {unit}".format(**row("families", f"{act}:")),
+    )
+
+
+def row(name: str, begins: str) -> dict[str, Any]:
+    """The one row of a result that begins so."""
+    (found,) = (each for each in kept(name)["rows"] if each["what"].startswith(begins))
+    return dict(found)
+
+
+def bd_rate(study: Any, ours: tuple[str, str], gdn: str) -> float:
+    """BD-rate in percent of (block, way) against GDN in a way, the mean of the seeds.
+
+    Args:
+        ours, gdn: a way is "", "-float" or "-int8": the end of the names of its runs.
+    """
+    seeds = study["budget"]["seeds"]
+    return mean(difference(rd_curve(study, *ours, seed), rd_curve(study, "gdn", gdn, seed)).bd_rate for seed in seeds)
+
+
+def rd_curve(study: Any, act: str, way: str, seed: int) -> Any:
+    """The curve of a block's runs."""
+    rate = study["learning rates"][act]
+    runs = [study["runs"][f"{act}-{x}-seed{seed}-lr{rate:g}{way}"] for x in study["budget"]["lambdas"]]
+    return curve(act, [Point(run["bpp"], run["psnr"]) for run in runs])
+
+
+def table() -> str:
+    """The table, and where its figures come from, in Markdown."""
+    lines = [
+        "| block | BD-rate against GDN | in int8 | int8 time, encoder + decoder | NPU families that take all of it |",
+        "| --- | --: | --: | --: | --: |",
+    ]
+    for act, name in BLOCKS.items():
+        of = figures(act)
+        rate = f"{of.rate:+.1f} %" if of.rate else "0"
+        in_int8 = "not measured" if of.rate_in_int8 is None else f"{of.rate_in_int8:+.1f} %"
+        lines.append(f"| {name} | {rate} | {in_int8} | {of.milliseconds:.0f} ms | {of.families} |")
+    return "\n".join(lines) + "\n\n" + sources()
+
+
+def sources() -> str:
+    """What was measured, on which machine, and the files that hold it."""
+    study, times = kept("rd_study_cpu_long"), kept("deployment")
+    budget = study["budget"]
+    return SOURCES.format(
+        **{name: f"[{name}.json](benchmarks/results/{name}.json)" for name in FILES},
+        small=f"N={budget['N']}, M={budget['M']}",
+        steps=budget["extra_steps"],
+        int8_steps=budget["int8_steps"],
+        relu=kept("rd_study_cpu_int8")["rows"][0]["value"],
+        large=f"N={times['N']}, M={times['M']}",
+        threads=times["threads of ONNX Runtime"],
+        cpu=times["machine"]["cpu"],
+        gdn=row("deployment", "gdn float,")["value"],
+    )
+
+
+def draw(path: Path) -> None:
+    """A plot of the table: bytes against time, in float (filled) and in int8 (hollow)."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+    axis.axhline(0, color="grey", lw=0.8)
+    for k, act in enumerate(BLOCKS):
+        of, colour = figures(act), f"C{k}"
+        axis.scatter(of.milliseconds, of.rate, color=colour, zorder=3)
+        if of.rate_in_int8 is not None:
+            axis.plot([of.milliseconds] * 2, [of.rate, of.rate_in_int8], color=colour, lw=0.8, ls=":")
+            axis.scatter(of.milliseconds, of.rate_in_int8, color="white", edgecolors=colour, zorder=3)
+        axis.annotate(act, (of.milliseconds, of.rate), xytext=(8, -4), textcoords="offset points", color=colour)
+    axis.scatter([], [], color="black", label="the block in float")
+    axis.scatter([], [], color="white", edgecolors="black", label="after training for int8")
+    axis.set_yscale("symlog", linthresh=5)
+    axis.set(ylim=(-8, 100), yticks=(-5, -2, 0, 2, 5, 20, 50), yticklabels=("-5", "-2", "0", "2", "5", "20", "50"))
+    axis.set(xlim=(100, 330), xlabel="encoder + decoder of 768x512 in int8, ms (ONNX Runtime, two CPU cores)")
+    axis.set_ylabel("BD-rate against GDN in float, %")
+    axis.set_title("bytes for the same PSNR: lower is better", fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

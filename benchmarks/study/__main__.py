@@ -1,0 +1,47 @@
+"""`python -m benchmarks.study --coco_dir DIR --images DIR --out DIR`: what each block costs in quality.
+
+A GDN codec is trained at each lambda. From it, every block (distilled start where it can learn from its GDN) trains on
+for the same steps at each learning rate of a sweep, and at its best one with every lambda and seed; GDN itself goes on
+for the same steps, and so does the linear control. From there, int8: quantization-aware training against the same steps
+in float. Every codec is measured on --images through files that are written and read again.
+
+The runs are runs of `train_accel.py`. After --minutes they stop with a checkpoint, the status is 75, and the same
+command goes on. The last step writes `results/rd_study.json` and `.png`.
+"""
+
+import math
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.study.plan import BUDGETS, Study
+from benchmarks.study.run import prepare, run
+from training.preempt import PREEMPTED
+
+
+def main(argv: Iterable[str] | None = None) -> int:
+    """The command; returns its exit status: 0, or 75 where there is more to do."""
+    parser = ArgumentParser("python -m benchmarks.study", description="What each block costs in quality against GDN.")
+    parser.add_argument("--coco_dir", required=True, help="photographs to train on: a COCO root, or sample")
+    parser.add_argument("--images", required=True, help="photographs to measure on, which are not among them")
+    parser.add_argument("--out", type=Path, required=True, help="the runs; a second call goes on with them")
+    parser.add_argument("--budget", choices=BUDGETS, default="cpu", help="how large and how long [cpu]")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after these [never]")
+    given = parser.parse_args(None if argv is None else list(argv))
+    start = time.time()
+    given.out.mkdir(parents=True, exist_ok=True)
+    study = Study(BUDGETS[given.budget], given.out)
+    prepare(given.coco_dir, study)
+    if not run(study, given.images, start + 60 * given.minutes):
+        print("the time is up; the same command goes on")
+        return PREEMPTED
+    from benchmarks.study.summary import summarize
+
+    summarize(study, given.images, given.budget)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""What an evaluation says: a table on the terminal, differences from references, and files of figures."""
+
+import csv
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from coco224.errors import counted, one_line
+from codec.evaluation.curves import Curve, NoDifference, difference
+from codec.evaluation.figures import Evaluated
+from codec.evaluation.pictures import Pictures
+
+COLUMNS = {"psnr": "psnr-rgb", "ms_ssim": "ms-ssim-rgb", "bpp": "bpp", "bpp_estimated": "bpp-estimated"}
+ALARM = 0.01
+"""Real and estimated bits differ by no more than this where the tables fit the densities,"""
+OVERHEAD = 20
+"""but for the bytes of a file that no symbol asked for: its header, and the last word of the coder."""
+
+
+def print_table(pictures: Pictures, measured: list[Evaluated]) -> None:
+    """One line a codec, and how many pictures a mean leaves out."""
+    width = max(len("checkpoint"), *(len(one_line(each.name)) for each in measured))
+    print(f"{one_line(pictures.title)}: {counted(len(pictures.names), 'picture')}, means over pictures")
+    print(f"{'checkpoint':{width}}  PSNR dB  MS-SSIM     bpp  estimated")
+    for each in measured:
+        cells = [format(each.averages[key], style) if key in each.averages else "-" for key, style in
+                 (("psnr", ".3f"), ("ms_ssim", ".5f"), ("bpp", ".4f"), ("bpp_estimated", ".4f"))]  # fmt: skip
+        print(f"{one_line(each.name):{width}}  {cells[0]:>7}  {cells[1]:>7}  {cells[2]:>6}  {cells[3]:>9}")
+    small = sum(row.ms_ssim is None for row in measured[0].rows)
+    identical = max(sum(row.psnr == math.inf for row in each.rows) for each in measured)
+    if small:
+        print(f"{counted(small, 'picture')} under 161 pixels, without MS-SSIM")
+    if identical:
+        print(f"{counted(identical, 'picture')} came back identical, without PSNR")
+
+
+def differences(tested: Curve, references: list[Curve]) -> list[dict[str, Any]]:
+    """BD-rate and BD-PSNR against each reference, printed and as --json has them."""
+    against = []
+    for reference in references:
+        entry: dict[str, Any] = {"name": reference.name, "results": _columns(reference)}
+        try:
+            delta = difference(tested, reference)
+        except NoDifference as reason:
+            print(one_line(f"against {reference.name}: no BD-rate, {reason}"))
+        else:
+            entry |= {"bd-rate": delta.bd_rate, "bd-psnr": delta.bd_psnr, "overlap": delta.overlap}
+            print(
+                f"against {one_line(reference.name)}: BD-rate {delta.bd_rate:+.2f} %, BD-PSNR {delta.bd_psnr:+.3f} dB "
+                f"({len(tested.points)} and {len(reference.points)} points, {delta.overlap:.0%} of the PSNR range)"
+            )
+        against.append(entry)
+    return against
+
+
+def _columns(each: Curve) -> dict[str, list[float | None]]:
+    return {
+        "psnr-rgb": [point.psnr for point in each.points],
+        "ms-ssim-rgb": [point.ms_ssim for point in each.points],
+        "bpp": [point.bpp for point in each.points],
+    }
+
+
+def alarm(each: Evaluated, names: list[str]) -> str | None:
+    """What to say where a file is not as large as its likelihoods promise, the worst named; None where none is."""
+    off = {
+        name: row.bpp / row.bpp_estimated - 1
+        for name, row in zip(names, each.rows, strict=True)
+        if row.bpp and row.bpp_estimated and _beyond(row.bpp, row.bpp_estimated, row.pixels)
+    }
+    if not off:
+        return None
+    worst = max(off, key=lambda name: abs(off[name]))
+    return (
+        f"ALARM: {each.name}: {len(off)} of {len(names)} files are off the likelihoods' estimate, {worst} by "
+        f"{off[worst]:+.2%}: its CDF tables are stale; resume training from it to rebuild them"
+    )
+
+
+def _beyond(real: float, estimated: float, pixels: int) -> bool:
+    return abs(real - estimated) * pixels > ALARM * estimated * pixels + 8 * OVERHEAD
+
+
+def as_results(pictures: Pictures, ours: list[Evaluated]) -> dict[str, Any]:
+    """CompressAI's result format: one entry a checkpoint in each list."""
+    results = {label: [each.averages.get(name) for each in ours] for name, label in COLUMNS.items()}
+    return {
+        "name": "npu-image-codec",
+        "description": pictures.title,
+        "checkpoints": [each.name for each in ours],
+        "results": results,
+    }
+
+
+def write_rows(path: Path, names: list[str], measured: list[Evaluated]) -> None:
+    """A CSV row for each codec and picture, in UTF-8; what a name has that is no text is escaped."""
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(["checkpoint", "picture", *COLUMNS])
+        for each in measured:
+            for name, row in zip(names, each.rows, strict=True):
+                values = asdict(row)
+                writer.writerow([_cell(each.name), _cell(name), *(values[column] for column in COLUMNS)])
+
+
+def _cell(name: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name

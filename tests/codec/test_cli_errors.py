@@ -1,0 +1,63 @@
+"""Errors that no bug of this program makes: one line and status 2."""
+
+import errno
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from datasets.exceptions import DatasetGenerationError
+from torch.utils.data import DataLoader, Dataset
+
+from codec.cli import known_cause, run
+
+
+def said(error: BaseException, capsys: pytest.CaptureFixture[str]) -> str:
+    def main() -> int:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_the_file_system_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stale = OSError(errno.ESTALE, "Stale file handle", "/data/last.safetensors")
+    assert said(stale, capsys) == "error: /data/last.safetensors: Stale file handle"
+    full = OSError(errno.ENOSPC, "No space left on device", "/data/x")
+    assert said(full, capsys).startswith("error: the disk is full (No space left on device), /data/x cannot be written")
+
+
+def test_memory_and_libraries(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**50)
+    assert said(refused.value, capsys).startswith("error: out of memory (")
+    assert said(torch.OutOfMemoryError("CUDA out of memory."), capsys).startswith("error: out of memory (CUDA")
+    assert said(MemoryError(), capsys).startswith("error: out of memory (MemoryError)")
+    assert "damaged" in said(pickle.UnpicklingError("invalid load key"), capsys)
+    made = DatasetGenerationError("An error occurred while generating the dataset")
+    made.__cause__ = OSError(errno.ENOSPC, "No space left on device", "/cache/x.arrow")
+    assert "/cache/x.arrow cannot be written" in said(made, capsys)
+    assert "--compile false" in said(torch._inductor.exc.InductorError(ValueError("no"), None), capsys)
+
+
+def test_a_bug_stays_a_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 // 0)
+    assert known_cause(ValueError("x")) is None
+
+
+class _Unreadable(Dataset[int]):
+    def __getitem__(self, number: int) -> int:
+        raise OSError(errno.EIO, "Input/output error", "/data/a.jpg")
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_a_worker_s_error_is_said_without_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OSError, match="worker process") as failed:
+        list(DataLoader(_Unreadable(), num_workers=1))
+    assert said(failed.value, capsys) == "error: [Errno 5] Input/output error: '/data/a.jpg'"

@@ -1,0 +1,79 @@
+"""A signal before there is anything to save ends a run within seconds; a stopped tracker does not hold up its end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from programs import ROOT, SMALL, TINY, environment, into, train
+
+SECONDS = 5.0
+
+
+def stopped(words: list[object], log: Path, what: str, seconds: float) -> tuple[int, float, str]:
+    """Starts a run, waits until its log has these words and then for some seconds, and sends SIGTERM.
+
+    Returns:
+        Its status, how long it took to stop, and what it said.
+    """
+    with log.open("w") as file:
+        command = [sys.executable, "train_accel.py", *map(str, words)]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=file, stderr=file)
+    while what not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    since = time.monotonic()
+    status = process.wait(60)
+    return status, time.monotonic() - since, log.read_text()
+
+
+def test_a_signal_stops_the_distilled_start(coco224: Path, tmp_path: Path) -> None:
+    words = ["--coco_dir", coco224, *TINY, "--N", 32, "--M", 32, *into(tmp_path / "gdn"), "--act", "gdn"]
+    assert train(*words, "--max_steps", 1) == 0
+    start = ["--init_checkpoint", tmp_path / "gdn" / "last.safetensors", "--act", "gate", "--distill_steps", 100_000]
+    words = ["--coco_dir", coco224, *TINY[len(SMALL) :], *start, *into(tmp_path / "run"), "--num_workers", 0]
+    status, seconds, said = stopped(words, tmp_path / "log", "distilled start", 0.3)
+    assert (status, "Traceback" in said) == (75, False)
+    assert seconds < SECONDS
+    assert "stopped by SIGTERM before the first step; the same command starts again" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_stops_a_compilation(coco224: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    words = ["--coco_dir", coco224, *TINY, *into(tmp_path / "run"), "--compile", "true"]
+    status, seconds, said = stopped(words, tmp_path / "log", "batch       8 x 1", 4.0)
+    assert (status, "Traceback" in said) == (75, False)
+    assert seconds < SECONDS
+    assert not (tmp_path / "run" / "state").exists()
+
+
+def test_a_stopped_wandb_does_not_hold_up_the_end(coco224: Path, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import training.trackers; training.trackers.LAST_SECONDS = 2\n"
+        "from codec.cli import run; import train_accel; run(train_accel.main)"
+    )
+    words = ["--coco_dir", coco224, *TINY, *into(tmp_path / "run"), "--epochs", 10_000, "--wandb", "true"]
+    env = environment(WANDB_MODE="offline", WANDB_DIR=str(tmp_path))
+    with subprocess.Popen(
+        [sys.executable, str(script), *map(str, words)], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True
+    ) as process:
+        record = tmp_path / "run" / "metrics.jsonl"
+        while not record.exists() or not record.read_text():
+            assert process.poll() is None
+            time.sleep(0.05)
+        for child in psutil.Process(process.pid).children(recursive=True):
+            os.kill(child.pid, signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == 75
+    assert "wandb did not end within 2 s and is given up" in said
+    assert "Traceback" not in said
