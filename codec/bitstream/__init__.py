@@ -1,1 +1,1 @@
-"""Symbols to a compressed file and back. Cannot import torch."""
+"""Writes symbols to a compressed file and reads them back. Must not import torch."""
