@@ -73,7 +73,7 @@ def run_training(argv: Sequence[str] | None, stop: StopSignal) -> int:
 
 
 def cli() -> NoReturn:
-    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run_command(main)
 
 

@@ -49,7 +49,7 @@ class ExportOptions(OptionGroup):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     parser = ArgumentParser(prog="python -m export", description="A checkpoint's transforms as checked ONNX files.")
     parser.add_dataclass("export", ExportOptions)
     options = ExportOptions(**vars(parser.parse_args(argv)))
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cli() -> NoReturn:
-    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run(main)
 
 

@@ -14,7 +14,7 @@ from export.runtime.session import Model
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     parser = ArgumentParser(
         prog="python -m export.runtime",
         usage="%(prog)s {encode,decode} SOURCE TARGET --model FILE.onnx [options]",
@@ -33,12 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         convert(given.direction, given.source, given.target, Model(given.model, f"{given.direction}r", given.tables))
     except MemoryError as error:
-        raise InputError(f"{given.source}: it does not fit into the memory") from error
+        raise InputError(f"{given.source}: it does not fit into memory") from error
     return 0
 
 
 def cli() -> NoReturn:
-    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run(main)
 
 
