@@ -147,7 +147,7 @@ def test_an_operator_on_the_cpu_fails_the_command(folder: Path) -> None:
 def test_feature_maps_that_do_not_fit_fail_the_command(folder: Path) -> None:
     done = compile_for("ethos-u55-256", folder, "relu", "--part", "decoder", "--sram_kib", 16)
     assert done.returncode == 2
-    assert "KiB of SRAM and has 16" in done.stderr
+    assert "KiB of SRAM, and the chip has 16" in done.stderr
 
 
 @needs_compilers
