@@ -1,4 +1,4 @@
-"""Fine-tunes a learned image codec whose GDN layers were replaced by blocks that an NPU runs.
+"""Fine-tunes a learned image codec whose GDN layers were replaced by blocks that run on an NPU.
 
     accelerate launch train_accel.py --coco_dir coco224 --act relu
     python train_accel.py --coco_dir coco224 --act relu         # one device, no launcher
@@ -33,19 +33,19 @@ TOO_MANY_FAULTS = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. What is heavy to import waits until the options are known to be good."""
+    """Runs the command; returns its exit status. Heavy modules are imported only after the options were checked."""
     stop = StopSignal().install()
     stop.start()
     try:
         return run_training(argv, stop)
     except Preempted:
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"stopped by {stop.name} before the first step; the same command starts again", file=sys.stderr)
+            print(f"stopped by {stop.name} before the first step; run the same command again", file=sys.stderr)
         return PREEMPTED
 
 
 def run_training(argv: Sequence[str] | None, stop: StopSignal) -> int:
-    """From the command line to the last line that a run says. Returns the exit status.
+    """A complete run, from the command line to the last output. Returns the exit status.
 
     Raises:
         Preempted: a signal came before the first optimizer step was done.
@@ -53,7 +53,7 @@ def run_training(argv: Sequence[str] | None, stop: StopSignal) -> int:
     from training.options import parse
 
     options = parse(argv)
-    stop.install()  # a plugin may have taken the signals
+    stop.install()  # again, because a plugin may have replaced the signal handlers
     from training.folder import hold, take_over
     from training.record import Record
     from training.setup import launch, set_up
@@ -73,19 +73,19 @@ def run_training(argv: Sequence[str] | None, stop: StopSignal) -> int:
 
 
 def cli() -> NoReturn:
-    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run_command(main)
 
 
 def train(run: Run, record: Record, stop: StopSignal) -> int:
-    """The loop: steps, and now and then a checkpoint, an evaluation, reconstructions. Returns the exit status."""
+    """The loop: steps, with checkpoints, evaluations and reconstructions in between. Returns the exit status."""
     from training.saving import save
     from training.validation import save_reconstructions
 
     output, progress = run.options.output, run.progress
     if progress.step == 0 and output.recon_every:
-        save_reconstructions(run, record, run.shipped(), "pre")  # what the new blocks cost before any training
-    # A kill between the last step of an epoch and its evaluation: the resumed run evaluates first.
+        save_reconstructions(run, record, run.shipped(), "pre")  # shows the loss from the new blocks before training
+    # If a kill came between the last step of an epoch and its evaluation, the resumed run evaluates first.
     if not end_epoch(run, record, stop):
         return PREEMPTED
     while progress.step < run.total:
@@ -98,7 +98,7 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
         run.last_metrics = {}
         record.step(progress.step, outcome.figures, outcome.lr)  # a row every --log_every steps
 
-        # Every --checkpoint_every steps, and when the run must end here: the state to resume from.
+        # Every --checkpoint_every steps, and when the run must end here: save the state to resume from.
         exhausted = progress.faults_in_a_row >= run.options.numerics.overflow_patience
         ends_run = outcome.stopping or exhausted
         if ends_run or progress.step % output.checkpoint_every == 0:
@@ -115,7 +115,7 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
 
 
 def end_epoch(run: Run, record: Record, stop: StopSignal) -> bool:
-    """Does what the end of an epoch asks for, once, if the steps done end one. False: a signal came, all is saved."""
+    """If an epoch ends at this step, does its work once. Returns False if a signal came and the state is saved."""
     from training.saving import save
     from training.validation import Stopped, save_reconstructions, validate
 
@@ -126,7 +126,7 @@ def end_epoch(run: Run, record: Record, stop: StopSignal) -> bool:
     try:
         if run.data.validation and ends_epoch(run, output.eval_every):
             validate(run, record, stop, shipped, epoch)
-    except Stopped:  # the evaluation is done again after the resume
+    except Stopped:  # the resumed run repeats the evaluation
         save(run, record, shipped, ends_run=True)
         return False
     if ends_epoch(run, output.recon_every):
@@ -138,7 +138,7 @@ def end_epoch(run: Run, record: Record, stop: StopSignal) -> bool:
 
 
 def ends_epoch(run: Run, every: int) -> bool:
-    """Whether the steps done end the run, or an epoch that is a multiple of `every` (0: never)."""
+    """Whether this step ends the run, or an epoch whose number is a multiple of `every` (0: never)."""
     step = run.progress.step
     if not every or not step:
         return False
@@ -147,15 +147,15 @@ def ends_epoch(run: Run, every: int) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an optimizer step came to.
+    """The result of an optimizer step.
 
     Attributes:
-        fault: a rank met NaN, Inf or a huge value; no rank applied the step.
-        stopping: a rank was told to stop.
+        fault: a rank had NaN, Inf or a huge value; no rank applied the step.
+        stopping: a rank received a signal to stop.
         lr: the network's learning rate.
         figures: means over the global batch.
         batches: this rank's micro-batches.
-        at_fault: the fault, if any, is this rank's.
+        at_fault: the fault, if any, was on this rank.
     """
 
     fault: bool
@@ -167,7 +167,7 @@ class Outcome:
 
 
 def forward(run: Run, model: nn.Module, batch: Batch) -> tuple[dict[str, Any], Tensor, dict[str, Tensor]]:
-    """A micro-batch through the codec and the objective: outputs, distortion and rate as one loss, figures."""
+    """Runs codec and objective on a micro-batch; returns the outputs, the loss (distortion and rate), and figures."""
     from codec.network.bottleneck import noise_keys
 
     x = run.to_pictures(batch.images)
@@ -201,7 +201,7 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
         last = micro == run.grad_accum - 1
         with contextlib.nullcontext() if last else run.accelerator.no_sync(run.model):
             out, loss, figures = forward(run, run.model, batch)
-            # The auxiliary loss moves the quantiles alone; in the same backward, every gradient is reduced once.
+            # The auxiliary loss trains only the quantiles; with one backward, every gradient is reduced once.
             run.scaler.scale((loss + out["aux_loss"]) / run.grad_accum).backward()
         watch.see(out["x_hat"], loss)
         sums = sums + torch.stack(list(figures.values()))
@@ -212,8 +212,8 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
         if max_norm:
             torch.nn.utils.clip_grad_norm_(parameters, max_norm)
 
-    # The one host read of the step: a fault or a stop of any rank is everyone's, figures are means of the global batch.
-    stopping = torch.full((), float(bool(stop.name)), device=run.device)  # a fill, which waits for nothing
+    # The only host read of the step: a fault or a stop of one rank is shared with all, figures become global means.
+    stopping = torch.full((), float(bool(stop.name)), device=run.device)  # a fill, which does not synchronize
     share = run.grad_accum * run.accelerator.num_processes
     flags = torch.stack([watch.faulty(), stopping])
     faults, stops, *means = sum_over_ranks(torch.cat([flags, sums / share]))
@@ -226,7 +226,7 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
 
 
 def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
-    """Names the module where the first bad value of a skipped step appeared, and the pictures of its batch."""
+    """Reports the module where the first bad value of a skipped step appeared, and the pictures of its batch."""
     from training.faults import guilty_module
 
     step = run.progress.step + 1

@@ -1,1 +1,1 @@
-"""Photographs to 224x224 crops in an Arrow dataset to batches. Imports no other package of this project."""
+"""Makes an Arrow dataset of 224x224 crops from photographs, and reads it in batches. Imports no other package here."""

@@ -1,4 +1,4 @@
-"""Rows to batches in an order that is ours: a function of the seed, never of workers, ranks or interruptions."""
+"""Makes batches of rows. Their order depends only on the seed, not on workers, ranks or interruptions."""
 
 import itertools
 import warnings
@@ -18,16 +18,16 @@ from coco224.reading.rows import Flags, Ints, Pixels, Rows
 K = TypeVar("K")
 V = TypeVar("V")
 
-# Keep the draws of order and of crops apart for one seed.
+# These give the order and the crops different random numbers for the same seed.
 _ORDER, _WINDOW = 0, 1
 
-_BATCHES_PER_WORKER = 3  # in shared memory: two that it has read ahead, and one on its way
+_BATCHES_PER_WORKER = 3  # in shared memory: two that were read ahead, and one in transfer
 _TIMEOUT = 600  # seconds without a batch after which the workers have failed
-_DECODERS = 4  # threads that decode an evaluation's rows ahead of it; Pillow decodes without the interpreter's lock
+_DECODERS = 4  # threads that decode rows ahead of an evaluation; Pillow decodes without the interpreter's lock
 
 
 class Batch(NamedTuple):
-    """B pictures and where they come from.
+    """B pictures and their places in the data.
 
     images: uint8 [B, 3, S, S], channels_last in memory.
     rows: int64 [B], row numbers.
@@ -42,18 +42,18 @@ class Batch(NamedTuple):
 class TrainBatches(Dataset[Batch]):
     """Micro-batch k of a run for one rank: k = global_step * grad_accum + micro.
 
-    The sample at place p of global step s is `order(seed, epoch)[(s % steps_per_epoch) * global_batch + p]`, its
-    window and flip are a function of (seed, epoch, row): neither rank, world size nor accumulation enters. The
-    last short batch of an epoch is dropped.
+    The sample at place p of global step s is `order(seed, epoch)[(s % steps_per_epoch) * global_batch + p]`. Its
+    window and flip are a function of (seed, epoch, row), independent of rank, world size and accumulation. The last
+    incomplete batch of an epoch is dropped.
 
     Args:
-        rows: what to train on.
+        rows: the training rows.
         input_size: side of the random window of each row in pixels.
-        hflip: mirror every second window, drawn at random.
+        hflip: mirror a window with probability 1/2.
         batch_size: rows in a micro-batch of one rank.
 
     Raises:
-        DataError: a window larger than a row, or a global batch larger than the dataset.
+        DataError: the window is larger than a row, or the global batch is larger than the dataset.
     """
 
     def __init__(
@@ -97,16 +97,16 @@ class TrainBatches(Dataset[Batch]):
         rows = order[step_in_epoch * self.global_batch + places]
         pixels = self._rows.read(rows, tops[rows], lefts[rows], self._input_size)
         if self._hflip:
-            # One by one: torch.flip has a vector path for HxWx3, ten times faster than a reversed numpy view.
+            # One by one: torch.flip is vectorized for HxWx3, ten times faster than a reversed numpy view.
             for place in np.flatnonzero(mirrored[rows]):
                 picture = torch.from_numpy(pixels[place])
                 picture.copy_(torch.flip(picture, (1,)))
         return _batch(pixels, rows, places)
 
     def _draw(self, epoch: int) -> tuple[Ints, Ints, Ints, Flags]:
-        """Order, corners and mirroring of an epoch, drawn whole and kept: microseconds for each batch.
+        """Order, corners and mirroring of a complete epoch. They are cached, so that a batch takes microseconds.
 
-        Threads may read on both sides of the end of an epoch: two are kept, and what two of them draw is the same.
+        Threads may read on both sides of an epoch's end: two epochs are cached, and all threads draw the same.
         """
         drawn = self._drawn.get(epoch)
         if drawn is not None:
@@ -121,7 +121,7 @@ class TrainBatches(Dataset[Batch]):
 
 
 class EvalBatches(Dataset[Batch]):
-    """Whole rows, each once: rank r of w takes rows r, r + w, r + 2w, .. of the first `limit`."""
+    """Complete rows, each exactly once: rank r of w takes rows r, r + w, r + 2w, .. of the first `limit`."""
 
     def __init__(self, rows: Rows, batch_size: int, rank: int, world_size: int, limit: int | None = None) -> None:
         self._rows = rows
@@ -132,7 +132,7 @@ class EvalBatches(Dataset[Batch]):
         return -(-len(self._mine) // self._batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches in order, the next ones read while the caller works on one."""
+        """The batches in order; the next ones are read while the caller uses one."""
         return read_ahead(self.__getitem__, range(len(self)), _DECODERS if self._rows.decodes else 1)
 
     def __getitem__(self, k: int) -> Batch:
@@ -147,20 +147,19 @@ class EvalBatches(Dataset[Batch]):
 def train_loader(
     batches: TrainBatches, start_step: int, stop_step: int, num_workers: int, pin_memory: bool
 ) -> Iterator[Batch]:
-    """The micro-batches of global steps start_step .. stop_step - 1, read ahead across the ends of epochs.
+    """The micro-batches of global steps start_step .. stop_step - 1, read ahead also at the end of an epoch.
 
     Args:
-        num_workers: processes that read; 0: a thread of this one, which for rows that need no decoding is faster
-            than handing batches from process to process. They are threads too where /dev/shm is too small for the
-            batches of as many processes.
-        pin_memory: put the batches into page-locked memory, from which a GPU fetches them while it computes.
+        num_workers: processes that read. 0: a thread of this process, which is faster for rows that need no decoding,
+            because no batch is sent between processes. If /dev/shm is too small for so many processes, threads read.
+        pin_memory: put the batches into page-locked memory, from which a GPU copies them while it computes.
     """
     micro_batches = range(start_step * batches.grad_accum, stop_step * batches.grad_accum)
     needed, free = num_workers * _BATCHES_PER_WORKER * batches.batch_bytes, shared_memory() if num_workers else 0
     if num_workers and needed <= free:
         loader = DataLoader(
             _Reporting(batches),
-            batch_size=None,  # what the dataset gives is a batch already
+            batch_size=None,  # an item of the dataset is already a batch
             sampler=micro_batches,
             num_workers=num_workers,
             pin_memory=pin_memory,
@@ -181,7 +180,7 @@ def train_loader(
 
 
 class _Reporting(Dataset[Batch | str]):
-    """Batches, or the words of a DataError, to which a DataLoader would add a worker's traceback."""
+    """Batches, or the message of a DataError: for an exception a DataLoader would add the worker's traceback."""
 
     def __init__(self, batches: TrainBatches) -> None:
         self._batches = batches
@@ -194,10 +193,10 @@ class _Reporting(Dataset[Batch | str]):
 
 
 def _received(loader: Iterator[Batch | str]) -> Iterator[Batch]:
-    """What the workers read.
+    """The batches from the workers.
 
     Raises:
-        DataError: a worker's, or one was killed, or none gave a batch for minutes.
+        DataError: a worker raised it, a worker was killed, or no batch came for minutes.
     """
     while True:
         try:
@@ -215,7 +214,7 @@ def _received(loader: Iterator[Batch | str]) -> Iterator[Batch]:
 
 
 def read_ahead(read: Callable[[K], V], keys: Iterable[K], threads: int) -> Iterator[V]:
-    """read(k) for each key in order, with the reads of the next `threads` going on behind the caller's back."""
+    """read(k) for every key in order; threads read the next `threads` keys in the background."""
     with ThreadPoolExecutor(threads, "reader") as readers:
         waiting = (readers.submit(read, k) for k in keys)
         ahead = deque(itertools.islice(waiting, threads))

@@ -1,4 +1,4 @@
-"""The data of a split as rows: prepared, or cropped as it is read."""
+"""Opens a split as rows: from a prepared dataset, or from photographs that are cropped when they are read."""
 
 from pathlib import Path
 
@@ -13,19 +13,19 @@ __all__ = ["Rows", "open_photographs", "open_rows", "open_split"]
 
 
 def open_rows(coco_dir: str | Path, split: str, use_prepared: bool, streaming: bool = False) -> Rows | None:
-    """`train` or `validation` of a prepared dataset, here or on the Hub, or of a COCO root; None where it has none.
+    """`train` or `validation` of a prepared dataset (local or on the Hub) or of a COCO root; None if it has none.
 
     Args:
-        streaming: fetch the rows of a dataset on the Hub as they are needed, where its name is no path.
+        streaming: fetch the rows of a dataset on the Hub when they are needed.
 
     Raises:
-        DataError: there is nothing of the kind, or it is damaged.
+        DataError: the dataset does not exist or is damaged.
     """
     if str(coco_dir).startswith("~"):
         coco_dir = expanded(coco_dir)
     if streaming:
         if Path(coco_dir).exists():
-            raise DataError(f"--streaming true, but --coco_dir {coco_dir} is here: leave --streaming out")
+            raise DataError(f"--streaming true, but --coco_dir {coco_dir} is a local folder: leave --streaming out")
         from coco224.reading.stream import stream_split
 
         return stream_split(str(coco_dir), split)
@@ -33,10 +33,10 @@ def open_rows(coco_dir: str | Path, split: str, use_prepared: bool, streaming: b
 
 
 def open_split(coco_dir: str | Path, split: str) -> Rows | None:
-    """A split of a prepared dataset: of a folder here or, where USER/NAME is no path, of a dataset on the Hub.
+    """A split of a prepared dataset: of a local folder or, if USER/NAME is not a path, of a dataset on the Hub.
 
     Raises:
-        DataError: there is no such dataset, or it is damaged.
+        DataError: the dataset does not exist or is damaged.
     """
     if not Path(coco_dir).exists() and is_repository(str(coco_dir)):
         from coco224.reading.download import download_split

@@ -1,10 +1,10 @@
-"""The one exception that means "bad data", which every command turns into one line, and how such lines are worded."""
+"""The exception for bad data, which every command turns into one line, and helpers for the wording of such lines."""
 
 _LONGEST = 1000  # characters
 
 
 class DataError(Exception):
-    """Says in one sentence what was given, what is wrong with it and what to do."""
+    """Its message says in one sentence what was given, what is wrong with it and what to do."""
 
 
 def counted(count: int, noun: str) -> str:
@@ -13,12 +13,12 @@ def counted(count: int, noun: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with control characters, and what is no character, escaped: a file's name must not steer a terminal."""
+    """Escapes control characters and invalid characters: a file name must not control the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(error: Exception | str) -> str:
-    r"""A text for a terminal: in one line, of a long one the ends, control characters as escapes like \x1b."""
+    r"""A text as one line for a terminal: a long text is cut in the middle, control characters are escaped (\x1b)."""
     text = " ".join(message(error).split())
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
@@ -26,7 +26,7 @@ def one_line(error: Exception | str) -> str:
 
 
 def message(error: Exception | str) -> str:
-    """What an error says; of one that a DataLoader's worker met, without the worker's traceback."""
+    """The message of an error; without the traceback that a DataLoader adds to an error of its worker."""
     text = str(error)
     if "in DataLoader worker process" in text:
         text = text.strip().splitlines()[-1].partition(": ")[2] or text

@@ -1,4 +1,4 @@
-"""Care with files: whole or absent, locked, regular ones only, and their errors in words. Standard library alone."""
+"""Safe use of files: atomic writes, locks, only regular files, and errors in words. Only the standard library."""
 
 import contextlib
 import errno
@@ -21,22 +21,22 @@ from typing import Any, BinaryIO
 from coco224.errors import DataError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""The errors of a disk, or of a quota, without room."""
+"""The errors of a full disk or quota."""
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
 _MOST_JSON = 2**28
-_NAME_PART = 40  # characters of a name that its temporary name repeats: names have at most 255 bytes
+_NAME_PART = 40  # a temporary name repeats so many characters of the name: names have at most 255 bytes
 
 
 @contextlib.contextmanager
 def whole_or_absent(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes `path` when the block ends well: synced to disk, then renamed over it.
+    """Gives a temporary path to write to; when the block ends without an error, it is synced and renamed to `path`.
 
-    The name is no other process's. What a killed process of this machine left in the folder is removed.
+    The temporary path is unique to this process. Temporary files of killed processes of this machine are removed.
 
     Raises:
-        OSError: it cannot be written; the error names `path`, and a file there stays as it was.
+        OSError: the file cannot be written; the error names `path`, and an existing file does not change.
     """
     beside = path.with_name(f".{path.name[:_NAME_PART]}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
@@ -57,13 +57,13 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all; text as UTF-8."""
+    """Writes a file completely or not at all; text as UTF-8."""
     with whole_or_absent(path) as beside:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Gives a synced file, which nothing changes in place, another name: a copy where there are no hard links."""
+    """Gives a synced file, which is never changed in place, a second name: by a hard link if possible, or by a copy."""
     with whole_or_absent(target) as beside:
         try:
             os.link(source, beside)
@@ -72,7 +72,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the folder's renames durable, as far as its file system can: CIFS and FUSE refuse it."""
+    """Makes the folder's renames durable if its file system can do that: CIFS and FUSE refuse it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -85,16 +85,16 @@ def sync_folder(folder: Path) -> None:
 
 
 def lock(path: Path, refusal: str) -> BinaryIO:
-    """Takes an advisory lock on a file, made if need be, for as long as the returned file is open.
+    """Takes an advisory lock on a file, created if necessary, until the returned file is closed.
 
-    A file system without locks gives a warning, and the work goes on.
+    On a file system without locks it only warns.
 
     Args:
-        refusal: says who holds it, and what to do.
+        refusal: error message that says who holds the lock and what to do.
 
     Raises:
-        DataError: `refusal`, where another process holds the lock.
-        OSError: the file cannot be made.
+        DataError: `refusal`, if another process holds the lock.
+        OSError: the file cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -123,7 +123,8 @@ def open_regular(path: Path) -> BinaryIO:
     """Opens a regular file, or a link to one, to read it.
 
     Raises:
-        OSError: there is none; for a FIFO, a device or a socket at once, where open() would wait or act on it.
+        OSError: the file does not exist or is not regular. A FIFO, device or socket is refused before it is opened,
+            which could wait or have effects.
     """
     _check_regular(path, path.stat())
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
@@ -142,7 +143,7 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
         most: the largest file to read, in bytes.
 
     Raises:
-        OSError: as `open_regular`, or the file is larger.
+        OSError: as in `open_regular`, or the file is larger.
     """
     with open_regular(path) as file:
         if most is not None and os.fstat(file.fileno()).st_size > most:
@@ -151,7 +152,7 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
 
 
 def in_words(error: OSError) -> str:
-    """The file, what is wrong with it, and what to do where the disk is full, as a part of a sentence."""
+    """A part of a sentence: the file, what is wrong with it and, if the disk is full, what to do."""
     name = error.filename2 or error.filename
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     if error.errno in FULL:
@@ -164,7 +165,7 @@ def in_words(error: OSError) -> str:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that is removed at the end of the block; an OSError of the block that names no file names the folder."""
+    """A folder that is removed when the block ends. An OSError without a file name gets the folder's name."""
     with tempfile.TemporaryDirectory(prefix="codec-", ignore_cleanup_errors=True) as name:
         try:
             yield Path(name)
@@ -175,17 +176,17 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def shared_memory() -> int:
-    """Bytes free in /dev/shm, through which processes hand over data and which their locks need; 0: not writable."""
+    """Free bytes in /dev/shm, which processes need for locks and to exchange data; 0: it is not writable."""
     folder = Path("/dev/shm")
     return shutil.disk_usage(folder).free if os.access(folder, os.W_OK) else 0
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file of some megabytes, with or without a byte order mark.
+    """The value of a JSON file of at most some megabytes, with or without a byte order mark.
 
     Raises:
-        OSError: as `read_regular`.
-        ValueError: it is no JSON, or nested too deeply.
+        OSError: as in `read_regular`.
+        ValueError: the file is not JSON, or nested too deeply.
     """
     try:
         return json.loads(read_regular(path, _MOST_JSON).decode("utf-8-sig"))
@@ -194,15 +195,15 @@ def read_json(path: Path) -> Any:
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with the home folder for `~`, which a shell leaves in `--option=~/folder`."""
+    """The path with `~` replaced by the home folder: a shell does not do it in `--option=~/folder`."""
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # of a user who has none here
+    except RuntimeError:  # the user has no home folder here
         return Path(path)
 
 
 def make_folder(folder: Path) -> list[Path]:
-    """Makes a folder with its parents, and returns those that were not there, the innermost first."""
+    """Makes a folder with its parents, and returns the new ones, the innermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -213,20 +214,20 @@ def make_folder(folder: Path) -> list[Path]:
 
 
 def remove_empty(folders: list[Path]) -> None:
-    """Removes what `make_folder` made, as far as nothing has been written there."""
+    """Removes folders that `make_folder` made, if they are empty."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
 def check_writable(option: str, folder: Path) -> None:
-    """Asks, before the work, whether an output folder can be made and written; leaves nothing behind.
+    """Checks, before the work, that an output folder can be made and written; leaves no files there.
 
     Args:
-        option: the one that named the folder.
+        option: the option that named the folder.
 
     Raises:
-        DataError: it cannot.
+        DataError: the folder cannot be made or written.
     """
     made: list[Path] = []
     try:
@@ -256,7 +257,7 @@ def _host() -> str:
 
 @functools.cache
 def _sweep(folder: Path) -> None:
-    """Removes the temporary files of processes that were killed on this machine: once a process, listing takes time."""
+    """Removes temporary files of killed processes of this machine; only once per process, since listing takes time."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             left = re.fullmatch(rf"\..*\.{_host()}-(\d+)-[0-9a-f]{{8}}\.partial", entry.name, re.DOTALL)

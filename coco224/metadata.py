@@ -1,4 +1,4 @@
-"""What a picture's file holds besides pixels: found, so that it can be left out where it keeps a decoder from them."""
+"""Finds metadata in picture files, so that they can be removed if a decoder fails on them."""
 
 import re
 
@@ -7,19 +7,19 @@ _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _SOS, _EOI, _ADOBE, _COMMENT = 0xDA, 0xD9, 0xEE, 0xFE
 _APPS = range(0xE0, 0xF0)
 _ADOBE_LENGTH = 14
-# In a scan, FF00 is a data byte, FFD0 to FFD7 restart the decoder, and further FFs fill up.
+# In a scan, FF00 is a data byte, FFD0 to FFD7 restart the decoder, and further FFs are padding.
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 def without_metadata(data: bytes) -> bytes:
-    """A JPEG or PNG file without EXIF, profiles, texts and comments; other files as they are."""
+    """A JPEG or PNG file without EXIF, profiles, texts and comments; other files unchanged."""
     if data.startswith(_JPEG):
         return _jpeg_without_metadata(data)
     return _png_without_metadata(data) if data.startswith(_PNG) else data
 
 
 def jpeg_is_whole(data: bytes) -> bool:
-    """Whether the picture's end (FFD9) follows its scans: those of thumbnails lie in segments, and do not count."""
+    """Whether the end marker (FFD9) follows the scans. End markers of thumbnails, inside segments, do not count."""
     place = len(_JPEG)
     while segment := _segment(data, place):
         marker, _, end = segment
@@ -35,12 +35,12 @@ def jpeg_is_whole(data: bytes) -> bool:
 
 
 def png_depth(data: bytes) -> int:
-    """Bits of a sample of a PNG file; 8 of another."""
+    """Bits per sample of a PNG file; 8 for other files."""
     return data[24] if data.startswith(_PNG) else 8
 
 
 def _segment(data: bytes, place: int) -> tuple[int, int, int] | None:
-    """A JPEG segment at or after `place`: its marker, and where it begins and ends; None where there is none."""
+    """The JPEG segment at or after `place`: its marker, start and end; None if there is none."""
     start = data.find(b"\xff", place)
     if start < 0:
         return None
@@ -49,7 +49,7 @@ def _segment(data: bytes, place: int) -> tuple[int, int, int] | None:
     if start + 2 > len(data):
         return None
     marker = data[start + 1]
-    if marker in (0x01, _EOI, *range(0xD0, 0xD9)):  # without a length
+    if marker in (0x01, _EOI, *range(0xD0, 0xD9)):  # segments without a length
         return marker, start, start + 2
     length = int.from_bytes(data[start + 2 : start + 4])
     return None if length < 2 else (marker, start, start + 2 + length)

@@ -1,4 +1,4 @@
-"""`python -m coco224.prepare`: photographs to size x size crops in a Hugging Face dataset on disk."""
+"""`python -m coco224.prepare`: makes a Hugging Face dataset of size x size crops from photographs."""
 
 import argparse
 import functools
@@ -31,15 +31,15 @@ PREEMPTED = os.EX_TEMPFAIL
 _MIN_SIZE = 16  # the codec's total stride
 _NAMED = 3
 
-# A shard is a fixed part of the sorted files, so that the bytes do not depend on --num_proc. With 256 of them a
-# reader opens few files and an interruption loses little.
+# A shard is a fixed part of the sorted files, so that the bytes do not depend on --num_proc. With 256 shards a
+# reader opens few files, and an interruption loses little work.
 _MOST_SHARDS = 256
 _LEAST_FILES = 32
 
 
 @dataclass(frozen=True)
 class Options:
-    """The command line, checked."""
+    """The checked options of the command line."""
 
     coco_dir: str
     out_dir: Path
@@ -54,18 +54,18 @@ class Options:
 
 
 def prepare(options: Options, signals: StopSignals) -> str:
-    """Makes the dataset and returns the line that says what it holds.
+    """Makes the dataset and returns a line about its content.
 
     Raises:
-        DataError: bad input; nothing but finished shards in the hidden folder is left.
+        DataError: bad input; only finished shards in the hidden folder are left.
         Stopped: a signal came; the same call continues.
-        OSError: the disk is full, or cannot be written.
+        OSError: the disk is full or cannot be written.
     """
     coco_dir = None if options.coco_dir == SAMPLE else Path(options.coco_dir)
     out = checked_out_dir(options.out_dir, options.overwrite, coco_dir)
     check_writable("--out_dir", out.parent)
     with Workspace(out) as work:
-        # Again, and the photographs are listed now: another run may have ended in between.
+        # Check again after listing the photographs: another run may have finished in the meantime.
         checked_out_dir(options.out_dir, options.overwrite, coco_dir)
         sources = coco_splits(coco_dir, options.include_val) if coco_dir else sample_splits(options.include_val)
         sources = {split: _first(source, options.limit) for split, source in sources.items()}
@@ -135,7 +135,7 @@ def _make(options: Options, signals: StopSignals, work: Workspace, sources: dict
 
 
 def is_made(options: Options) -> bool:
-    """Whether --out_dir holds the very dataset that these options make, so that only its upload is left."""
+    """Whether --out_dir already contains the dataset of these options, so that only the upload remains."""
     try:
         options_before = read_json(options.out_dir / MANIFEST)["options"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -175,13 +175,13 @@ def _plan(recipe: Recipe, sources: dict[str, Source]) -> dict[str, Any]:
 
 
 def _recorded(options: Options) -> dict[str, Any]:
-    """The options that the dataset depends on: not where it stands, nor how many processes made it."""
+    """The options that the dataset depends on; not its path or the number of processes."""
     named = {"coco_dir": options.coco_dir, "include_val": options.include_val, **asdict(options.recipe)}
     return named | {"limit": options.limit, "max_bad": options.max_bad}
 
 
 def _check_bad(reports: Sequence[Report], files: int, max_bad: float) -> None:
-    """Raises DataError as soon as more files are known to be unreadable than the whole run may have."""
+    """Raises DataError as soon as there are more unreadable files than --max_bad allows for the complete run."""
     bad = sum(entry.unreadable for report in reports for entry in report.skipped)
     if bad > max_bad * files:
         raise DataError(
@@ -208,7 +208,7 @@ def _boolean(text: str) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Options in groups, one line each, with [their default], as the other commands show theirs."""
+    """The options in groups, one line for each option with its [default], as in the other commands."""
     parser = _Parser(
         "python -m coco224.prepare",
         usage="%(prog)s [options]",
@@ -230,18 +230,18 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         type=expanded,
         metavar="DIR",
-        help="where the dataset appears when it is complete [required]",
+        help="folder of the dataset, which appears when it is complete [required]",
     )
-    switch(places, "--include_val", True, "write the split validation too")
-    add("--limit", type=int, metavar="INT", help="the first photographs of each split alone [all]")
-    switch(places, "--overwrite", False, "replace the dataset in --out_dir when the new one is whole")
+    switch(places, "--include_val", True, "write the validation split too")
+    add("--limit", type=int, metavar="INT", help="only the first photographs of each split [all]")
+    switch(places, "--overwrite", False, "replace the dataset in --out_dir when the new one is complete")
 
     add = parser.add_argument_group("crops").add_argument
     add("--size", type=int, default=224, metavar="INT", help="side of a crop in pixels [224]")
     crops = f"{{{','.join(METHODS)}}} [resize_center; grid with '{SAMPLE}']"
     add("--crop", choices=METHODS, metavar="NAME", help=f"how a photograph becomes crops {crops}")
     add("--crops_per_image", type=int, metavar="INT", help="crops of each photograph, with --crop random [1]")
-    add("--seed", type=int, default=0, metavar="INT", help="of --crop random [0]")
+    add("--seed", type=int, default=0, metavar="INT", help="seed of --crop random [0]")
     encodings = f"{{{','.join(ENCODINGS)}}} [raw]"
     add("--encoding", choices=tuple(ENCODINGS), default="raw", metavar="NAME", help=f"how rows are stored {encodings}")
 
@@ -253,13 +253,14 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.01,
         metavar="FLOAT",
-        help="share of unreadable photographs that is tolerated [0.01]",
+        help="largest share of unreadable photographs [0.01]",
     )
 
     hub = parser.add_argument_group("Hugging Face Hub")
     switch(hub, "--push_to_hub", False, "upload the dataset when it is complete")
-    hub.add_argument("--hub_dataset_id", metavar="USER/NAME", help="repository to upload to, created if absent [none]")
-    switch(hub, "--hub_private", False, "private, if the repository is created now")
+    repository = "repository to upload to, created if necessary [none]"
+    hub.add_argument("--hub_dataset_id", metavar="USER/NAME", help=repository)
+    switch(hub, "--hub_private", False, "create the repository as private")
     return parser
 
 
@@ -297,10 +298,10 @@ def _options(argv: Sequence[str] | None) -> Options:
 
 
 def _check_hub(repo_id: str, private: bool) -> None:
-    """Refuses a token that cannot upload; a Hub that is down now may be back when the dataset is whole."""
+    """Refuses a token that cannot upload. A Hub that is down now may be available when the dataset is complete."""
     reason = open_repository("--hub_dataset_id", repo_id, "dataset", private)
     if reason:
-        print(f"the Hub is out of reach now ({reason}); the dataset is made all the same", file=sys.stderr)
+        print(f"the Hub cannot be reached now ({reason}); the dataset is made anyway", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

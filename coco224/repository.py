@@ -1,4 +1,4 @@
-"""Repositories on the Hugging Face Hub: whether ours can be written, asked before hours of work and not after them."""
+"""Checks, before hours of work, that a repository on the Hugging Face Hub can be written."""
 
 import re
 from collections.abc import Iterator
@@ -7,28 +7,28 @@ from contextlib import contextmanager
 from coco224.errors import DataError
 
 _LONGEST_NAME = 96
-_SECONDS = 30.0  # the client's own limit for an answer is none
+_SECONDS = 30.0  # limit for an answer; the client has none
 
 
 def is_repository(name: str) -> bool:
-    """Whether a name has the Hub's form USER/NAME, by the rules of its client; any other name can only be a path."""
+    """Whether a name has the Hub's form USER/NAME, by the rules of its client; other names can only be paths."""
     part = r"[a-zA-Z0-9_](?:[a-zA-Z0-9_.-]*[a-zA-Z0-9_])?"
     odd = "--" in name or ".." in name or name.endswith(".git") or len(name) > _LONGEST_NAME
     return re.fullmatch(f"{part}/{part}", name) is not None and not odd
 
 
 def open_repository(option: str, repo_id: str, repo_type: str, private: bool) -> str:
-    """Makes the repository if need be, and finds out whether this token may write there.
+    """Creates the repository if necessary, and checks that this token may write there.
 
     Args:
-        option: the option that named it, for the refusal.
+        option: the option that named it, for errors.
         repo_type: "model" or "dataset".
 
     Returns:
-        Empty, or why the Hub could not be asked now: it is down or out of reach, and may be back later.
+        Empty, or the reason why the Hub cannot be reached now; it may be available later.
 
     Raises:
-        DataError: no token, a wrong one, or one that may not write there.
+        DataError: there is no token, it is wrong, or it may not write there.
     """
     from httpx2 import HTTPError
     from huggingface_hub import HfApi
@@ -40,14 +40,14 @@ def open_repository(option: str, repo_id: str, repo_type: str, private: bool) ->
     try:
         role = api.whoami().get("auth", {}).get("accessToken", {}).get("role")
         if role == "read":
-            raise DataError(f"{option} {repo_id}: the token of this machine only reads; log in with one that writes")
+            raise DataError(f"{option} {repo_id}: this token may only read; log in with a token that may write")
         api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
     except LocalTokenNotFoundError:
         raise DataError(f"{option} {repo_id}: no Hugging Face token; run `hf auth login` or set HF_TOKEN") from None
     except OfflineModeIsEnabled:
-        raise DataError(f"{option} {repo_id}: HF_HUB_OFFLINE forbids the Hub; unset it, or do not push") from None
+        raise DataError(f"{option} {repo_id}: HF_HUB_OFFLINE is set; unset it, or do not push") from None
     except HFValidationError as error:
-        raise DataError(f"{option} {repo_id} is no name of a repository ({error}); give USER/NAME") from None
+        raise DataError(f"{option} {repo_id} is not a repository name ({error}); give USER/NAME") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status == 401:
@@ -68,10 +68,10 @@ def open_repository(option: str, repo_id: str, repo_type: str, private: bool) ->
 
 @contextmanager
 def reasons(what: str) -> Iterator[None]:
-    """Turns the errors of the Hub's clients into one sentence: `what`, and why.
+    """Turns errors of the Hub's clients into one sentence: `what` and the reason.
 
     Raises:
-        DataError: in the place of an error of HTTP, of the network or of a large upload.
+        DataError: instead of an error of HTTP, of the network or of a large upload.
     """
     from httpx2 import HTTPError
 

@@ -1,4 +1,4 @@
-"""The one walk over a folder: which files every command takes, and a count of all others."""
+"""Finds the files of a folder for all commands, and counts the files that are left out."""
 
 import errno
 import os
@@ -24,9 +24,9 @@ class Found:
     """The files of a folder and its subfolders.
 
     Attributes:
-        files: names relative to the folder, sorted, and sizes in bytes; 0 for what is there no longer.
-        left_out: how many files for each reason: their suffix, "no suffix", "hidden", "not regular" or "broken link";
-            and how many folders that were passed over, as "folder @eaDir" or "folder linked twice".
+        files: names relative to the folder, sorted, and sizes in bytes; 0 for a file that does not exist any more.
+        left_out: number of files by reason: their suffix, "no suffix", "hidden", "not regular" or "broken link"; and
+            number of skipped folders, as "folder @eaDir" or "folder linked twice".
     """
 
     files: list[tuple[str, int]] = field(default_factory=list)
@@ -34,10 +34,10 @@ class Found:
 
 
 def walk(folder: Path, suffixes: frozenset[str]) -> Found:
-    """Finds the regular files, and links to them, that end in one of the suffixes (in lower case, with the dot).
+    """Finds regular files, and links to them, that end in one of the suffixes (in lower case, with the dot).
 
-    Links to folders are followed. A folder that is reached twice is taken once: where it really lies, else where the
-    first link in the order of names has it.
+    Links to folders are followed. A folder that is reached twice is used once: at its real path, or else at the first
+    link in the order of names.
 
     Raises:
         DataError: the folder, or one in it, cannot be read.
@@ -47,7 +47,7 @@ def walk(folder: Path, suffixes: frozenset[str]) -> Found:
     folders = [""]
     links: list[str] = []
     while folders or links:
-        # All that lies here comes before what is linked, so that real names win.
+        # Real folders come before links, so that real paths have priority.
         name = folders.pop() if folders else links.pop(0)
         try:
             identity = _identity(folder / name)
@@ -79,7 +79,7 @@ def _sort_in(
         status = entry.stat()
     except OSError as error:
         if wanted:
-            found.files.append((name, 0))  # reading it gives the reason
+            found.files.append((name, 0))  # reading it later gives the error
         elif error.errno in _BROKEN_LINK:
             found.left_out["broken link"] += 1
         else:
@@ -110,7 +110,7 @@ def left_out_in_words(left_out: Mapping[str, int]) -> str:
 
 
 def say_left_out(folder: Path, left_out: Mapping[str, int]) -> None:
-    """One line on stderr where files were left out, from the first process of each node."""
+    """Prints one line on stderr if files were left out, from the first process of each node."""
     if left_out and os.environ.get("LOCAL_RANK", "0") == "0":
         print(printable(f"{folder}: {left_out_in_words(left_out)}"), file=sys.stderr)
 
@@ -124,5 +124,5 @@ def _named(kinds: Mapping[str, int]) -> str:
 
 def _identity(folder: Path) -> object:
     status = folder.stat()
-    # Some network file systems number no files.
+    # Some network file systems have no inode numbers.
     return (status.st_dev, status.st_ino) if status.st_ino else folder.resolve()

@@ -1,11 +1,12 @@
-"""What every command shares: exit status, one-line errors, and options declared as dataclass fields.
+"""Shared by all commands: exit status, one-line errors, and options declared as dataclass fields.
 
-Two libraries were tried in the place of `ArgumentParser`, with the training program's options and all tests of options.
-jsonargparse 4.53.0 saves no line of this file and adds 6: booleans, suggestions, help lines and one-line errors remain
-ours, and it forbids `parse_known_args`. It takes a YAML key given twice, reads 010 as 8 and 1:30 as 90, and --config
-wins over what is typed before it. tyro 1.0.17 makes this file 19 lines longer, and 12 of 120 tests still fail: --help
-is made of boxes with wrapped lines, as are errors (the hook against them is in a private module); it reads no YAML.
-The --help of `python -m codec.push` takes 72 ms now, 123 ms and 183 ms with them; parsing a run 1 ms, 11 ms and 249 ms.
+Two libraries were tried instead of `ArgumentParser`, with the training program's options and all tests of options.
+jsonargparse 4.53.0 makes this file 6 lines longer: booleans, suggestions, help lines and one-line errors remain our own
+code, and it forbids `parse_known_args`. It accepts a YAML key given twice, reads 010 as 8 and 1:30 as 90, and --config
+overrides options typed before it. tyro 1.0.17 makes this file 19 lines longer, and 12 of 120 tests still fail: it
+prints --help and errors in boxes with wrapped lines (the hook against that is in a private module), and it reads no
+YAML. Times now, with jsonargparse, with tyro: the --help of `python -m codec.push` 72, 123 and 183 ms; parsing the
+options of a run 1, 11 and 249 ms.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from coco224.files import in_words
 from codec.errors import InputError
 
 Rule = tuple[Callable[[Any], bool], str]
-"""What a value must satisfy, and how a refusal says so."""
+"""A condition that a value must satisfy, and the words for an error if it does not."""
 
 POSITIVE: Rule = (lambda value: 0 < value < math.inf, "must be more than 0")
 NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "must be 0 or more")
@@ -38,10 +39,10 @@ def at_least(low: int) -> Rule:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Exits with main's status, or with 2 and one line on stderr for bad input; a bug stays a traceback.
+    """Exits with main's status, or with 2 and one line on stderr for bad input; a bug shows its traceback.
 
-    So does an error of the file system, of memory, or of a library whose cause is known. Under a launcher all ranks
-    meet the same bad input, and the first of each node says so; what one rank alone meets, that one says.
+    Errors of the file system, of memory, and of a library whose cause is known also give one line. Under a launcher
+    all ranks meet the same bad input: only the first rank of each node prints it. If only one rank fails, it prints.
     """
     try:
         status = main()
@@ -59,9 +60,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def known_cause(error: Exception) -> str | None:
-    """What went wrong and what to do, for errors that no bug of this program makes; None for the others.
+    """The cause and what to do, for errors that are not bugs of this program; None for all others.
 
-    A library's own class is known by its name: none is imported for this.
+    Classes of libraries are recognized by name, so that no library is imported here.
     """
     name, text = type(error).__name__, message(error)
     if isinstance(error, OSError):
@@ -75,11 +76,11 @@ def known_cause(error: Exception) -> str | None:
     return f"{words or f'{name}: {text}'}: {_LIBRARIES[name]}"
 
 
-_COMPILER = "torch.compile failed; --compile false does without it"
+_COMPILER = "torch.compile failed; use --compile false to run without it"
 _LIBRARIES = {
     "HFValidationError": "give the name of a repository as USER/NAME",
-    "UnpicklingError": "the file is damaged or no checkpoint; give another",
-    "DatasetGenerationError": "the dataset cannot be made; make room in the cache of datasets, or set HF_HOME",
+    "UnpicklingError": "the file is damaged or not a checkpoint; give another",
+    "DatasetGenerationError": "the dataset cannot be made; free space in the cache of datasets, or set HF_HOME",
     "InductorError": _COMPILER,
     "BackendCompilerFailed": _COMPILER,
     "CppCompileError": _COMPILER,
@@ -96,25 +97,25 @@ def boolean(text: str) -> bool:
 
 
 expanded = os.path.expanduser
-"""Replaces the leading `~` of a path, which no shell does in `--option=~/x` or in a file."""
+"""Replaces the leading `~` of a path: a shell does not in `--option=~/x`, nor in a file."""
 
 
 def option(default: Any, help: str, **hints: Any) -> Any:
-    """A dataclass field that is a command's option.
+    """A dataclass field that is an option of a command.
 
-    Hints: `rule` (a Rule), `parse` (makes the value of text), `metavar`, `shown` (what --help calls the default),
-    `choices` (the names that it may have, where no Literal can list them), `values` (a function that lists them for
-    --help where they are known late; whoever uses the option refuses others). Of the training program's options also:
-    `decides` (the value decides the trained weights, so a resumed run must have the same), `only_with` (another option
-    and the values under which this one has an effect), `local` (it says something of this machine alone, and is left
-    out of the command that others can repeat).
+    Hints: `rule` (a Rule), `parse` (converts text to the value), `metavar`, `shown` (the default as --help shows it),
+    `choices` (the allowed names, where a Literal cannot list them), `values` (a function that lists them for --help
+    if they are known only at run time; the code that uses the option refuses others). Only for training options:
+    `decides` (the value affects the trained weights, so a resumed run must have the same), `only_with` (another option
+    and the values with which this one has an effect), `local` (the value concerns only this machine, and is left out
+    of the command that others can repeat).
     """
     return dataclasses.field(default=default, metadata={"help": help, **hints})
 
 
 @dataclasses.dataclass(frozen=True)
 class OptionGroup:
-    """Base of the dataclasses whose fields are options; refuses a value that its field does not take."""
+    """Base of the dataclasses whose fields are options; raises InputError for a value that its field does not allow."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -146,12 +147,12 @@ def _choices(field: dataclasses.Field[Any]) -> tuple[str, ...]:
 class ArgumentParser(argparse.ArgumentParser):
     """argparse whose options are dataclass fields, read from a command line or from a mapping.
 
-    Errors are one line (InputError), no option may be abbreviated, and --help has a line for each. Only what
-    was given reaches the result: defaults stay the dataclass's.
+    Errors are one line (InputError), options cannot be abbreviated, and --help has one line for each. The result has
+    only the given options: defaults come from the dataclass.
     """
 
     def __init__(self, *, removed: Mapping[str, str] | None = None, **settings: Any) -> None:
-        """`removed`: names of former options, and what to say to those who still use them."""
+        """`removed`: names of former options, and the error message for a command that still uses one."""
         formatter = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=60, width=1000)
         settings = {"usage": "%(prog)s [options]"} | settings
         super().__init__(formatter_class=formatter, allow_abbrev=False, **settings)
@@ -181,9 +182,9 @@ class ArgumentParser(argparse.ArgumentParser):
         self.add_fields(title, {field.name: field for field in dataclasses.fields(cls)})
 
     def parse_mapping(self, values: Mapping[Any, Any], source: str) -> dict[str, Any]:
-        """Typed values by option name of a YAML or JSON mapping; takes and refuses what a command line does.
+        """Typed values by option name of a YAML or JSON mapping, with the same rules as a command line.
 
-        None stands for an option whose default it is. `source` begins each error.
+        None is allowed for an option whose default is None. Each error begins with `source`.
         """
         words = []
         for name, value in values.items():
@@ -195,7 +196,7 @@ class ArgumentParser(argparse.ArgumentParser):
             if not isinstance(value, str | int | float):
                 raise InputError(f"{source}: {name}: {value!r} is not one value")
             if field.type in (str, str | None) and not isinstance(value, str):
-                raise InputError(f"{source}: {name}: {value!r} is no text; if it is meant, quote it")
+                raise InputError(f"{source}: {name}: {value!r} is not text; if text is meant, quote it")
             words.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
         try:
             given: dict[str, Any] = vars(self.parse_args(words))
@@ -224,7 +225,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def _help(field: dataclasses.Field[Any], values: Sequence[str]) -> str:
-    """What the option is, {what it may be}, [its default]."""
+    """The help line: meaning, {allowed values}, [default]."""
     default = str(field.default).lower() if isinstance(field.default, bool | None) else field.default
     choices = f"{{{','.join(values)}}}" if values else ""
     words = [field.metadata.get("help"), choices, f"[{field.metadata.get('shown', default)}]"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def compress_file(codec: "FileCodec", source: Path, target: Path) -> None:
-    """A JPEG, PNG, BMP or WebP picture, as upright RGB, to a file; InputError where it is none."""
+    """Compresses a JPEG, PNG, BMP or WebP picture, as upright RGB, to a file; InputError if it is not a picture."""
     import numpy as np
     import torch
 
@@ -24,7 +24,7 @@ def compress_file(codec: "FileCodec", source: Path, target: Path) -> None:
     try:
         pixels = np.array(read_photograph(source).image)
     except BadPhotograph as error:
-        raise InputError(f"no picture: {error}") from error
+        raise InputError(f"not a picture: {error}") from error
     (data,) = codec.compress(torch.from_numpy(pixels).permute(2, 0, 1)[None])
     with whole_or_absent(target) as beside:
         beside.write_bytes(data)
@@ -41,12 +41,12 @@ CONVERSION = Conversion(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     return convert_all(CONVERSION, argv)
 
 
 def cli() -> NoReturn:
-    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run(main)
 
 

@@ -1,4 +1,4 @@
-"""What codec.compress and codec.decompress share: a file to a file or a folder to a folder, by several processes."""
+"""Shared by codec.compress and codec.decompress: converts a file or a folder, with several processes."""
 
 import multiprocessing
 import os
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class FileOptions(OptionGroup):
     checkpoint: str = option("", "the codec: a checkpoint, ours or CompressAI's", metavar="FILE", shown="required")
-    plugin: str | None = option(None, "Python file of the blocks that it uses", metavar="FILE", shown="none")
+    plugin: str | None = option(None, "Python file of the blocks that the codec uses", metavar="FILE", shown="none")
     num_proc: int = option(1, "processes", rule=at_least(1))
-    overwrite: bool = option(False, "replace what is there")
+    overwrite: bool = option(False, "replace files that exist")
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What one of the two programs does.
+    """The differences between the two programs.
 
     Attributes:
         name: of the program.
         description: for its --help.
-        reads: suffixes of the files that it takes from a folder, in lower case.
-        folder_suffix: of the files that it writes to a folder.
-        writes: suffixes that a single file's name may have; None: any.
-        convert: makes a file of a file, whole or not at all; InputError says why it cannot.
+        reads: suffixes of the files that it reads from a folder, in lower case.
+        folder_suffix: suffix of the files that it writes to a folder.
+        writes: suffixes that the name of a single file may have; None: any.
+        convert: converts a file to another, completely or not at all; raises InputError with the reason.
     """
 
     name: str
@@ -52,10 +52,10 @@ class Conversion:
 
 
 def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
-    """The command; returns its exit status.
+    """Runs the command; returns its exit status.
 
     Raises:
-        InputError: it cannot work, and nothing was written; or some files could not be converted, and all others were.
+        InputError: the options cannot work, and nothing was written; or some files failed, and all others are written.
     """
     parser = ArgumentParser(
         prog=f"python -m {conversion.name}",
@@ -74,12 +74,12 @@ def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
     unfinished = _unfinished(conversion, source, target, options)
     kept = unfinished.kept(jobs) if unfinished else []
     if kept:
-        print(f"{len(kept)} of {len(jobs)} files are there from a run that was interrupted: kept", file=sys.stderr)
+        print(f"kept {len(kept)} of {len(jobs)} files from a run that was interrupted", file=sys.stderr)
     jobs = [job for job in jobs if job not in kept]
     there = [target for _, target in jobs if target.exists()]
     if there and not options.overwrite:
-        others = f" and {len(there) - 1} more are there" if there[1:] else " is there"
-        raise InputError(f"{there[0]}{others}; --overwrite true replaces what is there")
+        others = f" and {len(there) - 1} more exist" if there[1:] else " exists"
+        raise InputError(f"{there[0]}{others}; name another target, or replace with --overwrite true")
     failures = list(_failures(conversion, jobs, options, unfinished))
     if unfinished:
         unfinished.remove()
@@ -94,7 +94,7 @@ def find_jobs(conversion: Conversion, source: Path, target: Path) -> list[Job]:
     """The files to make, in the order of their names.
 
     Raises:
-        InputError: nothing to read, or nothing that can be written.
+        InputError: there is nothing to read, or the target cannot be written.
     """
     if source.is_dir():
         if target.is_file():
@@ -122,7 +122,7 @@ def find_jobs(conversion: Conversion, source: Path, target: Path) -> list[Job]:
 
 
 def _unfinished(conversion: Conversion, source: Path, target: Path, options: FileOptions) -> Unfinished | None:
-    """The record of what is made of a folder; None for one file, and where an input cannot be read."""
+    """The record of a folder's finished files; None for a single file, and if an input cannot be read."""
     inputs = [Path(each) for each in (options.checkpoint, options.plugin) if each]
     if not source.is_dir() or not all(path.is_file() for path in inputs):
         return None
@@ -132,17 +132,17 @@ def _unfinished(conversion: Conversion, source: Path, target: Path, options: Fil
 def _failures(
     conversion: Conversion, jobs: list[Job], options: FileOptions, unfinished: Unfinished | None
 ) -> Iterator[str]:
-    """Does the jobs; what went wrong with each that failed."""
+    """Does the jobs; gives a sentence for each job that failed."""
     from tqdm import tqdm
 
     if not jobs:
         return
 
     worker = _Worker(conversion.convert, options.checkpoint, options.plugin)
-    worker.open()  # here as well with several processes: a bad checkpoint is refused before they start
+    worker.open()  # also with several processes: a bad checkpoint is refused before they start
     processes = min(options.num_proc, len(jobs))
     if processes > 1 and not shared_memory():
-        print("several processes need a writable /dev/shm: working with one, as --num_proc 1 does", file=sys.stderr)
+        print("several processes need a writable /dev/shm: using one process (--num_proc 1)", file=sys.stderr)
         processes = 1
     done = ((job, worker(job)) for job in jobs) if processes == 1 else _spread(worker, jobs, processes)
     for job, failure in tqdm(done, total=len(jobs), unit=" files", disable=len(jobs) == 1):
@@ -153,7 +153,7 @@ def _failures(
 
 
 class _Worker:
-    """Converts files with a codec that it opens once a process."""
+    """Converts files with a codec that is opened once in each process."""
 
     def __init__(self, convert: Callable[["FileCodec", Path, Path], None], checkpoint: str, plugin: str | None) -> None:
         self._convert = convert
@@ -175,7 +175,7 @@ class _Worker:
         self._codec = FileCodec(open_codec(self._checkpoint).to(device), str(self._checkpoint))
 
     def __call__(self, job: Job) -> str | None:
-        """Converts a file, or says why it could not be."""
+        """Converts a file; returns the reason if that failed."""
         try:
             self._convert(self._codec, *job)
         except InputError as error:
@@ -187,7 +187,7 @@ class _Worker:
 
             if not out_of_memory(error):
                 raise
-            return f"{job[0]}: it does not fit into the memory"
+            return f"{job[0]}: it does not fit into memory"
         return None
 
     def __getstate__(self) -> dict[str, object]:
@@ -204,7 +204,7 @@ def _spread(worker: _Worker, jobs: list[Job], processes: int) -> Iterator[tuple[
                 yield futures[future], future.result()
         except BrokenProcessPool:
             raise InputError(
-                "a worker process was killed, for want of memory most likely: give a smaller --num_proc"
+                "a worker process was killed, probably because memory ran out: give a smaller --num_proc"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def decompress_file(codec: "FileCodec", source: Path, target: Path) -> None:
-    """A file of codec.compress to a picture; InputError where it is not whole or not of this codec."""
+    """Decompresses a file of codec.compress to a picture; InputError if it is damaged or of another codec."""
     from PIL import Image
 
     from coco224.files import read_regular, whole_or_absent
@@ -29,18 +29,18 @@ CONVERSION = Conversion(
     description="Decompresses a file of codec.compress, or a folder of .bin files to PNG.",
     reads=frozenset({".bin"}),
     folder_suffix=".png",
-    writes=frozenset({".png", ".bmp"}),  # what loses nothing
+    writes=frozenset({".png", ".bmp"}),  # lossless formats
     convert=decompress_file,
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     return convert_all(CONVERSION, argv)
 
 
 def cli() -> NoReturn:
-    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run(main)
 
 

@@ -1,4 +1,4 @@
-"""`python -m codec.evaluate`: how good checkpoints are, by the bytes of files, which are decoded again."""
+"""`python -m codec.evaluate`: measures checkpoints by writing compressed files and decoding them again."""
 
 import json
 import os
@@ -24,15 +24,15 @@ class EvaluateOptions(OptionGroup):
     use_prepared: bool = option(True, "false: --coco_dir is a COCO root, cropped on the fly")
     images: str | None = option(None, "folder of pictures of any size, or one picture", metavar="PATH", shown="none")
     plugin: str | None = option(None, "Python file of the blocks that a checkpoint uses", metavar="FILE", shown="none")
-    qat_eval_fakequant: bool = option(True, "false: checkpoints of QAT are evaluated in float")
-    batch_size: int = option(16, "224x224 crops a batch, or pictures of one size with as many pixels", rule=at_least(1))
+    qat_eval_fakequant: bool = option(True, "false: evaluate checkpoints of QAT in float")
+    batch_size: int = option(16, "224x224 crops per batch, or as many pixels of other pictures", rule=at_least(1))
     json: str | None = option(
-        None, "write the averages here, as CompressAI writes results", metavar="FILE", shown="none"
+        None, "write the averages here, in CompressAI's result format", metavar="FILE", shown="none"
     )
-    per_image: str | None = option(None, "write a CSV here, one row for each picture", metavar="FILE", shown="none")
-    plot: str | None = option(None, "draw the curves here: .png, .svg or .pdf", metavar="FILE", shown="none")
+    per_image: str | None = option(None, "write a CSV file with one row per picture here", metavar="FILE", shown="none")
+    plot: str | None = option(None, "draw the curves here (.png, .svg or .pdf)", metavar="FILE", shown="none")
     report: str | None = option(
-        None, "write a page with curves, figures and pictures here: .html", metavar="FILE", shown="none"
+        None, "write a page with curves, figures and pictures here (.html)", metavar="FILE", shown="none"
     )
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class EvaluateOptions(OptionGroup):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     options, checkpoints, references = parse(argv)
     from codec.blocks import load_plugin
     from codec.evaluation.compare import measure_all
@@ -77,12 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cli() -> NoReturn:
-    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run_command(main)
 
 
 def write(options: EvaluateOptions, found: "Comparison") -> None:
-    """Prints the figures, and writes the files that were asked for."""
+    """Prints the figures and writes the requested files."""
     from codec.evaluation import results
     from codec.evaluation.curves import plot
     from codec.evaluation.report import write_report
@@ -107,9 +107,9 @@ def write(options: EvaluateOptions, found: "Comparison") -> None:
 
 
 def parse(argv: Sequence[str] | None) -> tuple[EvaluateOptions, list[str], list[str]]:
-    """Options, checkpoints and references; InputError for what cannot work."""
+    """Options, checkpoints and references; raises InputError if they cannot work."""
     parser = ArgumentParser(
-        prog="python -m codec.evaluate", description="PSNR, MS-SSIM and bits per pixel of codecs, by real files."
+        prog="python -m codec.evaluate", description="PSNR, MS-SSIM and bits per pixel of codecs, from real files."
     )
     parser.add_dataclass("evaluation", EvaluateOptions)
     parser.add_argument(

@@ -24,7 +24,7 @@ _LARGEST = 2.0**31 - 128
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left; torch has no class of its own for that on the CPU."""
+    """Whether an error says that memory ran out; on the CPU torch has no class for this error."""
     words = ("not enough memory", "bad_alloc", "could not create a memory object", "could not create a primitive")
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return known or (isinstance(error, RuntimeError) and any(each in str(error) for each in words))
@@ -33,16 +33,16 @@ def out_of_memory(error: BaseException) -> bool:
 class FileCodec:
     """Writes and reads the files of one codec.
 
-    A large picture goes through the transforms in tiles that overlap by all that their layers reach: the same symbols
-    in memory that does not grow with the picture, its pixels and symbols apart. A transform that looks at the full
-    picture, or that does not say how far it looks, takes it at once.
+    The transforms compute a large picture in tiles, which overlap by the receptive field of their layers. The symbols
+    are the same, and memory does not grow with the picture, except for its pixels and symbols. A transform that looks
+    at the full picture, or does not state its receptive field, computes the picture at once.
 
     Args:
-        codec: in eval mode, with tables, on the device that shall compute.
-        name: what errors call it.
+        codec: in eval mode, with tables, on the device that computes.
+        name: name of the codec in errors.
 
     Raises:
-        InputError: it has no CDF tables, or damaged ones.
+        InputError: the codec has no CDF tables, or damaged ones.
     """
 
     def __init__(self, codec: Codec, name: str = "the codec") -> None:
@@ -64,7 +64,7 @@ class FileCodec:
         """The symbols int32 [B, M, ceil(H/16), ceil(W/16)] of uint8 pictures [B, 3, H, W].
 
         Raises:
-            InputError: they are not finite, or no int32; or the picture is too large.
+            InputError: the symbols are not finite or do not fit int32, or the picture is too large.
         """
         bottleneck = self.codec.entropy_bottleneck
         device = bottleneck.quantiles.device
@@ -83,16 +83,16 @@ class FileCodec:
         """The files of pictures of this size from their symbols.
 
         Raises:
-            InputError: the picture has next to no information for its size.
+            InputError: the picture has almost no information for its size.
         """
         return [pack(height, width, picture, self.coder) for picture in symbols]
 
     @torch.inference_mode()
     def decompress(self, files: Sequence[bytes]) -> list[Tensor]:
-        """The pictures of files, uint8 [3, H, W] each; neighbours of one size are decoded as one batch.
+        """The pictures of files, each uint8 [3, H, W]; neighbours of equal size are decoded as one batch.
 
         Raises:
-            InputError: a file is not whole or not of this codec, or the codec gives pictures that are not finite.
+            InputError: a file is damaged or of another codec, or the codec gives pictures that are not finite.
         """
         pictures: list[Tensor] = []
         read = (unpack(data, self.coder) for data in files)
@@ -102,7 +102,7 @@ class FileCodec:
         return pictures
 
     def _pictures(self, symbols: NDArray[np.int32], height: int, width: int) -> Sequence[Tensor]:
-        """The pictures of symbols [B, M, h, w]; their memory is [B, H, W, 3], as picture files have it."""
+        """The pictures of symbols [B, M, h, w]; their memory layout is [B, H, W, 3], as in picture files."""
         medians = self.codec.entropy_bottleneck.medians()
         pixels = torch.empty((len(symbols), height, width, 3), dtype=torch.uint8, device=medians.device)
         pictures = pixels.permute(0, 3, 1, 2)
@@ -110,12 +110,12 @@ class FileCodec:
             piece = torch.from_numpy(symbols[..., *tile.seen()])
             x_hat = self.codec.g_s(piece.to(medians.device).float() + medians)[..., *tile.used(STRIDE)]
             self._check(x_hat)
-            place = pictures[..., *tile.kept(STRIDE)]  # cut where the picture ends, as x_hat is not
+            place = pictures[..., *tile.kept(STRIDE)]  # ends with the picture; x_hat may extend beyond it
             place[:] = to_uint8(x_hat[..., : place.shape[-2], : place.shape[-1]])
         return pictures.unbind()
 
     def _tiles(self, size: Sequence[int], part: str) -> list[Tile]:
-        """One tile of all of a y that is small, or that the transform has to see at once."""
+        """The tiles of y; a single one if y is small, or if the transform must see it at once."""
         whole = (size[0], size[1])
         known = self._margins[part]
         if size[0] * size[1] > LARGEST_WHOLE:
@@ -131,7 +131,7 @@ class FileCodec:
         transform, block = {"g_a": "encoder", "g_s": "decoder"}[part], getattr(self.codec.architecture, part).name
         print(
             f"warning: {block} in the {transform} of {self._name} looks at the full picture, or does not say how far: "
-            "large pictures are coded at once, in some 0.4 GB a megapixel",
+            "large pictures are coded at once, with about 0.4 GB per megapixel",
             file=sys.stderr,
         )
 

@@ -17,20 +17,20 @@ from codec.errors import InputError
 @dataclass(frozen=True)
 class PushOptions(OptionGroup):
     checkpoint: str = option("", "checkpoint to upload", metavar="FILE", rule=NOT_EMPTY, shown="required")
-    hub_model_id: str = option("", "repository, created if absent", metavar="USER/NAME", shown="required")
-    hub_private: bool = option(False, "private, if the repository is created now")
+    hub_model_id: str = option("", "repository, created if necessary", metavar="USER/NAME", shown="required")
+    hub_private: bool = option(False, "create the repository as private")
     onnx: str | None = option(None, "folder that python -m export wrote to", metavar="DIR", shown="none")
     plugin: str | None = option(
-        None, "Python file of the codec's own blocks, to go with it", metavar="FILE", shown="none"
+        None, "upload this Python file of the codec's own blocks too", metavar="FILE", shown="none"
     )
     recon_dir: str | None = option(
-        None, "folder of reconstructions, whose newest grid goes with it", metavar="DIR", shown="none"
+        None, "folder of reconstructions, to upload its newest grid", metavar="DIR", shown="none"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not is_repository(self.hub_model_id):
-            raise InputError(f"--hub_model_id {self.hub_model_id!r} is no name of a repository: give USER/NAME")
+            raise InputError(f"--hub_model_id {self.hub_model_id!r} is not a repository name: give USER/NAME")
         if self.onnx and not any(Path(self.onnx).glob("*.onnx")):
             raise InputError(f"--onnx {self.onnx} holds no .onnx file: give the folder that python -m export wrote to")
         if self.plugin and not (Path(self.plugin).is_file() and self.plugin.endswith(".py")):
@@ -40,7 +40,7 @@ class PushOptions(OptionGroup):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status: 0 done, 75 the Hub cannot be reached now."""
+    """Runs the command; returns its exit status: 0 done, 75 the Hub cannot be reached now."""
     parser = ArgumentParser(prog="python -m codec.push", description="Uploads a checkpoint to the Hugging Face Hub.")
     parser.add_dataclass("options", PushOptions)
     options = PushOptions(**vars(parser.parse_args(argv)))
@@ -48,12 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cli() -> NoReturn:
-    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run_command(main)
 
 
 def push(options: PushOptions) -> int:
-    """Makes the repository's files and commits them as one; returns the exit status.
+    """Makes the repository's files and uploads them in one commit; returns the exit status.
 
     Raises:
         InputError, DataError: the checkpoint is damaged, or the Hub refuses it.
@@ -69,19 +69,19 @@ def push(options: PushOptions) -> int:
     reason = open_repository("--hub_model_id", options.hub_model_id, "model", options.hub_private)
     reason = reason or commit(options.hub_model_id, found.files)
     if reason:
-        print(f"error: the Hub did not take the files ({reason}); the same command completes it", file=sys.stderr)
+        print(f"error: the upload failed ({reason}); run the same command again to complete it", file=sys.stderr)
         return os.EX_TEMPFAIL
     print(f"{options.hub_model_id}: {len(found.files)} files")
     return 0
 
 
 def commit(repo_id: str, files: dict[str, bytes]) -> str:
-    """Uploads the files as one commit, without those that the repository holds already.
+    """Uploads the files in one commit, except for those that the repository already has.
 
-    What an earlier push left there and this one lacks is removed: figures and graphs of other weights.
+    Files of an earlier push that this one lacks are removed: they belong to other weights.
 
     Returns:
-        Empty, or why it failed, where a later try may succeed.
+        Empty, or the reason of a failure after which a later try may succeed.
 
     Raises:
         InputError: the Hub refuses it.
@@ -103,8 +103,8 @@ def commit(repo_id: str, files: dict[str, bytes]) -> str:
             ],
             commit_message="Checkpoint and record",
         )
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:  # ValueError: of its validators of names and cards
-        cause = (error.__cause__ if isinstance(error, RuntimeError) else None) or error  # RuntimeError wraps a file's
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:  # ValueError: the client validates names and cards
+        cause = (error.__cause__ if isinstance(error, RuntimeError) else None) or error  # it wraps the error of a file
         reason = (str(cause) or type(cause).__name__).splitlines()[0]
         status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
         if status in (400, 401, 403, 404, 413, 422) or (status is None and isinstance(cause, ValueError)):

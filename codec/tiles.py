@@ -1,7 +1,7 @@
-"""Windows that cover a large picture and overlap, so that a transform sees one after the other. Needs no torch.
+"""Overlapping tiles that cover a large picture, so that a transform computes one after the other. Needs no torch.
 
-Lengths are counted in positions of y: one is 16 pixels. A position of a transform's output depends on `margins`
-positions of its input before it and after it; a window gives the full picture's values where it has them on both sides.
+The unit of lengths is a position of y: 16 pixels. A position of the output depends on `margins` positions of the input
+before and after it. Where a tile has these margins, its values are those of the full picture.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,23 +10,23 @@ from itertools import product
 
 Window = tuple[slice, slice]
 Margins = tuple[int, int]
-"""How many positions before and after its own a position of the output depends on, in rows and in columns."""
+"""In rows and in columns: how many input positions before and after its own an output position depends on."""
 
 SIZE = (24, 32)
-"""Rows and columns of a window: 384x512 pixels. An activation of 128 channels at half of that takes 25 MB, which the
-allocator reuses; from 32 MB on it would ask the system for fresh pages each time, at twice the time."""
+"""Rows and columns of a tile: 384x512 pixels. Half as high and wide, an activation of 128 channels takes 25 MB, which
+the allocator reuses. From 32 MB on it would get new pages from the system every time, which doubles the time."""
 
 LARGEST_WHOLE = 4 * SIZE[0] * SIZE[1]
-"""A picture of up to so many positions, 0.8 megapixels, is computed at once."""
+"""A picture of at most so many positions (0.8 megapixels) is computed at once."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A window on y, in positions: rows and columns.
+    """A tile of y; all attributes are rows and columns in positions of y.
 
     Attributes:
-        size, place: how far the transform looks, and from where.
-        first, end: the positions that are taken from what it gives.
+        size, place: size of the input and its first position.
+        first, end: the part of the output that is kept.
     """
 
     size: tuple[int, int]
@@ -35,15 +35,15 @@ class Tile:
     end: tuple[int, int]
 
     def seen(self, unit: int = 1) -> Window:
-        """What the transform looks at; `unit` is 1 for y and 16 for pixels."""
+        """The input of the transform; `unit` is 1 for y and 16 for pixels."""
         return _window(self.place, (place + size for place, size in zip(self.place, self.size, strict=True)), unit)
 
     def kept(self, unit: int = 1) -> Window:
-        """Where its result goes."""
+        """Where the kept output belongs in the full picture."""
         return _window(self.first, self.end, unit)
 
     def used(self, unit: int = 1) -> Window:
-        """Which of its result."""
+        """The part of the output that is kept."""
         first, end = ([a - b for a, b in zip(each, self.place, strict=True)] for each in (self.first, self.end))
         return _window(first, end, unit)
 
@@ -54,19 +54,19 @@ def _window(first: Iterable[int], end: Iterable[int], unit: int) -> Window:
 
 
 def tiles(whole: Sequence[int], size: Sequence[int], margins: Margins) -> Iterator[Tile]:
-    """Tiles of `size` that cover a y of `whole` rows and columns, each position once."""
+    """Tiles of `size` whose kept parts cover a y of `whole` rows and columns exactly once."""
     sides = (spans(length, side, margins) for length, side in zip(whole, size, strict=True))
     for row, column in product(*sides):
         yield Tile((size[0], size[1]), *zip(row, column, strict=True))
 
 
 def spans(length: int, size: int, margins: Margins) -> list[tuple[int, int, int]]:
-    """Tiles of a side: where each begins, and the first and the end of the positions that are taken from it.
+    """Tiles along one side: the start of every tile, and the first and the end position that are kept of it.
 
-    All tiles have the same size, and the last ends where the side does.
+    All tiles have the same size, and the last one ends at the end of the side.
 
     Args:
-        size: at least `least_size(margins)`, or the length.
+        size: at least `least_size(margins)`, or equal to the length.
     """
     if size >= length:
         return [(0, 0, length)]
@@ -77,7 +77,7 @@ def spans(length: int, size: int, margins: Margins) -> list[tuple[int, int, int]
 
 
 def tile_size(whole: Sequence[int], margins: Margins) -> tuple[int, int]:
-    """The tiles of a y of `whole` rows and columns: `SIZE`, or as large in another shape where y is narrow."""
+    """The tile size for a y of `whole` rows and columns: `SIZE`, or another shape of the same area if y is narrow."""
     least = [max(side, 4 * sum(margins)) for side in SIZE]
     area = least[0] * least[1]
     rows, columns = (min(length, side) for length, side in zip(whole, least, strict=True))
@@ -85,5 +85,5 @@ def tile_size(whole: Sequence[int], margins: Margins) -> tuple[int, int]:
 
 
 def least_size(margins: Margins) -> int:
-    """The least side of a tile that gives one position as the full picture does."""
+    """The smallest side of a tile in which at least one position has the full picture's value."""
     return sum(margins) + 1

@@ -1,4 +1,4 @@
-"""What a conversion of a folder has made so far, so that the same command goes on after an interruption."""
+"""Records the finished files of a folder's conversion, so that the same command continues after an interruption."""
 
 import hashlib
 import json
@@ -8,16 +8,16 @@ from pathlib import Path
 from coco224.files import read_regular
 
 Job = tuple[Path, Path]
-"""What is read and what is written."""
+"""The source and the target file."""
 
 
 class Unfinished:
-    """A file in the target folder that lists what is made; it is removed when all is done.
+    """A file in the target folder that lists the finished files; it is removed at the end.
 
     Args:
-        folder: that is written.
-        program: that writes it.
-        inputs: files that decide what is written, the checkpoint among them.
+        folder: the target folder.
+        program: the program that writes there.
+        inputs: the files, such as the checkpoint, that the result depends on.
     """
 
     def __init__(self, folder: Path, program: str, inputs: Sequence[Path]) -> None:
@@ -26,11 +26,11 @@ class Unfinished:
         self._lines = self._read()
 
     def kept(self, jobs: Sequence[Job]) -> list[Job]:
-        """The jobs whose source and target are as they were when a run with the same inputs had made the target."""
+        """The jobs that an earlier run with the same inputs finished, and whose source and target did not change."""
         return [job for job in jobs if _line(job) in self._lines]
 
     def add(self, job: Job) -> None:
-        """Notes that the target is whole."""
+        """Records that the target is complete."""
         lines = [_line(job)] if self._lines else [self._first, _line(job)]
         with self._path.open("a" if self._lines else "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
@@ -40,10 +40,10 @@ class Unfinished:
         self._path.unlink(missing_ok=True)
 
     def _read(self) -> list[list[object]]:
-        """The lines of an earlier run with the same inputs; none where there is no such run."""
+        """The lines of an earlier run with the same inputs; empty if there is none."""
         try:
             lines = [json.loads(line) for line in read_regular(self._path).splitlines()]
-        except (OSError, ValueError):  # ValueError: a line that a kill cut off, or no file of ours
+        except (OSError, ValueError):  # ValueError: a line that a kill cut off, or a file of another program
             return []
         return lines if lines and lines[0] == self._first else []
 

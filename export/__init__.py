@@ -1,1 +1,1 @@
-"""The codec as ONNX files, and the runtime that uses them. Light to import: neither torch nor onnx is loaded here."""
+"""Exports codecs to ONNX files, and runs these. Importing it is fast: neither torch nor onnx is loaded here."""

@@ -1,4 +1,4 @@
-"""`python -m export`: a checkpoint's encoder, decoder or both as a checked ONNX file, its tables beside."""
+"""`python -m export`: writes a checkpoint's encoder, decoder or both as a checked ONNX file, and its entropy tables."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ExportOptions(OptionGroup):
     ckpt: str | None = option(None, "checkpoint, ours or CompressAI's .pth.tar", metavar="FILE", shown="required")
     part: Literal["full", "encoder", "decoder"] | None = option(
-        None, "encoder: x to y; decoder: y_hat to x_hat; full: both and the rounding, for checking", shown="required"
+        None, "encoder: x to y; decoder: y_hat to x_hat; full: both with rounding, for checks", shown="required"
     )
     out: str | None = option(None, "the ONNX file; the entropy tables go beside it", metavar="FILE", shown="required")
     input_size: tuple[int, int] = shared.input_size()
@@ -28,7 +28,7 @@ class ExportOptions(OptionGroup):
         13, "ONNX opset, 13 to 17", rule=(lambda n: 13 <= n <= 17, "must be 13 to 17; below 13 has no int8 per channel")
     )
     precision: Literal["float", "int8"] = option(
-        "float", "int8: with the ranges that quantization-aware training learned, or of --calib_dir"
+        "float", "int8 uses the ranges of quantization-aware training, or calibrates on --calib_dir"
     )
     calib_dir: str | None = shared.calib_dir()
     deconv: Literal["auto", "transpose", "depth_to_space", "concat"] = option(
@@ -45,11 +45,11 @@ class ExportOptions(OptionGroup):
         if self.out and not self.out.endswith(".onnx"):
             raise InputError(f"--out {self.out}: give a file name that ends in .onnx")
         if self.calib_dir and self.precision == "float":
-            raise InputError("--calib_dir is for --precision int8; leave it out or say int8")
+            raise InputError("--calib_dir needs --precision int8; add that, or leave --calib_dir out")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     parser = ArgumentParser(prog="python -m export", description="A checkpoint's transforms as checked ONNX files.")
     parser.add_dataclass("export", ExportOptions)
     options = ExportOptions(**vars(parser.parse_args(argv)))
@@ -59,22 +59,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cli() -> NoReturn:
-    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run(main)
 
 
 def require_onnx() -> None:
-    """Raises InputError where the extra is not installed."""
+    """Raises InputError if the extra `onnx` is not installed."""
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"the export needs {' and '.join(missing)}: pip install -c constraints.txt -e '.[onnx]'")
 
 
 def export(options: ExportOptions) -> None:
-    """Makes the graph, checks it, and writes it with its tables, both or neither.
+    """Makes the graph, checks it, and writes it with its entropy tables, both or neither.
 
     Raises:
-        InputError: options that the checkpoint contradicts, or a graph that computes something else than the codec.
+        InputError: the checkpoint contradicts the options, or the graph's results differ from the codec's.
     """
     from codec.bitstream.tables import to_bytes
     from codec.blocks import load_plugin
@@ -117,16 +117,16 @@ def export(options: ExportOptions) -> None:
         runs = executed(model)
         print(f"{runs.int8} of {runs.convolutions} convolutions run in int8 in ONNX Runtime")
         if codec.entropy_bottleneck.symbol_limits is None:
-            print("y stays float: its symbols do not fit -128..127")
+            print("y stays in float: its symbols do not fit -128..127")
     elif opened.architecture.quantization:
-        print("float, without the quantization that the checkpoint was trained for: --precision int8 keeps it")
+        print("float: the checkpoint was trained for int8; --precision int8 keeps its quantization")
 
 
 def check_tiles(codec: "Codec", options: ExportOptions) -> None:
-    """Says, or refuses, what `export.runtime` cannot make of a picture that is larger than the graph's fixed size.
+    """Checks the graph's fixed size, in which `export.runtime` tiles larger pictures; prints if tiles are not exact.
 
     Raises:
-        InputError: no position of a tile of this size would be that of the full picture.
+        InputError: a tile of this size is smaller than the receptive field.
     """
     from codec.network.reach import margins
     from codec.tiles import least_size
@@ -135,11 +135,11 @@ def check_tiles(codec: "Codec", options: ExportOptions) -> None:
         return
     known = margins(codec, "g_a" if options.part == "encoder" else "g_s")
     if known is None:
-        print(f"the {options.part} looks at the full picture, or does not say how far: tiles are close, not equal")
+        print(f"the {options.part} looks at the full picture, or does not say how far: tiles are only approximate")
     elif min(options.input_size) < least_size(known) * STRIDE:
         raise InputError(
-            f"--input_size {options.input_size}: the {options.part} looks at {least_size(known) * STRIDE} pixels, so "
-            "that larger pictures have no tiles of this size; give that or more, or --dynamic"
+            f"--input_size {options.input_size} is too small for tiles of larger pictures: the {options.part} looks at "
+            f"{least_size(known) * STRIDE} pixels; give that or more, or --dynamic"
         )
 
 

@@ -1,4 +1,4 @@
-"""Figures as a JSON file: refused before the work where it cannot be written, and whole or absent after it."""
+"""Writes figures to a JSON file, completely or not at all. A path that cannot be written is refused before the work."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from codec.errors import InputError
 
 
 def check_json(path: str | None) -> None:
-    """Raises InputError where --json cannot be written."""
+    """Raises InputError if --json cannot be written."""
     if not path:
         return
     folder = Path(path).resolve().parent
@@ -21,10 +21,10 @@ def check_json(path: str | None) -> None:
 
 
 def write_json(path: str, figures: Any) -> None:
-    """Writes them.
+    """Writes the figures.
 
     Raises:
-        InputError: the disk is full, or what `check_json` could not foresee.
+        InputError: the disk is full, or another error came that `check_json` could not predict.
     """
     try:
         with whole_or_absent(Path(path)) as beside:

@@ -1,4 +1,4 @@
-"""What exported graphs do in ONNX Runtime: which nodes run in int8, how fast, and what becomes of pictures."""
+"""Measures exported graphs in ONNX Runtime: nodes in int8, latency, and quality on pictures."""
 
 import copy
 import time
@@ -31,12 +31,12 @@ QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 @dataclass(frozen=True)
 class Executed:
-    """What ONNX Runtime executes on a CPU.
+    """The operations that ONNX Runtime executes on a CPU.
 
     Attributes:
-        int8: convolutions in int8.
-        convolutions: all of them.
-        in_float: operator and name of each node that computes in float.
+        int8: number of convolutions in int8.
+        convolutions: number of all convolutions.
+        in_float: operator and name of every node that computes in float.
     """
 
     int8: int
@@ -45,7 +45,7 @@ class Executed:
 
 
 def executed(model: onnx.ModelProto) -> Executed:
-    """Reads ONNX Runtime's own optimized graph, which is what runs."""
+    """Reads ONNX Runtime's optimized graph, which is the graph that runs."""
     nodes = optimized(model)
     int8 = sum(node.op_type == "QLinearConv" for node in nodes)
     floats = [
@@ -57,7 +57,7 @@ def executed(model: onnx.ModelProto) -> Executed:
 
 
 def latencies(models: Mapping[str, onnx.ModelProto], threads: int, rounds: int) -> dict[str, float]:
-    """Median milliseconds of one inference of each model: they take turns, and the first round does not count."""
+    """Median milliseconds of an inference of every model. The models run in turn; the first round is not counted."""
     runs = {name: _inference(model, threads) for name, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
@@ -69,7 +69,7 @@ def latencies(models: Mapping[str, onnx.ModelProto], threads: int, rounds: int) 
 
 
 def quality(codecs: Mapping[str, Codec], images: Path) -> dict[str, dict[str, float]]:
-    """Mean PSNR, MS-SSIM and bits per pixel of each codec over pictures, through files that are written and read.
+    """Mean PSNR, MS-SSIM and bits per pixel of every codec over pictures, from compressed files that are decoded again.
 
     Raises:
         InputError: there is no picture.
@@ -83,7 +83,7 @@ def quality(codecs: Mapping[str, Codec], images: Path) -> dict[str, dict[str, fl
 
 
 def in_onnx(codec: Codec, encoder: onnx.ModelProto, decoder: onnx.ModelProto) -> Codec:
-    """A copy of the codec whose transforms are these graphs, which take any size, in ONNX Runtime."""
+    """A copy of the codec whose transforms are these graphs in ONNX Runtime; the graphs must accept any size."""
     shipped = copy.deepcopy(codec)
     medians = codec.entropy_bottleneck.medians()
     none = torch.zeros_like(medians)
@@ -93,7 +93,7 @@ def in_onnx(codec: Codec, encoder: onnx.ModelProto, decoder: onnx.ModelProto) ->
 
 
 class _Graph(nn.Module):
-    """A graph as a transform; `before` is taken from its input and `after` added to its output."""
+    """A graph as a transform; `before` is subtracted from its input and `after` is added to its output."""
 
     def __init__(self, model: onnx.ModelProto, before: Tensor, after: Tensor) -> None:
         super().__init__()

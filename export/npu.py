@@ -1,7 +1,7 @@
-"""`python -m export.npu`: the verdict of a chip's own compiler on a checkpoint's int8 encoder and decoder.
+"""`python -m export.npu`: compiles a checkpoint's int8 encoder and decoder with a chip's own compiler.
 
-The compilers have an environment of their own (`make npu`). The command fails, with exit status 2, where a part does
-not run whole on the chip: the estimates leave out what the CPU beside it would have to do.
+The compilers have their own environment (`make npu`). The command fails with exit status 2 if not all of a part runs on
+the chip, because the estimates do not include the work of the CPU.
 """
 
 import importlib.util
@@ -53,11 +53,11 @@ class NpuOptions(OptionGroup):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a compiler says of one part.
+    """A compiler's result for one part.
 
     Attributes:
-        complaint: why the part does not run whole on the chip; empty where it does.
-        figures: what the compiler estimated.
+        complaint: why not all of the part runs on the chip; empty if all of it does.
+        figures: the compiler's estimates.
     """
 
     part: str
@@ -67,9 +67,9 @@ class Verdict:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     parser = ArgumentParser(
-        prog="python -m export.npu", description="A compiler's verdict on a checkpoint's transforms."
+        prog="python -m export.npu", description="Compiles a checkpoint's transforms with a chip's compiler."
     )
     parser.add_dataclass("compiler", NpuOptions)
     options = NpuOptions(**vars(parser.parse_args(argv)))
@@ -90,12 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cli() -> NoReturn:
-    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run(main)
 
 
 def require(target: str) -> None:
-    """Raises InputError where the target's compiler is not in this environment."""
+    """Raises InputError if the target's compiler is not in this environment."""
     compilers = QUALCOMM_COMPILERS if target == QUALCOMM else ETHOS_U_COMPILERS
     missing = [name for name in compilers if importlib.util.find_spec(name) is None]
     if missing:
@@ -106,7 +106,7 @@ def require(target: str) -> None:
 
 
 def judge(options: NpuOptions) -> Iterator[Verdict]:
-    """Compiles and prints part by part.
+    """Compiles the parts and prints the results, one after the other.
 
     Raises:
         InputError: the checkpoint cannot be quantized or converted.
@@ -127,13 +127,13 @@ def judge(options: NpuOptions) -> Iterator[Verdict]:
         if not is_quantized(codec, *build.NEEDED[part]):
             raise InputError(
                 f"{options.ckpt} was trained without quantization of the {part}; give --calib_dir DIR with photographs "
-                "for it, or ask for the other part alone with --part"
+                "for it, or compile only the other part with --part"
             )
     if codec.entropy_bottleneck.symbol_limits is None:
         latent = "y_hat" if options.part == "decoder" else "y"
         raise InputError(
-            f"{options.ckpt}: the symbols of its tables do not fit -128..127, so {latent} is float, and no integer "
-            "core takes that; train with a larger --lambda_bpp, or at a lower quality"
+            f"{options.ckpt}: the symbols of its tables do not fit -128..127, so {latent} is float, which no integer "
+            "core supports; train with a larger --lambda_bpp, or at a lower quality"
         )
     for part in parts:
         with tempfile.TemporaryDirectory() as scratch:
@@ -146,7 +146,7 @@ def judge(options: NpuOptions) -> Iterator[Verdict]:
 
 
 def ethos_u(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) -> Verdict:
-    """LiteRT, then Vela."""
+    """Converts the part with LiteRT, then compiles it with Vela."""
     from export.chips.litert import to_tflite
     from export.chips.vela import CORES, compile_model
     from export.graph.parts import exportable
@@ -163,7 +163,7 @@ def ethos_u(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) -> 
     if best.cpu_operators:
         complaint = f"{len(best.cpu_operators)} operators are left for the CPU: {', '.join(best.cpu_operators)}"
     elif core.only_sram and best.sram_kib * 1024 > core.sram:
-        complaint = f"it needs {best.sram_kib:.0f} KiB of SRAM and has {core.sram // 1024}"
+        complaint = f"it needs {best.sram_kib:.0f} KiB of SRAM, and the chip has {core.sram // 1024} KiB"
     figures = {
         "ms": round(best.milliseconds, 2),
         "CPU operators": len(best.cpu_operators),
@@ -177,7 +177,7 @@ def ethos_u(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) -> 
 
 
 def qualcomm(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) -> Verdict:
-    """The int8 ONNX file through ONNX Runtime's QNN provider."""
+    """Compiles the int8 ONNX graph with ONNX Runtime's QNN provider."""
     import onnx
 
     from export.chips.qualcomm import compile_model
@@ -198,7 +198,7 @@ def qualcomm(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) ->
 
 def _words(verdict: Verdict) -> str:
     figures = ", ".join(f"{name} {value}" for name, value in verdict.figures.items())
-    return " | ".join(filter(None, ["NOT whole" if verdict.complaint else "runs whole", figures]))
+    return " | ".join(filter(None, ["NOT all on the chip" if verdict.complaint else "all on the chip", figures]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Options that the export's commands share: one wording, one rule."""
+"""Options that the export's commands share."""
 
 import argparse
 import re
@@ -28,24 +28,24 @@ def size(text: str) -> Size:
 
 
 def input_size() -> Any:
-    """Height and width of the pictures."""
+    """The option --input_size: height and width of the pictures."""
     rule = (lambda size: all(n > 0 and n % STRIDE == 0 for n in size), f"must be a multiple of {STRIDE}")
     what = f"size of x, S or HxW like 1088x1920, multiples of {STRIDE}"
     return option(Size(224, 224), what, rule=rule, parse=size, metavar="SIZE")
 
 
 def calib_dir() -> Any:
-    """Photographs for post-training quantization."""
-    what = "photographs to calibrate int8 on, for transforms trained without it"
+    """The option --calib_dir: photographs for post-training quantization."""
+    what = "photographs to calibrate int8, for transforms trained without QAT"
     return option(None, what, metavar="DIR", shown="none")
 
 
 def replace_parts() -> Any:
-    """For checkpoints of CompressAI."""
-    what = "transforms whose GDN is ReLU, for a checkpoint without metadata"
-    return option(None, what, shown="as its weights say")
+    """The option --replace_parts, for checkpoints of CompressAI."""
+    what = "transforms in which ReLU replaces GDN, for a checkpoint without metadata"
+    return option(None, what, shown="from the weights")
 
 
 def plugin() -> Any:
-    """Blocks of a user's own."""
+    """The option --plugin: a user's own blocks."""
     return option(None, "Python file of the blocks that the checkpoint uses", metavar="FILE", shown="none")

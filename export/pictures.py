@@ -1,4 +1,4 @@
-"""Real pictures for the export: one to check with, and a folder's to calibrate on."""
+"""Real pictures for the export: one for checks, and a folder of pictures for calibration."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,16 +17,16 @@ from codec.network.pixels import to_float
 
 
 def sample_picture(height: int, width: int | None = None) -> Tensor:
-    """The embedded validation photograph, float [1, 3, height, width] in [0, 1]; square where one side is given."""
+    """The embedded validation photograph, float [1, 3, height, width] in [0, 1]; square if only one side is given."""
     folder = sample_splits(include_val=True)["validation"].folder
     return _cut(read_photograph(folder / VALIDATION[0]), height, width or height)
 
 
 def calibration_pictures(folder: Path, height: int, width: int) -> Iterator[Tensor]:
-    """The pictures of a folder, float [1, 3, height, width] in [0, 1] each, the largest centred part scaled.
+    """The pictures of a folder, each float [1, 3, height, width] in [0, 1]: the largest centred part, scaled.
 
     Raises:
-        InputError: there is no picture, or a file that is none.
+        InputError: there is no picture, or a file is damaged.
     """
     found = walk(folder, SUFFIXES) if folder.is_dir() else Found()
     if not found.files:

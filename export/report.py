@@ -1,6 +1,6 @@
-"""`python -m export.report`: which chips take a codec's graphs, what runs in int8, how fast, and what int8 costs.
+"""`python -m export.report`: chips that support a codec's graphs, operators in int8, latency, and quality in int8.
 
-From a checkpoint, everything; from ONNX files, what they show by themselves.
+A checkpoint gives the complete report; ONNX files give the sections that need no checkpoint.
 """
 
 import os
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 PARTS: tuple["Part", "Part"] = ("encoder", "decoder")
 INT8 = "int8"
-"""What the graphs of transforms in int8 are called."""
+"""Name of the graphs whose transforms are in int8."""
 
 
 @dataclass(frozen=True)
 class ReportOptions(OptionGroup):
     ckpt: str | None = option(None, "checkpoint, ours or CompressAI's .pth.tar", metavar="FILE", shown="none")
-    images: str | None = option(None, "pictures to measure what int8 costs on", metavar="PATH", shown="not measured")
+    images: str | None = option(None, "pictures to measure the quality in int8", metavar="PATH", shown="not measured")
     calib_dir: str | None = shared.calib_dir()
     input_size: tuple[int, int] = shared.input_size()
-    threads: int = option(1, "threads of ONNX Runtime while it is timed", rule=at_least(1))
-    rounds: int = option(10, "inferences of which the median is taken", rule=at_least(1))
+    threads: int = option(1, "threads of ONNX Runtime for latencies", rule=at_least(1))
+    rounds: int = option(10, "number of inferences for the median latency", rule=at_least(1))
     json: str | None = option(None, "where to write the figures", metavar="FILE", shown="none")
     replace_parts: Literal["encoder", "decoder", "all"] | None = shared.replace_parts()
     plugin: str | None = shared.plugin()
@@ -45,24 +45,24 @@ class ReportOptions(OptionGroup):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     from export.__main__ import require_onnx
 
-    parser = ArgumentParser(prog="python -m export.report", description="What chips make of a codec's graphs.")
+    parser = ArgumentParser(prog="python -m export.report", description="Which chips support a codec's graphs.")
     parser.add_dataclass("report", ReportOptions)
     parser.add_argument(
-        "--onnx", nargs="+", type=Path, default=[], metavar="FILE", help="ONNX files in the place of --ckpt [none]"
+        "--onnx", nargs="+", type=Path, default=[], metavar="FILE", help="ONNX files, instead of --ckpt [none]"
     )
     given = vars(parser.parse_args(argv))
     files = given.pop("onnx")
     options = ReportOptions(**given)
     if bool(files) == bool(options.ckpt):
         raise InputError(
-            "give --ckpt FILE (everything) or --onnx FILE ... (what files show by themselves), one of the two"
+            "give either --ckpt FILE (complete report) or --onnx FILE ... (report without the codec's quality)"
         )
     if files and (options.images or options.calib_dir):
         raise InputError(
-            "--images and --calib_dir go with --ckpt: ONNX files alone have no entropy model; leave them out"
+            "--images and --calib_dir need --ckpt, because ONNX files have no entropy model; leave them out"
         )
     require_onnx()
     report = of_checkpoint(options) if options.ckpt else of_files(files, options)
@@ -73,12 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cli() -> NoReturn:
-    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run(main)
 
 
 def of_files(files: Iterable[Path], options: ReportOptions) -> dict[str, Any]:
-    """The sections that ONNX files fill by themselves; every family is asked about the files as they are."""
+    """The sections that need only ONNX files; every family's rules are applied to the unchanged files."""
     import onnx
 
     from export.chips.operators import FAMILIES
@@ -99,10 +99,10 @@ def of_files(files: Iterable[Path], options: ReportOptions) -> dict[str, Any]:
 
 
 def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
-    """Every section; each family is asked about the graphs in the form that it takes.
+    """All sections; every family's rules are applied to the graphs in the form that is best for it.
 
     Raises:
-        InputError: nothing of the checkpoint can be had in int8, or it contradicts the options.
+        InputError: no part of the checkpoint can be converted to int8, or it contradicts the options.
     """
     from codec.blocks import load_plugin
     from codec.description.architecture import Architecture
@@ -148,13 +148,13 @@ def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
 
 
 def precisions(quantized: Sequence["Part"]) -> str:
-    """In words, where these parts are in int8 and others in float."""
+    """The precision of every part in words, if these parts are in int8."""
     words = [f"{part} in {'int8' if part in quantized else 'float'}" for part in PARTS]
     return INT8 if len(quantized) == len(PARTS) else ", ".join(words)
 
 
 def of_family(family: "Family", models: Mapping[str, "onnx.ModelProto"], form: str) -> dict[str, Any]:
-    """What a family makes of graphs: counts, and a row for each kind of node that it does not take."""
+    """A family's result for graphs: counts, and a row for each kind of node that it does not support."""
     from export.chips.operators import findings
     from export.graph.nodes import read
 
@@ -172,7 +172,7 @@ def of_family(family: "Family", models: Mapping[str, "onnx.ModelProto"], form: s
 
 
 def grouped(graph: str, found: Sequence["Finding"]) -> list[dict[str, Any]]:
-    """One row for nodes of one operator with one reason."""
+    """One row for all nodes with the same operator and reason."""
     kinds: dict[tuple[str, str, str], list[str]] = {}
     for each in found:
         kinds.setdefault((each.operator, each.reason, each.remedy), []).append(each.node)
@@ -183,7 +183,7 @@ def grouped(graph: str, found: Sequence["Finding"]) -> list[dict[str, Any]]:
 
 
 def of_graphs(models: Mapping[str, "onnx.ModelProto"], options: ReportOptions) -> list[dict[str, Any]]:
-    """For each graph its size, multiplications, what runs in int8, and latency where its shape is fixed."""
+    """For each graph its size, multiplications, operators in int8 and, if its shape is fixed, its latency."""
     from export.graph.nodes import macs, read
     from export.measure import executed, latencies
 
@@ -232,9 +232,9 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def speed(graphs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How many times as fast as the GDN original encoder and decoder are together, where it was timed.
+    """The speed of encoder and decoder together, relative to the GDN original, if that was timed.
 
-    A transform that is not in int8 counts there as it is in float.
+    For a transform that is not in int8, the time in float is used.
     """
     times: dict[str, dict[Part, float]] = {}
     for row in graphs:

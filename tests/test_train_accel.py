@@ -107,7 +107,7 @@ def test_a_run_says_what_it_does_and_where_its_files_are(finished: tuple[Path, s
     for line in (
         "codec       N=8 M=12, gdnish in g_a and g_s; 0 GDN layers are left",
         "precision   bf16 on cpu, FP32 in entropy_bottleneck",
-        "batch       16 x 1 accumulated x 1 processes = 16; 3 steps an epoch, 11 in all",
+        "batch       16 x 1 accumulated x 1 processes = 16; 3 steps per epoch, 11 in all",
         f"checkpoints {folder}   reconstructions {folder / 'recon'}",
         f"--checkpoint {folder}/best_msssim.safetensors",
     ):
@@ -228,7 +228,7 @@ def test_the_next_commands_run_as_printed(
 
 def test_the_saved_configuration_is_the_run(finished: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--config", finished[0] / "config.yaml") == 0
-    assert "finished    this run has done its 11 steps" in capsys.readouterr().err
+    assert "finished    all 11 steps are done" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -275,7 +275,7 @@ def test_two_ranks_then_one_then_two_nodes_train_the_codec_of_one_process(coco22
     words = ["--coco_dir", coco224, *TINY, "--eval_every", 1]
     done = launch("train_accel.py", *words, *into(tmp_path / "two"), "--batch_size", 4, "--max_steps", 6)
     assert done.returncode == 0, done.stderr
-    assert "4 x 1 accumulated x 2 processes = 8; 6 steps an epoch, 6 in all" in done.stderr
+    assert "4 x 1 accumulated x 2 processes = 8; 6 steps per epoch, 6 in all" in done.stderr
     assert train(*words, *into(tmp_path / "one"), "--max_steps", 6) == 0
     one, two = ([row["psnr"] for row in rows(tmp_path / run, "validation")] for run in ("one", "two"))
     assert one == pytest.approx(two, abs=1e-4)
@@ -314,7 +314,7 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_weights(coco224:
     assert process.returncode == 75
     stopped = int(states(tmp_path / "stopped")[-1].name[-8:])
     assert 3 <= stopped < 400
-    assert f"stopped by a signal at step {stopped}; the same command goes on from there" in said
+    assert f"stopped by a signal at step {stopped}; the same command continues from there" in said
     assert "Traceback" not in said
 
     end = ["--max_steps", stopped + 4]

@@ -1,1 +1,1 @@
-"""What the training program stands on; the only package that knows Accelerate."""
+"""The parts of the training program. Besides the benchmarks, only this package uses Accelerate."""

@@ -1,4 +1,4 @@
-"""What the processes of a run must have in common: options, files, data, program."""
+"""Checks that all processes of a run have the same options, files, data and program."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from accelerate.utils import gather_object
 from codec.errors import InputError
 from training.options import Options
 
-# Options that may differ from process to process: places on a machine, and how it reads.
+# Options that may differ between processes: paths on a machine, and how it reads data.
 _OF_A_MACHINE = {"coco_dir", "save_dir", "recon_dir", "init_checkpoint", "plugin", "resume", "num_workers"}
 
 
 def check_agreement(facts: Mapping[str, Any], accelerator: Accelerator) -> None:
-    """Refuses processes that differ in what decides the run: they would train apart, or wait for each other for ever.
+    """Refuses processes that differ: they would train different codecs, or wait for each other forever.
 
     Args:
-        facts: by what they are called.
+        facts: values that must be equal, by their name in errors.
 
     Raises:
         InputError: on every rank, naming what differs.
@@ -41,10 +41,10 @@ def check_agreement(facts: Mapping[str, Any], accelerator: Accelerator) -> None:
 
 
 def facts(options: Options, files: Mapping[str, str]) -> dict[str, Any]:
-    """What must be the same in every process before the data is open.
+    """Values that must be equal in every process, known before the data is opened.
 
     Args:
-        files: checksums of the files that decide a run, by option.
+        files: checksums of the files that affect the result of a run, by option.
     """
     values = {f"--{name}": value for name, value in options.flat().items() if name not in _OF_A_MACHINE}
     contents = {f"the content of --{name}": checksum for name, checksum in files.items()}

@@ -1,4 +1,4 @@
-"""torch.compile in a run: whether it is wanted, whether it can work, and of what."""
+"""torch.compile in a run: whether to use it, whether it can work, and what is compiled."""
 
 import os
 import shutil
@@ -16,11 +16,11 @@ from training.distributed import is_sharded
 from training.objective import RateDistortion
 from training.options import Options
 
-NO_COMPILER = "no C++ compiler is found, which torch.compile needs"
+NO_COMPILER = "torch.compile needs a C++ compiler, and none is found"
 
 
 def has_compiler() -> bool:
-    """Whether this machine has a compiler for what torch.compile generates: C++ for CPUs, C for Triton's launchers."""
+    """Whether this machine has a compiler for torch.compile's code: C++ for CPUs, C for Triton's launchers."""
     named = [os.environ[name] for name in ("CXX", "CC") if os.environ.get(name)]
     known = ["g++", "clang++"] if not torch.cuda.is_available() else ["gcc", "clang", "cc", "g++"]
     return any(shutil.which(command) for command in (*named, *known))
@@ -33,14 +33,14 @@ def check_compiler() -> None:
         InputError: there is none.
     """
     if not has_compiler():
-        raise InputError(f"{NO_COMPILER}: install one, or --compile false")
+        raise InputError(f"{NO_COMPILER}: install one, or use --compile false")
 
 
 def check_dynamo(wanted: bool | None) -> None:
     """Refuses an Accelerate configuration whose dynamo_backend contradicts --compile.
 
     Raises:
-        InputError: it names a backend that the options do not.
+        InputError: the configuration names a backend, and --compile is not true.
     """
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() or "no"
     if backend != "no" and not (wanted and backend == "inductor"):
@@ -53,7 +53,7 @@ def check_dynamo(wanted: bool | None) -> None:
 def compile_all(
     codec: Codec, eval_codec: Codec, objective: RateDistortion, options: Options, accelerator: Accelerator
 ) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
-    """Compiles both codecs in place where --compile, or the device, wants it; returns the loss, compiled then too.
+    """Compiles both codecs in place, and returns the loss, compiled too; without --compile the device decides.
 
     Raises:
         InputError: --compile true under FSDP.
@@ -68,16 +68,16 @@ def compile_all(
         return objective
     if sharded:
         raise InputError(
-            "--compile true under FSDP, whose hooks are no part of a graph: leave --compile out, or use DDP"
+            "--compile true with FSDP, whose hooks cannot be part of a graph: leave --compile out, or use DDP"
         )
     if accelerator.device.type == "cpu":
         set_biases_apart(codec)
-    # DDP's own splitting of the graph would hide communication, which takes a hundredth of a step here.
+    # DDP would split the graph to overlap communication; here communication takes only 1 % of a step.
     torch._dynamo.config.optimize_ddp = False
-    # Training and evaluation share the code of a forward and so its cache, with a graph for each phase of QAT
-    # and, in evaluation, for symbols that fit 8 bits and that do not.
+    # Training and evaluation share the forward's code and so its cache: one graph for each phase of QAT and,
+    # in evaluation, for symbols that fit 8 bits and for symbols that do not.
     torch._dynamo.config.recompile_limit = 16
     for model in (codec, eval_codec):  # in place: the names in the state dict stay
-        model.compile(fullgraph=True, dynamic=False)  # else the other's picture size would make this one's dynamic
+        model.compile(fullgraph=True, dynamic=False)  # otherwise the two picture sizes would make sizes dynamic
     compiled: Callable[..., tuple[Tensor, dict[str, Tensor]]] = torch.compile(objective, fullgraph=True)
     return compiled

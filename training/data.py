@@ -1,4 +1,4 @@
-"""The data of a run: rows to train on, rows to validate on, and batches in an order that resume can repeat."""
+"""The data of a run: training rows, validation rows, and batches in an order that a resumed run repeats."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,15 +20,15 @@ from codec.network.pixels import to_float
 class DataOptions(OptionGroup):
     coco_dir: str = option(
         "",
-        "dataset of coco224.prepare, here or on the Hub (USER/NAME), or a COCO root",
+        "dataset of coco224.prepare, a folder or on the Hub (USER/NAME), or a COCO root",
         metavar="DIR",
         shown="required",
     )
     use_prepared: bool = option(True, "false: --coco_dir is a COCO root, cropped on the fly", decides=True)
-    streaming: bool = option(False, "fetch the rows of a dataset on the Hub while training, not before", decides=True)
+    streaming: bool = option(False, "fetch the rows of a dataset on the Hub during training, not before", decides=True)
     input_size: int = option(
         224,
-        "side of the random crop that is taken of each row",
+        "side of the random crop from each row, in pixels",
         rule=(
             lambda size: size > 0 and size % STRIDE == 0,
             f"must be a multiple of {STRIDE}, the codec's stride",
@@ -36,10 +36,10 @@ class DataOptions(OptionGroup):
         decides=True,
     )
     hflip: bool = option(False, "mirror half of the crops", decides=True)
-    batch_size: int = option(16, "crops per process and step", rule=at_least(1))
-    grad_accum: int = option(1, "batches per optimizer step", rule=at_least(1))
+    batch_size: int = option(16, "crops per process in a micro-batch", rule=at_least(1))
+    grad_accum: int = option(1, "micro-batches per optimizer step", rule=at_least(1))
     num_workers: int | None = option(
-        None, "reading processes a rank", rule=NOT_NEGATIVE, shown="0 for raw rows, else 2", local=True
+        None, "processes per rank that read data", rule=NOT_NEGATIVE, shown="0 for raw rows, else 2", local=True
     )
 
     def __post_init__(self) -> None:
@@ -50,12 +50,16 @@ class DataOptions(OptionGroup):
                 "or a COCO root with --use_prepared false"
             )
         if self.streaming and not (self.use_prepared and is_repository(self.coco_dir)):
-            raise InputError(f"--streaming true with --coco_dir {self.coco_dir}: only a dataset on the Hub streams")
+            raise InputError(
+                f"--streaming true with --coco_dir {self.coco_dir}, which is not on the Hub: leave --streaming out"
+            )
         if self.streaming and self.num_workers:
-            raise InputError(f"--num_workers {self.num_workers} with --streaming true: it reads ahead by itself")
+            raise InputError(
+                f"--num_workers {self.num_workers} with --streaming true, which reads with threads: leave one out"
+            )
 
     def on_the_hub(self) -> bool:
-        """Whether --coco_dir names a dataset on the Hub: a path that exists wins."""
+        """Whether --coco_dir names a dataset on the Hub: an existing path has priority."""
         return self.use_prepared and is_repository(self.coco_dir) and not Path(self.coco_dir).exists()
 
 
@@ -64,10 +68,10 @@ class TrainingData:
     """The data of a run.
 
     Attributes:
-        rows: what is trained on.
-        validation: complete rows to evaluate on; None where the dataset has none.
+        rows: the training rows.
+        validation: complete rows to evaluate on; None if the dataset has none.
         batches: this rank's micro-batches of `rows`.
-        on_the_hub: the dataset's name on the Hub; empty where it is a folder of this machine.
+        on_the_hub: the dataset's name on the Hub; empty for a local folder.
     """
 
     rows: Rows
@@ -82,7 +86,7 @@ class TrainingData:
 
 
 def open_splits(data: DataOptions) -> tuple[Rows, Rows | None]:
-    """The training rows, and the validation rows where there are any: those are read often, so they never stream.
+    """The training rows, and the validation rows if there are any. Validation rows are read often, so never streamed.
 
     Raises:
         InputError, DataError: the dataset cannot be opened or has no train split.
@@ -115,7 +119,7 @@ def micro_batches(
     """The micro-batches of the optimizer steps first .. last - 1, read ahead.
 
     Args:
-        decodes: the rows are decoded when they are read; raw rows are read faster than a worker could hand them over.
+        decodes: the rows are decoded when they are read. Raw rows need no workers: reading is faster than a transfer.
     """
     if num_workers is None:
         num_workers = 2 if decodes else 0
@@ -125,7 +129,7 @@ def micro_batches(
 def first_batches(
     rows: Rows, data: DataOptions, seed: int, batch_size: int, count: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """Pictures from the run's beginning, [B, 3, H, W] in [0, 1] each: the same on every rank, and after a resume."""
+    """The run's first training pictures, [B, 3, H, W] in [0, 1]: the same on every rank, and after a resume."""
     batches = batches_of(rows, replace(data, batch_size=batch_size), seed)
     loader = train_loader(batches, 0, count, num_workers=0, pin_memory=False)
     return (to_float(batch.images, device) for batch in loader)

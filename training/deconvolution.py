@@ -1,4 +1,4 @@
-"""A transposed convolution whose backward runs faster on CPUs."""
+"""A transposed convolution with a faster backward on CPUs."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,8 +9,8 @@ from codec.network.modules import mix_in
 class BiasApart(nn.ConvTranspose2d):
     """torch's `ConvTranspose2d` with the bias added after the convolution, in the convolution's precision.
 
-    oneDNN's transposed convolution sums the bias's gradient in a pass that takes longer than the weight's gradient;
-    apart, compiled, the sum is a part of the activation's own backward.
+    oneDNN sums the bias's gradient in a separate pass, which takes longer than the weight's gradient. When the bias is
+    added separately and compiled, the sum becomes a part of the block's backward.
     """
 
     is_linear = True  # for `codec.quantization.layers`

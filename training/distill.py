@@ -1,12 +1,12 @@
-"""Distilled start: each new block first learns the map of the GDN whose place it takes, on real activations.
+"""Distilled start: every new block first learns the map of the GDN that it replaces, on real activations.
 
-After a raw swap the convolutions get inputs that they were not trained for; a block that starts as its GDN's own map
-spares them that. In closed form where the block is linear in its parameters, and from there, or from the block's own
-start, by L-BFGS (Liu and Nocedal 1989), which needs no learning rate and goes on where Adam's steps are coarser than
-what is left to gain. A block says with two methods, both optional, what it can do, for maps x -> y [B, C, H, W]:
+After a plain replacement the convolutions get inputs that they were not trained for; a block that approximates its GDN
+avoids this. A closed form fits blocks that are linear in their parameters. From there, or from the block's own start,
+L-BFGS (Liu and Nocedal 1989) continues: it needs no learning rate, and it still improves where Adam's steps are too
+coarse. A block can have two optional methods, for maps x -> y [B, C, H, W]:
 
 - `fit(x, y)` sets its parameters in closed form.
-- `input_scale(x, y)` gives the scale [C] under which it wants x. The convolution before takes it in.
+- `input_scale(x, y)` returns a scale [C] for x. The convolution before the block absorbs it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,38 +21,38 @@ from codec.network.codec import Codec, gdn_layers
 from codec.quantization.channels import scale_output
 
 FIT_BATCHES = 8
-"""Batches of pictures that the blocks learn from; another one says whether they learned."""
+"""Number of batches that the blocks learn from; one more batch tests them."""
 
 MOST_POSITIONS = 32768
-"""Of a layer, to learn from: whole maps until there are as many."""
+"""Positions of a layer to learn from: complete maps are taken until there are as many."""
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
-"""By layer: its input and its output, [B, C, H, W] each."""
+"""Input and output [B, C, H, W] by layer."""
 
 
 def distill(codec: Codec, teacher: Codec, batches: Iterable[Tensor], steps: int) -> dict[str, float]:
-    """Teaches the blocks of `codec`, in place, what the GDNs of `teacher` do.
+    """Trains the blocks of `codec`, in place, to approximate the GDNs of `teacher`.
 
-    Nothing else of the codec moves, but the scale of a convolution whose block asks for it.
+    Nothing else of the codec changes, except for the scale of a convolution before a block with `input_scale`.
 
     Args:
-        codec: with fresh blocks.
-        teacher: a copy of the codec, from before its GDNs were replaced.
-        batches: FIT_BATCHES + 1 or more, of pictures [B, 3, H, W] in [0, 1].
+        codec: has new blocks.
+        teacher: a copy of the codec from before its GDNs were replaced.
+        batches: FIT_BATCHES + 1 or more batches of pictures [B, 3, H, W] in [0, 1].
         steps: iterations of L-BFGS after the closed form.
 
     Returns:
-        By block, how well it follows its GDN on a batch apart: 10 log10(mean(y^2) / mean((block(x) - y)^2)) dB.
+        For each block, how well it follows its GDN on the test batch: 10 log10(mean(y^2) / mean((block(x) - y)^2)) dB.
 
     Raises:
-        InputError: there is no block here that could learn from a GDN.
+        InputError: no block can learn from a GDN.
     """
     taught = {name for name, _ in gdn_layers(teacher)} - {name for name, _ in gdn_layers(codec)}
     blocks = {name: codec.get_submodule(name) for name in sorted(taught)}
     if not any(True for block in blocks.values() for _ in block.parameters()):
         raise InputError(
-            f"--distill_steps: encoder {codec.architecture.g_a.name}, decoder {codec.architecture.g_s.name}: no GDN "
-            "made way for a block with parameters to learn its map with; leave --distill_steps out"
+            f"--distill_steps with encoder {codec.architecture.g_a.name} and decoder {codec.architecture.g_s.name}: no "
+            "GDN was replaced by a block with parameters; leave --distill_steps out"
         )
     batches = iter(batches)
     lessons = _gathered(_activations(teacher.eval(), blocks, next(batches)) for _ in range(FIT_BATCHES))
@@ -70,14 +70,14 @@ def distill(codec: Codec, teacher: Codec, batches: Iterable[Tensor], steps: int)
 
 
 def _layer_before(codec: Codec, name: str) -> nn.Module:
-    """Whose output the named layer of g_a or g_s takes."""
+    """The layer before the named layer of g_a or g_s."""
     transform, position = name.split(".")
     layer: nn.Module = codec.get_submodule(f"{transform}.{int(position) - 1}")
     return layer
 
 
 def _learn(block: nn.Module, lesson: tuple[Tensor, Tensor], exam: tuple[Tensor, Tensor], steps: int) -> Tensor:
-    """Fits one block to a map x -> y; returns its error on the other pairs, which L-BFGS never makes greater."""
+    """Fits one block to pairs x -> y; returns its error on the test pairs, which L-BFGS never increases."""
     closed_form = getattr(block, "fit", None)
     if closed_form:
         closed_form(*lesson)
@@ -96,20 +96,20 @@ def _learn(block: nn.Module, lesson: tuple[Tensor, Tensor], exam: tuple[Tensor, 
     optimizer.zero_grad()
     with torch.no_grad():
         after = _error(block, exam)
-    if not after < before:  # a closed form may be as good as it gets
+    if not after < before:  # a closed form may already be the optimum
         block.load_state_dict(started)
     return torch.minimum(before, after.nan_to_num(torch.inf))
 
 
 def _error(block: nn.Module, pairs: tuple[Tensor, Tensor]) -> Tensor:
-    """The squared error relative to the power of what the GDN gave."""
+    """The squared error relative to the power of the GDN's output."""
     x, y = pairs
     squared: Tensor = (block(x) - y).square().mean()
     return squared / y.square().mean()
 
 
 def _gathered(batches: Iterable[Pairs]) -> Pairs:
-    """The first maps of each layer, MOST_POSITIONS together or a map more."""
+    """The first maps of each layer, until they have MOST_POSITIONS positions."""
     kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for pairs in batches:
         for name, (x, y) in pairs.items():
@@ -117,7 +117,7 @@ def _gathered(batches: Iterable[Pairs]) -> Pairs:
             missing = MOST_POSITIONS - sum(each.shape[0] for each, _ in maps) * x.shape[2:].numel()
             if missing > 0:
                 pictures = -(-missing // x.shape[2:].numel())
-                maps.append((x[:pictures].clone(), y[:pictures].clone()))  # a view would hold on to the whole batch
+                maps.append((x[:pictures].clone(), y[:pictures].clone()))  # a view would keep the batch in memory
     return {name: tuple(torch.cat(parts) for parts in zip(*maps, strict=True)) for name, maps in kept.items()}  # type: ignore[misc]
 
 
@@ -129,7 +129,7 @@ def _activations(teacher: Codec, names: Iterable[str], x: Tensor) -> Pairs:
 
 @contextmanager
 def _recorded(model: nn.Module, names: Iterable[str]) -> Iterator[Pairs]:
-    """What the named layers see and give while the model runs."""
+    """Records inputs and outputs of the named layers while the model runs."""
     pairs: Pairs = {}
 
     def keep(name: str) -> torch.utils.hooks.RemovableHandle:

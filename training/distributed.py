@@ -1,4 +1,4 @@
-"""What the ranks must agree on."""
+"""The launch of a run: checks of the launcher and of Accelerate, and collective calls."""
 
 import importlib.util
 import os
@@ -14,12 +14,12 @@ from codec.errors import InputError
 from codec.evaluation.ranks import launched_processes
 from training.reporting import ReportingOptions
 
-# What starts several processes of a command without telling them of each other, and how many it says.
+# Programs that start several processes which do not know of each other, and the variable with their number.
 _STARTERS = {"srun": ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "mpirun": ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")}
 
 
 def check_launch(accelerator: Accelerator) -> None:
-    """Refuses launches whose processes do not know of each other: they would overwrite each other's files.
+    """Refuses launches whose processes are not connected: they would overwrite each other's files.
 
     Raises:
         InputError: the launcher's WORLD_SIZE is not the number of processes that Accelerate sees, or srun or mpirun
@@ -37,8 +37,8 @@ def check_launch(accelerator: Accelerator) -> None:
             name = next((name for name in names if os.environ.get(name, "").isdigit()), None)
             if name and int(os.environ[name]) > 1:
                 raise InputError(
-                    f"{starter} started {os.environ[name]} tasks that do not know of each other ({name}): start one a "
-                    f"node, with accelerate launch in it; for one process: unset {name}"
+                    f"{starter} started {os.environ[name]} tasks that do not know of each other ({name}): start one "
+                    f"task per node, with accelerate launch in it; for one process: unset {name}"
                 )
 
 
@@ -61,17 +61,17 @@ def check_precision(amp_dtype: str | None) -> None:
 
 
 def make_accelerator(reporting: ReportingOptions, project_dir: str) -> Accelerator:
-    """An Accelerator that wraps, launches and tracks; precision and accumulation are the loop's own.
+    """An Accelerator for launch, wrapping and trackers; precision and accumulation are handled by the loop.
 
     Raises:
-        InputError: a tracker that Accelerate does not know or that is not installed.
+        InputError: Accelerate does not know a tracker, or it is not installed.
     """
     trackers = [name.strip() for name in (reporting.report_to or "").split(",") if name.strip()]
     trackers += ["wandb"] * (reporting.wandb and "wandb" not in trackers)
     known = [str(name) for name in LoggerType if name != LoggerType.ALL]
     for name in trackers:
         if name not in known:
-            raise InputError(f"--report_to {name}: no tracker that Accelerate knows; use one of {', '.join(known)}")
+            raise InputError(f"--report_to {name}: Accelerate has no such tracker; use one of {', '.join(known)}")
         if importlib.util.find_spec(name) is None:
             raise InputError(f"--report_to {name}: {name} is not installed; pip install {name}, or leave it out")
     return Accelerator(
@@ -90,18 +90,18 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 
 def broadcast_parameters(model: nn.Module) -> None:
-    """Gives every rank the first one's parameters: all did the same work, but may have rounded differently."""
+    """Copies the parameters of rank 0 to all ranks: all computed the same, but may have rounded differently."""
     for parameter in model.parameters():
         broadcast(parameter.data)
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """The whole of a sharded tensor (a collective call), or the tensor itself."""
+    """A sharded tensor, gathered (a collective call), or the tensor itself."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def reduce_over_ranks(values: Tensor, how: str) -> None:
-    """Makes each value its "sum" or "max" over all ranks, in place, without a host read."""
+    """Replaces each value by its "sum" or "max" over all ranks, in place, without a host read."""
     if torch.distributed.is_initialized():
         operators = {"sum": torch.distributed.ReduceOp.SUM, "max": torch.distributed.ReduceOp.MAX}
         torch.distributed.all_reduce(values, operators[how])

@@ -1,4 +1,4 @@
-"""Numerical faults: seen on every rank before a step is applied, and traced to the module that began them."""
+"""Numerical faults: all ranks detect them before a step is applied, and the module where they began is found."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,7 +16,7 @@ ADVICE = (
 
 
 class Watch:
-    """The largest magnitude of one optimizer step, kept on the device; NaN and Inf count as larger than any limit."""
+    """The largest magnitude in an optimizer step, kept on the device; NaN and Inf are above every limit."""
 
     def __init__(self, limit: float, device: torch.device, enabled: bool) -> None:
         self.limit = limit
@@ -29,13 +29,13 @@ class Watch:
         self.worst = torch.zeros((), device=self.device)
 
     def see(self, *values: Tensor) -> None:
-        """Takes outputs and losses of a micro-batch into account."""
+        """Includes outputs and losses of a micro-batch."""
         for value in values if self.enabled else ():
             low, high = torch.aminmax(value.detach())
             self.worst = torch.maximum(self.worst, torch.maximum(-low, high).float())
 
     def see_gradients(self, parameters: Iterable[nn.Parameter], *, forgive_overflow: bool) -> None:
-        """Takes gradients into account; with a loss scaler an overflow is its business, not a fault."""
+        """Includes gradients; a loss scaler handles overflows itself, so then they are not a fault."""
         if not self.enabled:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -45,20 +45,20 @@ class Watch:
         self.worst = torch.maximum(self.worst, largest.float())
 
     def faulty(self) -> Tensor:
-        """1 where a value was NaN, Inf or over the limit, else 0; 0-dim on the device."""
+        """1 if a value was NaN, Inf or over the limit, else 0; 0-dim on the device."""
         return 1 - (self.worst <= self.limit).float()
 
 
 def guilty_module(codec: nn.Module, run: Callable[[nn.Module], Tensor], limit: float) -> str:
-    """Runs a faulty batch again, eagerly and with hooks, and names where the first bad value appeared.
+    """Runs a faulty batch again, eagerly and with hooks, and returns where the first bad value appeared.
 
     Args:
-        codec: a copy that is used up: it keeps hooks and gradients.
-        run: forward and loss of the batch on the codec that it is given.
-        limit: the largest magnitude that is no fault.
+        codec: a copy that is not used afterwards: it keeps hooks and gradients.
+        run: computes forward and loss of the batch with the given codec.
+        limit: the largest magnitude that is not a fault.
 
     Returns:
-        "g_a.2 (Conv2d), forward", "the loss", "g_a.2 (Conv2d), backward"; empty if nothing bad came up again.
+        For example "g_a.2 (Conv2d), forward", "the loss" or "g_a.2 (Conv2d), backward"; empty if no bad value appeared.
     """
     found: list[str] = []
 
@@ -77,7 +77,7 @@ def guilty_module(codec: nn.Module, run: Callable[[nn.Module], Tensor], limit: f
         return look
 
     for name, module in codec.named_modules():
-        # Leaves: a container's output is its last leaf's; a quantized layer has a quantizer inside and is one.
+        # Only leaves: a container's output is that of its last leaf. A quantized layer contains a quantizer; it counts.
         if isinstance(module, QuantizedLayer) or not list(module.children()):
             module.register_forward_hook(hook(name, "forward"))
             module.register_full_backward_hook(hook(name, "backward"))

@@ -1,4 +1,4 @@
-"""The folder of a run, --save_dir: marked as this program's, written by one run at a time; other files in it stay."""
+"""The folder of a run, --save_dir: marked as this program's, written by one run at a time. Other files there stay."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ LOCK = ".lock"
 CONFIG = "config.yaml"
 STATE = "state"
 
-# What a run writes into its folder besides its states.
+# Files that a run writes into its folder besides its states.
 RUN_FILES = (
     "last.safetensors",
     "best_*.safetensors",
@@ -36,17 +36,17 @@ RUN_FILES = (
     MARKER,
 )
 _FORMAT = "npu-image-codec/run/1"
-_RESOLVED = "resolved.yaml"  # in the place of config.yaml, where that is the user's own
+_RESOLVED = "resolved.yaml"  # used if config.yaml is a file of the user
 _LEFTOVER = re.compile(r"\.(last|best_\w+|metrics|curves|rd|summary|run|config|resolved)\.\w+(\..+)?\.partial")
 
 
 @dataclass(frozen=True)
 class Marker:
-    """What run.json says of the run that the folder belongs to.
+    """The content of run.json: the run that the folder belongs to.
 
     Attributes:
-        id: tells this run from any other; its states have it too.
-        saved: a state of it was whole. False: all that is here is of a run that was ended before its first state.
+        id: identifies the run; its states have the same id.
+        saved: the run has saved a state. False: the run ended before its first state.
     """
 
     id: str
@@ -54,10 +54,10 @@ class Marker:
 
 
 def read_marker(folder: Path) -> Marker | None:
-    """The marker of a folder; None without one.
+    """The marker of a folder; None if it has none.
 
     Raises:
-        InputError: run.json is none of this program's.
+        InputError: run.json is damaged or not of this program.
     """
     path = folder / MARKER
     if not path.exists():
@@ -68,11 +68,11 @@ def read_marker(folder: Path) -> Marker | None:
             return Marker(str(values["id"]), bool(values["saved"]))
     except (ValueError, KeyError, AttributeError):
         pass
-    raise InputError(f"{path} is damaged or no file of this program: choose another --save_dir, or remove it")
+    raise InputError(f"{path} is damaged or not a file of this program: choose another --save_dir, or remove it")
 
 
 def mark(folder: Path, marker: Marker) -> None:
-    """Says whose the folder is."""
+    """Writes the marker of the folder."""
     if read_marker(folder) != marker:
         write_whole(folder / MARKER, json.dumps({"format": _FORMAT, **asdict(marker)}, indent=1) + "\n")
 
@@ -83,10 +83,10 @@ def new_id() -> str:
 
 
 def check_outputs(output: OutputOptions, accelerator: Accelerator) -> None:
-    """Asks on the main process, which writes, whether the output folders can be written. Leaves nothing behind.
+    """Checks on the main process, which writes, that the output folders can be written. Leaves no files there.
 
     Raises:
-        InputError: on every rank, where they cannot.
+        InputError: on every rank, if they cannot.
     """
     refusal = ""
     if accelerator.is_main_process:
@@ -101,10 +101,10 @@ def check_outputs(output: OutputOptions, accelerator: Accelerator) -> None:
 
 @contextlib.contextmanager
 def hold(folder: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Keeps other runs out of a folder, made if need be and removed again where nothing was written.
+    """Locks a folder against other runs. Creates it if necessary, and removes it again if nothing was written.
 
     Raises:
-        InputError: on every rank, where another process holds it.
+        InputError: on every rank, if another process holds the lock.
     """
     made: list[Path] = []
     held, refusal = None, ""
@@ -113,9 +113,9 @@ def hold(folder: Path, accelerator: Accelerator) -> Iterator[None]:
         try:
             held = lock(
                 folder / LOCK,
-                f"--save_dir {folder} is written by another run at this moment: give another --save_dir, or wait",
+                f"--save_dir {folder} is in use by another run: give another --save_dir, or wait",
             )
-            os.register_at_fork(after_in_child=held.close)  # a reader process that outlives a kill shall not hold it
+            os.register_at_fork(after_in_child=held.close)  # a reader process that survives a kill must not hold it
         except DataError as error:
             refusal = str(error)
     try:
@@ -130,12 +130,12 @@ def hold(folder: Path, accelerator: Accelerator) -> Iterator[None]:
 
 
 def check_free(output: OutputOptions) -> None:
-    """Refuses a folder whose files a run would replace that does not go on there.
+    """Refuses a new run in a folder whose files it would replace.
 
-    A run that was ended before its first state has nothing to lose, and files of other names stay.
+    A run that ended before its first state may be replaced, and files of other names stay.
 
     Raises:
-        InputError: naming the files.
+        InputError: names the files.
     """
     folder = Path(output.save_dir)
     found = earlier_files(folder)
@@ -159,30 +159,30 @@ def check_free(output: OutputOptions) -> None:
 
 
 def earlier_files(folder: Path) -> list[Path]:
-    """What an earlier run left, or has the name of such a file; not a config.yaml of the user's own."""
+    """The files of an earlier run, and files with the same names; without a config.yaml of the user."""
     found = [path for name in RUN_FILES for path in sorted(folder.glob(name))]
     return [path for path in found if path.name != CONFIG or _is_ours(path)] + own_states(folder / STATE)
 
 
 def make_room(folder: Path) -> None:
-    """Removes an earlier run's files for a new run that is ready to start."""
+    """Removes an earlier run's files; called when the new run is ready to start."""
     for path in earlier_files(folder):
         if path.is_dir():
             remove_folder(path)
         else:
             path.unlink()
-    with contextlib.suppress(OSError):  # what is not ours stays in it
+    with contextlib.suppress(OSError):  # it stays if it contains other files
         (folder / STATE).rmdir()
 
 
 def take_over(folder: Path, run: str, in_place: bool, accelerator: Accelerator) -> None:
-    """Makes the folder the run's, which is ready to start: an earlier one makes room, the marker says whose it is.
+    """Takes the folder for a run that is ready to start: removes an earlier run's files and writes the marker.
 
     Args:
         run: the id of the run.
-        in_place: it goes on from a state there.
+        in_place: the run continues from a state in this folder.
     """
-    accelerator.wait_for_everyone()  # others may still read what makes room
+    accelerator.wait_for_everyone()  # others may still read the files that are removed
     if accelerator.is_main_process:
         if not in_place:
             make_room(folder)
@@ -191,7 +191,7 @@ def take_over(folder: Path, run: str, in_place: bool, accelerator: Accelerator) 
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a killed run left half written. Only for the run that holds the folder."""
+    """Removes incomplete files of a killed run. Only the run that holds the lock may call it."""
     for path in folder.glob(".*.partial"):
         if _LEFTOVER.fullmatch(path.name):
             with contextlib.suppress(OSError):
@@ -199,7 +199,7 @@ def sweep(folder: Path) -> None:
 
 
 def write_config(folder: Path, text: str) -> Path:
-    """Writes the resolved options to config.yaml, or beside it where that file is the user's own."""
+    """Writes the resolved options to config.yaml, or beside it if that is a file of the user."""
     path = folder / CONFIG
     if path.exists() and not _is_ours(path):
         path = folder / _RESOLVED
@@ -210,7 +210,7 @@ def write_config(folder: Path, text: str) -> Path:
 
 
 def _is_ours(config: Path) -> bool:
-    """Whether a run wrote it: its first line is the command."""
+    """Whether a run wrote the file: then its first line is the command."""
     try:
         with config.open("rb") as file:
             return file.readline(100).startswith(f"# {COMMAND}".encode())

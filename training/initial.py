@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ModelOptions(OptionGroup):
     quality: int = option(
-        8, "the zoo's quality, 1..8", rule=(range(1, 9).__contains__, "the zoo's qualities are 1..8"), decides=True
+        8, "quality of the zoo's weights, 1..8", rule=(range(1, 9).__contains__, "must be within 1..8"), decides=True
     )
-    pretrained: bool = option(True, "start from CompressAI's zoo weights, which need the internet", decides=True)
+    pretrained: bool = option(True, "start from CompressAI's zoo weights (needs the internet once)", decides=True)
     init_checkpoint: str | None = option(
-        None, "start from this checkpoint instead: ours, or a CompressAI .pth.tar", metavar="FILE"
+        None, "start from this checkpoint: ours, or a CompressAI .pth.tar", metavar="FILE"
     )
     N: int | None = option(None, "channels between the layers", rule=at_least(1), shown="the quality's", decides=True)
     M: int | None = option(None, "channels of the latent y", rule=at_least(1), shown="the quality's", decides=True)
@@ -40,7 +40,7 @@ class ModelOptions(OptionGroup):
 
 
 def initial_codec(model: ModelOptions) -> "Codec":
-    """The codec with its first weights: of a checkpoint, of the zoo, or random.
+    """The codec with its first weights: from a checkpoint, from the zoo, or random.
 
     Raises:
         InputError: the checkpoint cannot be read or contradicts --N and --M; the zoo's weights cannot be downloaded.
@@ -67,7 +67,7 @@ def initial_codec(model: ModelOptions) -> "Codec":
 
 
 def random_architecture(model: ModelOptions) -> Architecture:
-    """The widths that --N and --M, or --quality, ask for, with every GDN."""
+    """The architecture of --N and --M, or of --quality, with all GDNs."""
     from codec.checkpoint.zoo import zoo_widths
 
     return Architecture(model.N, model.M) if model.N and model.M else Architecture(*zoo_widths(model.quality))

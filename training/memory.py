@@ -1,4 +1,4 @@
-"""How a process holds memory between steps."""
+"""Keeps a process's memory between steps."""
 
 import ctypes
 
@@ -7,11 +7,10 @@ _LARGEST_INT = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc keep what tensors free for the tensors of the next step; nothing happens with another C library.
+    """Makes glibc keep freed memory for the tensors of the next step; does nothing with another C library.
 
-    By default it maps each large tensor anew and gives it back when it is freed: the kernel then clears and maps every
-    page of every activation in every step, which took a fifth of a step on two cores. Peak memory stays the same, only
-    that it is kept.
+    By default glibc maps every large tensor separately and unmaps it when it is freed. Then the kernel clears and maps
+    all pages of all activations in every step, which took a fifth of a step on two cores. Peak memory does not change.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):

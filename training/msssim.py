@@ -1,4 +1,4 @@
-"""MS-SSIM to train with: pytorch_msssim's value, in a form that costs a fraction of its time."""
+"""MS-SSIM for training: the same value as pytorch_msssim's, in a fraction of its time."""
 
 import math
 from typing import Any
@@ -21,8 +21,8 @@ def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
     """Multi-scale SSIM, the mean over pictures; x_hat, x float [B, C, H, W] in [0, 1], sides over 160.
 
     Source: Wang, Simoncelli and Bovik 2003. As in pytorch_msssim: an 11x11 Gaussian of sigma 1.5 without padding, five
-    scales halved by averaging, negative similarities cut at 0. Faster, because four maps are blurred at once instead of
-    five one by one, and because the blur is sums of shifted pictures, which compile into one loop.
+    scales halved by averaging, negative similarities set to 0. It is faster, because four maps are blurred at once, not
+    five one by one, and because the blur is a sum of shifted pictures, which compiles to one loop.
     """
     assert min(x.shape[-2:]) >= MS_SSIM_MIN_SIZE, "sides must be larger than 160, or nothing is left of the fifth scale"
     similarities = []
@@ -43,7 +43,7 @@ def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
 class Blur(torch.autograd.Function):
     """The Gaussian window over the last two dimensions, without padding: each side loses 10.
 
-    The window is symmetric, so that the gradient is the same blur of the padded gradient.
+    The window is symmetric, so the backward is the same blur of the padded gradient.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The training objectives: distortion of the picture plus, but for `recon`, the rate of its code."""
+"""The training objectives: distortion of the picture plus, except for `recon`, its rate."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,19 +13,19 @@ from training.msssim import ms_ssim
 
 
 def min_input_size(loss_type: str) -> int:
-    """The least side of a training picture: MS-SSIM's minimum if the loss has it, else the codec's stride."""
+    """The smallest side of a training picture: MS-SSIM's minimum if the loss contains it, else the codec's stride."""
     return STRIDE if loss_type == "mse" else MS_SSIM_MIN_SIZE
 
 
 @dataclass(frozen=True)
 class RateDistortion(OptionGroup):
-    """The objective that `--loss_type` names, of pictures in [0, 1] and in FP32 whatever autocast says.
+    """The objective of `--loss_type`, for pictures in [0, 1]; always computed in FP32, also under autocast.
 
         recon = alpha_l1 * L1 + (1 - alpha_l1) * (1 - MS-SSIM)
         rd    = recon + lambda_bpp * bpp
         mse   = lambda_mse * 255^2 * MSE + bpp
 
-    L1 and MSE are means over all values of x_hat as the decoder gives it, unclamped;
+    L1 and MSE are means over all values of x_hat, which is not clamped;
     bpp = sum(-log2 likelihood) / (N*H*W) for N pictures of H x W. Sources: Zhao et al., arXiv 1511.08861 (L1
     and MS-SSIM, there as 0.16 to 0.84); Balle et al., arXiv 1802.01436 (`mse`, scaled as in CompressAI).
     """
@@ -46,7 +46,7 @@ class RateDistortion(OptionGroup):
 
     @property
     def detaches_rate(self) -> bool:
-        """Whether the likelihoods must be those of a detached y, so that the rate moves no transform."""
+        """Whether the likelihoods must be computed from a detached y, so that the rate trains no transform."""
         return self.loss_type == "recon"
 
     def recon(self, l1: Any, similarity: Any) -> Any:
@@ -58,18 +58,17 @@ class RateDistortion(OptionGroup):
         return self.recon(l1, similarity) + self.lambda_bpp * rate
 
     def __call__(self, out: dict[str, Any], x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What to differentiate, and figures to show.
+        """The loss to differentiate, and figures to report.
 
         Args:
             out: `x_hat` [B, 3, H, W] and `likelihoods`, tensors [B, C, h, w] by name.
             x: the pictures, [B, 3, H, W] in [0, 1].
 
         Returns:
-            The objective, 0-dim; `recon` adds bpp when the entropy model trains, for that model to learn
-            from: with a detached y it moves nothing else. And 0-dim, detached FP32 figures on x's device:
-            `loss` (the objective alone), `bpp`, `mse` (x_hat unclamped), `psnr` (dB, mean over
-            pictures, x_hat clamped but not rounded: a training figure, not the evaluation's), and, but for `mse`, `l1`
-            and `ms_ssim`.
+            The loss, 0-dim: the objective. For `recon`, bpp is added if the entropy model trains; y is detached then,
+            so bpp trains only that model. And 0-dim, detached FP32 figures on x's device: `loss` (only the objective),
+            `bpp`, `mse` (x_hat not clamped), `psnr` (dB, mean over pictures; x_hat is clamped but not rounded, so it
+            differs from the evaluation's), and, except for `mse`, `l1` and `ms_ssim`.
         """
         with torch.autocast(x.device.type, enabled=False):
             x, x_hat = x.float(), out["x_hat"].float()
@@ -81,7 +80,7 @@ class RateDistortion(OptionGroup):
             if self.loss_type == "mse":
                 loss = self.lambda_mse * 255**2 * mse + rate
             else:
-                # Outside [0, 1] the clamp stops MS-SSIM's gradient; L1 sees such values and pulls them back.
+                # Outside [0, 1] the clamp stops MS-SSIM's gradient; L1 still has a gradient there.
                 l1, similarity = (x_hat - x).abs().mean(), ms_ssim(clamped, x)
                 figures |= {"l1": l1, "ms_ssim": similarity}
                 loss = self.rd(l1, similarity, rate) if self.loss_type == "rd" else self.recon(l1, similarity)

@@ -11,23 +11,23 @@ from codec.cli import NOT_NEGATIVE, POSITIVE, OptionGroup, at_least, option
 from codec.errors import InputError
 
 QUANTILES = "entropy_bottleneck.quantiles"
-DECAYED = "weight"  # of convolutions and linear layers; biases, GDN's beta/gamma and the densities are not decayed
+DECAYED = "weight"  # of convolutions and linear layers; biases, GDN's beta/gamma and the densities have no decay
 
 
 @dataclass(frozen=True)
 class ScheduleOptions(OptionGroup):
     epochs: int = option(10, "passes over the dataset", rule=at_least(1))
-    max_steps: int | None = option(None, "optimizer steps, if they end first", rule=at_least(1), shown="no limit")
+    max_steps: int | None = option(None, "limit of optimizer steps", rule=at_least(1), shown="no limit")
     lr: float = option(1e-4, "highest learning rate", rule=POSITIVE, decides=True)
     optimizer: Literal["adam", "adamw"] = option("adam", "optimizer", decides=True)
     weight_decay: float = option(0.0, "weight decay", rule=NOT_NEGATIVE, decides=True)
     sched: Literal["cosine", "none", "onecycle", "plateau"] = option(
-        "cosine", "learning rate over the run's length", decides=True
+        "cosine", "schedule of the learning rate", decides=True
     )
     onecycle_pct_start: float = option(
         0.1,
-        "share of the run in which onecycle rises",
-        rule=(lambda value: 0 < value < 1, "is a share of the run and must lie between 0 and 1"),
+        "share of the run in which the learning rate of onecycle rises",
+        rule=(lambda value: 0 < value < 1, "is a share of the run and must be between 0 and 1"),
         decides=True,
         only_with=("sched", ("onecycle",)),
     )
@@ -51,16 +51,16 @@ class ScheduleOptions(OptionGroup):
 @dataclass(frozen=True)
 class EntropyModelOptions(OptionGroup):
     eb_aux: bool = option(True, "train the entropy bottleneck's quantiles with its auxiliary loss", decides=True)
-    eb_aux_lr: float = option(1e-3, "learning rate of these quantiles", rule=POSITIVE, decides=True)
+    eb_aux_lr: float = option(1e-3, "learning rate of the entropy bottleneck's quantiles", rule=POSITIVE, decides=True)
 
 
 def make_optimizer(
     model: nn.Module, optimizer: str, lr: float, weight_decay: float, quantiles_lr: float
 ) -> torch.optim.Optimizer:
-    """One optimizer over what trains: decayed weights, the rest of the network, and the bottleneck's quantiles.
+    """One optimizer with three groups: weights with decay, the rest of the network, and the bottleneck's quantiles.
 
-    One optimizer, not CompressAI's two: with two, clipping under a gradient scaler unscales both and FSDP pairs the
-    second with a model that does not exist. Each group names itself (`role`), so that the schedule finds its own.
+    CompressAI has two optimizers. With two, clipping under a gradient scaler would unscale both, and FSDP would expect
+    a second model. Every group has a `role`, by which the schedule finds the groups that it changes.
     """
     decayed, plain, quantiles = [], [], []
     for name, parameter in model.named_parameters():
@@ -82,10 +82,10 @@ def make_optimizer(
 
 
 def clipped_together(model: nn.Module, apart: bool) -> list[list[nn.Parameter]]:
-    """Lists of parameters whose gradients are clipped to one norm: all but the quantiles, whose loss is their own.
+    """Lists of parameters whose gradients are clipped to a common norm. Quantiles, which have their own loss, are not.
 
     Args:
-        apart: the entropy model has a norm of its own, so that its loss does not rescale the transforms' gradients.
+        apart: the entropy model has a separate norm, so that its loss does not rescale the transforms' gradients.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad and not name.endswith(QUANTILES)}
     densities = [p for name, p in trained.items() if "entropy_bottleneck." in name]
@@ -96,16 +96,16 @@ def clipped_together(model: nn.Module, apart: bool) -> list[list[nn.Parameter]]:
 
 @dataclass
 class Schedule:
-    """The network's learning rate as a function of the optimizer step; the quantiles keep theirs.
+    """The network's learning rate as a function of the optimizer step; the quantiles' learning rate is constant.
 
-    A plain function of the step needs no state of its own to resume, and cannot tick once a rank as a prepared
-    scheduler does. Only `plateau` has a memory.
+    A function of the step needs no state to resume, and cannot advance once per rank as a prepared scheduler does.
+    Only `plateau` has a state.
 
     Attributes:
         kind: "none", "cosine" (to zero over `total` steps), "onecycle" (Smith & Topin 2017, arXiv:1708.07120, with
             torch's shape: from lr/25 up to lr in `pct_start` of the run, down to lr/250,000, along cosines) or
-            "plateau" (lr x 0.5 when the validation loss has not fallen by 1e-4 of itself in more than 2 evaluations).
-        warmup: steps of linear warm-up, multiplied onto the schedule (refused with onecycle).
+            "plateau" (lr x 0.5 if the validation loss has not fallen by a share of 1e-4 in more than 2 evaluations).
+        warmup: steps of linear warm-up, a factor on the schedule (refused with onecycle).
     """
 
     kind: str
@@ -131,7 +131,7 @@ class Schedule:
         return float(self.plateau["factor"])
 
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> float:
-        """Sets the network's groups to the rate of this step and returns it."""
+        """Sets the learning rate of the network's groups for this step, and returns it."""
         lr = self.at(step)
         for group in optimizer.param_groups:
             if group["role"] == "network":
@@ -139,10 +139,10 @@ class Schedule:
         return lr
 
     def observe(self, validation_loss: float) -> None:
-        """Tells `plateau` of an evaluation; the other kinds do not listen."""
+        """Updates `plateau` after an evaluation; the other kinds ignore it."""
         if self.kind != "plateau":
             return
-        if self.plateau["best"] - validation_loss > 1e-4 * abs(validation_loss):  # below zero where it is minus PSNR
+        if self.plateau["best"] - validation_loss > 1e-4 * abs(validation_loss):  # abs: minus PSNR is below zero
             self.plateau.update(best=validation_loss, bad=0)
         else:
             self.plateau["bad"] += 1

@@ -1,6 +1,6 @@
 """The options of the training program, from the command line and the YAML file of --config.
 
-Each component owns the dataclass of its options; here they come together, with the checks across components.
+Every component owns the dataclass of its options; this file collects them and checks combinations across components.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from training.scope import ReplacementOptions
 
 @dataclass(frozen=True)
 class Options:
-    """A run, resolved. `block` holds the chosen activation's hyper-parameters, None where it has none."""
+    """The resolved options of a run. `block` holds the options of the chosen block, None if it has none."""
 
     replacement: ReplacementOptions
     model: ModelOptions
@@ -57,17 +57,17 @@ class Options:
                 "use --pretrained true, or --init_checkpoint FILE with a GDN codec"
             )
         if self.schedule.sched == "plateau" and not self.output.eval_every:
-            raise InputError("--sched plateau follows the validation loss: --eval_every 0 leaves it none")
+            raise InputError("--sched plateau with --eval_every 0 has no validation loss: use --eval_every 1 or more")
 
     def flat(self) -> dict[str, Any]:
-        """Every option by its public name, the chosen block's included: what --config loads."""
+        """All options by public name, including those of the chosen block, as --config reads them."""
         values = {name: value for group in _GROUPS for name, value in vars(getattr(self, group)).items()}
         return values | registry.options_dict(self.replacement.act, self.block)
 
     def command(self) -> str:
-        """The run as one command for everyone: every option that is not its default, without those of this machine.
+        """The run as one command that others can use: all options that differ from their default, but no local ones.
 
-        Of a file its name alone is told, and of a dataset that is not on the Hub nothing.
+        Paths are reduced to the name of the file, and a dataset that is not on the Hub is left out.
         """
         fields = _FIELDS | registry.block_options(self.replacement.act)
         values = self.flat()
@@ -84,14 +84,14 @@ class Options:
         return " ".join([COMMAND, *words])
 
     def deciding(self) -> dict[str, Any]:
-        """The options that decide the trained weights, by public name: a resumed run must have the same."""
+        """The options that affect the trained weights, by public name: a resumed run must have the same values."""
         names = [name for name, field in _FIELDS.items() if field.metadata.get("decides")]
         flat = self.flat()
         return {name: flat[name] for name in (*names, *registry.block_options(self.replacement.act))}
 
 
 COMMAND = "accelerate launch train_accel.py"
-"""What a saved configuration begins with."""
+"""A saved configuration begins with this."""
 
 _GROUPS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Options) if field.name != "block"}
 _FIELDS = {field.name: field for cls in _GROUPS.values() for field in dataclasses.fields(cls)}
@@ -99,7 +99,7 @@ _REMOVED = {"amp_warmup_steps": "was removed: bf16 + local FP32 + LR warm-up + g
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
-    """The options of a command line and of the --config file that it names, the command line winning.
+    """The options of a command line and of its --config file; the command line has priority.
 
     Raises InputError for an unknown option, an impossible value or a combination that cannot work.
     """
@@ -111,7 +111,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     config = {} if early.config is None else recipe.read(early.config)
     if (
         isinstance(config.get("plugin"), str) and early.plugin is None
-    ):  # recipes travel; code runs only where somebody typed its name
+    ):  # recipes are shared; code runs only if the user typed its name
         raise InputError(
             f"--config {early.config} names a plugin ({config['plugin']}), which runs code: give --plugin "
             f"{config['plugin']} to allow it"
@@ -123,11 +123,11 @@ def parse(argv: Sequence[str] | None = None) -> Options:
 
 
 def _parser(plugin: str | None) -> ArgumentParser:
-    """The whole command line; a plugin's block is registered first, so that its options are there too."""
+    """The parser of the complete command line. A plugin's block is registered first, so its options are included."""
     if plugin is not None:
         registry.load_plugin(expanded(plugin))
     parser = ArgumentParser(description="Takes a learned image codec off its GDN layers.", removed=_REMOVED)
-    parser.add_argument("--config", metavar="FILE", help="YAML file of options, the command line wins [none]")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of options; the command line has priority [none]")
     for group, cls in _GROUPS.items():
         parser.add_dataclass(group.replace("_", " "), cls)
         if cls is ReplacementOptions:
@@ -145,12 +145,12 @@ def _add_block(parser: ArgumentParser, act: str) -> None:
 
 
 def _without_zoo(given: dict[str, Any]) -> dict[str, Any]:
-    """Whoever names a checkpoint wants it and not the zoo's weights, unless the same hand asks for both."""
+    """With --init_checkpoint, --pretrained is false by default; naming both in the same place remains an error."""
     return {"pretrained": False} | given if given.get("init_checkpoint") else given
 
 
 def _build(given: Mapping[str, Any], typed: Collection[str]) -> Options:
-    """Checks and defaults. What was typed must have an effect; a file may also spell out defaults."""
+    """Adds defaults and checks. Typed options must have an effect; a file may also contain defaults."""
     act = given.get("act", _FIELDS["act"].default)
     own = registry.block_options(act)
     for other in registry.block_names():

@@ -1,4 +1,4 @@
-"""What a run writes, where and how often."""
+"""The files that a run writes: where and how often."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ from codec.cli import NOT_EMPTY, NOT_NEGATIVE, OptionGroup, at_least, option
 @dataclass(frozen=True)
 class OutputOptions(OptionGroup):
     save_dir: str = option(
-        "./checkpoints", "checkpoints and the local record", metavar="DIR", rule=NOT_EMPTY, local=True
+        "./checkpoints", "folder for checkpoints and the record of the run", metavar="DIR", rule=NOT_EMPTY, local=True
     )
     recon_dir: str = option("./recon", "reconstructions", metavar="DIR", rule=NOT_EMPTY, local=True)
     recon_every: int = option(2, "epochs between reconstructions; 0: never", rule=NOT_NEGATIVE)
@@ -17,9 +17,9 @@ class OutputOptions(OptionGroup):
     eval_every: int = option(1, "epochs between evaluations; 0: never", rule=NOT_NEGATIVE)
     checkpoint_every: int = option(500, "optimizer steps between checkpoints", rule=at_least(1))
     log_every: int = option(10, "optimizer steps between records", rule=at_least(1))
-    keep_checkpoints: int = option(2, "states to resume from that are kept", rule=at_least(2))
+    keep_checkpoints: int = option(2, "number of states to resume from that are kept", rule=at_least(2))
     full_disk: Literal["continue", "stop"] = option(
-        "continue", "what a checkpoint that finds the disk full does to the run", local=True
+        "continue", "what the run does if the disk is full at a checkpoint", local=True
     )
-    resume: str = option("auto", "auto, none, or a saved state", metavar="PATH", rule=NOT_EMPTY, local=True)
-    overwrite: bool = option(False, "start anew in a --save_dir that holds a run", local=True)
+    resume: str = option("auto", "auto, none, or the path of a saved state", metavar="PATH", rule=NOT_EMPTY, local=True)
+    overwrite: bool = option(False, "replace an earlier run in --save_dir, if it is not resumed", local=True)

@@ -15,28 +15,28 @@ _OF_QAT: dict[str, Any] = {"decides": True, "only_with": ("qat", (True,))}
 class QatOptions(OptionGroup):
     qat: bool = option(False, "quantization-aware training", decides=True)
     qat_scope: Literal["encoder", "decoder", "all"] = option("encoder", "which transforms are quantized", **_OF_QAT)
-    qat_exclude_entropy: bool = option(True, "keep the entropy model, h_a and h_s out of it", **_OF_QAT)
+    qat_exclude_entropy: bool = option(True, "do not quantize the entropy model, h_a and h_s", **_OF_QAT)
     qat_calib_steps: int = option(
         2000,
-        "optimizer steps that learn the activations' ranges, before fake quantization begins",
+        "optimizer steps that learn the ranges of activations, before fake quantization begins",
         rule=NOT_NEGATIVE,
         **_OF_QAT,
     )
     qat_freeze_after: int = option(
         8000,
-        "optimizer step after which the weights' scales are fixed too",
+        "optimizer step after which the scales of weights are fixed too",
         rule=NOT_NEGATIVE,
         **_OF_QAT,
     )
     qat_act_observer: str = option(
         "ema",
-        "activations' ranges: ema averages each picture's minimum and maximum, minmax keeps the extremes",
+        "ranges of activations: `ema` averages each picture's min/max; `minmax` keeps the extremes",
         choices=OBSERVERS,
         **_OF_QAT,
     )
     qat_w_per_channel: bool = option(
         True,
-        "one scale for each output channel of a weight; false: one for each layer",
+        "one scale per output channel of a weight; false: one per layer",
         **_OF_QAT,
     )
     qat_disable_observer_step: int = option(
@@ -45,14 +45,14 @@ class QatOptions(OptionGroup):
         rule=at_least(-1),
         **_OF_QAT,
     )
-    qat_eval_fakequant: bool = option(True, "evaluate with the fake quantization", only_with=("qat", (True,)))
+    qat_eval_fakequant: bool = option(True, "evaluate with fake quantization", only_with=("qat", (True,)))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.qat_freeze_after < self.qat_calib_steps:
             raise InputError(
                 f"--qat_freeze_after {self.qat_freeze_after} comes before the end of the calibration, "
-                f"--qat_calib_steps {self.qat_calib_steps}: the weights' scales are fixed after the activations' ranges"
+                f"--qat_calib_steps {self.qat_calib_steps}: give --qat_freeze_after {self.qat_calib_steps} or more"
             )
 
 
@@ -60,12 +60,12 @@ def check_phases(qat: QatOptions, total: int, sharded: bool) -> None:
     """Refuses FSDP, and phases that a run of `total` optimizer steps does not reach.
 
     Raises:
-        InputError: naming the first such phase.
+        InputError: names the first such phase.
     """
     if sharded:
         raise InputError(
-            "--qat true under FSDP, which reads a layer's weight where QAT gives the fake-quantized one: use DDP "
-            "(accelerate_configs/ddp.yaml); this codec is small"
+            "--qat true with FSDP, which reads the weight of a layer where QAT returns the fake-quantized one: use DDP "
+            "(accelerate_configs/ddp.yaml); this codec is small enough"
         )
     for name, last in (("fixed-scale", "qat_calib_steps"), ("eval-ready", "qat_freeze_after")):
         if getattr(qat, last) >= total:
@@ -83,8 +83,8 @@ def phase_of(qat: QatOptions, step: int) -> Phase:
 
 
 def begins_fake_quantization(qat: QatOptions, step: int) -> bool:
-    """Whether this optimizer step (0-based) is the first one with fake quantization: weights are rounded before it.
+    """Whether this optimizer step (0-based) is the first with fake quantization: weights are rounded before it.
 
-    False where a run starts with fake quantization: its codec has been trained on the grid.
+    False if the run starts with fake quantization: then its codec was already trained with it.
     """
     return qat.qat and 0 < qat.qat_calib_steps == step

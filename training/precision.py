@@ -1,4 +1,4 @@
-"""Local FP32: regions of a codec that compute in FP32 while the rest runs under autocast."""
+"""Local FP32: regions of a codec that compute in FP32, while autocast applies to the rest."""
 
 import copy
 import re
@@ -22,7 +22,7 @@ _NORMEXP = re.compile(
     r"_?(div|true_divide|reciprocal|r?sqrt|pow|float_power|exp2?|expm1|sigmoid|log_sigmoid_forward|tanh|silu|mish"
     r"|softplus|elu|gelu|erf|log(2|10|1p|addexp2?|sumexp)?|(log_)?softmax|\w*norm(_\w+)?)_?"
 )
-"""Names of the aten operators that normalize, divide, root, exponentiate or take logs, in place or not."""
+"""Names of aten operators for normalization, division, roots, exponentials and logarithms, in place or not."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class NumericsOptions(OptionGroup):
     local_fp32_custom: str | None = option(
         None, "globs of module names for --local_fp32 custom, comma-separated", metavar="GLOBS"
     )
-    max_grad_norm: float = option(1.0, "gradients are clipped to this norm; 0: never", rule=NOT_NEGATIVE)
+    max_grad_norm: float = option(1.0, "clip gradients to this norm; 0: never", rule=NOT_NEGATIVE)
     overflow_check: bool = option(True, "skip a step with NaN, Inf or too large values, and name the module")
-    overflow_tol: float = option(1e4, "a larger absolute value counts as a fault", rule=POSITIVE)
-    overflow_patience: int = option(10, "skipped steps in a row that end the run", rule=at_least(1))
+    overflow_tol: float = option(1e4, "largest absolute value that is not a fault", rule=POSITIVE)
+    overflow_patience: int = option(10, "stop the run after so many skipped steps in a row", rule=at_least(1))
     compile: bool | None = option(None, "torch.compile", shown="per device")
     channels_last: bool | None = option(None, "channels_last memory layout", shown="per device")
     seed: int = option(
         0,
         "seed of weights, order, crops and noise",
-        rule=(lambda value: 0 <= value < 2**32, "must be within 0..2^32-1, which NumPy takes"),
+        rule=(lambda value: 0 <= value < 2**32, "must be within 0..2^32-1, the range of NumPy"),
         decides=True,
     )
 
@@ -53,7 +53,9 @@ class NumericsOptions(OptionGroup):
         if self.local_fp32 == "custom" and not self.local_fp32_custom:
             raise InputError("--local_fp32 custom needs --local_fp32_custom GLOBS: which modules stay in FP32")
         if self.local_fp32_custom is not None and self.local_fp32 != "custom":
-            raise InputError(f"--local_fp32_custom {self.local_fp32_custom}: only --local_fp32 custom uses it")
+            raise InputError(
+                f"--local_fp32_custom {self.local_fp32_custom} needs --local_fp32 custom: add that, or leave it out"
+            )
 
 
 POLICIES: tuple[str, ...] = get_args(NumericsOptions.__annotations__["local_fp32"])
@@ -61,16 +63,16 @@ POLICIES: tuple[str, ...] = get_args(NumericsOptions.__annotations__["local_fp32
 
 
 def memory_format(numerics: NumericsOptions) -> torch.memory_format:
-    """Convolutions run faster in channels_last on CPUs (oneDNN) and on tensor cores alike."""
+    """channels_last by default: convolutions run faster in it, on CPUs (oneDNN) and on tensor cores."""
     return torch.contiguous_format if numerics.channels_last is False else torch.channels_last
 
 
 def apply_local_fp32(model: nn.Module, policy: str, globs: Sequence[str] = ()) -> list[str]:
     """Marks the modules of `local_fp32_modules` as FP32 regions and returns their names.
 
-    A marked module's forward turns autocast off and casts half-precision inputs to float32, so that it and
-    all that it calls compute in FP32; its other methods are not touched. State-dict keys, parameters and
-    hooks stay as they are; marking twice changes nothing.
+    The forward of a marked module turns autocast off and casts half-precision inputs to float32, so that it and
+    all modules that it calls compute in FP32. Its other methods, state-dict keys, parameters and hooks do not
+    change. Marking it twice has no further effect.
     """
     names = local_fp32_modules(model, policy, globs)
     for name in names:
@@ -83,10 +85,10 @@ def apply_local_fp32(model: nn.Module, policy: str, globs: Sequence[str] = ()) -
 def local_fp32_modules(model: nn.Module, policy: str, globs: Sequence[str] = ()) -> list[str]:
     """Names of the modules that a policy keeps in FP32, outermost only, in the model's order.
 
-    The model is a codec with `entropy_bottleneck`, `g_a` and `g_s`. `none`: none; `entropy`: the entropy
-    model; `entropy+decoder`: that and g_s; `all_normexp`: the entropy model and every module of g_a and g_s
-    that normalizes, divides, roots, exponentiates or takes logs, found by running a copy of them on one grey
-    64x64 picture; `custom`: those whose name matches one of the globs.
+    The model is a codec with `entropy_bottleneck`, `g_a` and `g_s`. `none`: no module; `entropy`: the entropy
+    model; `entropy+decoder`: the entropy model and g_s; `all_normexp`: the entropy model and every module of g_a
+    and g_s with a normalization, division, root, exponential or logarithm, found by running a copy of them on a
+    grey 64x64 picture; `custom`: modules whose name matches one of the globs.
 
     Raises InputError for an unknown policy, for `custom` without globs, and for a glob that matches nothing.
     """
@@ -109,16 +111,16 @@ def local_fp32_modules(model: nn.Module, policy: str, globs: Sequence[str] = ())
 
 
 def is_emulated(dtype: str, device: torch.device) -> bool:
-    """Whether a device computes convolutions in a half precision ("bf16", "fp16") without instructions for it.
+    """Whether a device has no instructions for convolutions in a half precision ("bf16", "fp16").
 
-    Such a CPU (no AVX512, no AMX) is many times slower in it than in FP32.
+    Such a CPU (no AVX512, no AMX) is many times slower in half precision than in FP32.
     """
     supported = {"bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported, "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported}
     return device.type == "cpu" and not supported[dtype]()
 
 
 class Float32Region(nn.Module):
-    """Mixed in front of a module's own class by `apply_local_fp32`."""
+    """The mixin that `apply_local_fp32` gives a module."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         device = next((leaf.device for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), None)
@@ -149,7 +151,7 @@ def _normexp_modules(model: nn.Module) -> list[str]:
     x = torch.full((1, 3, 64, 64), 0.5, device=next(model.parameters()).device)
     found: list[str] = []
     for part in ("g_a", "g_s"):
-        # A copy, so that running statistics, observers and the training flag of the model stay as they are.
+        # A copy, so that running statistics, observers and the training flag of the model do not change.
         transform = copy.deepcopy(model.get_submodule(part)).eval()
         with torch.autocast(x.device.type, enabled=False), _NormexpWatch(part, transform) as watch:
             x = transform(x)
@@ -158,7 +160,7 @@ def _normexp_modules(model: nn.Module) -> list[str]:
 
 
 class _NormexpWatch(TorchDispatchMode):
-    """Notes which modules run an operator of `_NORMEXP`: the innermost one whose forward is on the way."""
+    """Records the modules that run an operator of `_NORMEXP`: the innermost module whose forward is active."""
 
     def __init__(self, root: str, transform: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

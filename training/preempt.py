@@ -1,4 +1,4 @@
-"""Signals to one flag. Imports nothing heavy, so that it can be installed before torch is."""
+"""Signals set a flag. Imports nothing heavy, so that handlers can be installed before torch is imported."""
 
 import contextlib
 import os
@@ -9,17 +9,17 @@ from types import FrameType
 
 PREEMPTED = os.EX_TEMPFAIL  # exit status 75: stopped by a signal, with a checkpoint saved
 INTERRUPTED_TWICE = 130
-_SECONDS = 4.0  # that an orderly end may take where nothing is to be saved
+_SECONDS = 4.0  # longest time for an orderly end if nothing is to be saved
 
 
 class Preempted(BaseException):
-    """A signal came while there was nothing to save. No Exception: no library shall take it for an error of its own."""
+    """A signal came while there was nothing to save. Not an Exception, so that no library handles it as an error."""
 
 
 class StopSignal:
     """Remembers the first of SIGTERM, SIGINT or SIGUSR1; a second SIGINT ends the process at once.
 
-    `at_once` has signals raise Preempted where they come, as long as nothing is lost by it.
+    Inside `at_once`, signals raise Preempted immediately: for work that loses nothing by it.
     """
 
     def __init__(self) -> None:
@@ -28,14 +28,14 @@ class StopSignal:
         self._raises = self._ends = False
 
     def install(self) -> "StopSignal":
-        """Takes the signals over; returns itself."""
+        """Installs the signal handlers; returns itself."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._remember)
         return self
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, a signal raises Preempted.
+        """Inside this context, a signal raises Preempted.
 
         Raises:
             Preempted: a signal comes.
@@ -47,11 +47,11 @@ class StopSignal:
             self._raises = before and not self.name
 
     def start(self) -> None:
-        """Signals raise Preempted until `begun`; a process that has not ended some seconds later is ended."""
+        """Signals raise Preempted until `begun`; a process that does not end some seconds later is killed."""
         self._raises = self._ends = True
 
     def begun(self) -> None:
-        """There is something to save from now on: signals are remembered until the loop looks."""
+        """From now on there is something to save: signals only set the flag, which the loop reads."""
         self._raises = self._ends = False
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
@@ -60,7 +60,7 @@ class StopSignal:
                 os._exit(INTERRUPTED_TWICE)
             self.interrupted = True
         self.name = self.name or signal.Signals(number).name
-        if self._ends:  # a compiler's threads, or a library that took the exception, may go on for minutes
+        if self._ends:  # a compiler's threads, or a library that caught the exception, may continue for minutes
             timer = threading.Timer(_SECONDS, os._exit, [PREEMPTED])
             timer.daemon = True
             timer.start()

@@ -1,4 +1,4 @@
-"""Quantization-aware training inside a run: when its phases begin, and the ranges that ranks agree on."""
+"""Quantization-aware training in a run: starts its phases, and learns ranges over all ranks."""
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,29 +24,29 @@ from training.phases import QatOptions, phase_of
 
 
 def check_regions(codec: Codec, fp32_modules: list[str]) -> None:
-    """Refuses regions of local FP32 that lie on a block whose operations the quantized graph runs by themselves.
+    """Refuses local FP32 for a block that is traced into the quantized graph and is no module there.
 
     Raises:
-        InputError: naming the region.
+        InputError: names the region.
     """
     for name in fp32_modules:
         part, _, inside = name.partition(".")
         transform = codec.get_submodule(part)
         if inside and isinstance(transform, fx.GraphModule) and all(n.target != inside for n in transform.graph.nodes):
             raise InputError(
-                f"--local_fp32 would keep {name} in FP32, and with --qat true that block is no unit of its own; use "
-                "--amp false, as is advised with QAT, or --local_fp32 entropy or entropy+decoder"
+                f"--local_fp32 would keep {name} in FP32, but with --qat true that block is not a separate module; use "
+                "--amp false, which is recommended with QAT, or --local_fp32 entropy or entropy+decoder"
             )
 
 
 def quantize(codec: Codec, qat: QatOptions, initial: Codec | None) -> None:
-    """Prepares a codec for the run, in place; ranges that the initial codec has already are where it starts from.
+    """Inserts quantizers into a codec for the run, in place. They start from the ranges of the initial codec, if any.
 
     Args:
-        initial: None for a run that goes on: its state has the ranges.
+        initial: the codec that the run starts from; None for a resumed run, whose state has the ranges.
 
     Raises:
-        InputError: no step would learn ranges, and there are none to start from.
+        InputError: no step would learn ranges, and the initial codec has none.
     """
     prepare(
         codec,
@@ -72,24 +72,24 @@ def quantize(codec: Codec, qat: QatOptions, initial: Codec | None) -> None:
         if unknown:
             raise InputError(
                 f"--qat_calib_steps {qat.qat_calib_steps} --qat_disable_observer_step {qat.qat_disable_observer_step}: "
-                f"no step learns ranges and {unknown[0]} has none yet; calibrate, or start from a checkpoint of a run "
-                "with the same --qat_scope"
+                f"no step learns ranges, and {unknown[0]} has none; use more calibration steps, or start from a "
+                "checkpoint of a run with the same --qat_scope"
             )
 
 
 def enter_phase(codec: Codec, qat: QatOptions, step: int) -> None:
-    """Switches a quantized codec to the phase of the optimizer step that is about to begin (0-based)."""
+    """Switches a quantized codec to the phase of the next optimizer step (0-based)."""
     if qat.qat:
         enter(codec, phase_of(qat, step), learning=not 0 <= qat.qat_disable_observer_step <= step)
 
 
 def calibration_pictures(rows: Rows, data: DataOptions, seed: int, device: torch.device) -> list[Tensor]:
-    """The pictures that equalization and GPTQ rounding look at, [1, 3, H, W] in [0, 1] each."""
+    """The pictures for cross-layer equalization and GPTQ rounding, each [1, 3, H, W] in [0, 1]."""
     return list(first_batches(rows, data, seed, 1, min(CALIBRATION_PICTURES, len(rows)), device))
 
 
 def end_step(codec: Codec, faulty: bool) -> None:
-    """Takes what the step's micro-batches showed, over all ranks, into the ranges; nothing of a faulty step."""
+    """Updates the ranges from the step's micro-batches on all ranks; ignores a faulty step."""
     quantization = codec.architecture.quantization
     if quantization is None or not quantization.learns_ranges:
         return
@@ -100,9 +100,9 @@ def end_step(codec: Codec, faulty: bool) -> None:
 
 
 def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
-    """What a run says of its quantization at its start."""
+    """The lines about quantization that a run prints at its start."""
     activations = sum(1 for _ in activation_quantizers(codec))
-    weights = "a scale for each output channel" if qat.qat_w_per_channel else "one scale a layer"
+    weights = "one scale per output channel" if qat.qat_w_per_channel else "one scale per layer"
     closed = closed_layers(codec)
     parts = TRANSFORMS[qat.qat_scope]
     in_float = [name for name, _ in gdn_layers(codec) if name.startswith(parts)]
@@ -114,19 +114,19 @@ def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
         lines.append(f"{', '.join(in_float)} (GDN) stay in float, between quantized tensors")
     if closed:
         lines.append(
-            f"{', '.join(closed)} cannot be traced: quantized before and after, and around each convolution inside"
+            f"{', '.join(closed)} cannot be traced: quantized at input and output, and around every convolution inside"
         )
     if not qat.qat_exclude_entropy:
-        lines.append("this entropy model has no h_a, no h_s and no other layer to quantize: tables stay on the host")
+        lines.append("this entropy model has no h_a, h_s or other layer to quantize: CDF tables stay on the host")
     if amp:
-        lines.append("warning: --amp true rounds what is quantized a second time; --amp false is the default with QAT")
+        lines.append("warning: --amp true rounds quantized values a second time; --amp false is the default with QAT")
     return lines
 
 
 def latent_in_float(shipped: Codec) -> str | None:
-    """Why a quantized codec's y stays in float; None where it does not, or nothing is quantized."""
+    """The reason why y of a quantized codec stays in float; None if y is int8 or nothing is quantized."""
     quantization, bottleneck = shipped.architecture.quantization, shipped.entropy_bottleneck
     if quantization is None or not quantization.phase.fake_quantizes or bottleneck.symbols_fit(*INT8):
         return None
     low, high = bottleneck.symbol_range()
-    return f"y stays in float: the tables' symbols are {low}..{high}, beyond {INT8[0]}..{INT8[1]}"
+    return f"y stays in float: the CDF tables' symbols are {low}..{high}, beyond {INT8[0]}..{INT8[1]}"

@@ -1,4 +1,4 @@
-"""The YAML file of --config: one option a line. Lists, tags, aliases and all else that no option needs are refused."""
+"""The YAML file of --config: one option per line. Lists, tags, aliases and other YAML features are refused."""
 
 import itertools
 import re
@@ -14,16 +14,17 @@ from codec.cli import expanded
 from codec.errors import InputError
 
 _LARGEST = 65536  # bytes; every option with its longest text takes a tenth of it
-# No path and no name holds these; \udc80 to \udcff stand for the bytes of a file name that is not UTF-8.
+# No path or name contains these; \udc80 to \udcff represent the bytes of a file name that is not UTF-8.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]")
 
 
 def read(path: str) -> dict[str, Any]:
-    """Option name -> text, number, boolean or None, as the file gives them; `~` and the wheel's recipes are found.
+    """Reads a file as option name -> text, number, boolean or None.
 
-    A number is decimal, as on the command line: 010 is ten. What is quoted is text.
+    The path may begin with `~` or name a recipe that the wheel installs. Numbers are decimal, as on the command line:
+    010 is ten. Quoted values are text.
 
-    Raises InputError for a file that cannot be read or is no flat mapping, and for an option that is given twice.
+    Raises InputError for a file that cannot be read or is not a flat mapping, and for an option that is given twice.
     """
     where = f"--config {path}"
     try:
@@ -43,20 +44,20 @@ def read(path: str) -> dict[str, Any]:
 
 def _bytes(path: str) -> bytes:
     file = Path(expanded(path))
-    installed = Path(sysconfig.get_path("data"), "share", "npu-image-codec", path)  # the recipes come with the wheel
+    installed = Path(sysconfig.get_path("data"), "share", "npu-image-codec", path)  # the wheel installs the recipes
     with (installed if installed.is_file() and not file.exists() else file).open("rb") as stream:
         content = stream.read(_LARGEST + 1)
     if len(content) > _LARGEST:
-        raise InputError(f"--config {path} has more than {_LARGEST // 1024} KiB: it is no file of options")
+        raise InputError(f"--config {path} has more than {_LARGEST // 1024} KiB: give a YAML file of options")
     return content
 
 
 def _mapping(content: bytes, where: str) -> dict[str, Any]:
-    """Reads PyYAML's events: a value that would take long to build, or to print, is refused where it begins."""
+    """Reads PyYAML's events, so that a value that would take long to build or to print is refused at its start."""
     stream = yaml.parse(content, yaml.SafeLoader)
     events = list(itertools.islice(stream, 3))  # the stream's start, the document's, and the mapping's
     if not isinstance(events[-1], yaml.MappingStartEvent):
-        raise InputError(f"{where} is no mapping: write one option a line, like `lr: 1e-4`")
+        raise InputError(f"{where} is not a mapping: write one option per line, like `lr: 1e-4`")
     values: dict[str, Any] = {}
     for key in stream:
         if isinstance(key, yaml.MappingEndEvent):
@@ -74,7 +75,7 @@ def _scalar(event: yaml.Event, where: str) -> yaml.ScalarEvent:
     if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
         raise InputError(f"{where}: aliases and anchors (* and &) are not read; write the value out")
     if tag := getattr(event, "tag", None):
-        raise InputError(f"{where}: tags like {tag} are not read; write the value without")
+        raise InputError(f"{where}: tags like {tag} are not read; write the value without the tag")
     if not isinstance(event, yaml.ScalarEvent):
         kind = "list" if isinstance(event, yaml.SequenceStartEvent) else "mapping"
         raise InputError(f"{where}: a {kind} is not one value")

@@ -1,4 +1,4 @@
-"""What a run leaves behind: metrics.jsonl, curves.png, config.yaml; whatever the trackers keep, and the Hub."""
+"""The record of a run: metrics.jsonl, curves.png, config.yaml, trackers, and uploads to the Hub."""
 
 import contextlib
 import json
@@ -32,10 +32,10 @@ PANELS = {"loss": "loss", "bpp": "bits per pixel", "psnr": "PSNR, dB", "lr": "le
 
 
 class Record:
-    """Rows of figures to a file, a progress bar and trackers; only the main process writes.
+    """Sends figures to a file, a progress bar and trackers; only the main process writes.
 
     Attributes:
-        writer: what takes long to write goes through it.
+        writer: writes in the background.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Record:
             written = write_config(self.folder, f"# {options.command()}\n{config}")
             if written.name != CONFIG:
                 self.say(
-                    f"options     {self.folder / CONFIG} is not this program's and stays: they are in {written.name}"
+                    f"options     {self.folder / CONFIG} is another program's and stays: they are in {written.name}"
                 )
             if options.reporting.push_to_hub:
                 plugin, recon_dir = options.replacement.plugin, options.output.recon_dir
@@ -66,7 +66,7 @@ class Record:
         self.trackers = Trackers(accelerator, options, progress)
 
     def step(self, step: int, figures: dict[str, float], lr: float) -> None:
-        """Takes the figures of an optimizer step (`step` of them are done): bar always, a mean row now and then."""
+        """Records the figures of step number `step`: always in the bar, every --log_every steps as a row of means."""
         self.window.append(figures)
         per_second = self.global_batch * len(self.window) / (time.perf_counter() - self.since)
         shown = {"loss": ".4f", "bpp": ".3f", "psnr": ".2f"}
@@ -80,19 +80,19 @@ class Record:
             self.since = time.perf_counter()
 
     def fault(self, step: int, module: str, files: list[str]) -> None:
-        """Reports a skipped step from the rank that met the fault, which need not be the main process."""
+        """Reports a skipped step, from the rank that had the fault, which may not be the main process."""
         rank = self.accelerator.process_index
-        what = f"step {step} skipped: rank {rank} met NaN, Inf or a huge value in {module}"
+        what = f"step {step} skipped: rank {rank} had NaN, Inf or a huge value in {module}"
         self.bar.write(f"{what}; pictures: {', '.join(files)}", file=sys.stderr)
         row = {"kind": "fault", "step": step, "rank": rank, "module": module, "files": files}
-        try:  # on a rank that may not have the folder
+        try:  # the folder may not exist on this rank
             append_json_line(self.folder / ROWS, row)
         except OSError as error:
-            self.bar.write(f"the fault is not in {ROWS} ({in_words(error)})", file=sys.stderr)
+            self.bar.write(f"the fault could not be written to {ROWS} ({in_words(error)})", file=sys.stderr)
 
     @contextlib.contextmanager
     def unless_full(self, what: str) -> Iterator[None]:
-        """Lets a write fail on a full disk: it is said, and training goes on. Other errors pass."""
+        """Prints a message if a write fails on a full disk, and training continues. Other errors are raised."""
         try:
             yield
         except OSError as error:
@@ -101,7 +101,7 @@ class Record:
             self.say(f"disk full: {what} was not written ({error.filename or self.folder})")
 
     def row(self, kind: str, step: int, figures: dict[str, Any]) -> None:
-        """Writes one row ("train", "validation", "fault") and hands its numbers to the trackers as `kind/name`."""
+        """Writes one row ("train", "validation", "fault") and sends its numbers to the trackers as `kind/name`."""
         if not self.writes:
             return
         with self.unless_full(ROWS):
@@ -109,13 +109,13 @@ class Record:
         self.trackers.log(kind, step, figures)
 
     def checkpoint(self, step: int, ends_run: bool) -> None:
-        """Hands `last.safetensors`, just written, to those who asked for it; what ends the run, `conclude` uploads."""
+        """Notifies trackers and uploader of a new `last.safetensors`; `conclude` uploads the final checkpoint."""
         self.trackers.checkpoint(self.folder / LAST, step, ends_run)
         if self.uploads and not ends_run:
             self.uploads.request()
 
     def draw(self) -> None:
-        """Has the writer draw `curves.png` and `rd.png` anew."""
+        """Makes the writer redraw `curves.png` and `rd.png`."""
         if self.writes:
             self.writer.submit(self._draw)
 
@@ -137,7 +137,7 @@ class Record:
 
 
 def append_json_line(path: Path, row: dict[str, Any]) -> None:
-    """Adds a row to a JSON-lines file; figures that are not finite are left out, as JSON has no word for them."""
+    """Adds a row to a JSON-lines file; figures that are not finite are left out, because JSON cannot express them."""
     kept = {k: v for k, v in row.items() if not (isinstance(v, float) and not math.isfinite(v))}
     with path.open("ab+") as file:
         torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
@@ -145,7 +145,7 @@ def append_json_line(path: Path, row: dict[str, Any]) -> None:
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole rows of a JSON-lines file; torn or damaged lines, which a kill can leave, are passed over."""
+    """The intact rows of a JSON-lines file; incomplete or damaged lines, which a kill can leave, are skipped."""
     if not path.exists():
         return
     for line in path.read_text(errors="replace").splitlines():
@@ -156,7 +156,7 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def keep_rows_up_to(path: Path, progress: Progress) -> None:
-    """Drops the rows of steps and evaluations that a resumed run will do again."""
+    """Removes the rows of steps and evaluations that the resumed run will repeat."""
     done = {"validation": progress.evaluated}
     rows = [row for row in json_lines(path) if row["step"] <= done.get(row["kind"], progress.step)]
     with whole_or_absent(path) as beside:
@@ -187,11 +187,11 @@ def draw_curves(folder: Path) -> None:
 
 
 def draw_rate_distortion(folder: Path) -> None:
-    """Draws `rd.png` from the validations in `metrics.jsonl`, a point each; nothing where there is none.
+    """Draws `rd.png` from the validations in `metrics.jsonl`, one point for each; does nothing if there are none.
 
-    `codec.evaluate --plot` puts a curve of files, real bytes and references in its place.
+    `codec.evaluate --plot` draws the better plot, from real files and with references.
     """
     rows = [row for row in json_lines(folder / ROWS) if row["kind"] == "validation" and "psnr" in row]
     points = [Point(row["bpp_estimated"], row["psnr"], row.get("ms_ssim")) for row in rows if "bpp_estimated" in row]
     if points:
-        plot(folder / RATE_DISTORTION, "validation crops, estimated bits", [curve("an evaluation each", points)])
+        plot(folder / RATE_DISTORTION, "validation crops, estimated bits", [curve("one point per evaluation", points)])

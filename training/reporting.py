@@ -1,4 +1,4 @@
-"""Where a run reports to: trackers and the Hugging Face Hub."""
+"""Options of trackers and of uploads to the Hugging Face Hub."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,14 +14,14 @@ class ReportingOptions(OptionGroup):
     wandb_project: str = option("npu-image-codec", "its project", local=True)
     run_name: str | None = option(None, "name of the run in the trackers", shown="from the options", local=True)
     wandb_log_model: Literal["false", "end", "checkpoint"] = option(
-        "false", "last.safetensors as W&B artifact: never, at the end, at every checkpoint", local=True
+        "false", "log last.safetensors as W&B artifact: never, at the end, at every checkpoint", local=True
     )
     report_to: str | None = option(None, "other Accelerate trackers, comma-separated", metavar="NAMES", local=True)
-    push_to_hub: bool = option(False, "upload checkpoints to the Hugging Face Hub while training goes on", local=True)
+    push_to_hub: bool = option(False, "upload checkpoints to the Hugging Face Hub during training", local=True)
     hub_model_id: str | None = option(
-        None, "repository to upload to, created if absent", metavar="USER/NAME", local=True
+        None, "repository to upload to, created if necessary", metavar="USER/NAME", local=True
     )
-    hub_private: bool = option(False, "private, if the repository is created now", local=True)
+    hub_private: bool = option(False, "create the repository as private", local=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""What a run goes on from: the state that fits its options, or a fresh start that loses nothing."""
+"""Decides where a run starts: from a saved state that fits its options, or anew if that replaces no other run."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from training.folder import STATE, check_free, new_id, read_marker
 from training.options import Options
 from training.state import Progress, Saved, load_state, newest_whole
 
-# The files that decide a run: their contents must agree, wherever they lie now.
+# The files that affect the result of a run: their contents must be equal; their paths may differ.
 DECISIVE = ("init_checkpoint", "plugin")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a run goes on from.
+    """The start of a run.
 
     Attributes:
         state: the folder of a state; None for a new run.
-        in_place: the state is in --save_dir already: the run goes on there.
+        in_place: the state is in --save_dir: the run continues there.
         run: the run's id.
     """
 
@@ -34,10 +34,10 @@ class Origin:
 
 
 def find_origin(options: Options, accelerator: Accelerator) -> Origin:
-    """Looks for the state to resume from; the main process's view of the disk is everyone's.
+    """Finds the state to resume from; the main process reads the disk and tells the others.
 
     Raises:
-        InputError: on every rank, where no state is whole, or the run would replace files that are not its own.
+        InputError: on every rank, if no state is intact, or the run would replace files that are not its own.
     """
     origin: Origin | None = None
     refusal = ""
@@ -64,7 +64,7 @@ def _origin(options: Options) -> Origin:
     elif output.resume != "none":
         state = newest_whole(Path(output.resume))
         if state is None:
-            raise InputError(f"--resume {output.resume}: no state of a run there; give the folder state/ of a run")
+            raise InputError(f"--resume {output.resume} holds no state of a run; give the folder state/ of a run")
     if state and state.resolve().parent == (folder / STATE).resolve():
         return Origin(state, True, marker.id if marker else load_state(state).progress.run or new_id())
     check_free(output)
@@ -97,12 +97,12 @@ def fresh_progress(options: Options, data: str, run: str) -> Progress:
 
 
 def checksums(options: Options) -> dict[str, str]:
-    """SHA-256 of the files that decide a run, by option; without those that are not there any more.
+    """SHA-256, by option, of the files that affect the result of a run.
 
-    Nor with one that lies in --save_dir: the run replaces it.
+    Files that do not exist any more, and files in --save_dir, which the run replaces, are left out.
 
     Raises:
-        OSError: one cannot be read.
+        OSError: a file cannot be read.
     """
     flat = options.flat()
     folder = Path(options.output.save_dir).resolve()
@@ -118,12 +118,12 @@ def require_agreement(saved: Progress, options: Options, data: str, files: dict[
     """Refuses to continue a run with other settings.
 
     Args:
-        options: of this command.
-        data: this dataset's fingerprint.
-        files: the checksums of the files that decide this run.
+        options: the options of this command.
+        data: the fingerprint of this dataset.
+        files: the checksums of this command's files.
 
     Raises:
-        InputError: naming each difference.
+        InputError: names all differences.
     """
     differences = [
         f"--{name} {_text(saved.options.get(name))} there, {_text(value)} here"
@@ -147,16 +147,16 @@ def require_agreement(saved: Progress, options: Options, data: str, files: dict[
 
 
 def accumulation_for(global_batch: int, batch_size: int, world_size: int) -> int:
-    """The accumulation that keeps the global batch on this number of ranks.
+    """The number of micro-batches per step that keeps the global batch on this number of ranks.
 
     Raises:
-        InputError: it is not a whole number.
+        InputError: it is not an integer.
     """
     if global_batch % (batch_size * world_size):
         divisors = [b for b in range(1, global_batch + 1) if global_batch % (b * world_size) == 0]
         raise InputError(
-            f"the run has {global_batch} pictures an optimizer step, which {world_size} processes of --batch_size "
-            f"{batch_size} cannot make with a whole number of micro-batches; use --batch_size "
+            f"the run has {global_batch} pictures per optimizer step, which {world_size} processes with --batch_size "
+            f"{batch_size} cannot divide into equal micro-batches; use --batch_size "
             + (", ".join(map(str, divisors)) if divisors else "with another number of processes")
         )
     return global_batch // (batch_size * world_size)

@@ -1,4 +1,4 @@
-"""One training run: everything that the loop uses."""
+"""A training run: everything that the loop uses."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,21 +27,21 @@ from training.state import Progress, model_tensors
 
 @dataclass
 class Run:
-    """One training run.
+    """A training run.
 
     Attributes:
         codec: the unwrapped model, which shares its parameters with `model`.
-        model: what the loop calls: wrapped for its launch, compiled where asked.
+        model: the model that the loop calls: wrapped for DDP or FSDP, compiled if wanted.
         objective: the objective, eager.
-        loss: the objective, compiled where asked.
-        eval_codec: the copy that `shipped` fills, compiled where asked.
-        clipped: lists of parameters whose gradients share a norm.
+        loss: the objective, compiled if wanted.
+        eval_codec: the copy that `shipped` fills, compiled if wanted.
+        clipped: lists of parameters whose gradients are clipped to a common norm.
         total: optimizer steps of the complete run.
-        micro_batches: this rank's batches, from the step at which the run starts.
-        fp32_modules: the regions of local FP32, by name.
+        micro_batches: this rank's batches, from the first step of this process.
+        fp32_modules: names of the regions of local FP32.
         distilled: how well each block follows its GDN after a distilled start, in dB; empty without one.
-        in_place: it goes on from a state in --save_dir.
-        last_metrics: validation figures of the current weights; empty once these have moved on.
+        in_place: the run continues from a state in --save_dir.
+        last_metrics: validation figures of the current weights; empty after the next step.
     """
 
     options: Options
@@ -67,27 +67,27 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps an epoch; the last short batch is dropped."""
+        """Optimizer steps per epoch; the last incomplete batch is dropped."""
         return self.data.batches.steps_per_epoch
 
     @property
     def grad_accum(self) -> int:
-        """Micro-batches an optimizer step."""
+        """Micro-batches per optimizer step."""
         return self.data.batches.grad_accum
 
     @property
     def eval_batch(self) -> int:
-        """Pictures in a batch of an evaluation or of reconstructions; the last batch is filled up."""
+        """Pictures per batch of an evaluation or of reconstructions; the last batch is filled up."""
         return min(self.options.data.batch_size, len(self.data.pictured))
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """The device of this process."""
         device: torch.device = self.accelerator.device
         return device
 
     def replica(self) -> Codec:
-        """A complete copy of the codec: eager, unwrapped, with its FP32 regions. A collective call if it is sharded."""
+        """A complete copy of the codec: eager, unwrapped, with its FP32 regions. A collective call under FSDP."""
         copy: Codec = build(self.codec.architecture).train()
         copy.load_weights(model_tensors(self.codec))
         for ours, parameter in zip(self.codec.parameters(), copy.parameters(), strict=True):
@@ -98,16 +98,16 @@ class Run:
         return copy
 
     def round_weights(self) -> None:
-        """Rounds the weights of a quantized codec to their grids (GPTQ), on all ranks alike."""
+        """GPTQ rounding of a quantized codec's weights, with the same result on all ranks."""
         options = self.options
         pictures = calibration_pictures(self.data.rows, options.data, options.numerics.seed, self.device)
         round_to_grid(self.codec, pictures)
         broadcast_parameters(self.codec)
 
     def shipped(self) -> Codec:
-        """What is evaluated and saved: a complete copy with fresh medians and CDF tables. Collective too.
+        """A complete copy with new medians and CDF tables, to evaluate and to save. A collective call under FSDP.
 
-        It is the same module each time, so that it is compiled once; its earlier contents are gone.
+        Every call returns the same module, so that it is compiled once; a new call overwrites its content.
 
         Raises:
             InputError: a parameter of the entropy model is not finite.
@@ -120,11 +120,11 @@ class Run:
         return shipped
 
     def to_pictures(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] on the host to float32 in [0, 1] on the device, in the layout that convolutions run on."""
+        """uint8 [B, 3, H, W] on the host to float32 in [0, 1] on the device, in the run's memory format."""
         return to_float(images, self.device, memory_format(self.options.numerics))
 
     def autocast(self) -> torch.autocast:
-        """The precision of the forward; regions of local FP32 leave it by themselves."""
+        """The autocast context of the forward; regions of local FP32 turn it off for themselves."""
         numerics = self.options.numerics
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[numerics.amp_dtype]
         return torch.autocast(self.device.type, dtype, enabled=numerics.amp)

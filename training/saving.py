@@ -1,4 +1,4 @@
-"""Saving a run: the state to resume from, and `last.safetensors` and the `best_*` files for everyone else."""
+"""Saving a run: the state to resume from, `last.safetensors`, and the `best_*` files."""
 
 import math
 from dataclasses import replace
@@ -16,19 +16,19 @@ from training.record import LAST, Record
 from training.run import Run
 from training.state import model_tensors, optimizer_tensors, save_state
 
-# The metric that each best_* file keeps, and whether more of it is better.
+# The metric of each best_* file, and whether a higher value is better.
 BEST = {"psnr": ("best_psnr", True), "ms_ssim": ("best_msssim", True), "rd": ("best_rd", False)}
 
 
 def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False) -> None:
-    """Takes all that is saved into host memory and hands it to the main process's writer; training goes on meanwhile.
+    """Copies everything to host memory and gives it to the main process's writer; training continues meanwhile.
 
-    Called by every rank, since a sharded model is gathered here. `shipped` is `run.shipped()` of these weights. A full
-    disk leaves the state before this one whole, and training goes on without this one. Only a run that ends here waits
-    for the disk, and with `--full_disk stop` every save.
+    Every rank calls it, since a sharded model is gathered here. `shipped` is `run.shipped()` of these weights. If the
+    disk is full, the previous state stays intact, and training continues without this one. The run waits for the disk
+    only at its end, and at every save with `--full_disk stop`.
 
     Raises:
-        InputError: on every rank, where the disk is full and the run cannot or shall not go on.
+        InputError: on every rank, if the disk is full and the run ends here or has `--full_disk stop`.
     """
     progress, output, main = run.progress, run.options.output, run.accelerator.is_main_process
     progress.plateau, progress.scaler = dict(run.schedule.plateau), run.scaler.state_dict()
@@ -38,13 +38,13 @@ def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False) ->
         contents = as_file(shipped, describe(run, run.last_metrics))
         quantization = run.codec.architecture.quantization
         calibrates = quantization is not None and not quantization.phase.fake_quantizes
-        figures = {} if calibrates else run.last_metrics  # a best file shall be one that is quantized
-        here = replace(progress)  # of what changes in place, `best`, the writer takes care
+        figures = {} if calibrates else run.last_metrics  # a best_* file must be quantized
+        here = replace(progress)  # a shallow copy: only the writer changes `best`
         folder = Path(output.save_dir)
 
         def write() -> bool:
             with record.unless_full(f"the checkpoint of step {here.step}"):
-                # The state last: a kill before it repeats the steps and writes all of it again.
+                # The state comes last: after a kill before it, the resumed run repeats the steps and writes all again.
                 write_last(folder, contents)
                 keep_best(folder, figures, progress.best, record)
                 save_state(folder / STATE, output.keep_checkpoints, model, optimizer, here)
@@ -62,22 +62,22 @@ def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False) ->
     (failed,) = sum_over_ranks(torch.tensor([float(not written)], device=run.device))
     if failed:
         raise InputError(
-            f"the disk of --save_dir {output.save_dir} is full at step {progress.step}; the state before is whole: "
-            "make room, and the same command goes on from there"
+            f"the disk of --save_dir {output.save_dir} is full at step {progress.step}; the previous state is intact: "
+            "free space, and the same command continues from there"
         )
 
 
 def write_last(folder: Path, contents: bytes) -> None:
-    """Writes `last.safetensors`, whole or not at all."""
+    """Writes `last.safetensors`, completely or not at all."""
     with whole_or_absent(folder / LAST) as beside:
         beside.write_bytes(contents)
 
 
 def keep_best(folder: Path, figures: dict[str, float], best: dict[str, float], record: Record) -> None:
-    """Makes `last.safetensors` the `best_*` file of each metric that it betters, and notes that in `best`.
+    """Copies `last.safetensors` to the `best_*` file of every metric that has improved, and updates `best`.
 
     Args:
-        figures: of its evaluation; a figure that is not finite betters nothing.
+        figures: the figures of its evaluation; a figure that is not finite is never the best.
     """
     for metric, (name, more_is_better) in BEST.items():
         value, before = figures.get(metric, math.nan), best.get(metric)
@@ -91,5 +91,5 @@ def keep_best(folder: Path, figures: dict[str, float], best: dict[str, float], r
 
 
 def describe(run: Run, metrics: dict[str, float]) -> Description:
-    """What a checkpoint of this run says of itself."""
+    """The description in a checkpoint of this run."""
     return Description(run.options.flat(), metrics, run.progress.step, dataset=run.data.on_the_hub)

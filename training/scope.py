@@ -1,4 +1,4 @@
-"""Which blocks take GDN's place, and which parts of a codec train."""
+"""Which blocks replace GDN, and which parts of a codec train."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -16,22 +16,26 @@ HYPER = (*ENTROPY_MODEL, "h_a", "h_s")
 
 @dataclass(frozen=True)
 class ReplacementOptions(OptionGroup):
-    act: str = option("relu", "what replaces GDN (gdn keeps it)", values=registry.block_names, decides=True)
-    replace_parts: Literal["encoder", "decoder", "all"] = option("encoder", "where GDNs are replaced", decides=True)
+    act: str = option("relu", "block that replaces GDN (gdn keeps it)", values=registry.block_names, decides=True)
+    replace_parts: Literal["encoder", "decoder", "all"] = option(
+        "encoder", "transforms whose GDN is replaced", decides=True
+    )
     train_scope: Literal["replaced+hyper", "replaced", "replaced+entropy", "all"] = option(
-        "replaced+hyper", "what trains: the replaced parts, with or without the entropy model", decides=True
+        "replaced+hyper",
+        "what trains: the replaced transforms, these and the entropy model, or all",
+        decides=True,
     )
     plugin: str | None = option(None, "Python file that registers blocks of your own", metavar="FILE")
     distill_steps: int = option(
         0,
-        "iterations by which each new block first learns its GDN's map; 0: it starts as it is",
+        "iterations in which every new block first learns to approximate its GDN; 0: none",
         rule=NOT_NEGATIVE,
         decides=True,
     )
 
 
 def trainable_modules(codec: "Codec", replace_parts: str, train_scope: str) -> list[str]:
-    """Names of the top-level modules that a scope trains; those that a model lacks are left out."""
+    """Names of the top-level modules that a scope trains; modules that the codec lacks are left out."""
     if train_scope == "all":
         return [name for name, _ in codec.named_children()]
     extra = {"replaced": (), "replaced+entropy": ENTROPY_MODEL, "replaced+hyper": HYPER}[train_scope]
@@ -39,7 +43,7 @@ def trainable_modules(codec: "Codec", replace_parts: str, train_scope: str) -> l
 
 
 def set_trainable(codec: "Codec", modules: list[str], train_quantiles: bool) -> None:
-    """Lets only these modules have gradients, and the quantiles only where the auxiliary loss trains them."""
+    """Sets requires_grad: only for these modules, and for the quantiles only if the auxiliary loss trains them."""
     codec.requires_grad_(False)
     for name in modules:
         codec.get_submodule(name).requires_grad_(True)

@@ -1,4 +1,4 @@
-"""From options to everything that the training loop uses, refusing what cannot work before the first step."""
+"""Builds everything that the training loop uses, from the options. Options that cannot work are refused here."""
 
 from dataclasses import asdict, replace
 
@@ -29,10 +29,10 @@ from training.uploads import check_hub
 
 
 def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
-    """Builds a run, from its saved state where it resumes. The order matters: what is cheap to refuse comes first.
+    """Builds a run, from its saved state if it resumes. The order matters: cheap checks come first.
 
     Args:
-        accelerator: what `launch` gave for these options; None: it is called here.
+        accelerator: the result of `launch` for these options; None: it is called here.
 
     Raises:
         InputError, DataError: the options, the data, the checkpoint or the launch cannot work.
@@ -46,7 +46,7 @@ def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
     saved = saved_state(origin, options, rows.fingerprint)
     progress = saved.progress if saved else fresh_progress(options, rows.fingerprint, origin.run)
 
-    # Where and how far: the order of the data is a function of the seed and the step.
+    # Start, length and data: the order of the data is a function of the seed and the step.
     batches = batches_of(
         rows,
         options.data,
@@ -70,7 +70,7 @@ def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
     eval_codec.to(accelerator.device, memory_format=memory_format(options.numerics))
     loss = compile_all(start.codec, eval_codec, options.loss, options, accelerator)
 
-    # What moves it. FSDP swaps the optimizer's parameters, so both are prepared together.
+    # The optimizer. FSDP replaces its parameters, so codec and optimizer are prepared together.
     schedule = options.schedule.over(total)
     model, prepared = accelerator.prepare(start.codec, _optimizer(start.codec, options))
     optimizer = prepared.optimizer
@@ -110,7 +110,7 @@ def launch(options: Options) -> Accelerator:
 
     Raises:
         InputError: the launch contradicts the options, the processes differ, an output folder cannot be written, there
-            is no compiler, or the Hub will not take this run's checkpoints.
+            is no compiler, or this token may not upload to the Hub.
     """
     numerics = options.numerics
     drop_empty_variables()
@@ -130,7 +130,7 @@ def launch(options: Options) -> Accelerator:
 
 
 def _accumulation(options: Options, saved: Saved | None, accelerator: Accelerator) -> int:
-    """Micro-batches an optimizer step; a resumed run keeps its global batch on any number of ranks."""
+    """Micro-batches per optimizer step; a resumed run keeps its global batch on any number of ranks."""
     if saved is None:
         return options.data.grad_accum
     return accumulation_for(saved.progress.global_batch, options.data.batch_size, accelerator.num_processes)

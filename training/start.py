@@ -1,4 +1,4 @@
-"""The codec that a run starts from: its first weights, its blocks, what of it trains, and its quantization."""
+"""The codec that a run starts from: its first weights, its blocks, the parts that train, and its quantization."""
 
 import copy
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Start:
     """A codec that is ready to train, on its device.
 
     Attributes:
-        fp32_modules: the regions of local FP32, by name.
+        fp32_modules: names of the regions of local FP32.
         distilled: how well each block follows its GDN after a distilled start, in dB; empty without one.
     """
 
@@ -44,14 +44,14 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
     """The codec at the step at which the run starts.
 
     Args:
-        rows: what a distilled start and the equalization of channels look at.
+        rows: the rows for a distilled start and for cross-layer equalization.
         saved: the state that the run resumes from; None for a new run.
 
     Raises:
         InputError: the checkpoint, the blocks or the regions of local FP32 cannot work.
     """
     numerics, replacement, qat = options.numerics, options.replacement, options.qat
-    if saved and saved.progress.architecture:  # neither the first weights nor their file are needed any more
+    if saved and saved.progress.architecture:  # the first weights and their file are not needed any more
         initial = codec = Codec(from_json(Architecture, saved.progress.architecture, "architecture")).train()
         distilled = {}
     else:
@@ -73,7 +73,7 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
     if qat.qat and numerics.amp:
         check_regions(codec, fp32_modules)
     codec = codec.to(accelerator.device)
-    if not is_sharded(accelerator):  # FSDP takes contiguous parameters only
+    if not is_sharded(accelerator):  # FSDP supports only contiguous parameters
         codec = codec.to(memory_format=memory_format(numerics))
     if qat.qat and not saved:
         equalize_channels(codec, calibration_pictures(rows, options.data, numerics.seed, accelerator.device))
@@ -82,13 +82,13 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
 
 
 def check_start(options: Options) -> None:
-    """Refuses a start from a file that is not there, and blocks that cannot be built, before the data is opened.
+    """Refuses a missing --init_checkpoint, and blocks that cannot be built, before the data is opened.
 
     Raises:
-        InputError: saying which.
+        InputError: names the file or the block.
     """
     model, replacement = options.model, options.replacement
-    if model.init_checkpoint:  # says how many channels blocks have
+    if model.init_checkpoint:  # it decides how many channels the blocks have
         if not Path(model.init_checkpoint).is_file():
             raise InputError(f"--init_checkpoint {model.init_checkpoint}: no such file; give the path of a checkpoint")
     elif replacement.plugin:
@@ -96,7 +96,7 @@ def check_start(options: Options) -> None:
 
 
 def put_blocks(codec: Codec, options: Options) -> None:
-    """Puts the blocks in the place of GDN."""
+    """Replaces GDN by the blocks."""
     replacement = options.replacement
     choice = BlockChoice(replacement.act, options_dict(replacement.act, options.block))
     for part in TRANSFORMS[replacement.replace_parts]:
@@ -104,10 +104,10 @@ def put_blocks(codec: Codec, options: Options) -> None:
 
 
 def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerator: Accelerator) -> dict[str, float]:
-    """Puts the blocks in the place of GDN, with a distilled start on `rows` where --distill_steps asks for one.
+    """Replaces GDN by the blocks, with a distilled start on `rows` if --distill_steps is above 0.
 
     Returns:
-        What `distill` returns; empty without it.
+        The result of `distill`; empty without a distilled start.
     """
     replacement = options.replacement
     teacher = copy.deepcopy(codec)

@@ -1,4 +1,4 @@
-"""The state that a run resumes from: folders that are whole or absent, in safetensors and JSON alone."""
+"""The state that a run resumes from: complete folders of only safetensors and JSON files."""
 
 import hashlib
 import json
@@ -28,22 +28,22 @@ _LEFTOVER = re.compile(r"\.step-\d{8,}(\.old)?")
 
 @dataclass
 class Progress:
-    """Where a run stands, besides its tensors.
+    """The progress of a run: everything of its state except tensors.
 
     Attributes:
-        step: optimizer steps done; with the seed it is the position in the data and in the noise.
-        evaluated: the last step at which the end of an epoch was dealt with; 0 before the first.
+        step: optimizer steps done; with the seed it gives the position in the data and in the noise.
+        evaluated: the last step at which the work of an epoch's end was done; 0 before the first.
         faults_in_a_row: faulty steps since the last good one.
         best: the best value so far of each metric that keeps a `best_*` file.
-        plateau: the memory of the plateau schedule.
+        plateau: the state of the plateau schedule.
         scaler: the loss scaler's state (fp16), else empty.
         options: the resolved options, under their public names.
-        global_batch: pictures an optimizer step.
+        global_batch: pictures per optimizer step.
         data: the dataset's fingerprint.
-        tracker: what trackers need to go on with the same run (the W&B run's id).
-        run: the id of the run; empty in states of version 0.1.0, as are the next two.
-        files: checksums of the files that decide a run, by option: --init_checkpoint and --plugin.
-        architecture: the float codec's, from which a resumed run builds it.
+        tracker: what trackers need to continue the same run (the W&B run's id).
+        run: the id of the run. It is empty in states of version 0.1.0, and so are the next two.
+        files: checksums of --init_checkpoint and --plugin, by option.
+        architecture: architecture of the float codec, from which a resumed run builds it.
     """
 
     step: int = 0
@@ -71,13 +71,13 @@ class Saved:
 
 
 def host(tensor: Tensor) -> Tensor:
-    """A copy of the whole tensor on the CPU, contiguous, detached; a collective call where it is sharded."""
+    """A copy of the complete tensor on the CPU, contiguous and detached; a collective call if it is sharded."""
     whole = gathered(tensor).detach()
     return torch.empty(whole.shape, dtype=whole.dtype).copy_(whole)
 
 
 def model_tensors(codec: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, without the CDF tables: those are rebuilt from the densities."""
+    """Parameters and buffers by name, without the CDF tables, which are rebuilt from the densities."""
     return {name: host(t) for name, t in codec.state_dict().items() if name.rsplit(".", 1)[-1] not in TABLES}
 
 
@@ -101,7 +101,7 @@ def load_optimizer_tensors(codec: nn.Module, optimizer: torch.optim.Optimizer, t
             tensor = tensor.to(parameter.device)
         elif isinstance(parameter, DTensor):
             tensor = distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
-        else:  # fused Adam pairs values by their place in memory: channels_last weights need channels_last moments
+        else:  # fused Adam pairs values by their order in memory: channels_last weights need channels_last moments
             tensor = torch.empty_like(parameter).copy_(tensor)
         optimizer.state[parameter][kind] = tensor
 
@@ -109,14 +109,14 @@ def load_optimizer_tensors(codec: nn.Module, optimizer: torch.optim.Optimizer, t
 def save_state(
     folder: Path, keep: int, model: dict[str, Tensor], optimizer: dict[str, Tensor], progress: Progress
 ) -> None:
-    """Writes `folder/step-NNNNNNNN`, whole or not at all, then prunes to the newest `keep`.
+    """Writes `folder/step-NNNNNNNN`, completely or not at all, then removes all but the newest `keep` states.
 
-    Files are written and synced under a temporary name, the manifest with their checksums last; then one rename makes
-    the folder appear. Nothing older is removed before that, and nothing that another run or a user put there.
+    Files are written and synced in a folder with a temporary name; the manifest with their checksums comes last. Then
+    the folder is renamed. Older states are removed only after that, and files of another run or a user never.
     """
     final = folder / f"step-{progress.step:08d}"
     beside, aside = folder / f".{final.name}", folder / f".{final.name}.old"
-    for left in folder.glob(".step-*"):  # by a kill in the middle of this function
+    for left in folder.glob(".step-*"):  # left by a kill in the middle of this function
         if _LEFTOVER.fullmatch(left.name):
             remove_folder(left)
     contents = (save(model), save(optimizer), json.dumps(asdict(progress), indent=1).encode())
@@ -128,21 +128,21 @@ def save_state(
             _write_synced(beside / name, content)
         sync_folder(beside)
     except OSError:
-        shutil.rmtree(beside, ignore_errors=True)  # a full disk gets its room back
+        shutil.rmtree(beside, ignore_errors=True)  # frees the space on a full disk
         raise
-    if final.exists():  # the same step again, as after its evaluation; a kill must not leave a half-removed one
+    if final.exists():  # the same step again, for example after its evaluation; a kill must not leave half of it
         final.rename(aside)
     beside.rename(final)
     sync_folder(folder)
     shutil.rmtree(aside, ignore_errors=True)
     states = own_states(folder, progress.run)
     own = states.index(final)
-    for other in states[:own] + states[own + keep :]:  # newer ones are damaged, or of a future that was given up
+    for other in states[:own] + states[own + keep :]:  # newer states are damaged, or the run restarted before them
         remove_folder(other)
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder; what cannot be removed is said, and stays."""
+    """Removes a folder; warns if it cannot be removed."""
     try:
         shutil.rmtree(path)
     except OSError as error:
@@ -150,7 +150,7 @@ def remove_folder(path: Path) -> None:
 
 
 def own_states(folder: Path, run: str = "") -> list[Path]:
-    """The states that a run wrote into a folder, newest first: a copy under another name is somebody else's.
+    """The states that a run wrote into a folder, newest first. A copy under another name is not included.
 
     Args:
         run: the id of the run; empty: any.
@@ -163,38 +163,40 @@ def own_states(folder: Path, run: str = "") -> list[Path]:
 
 
 def newest_whole(folder: Path, run: str = "") -> Path | None:
-    """The newest state folder whose checksums hold, None where there is no state; a damaged newer one is named.
+    """The newest state folder whose checksums match; None if there is no state. Warns about damaged newer states.
 
     Args:
-        folder: of states, or a state itself.
+        folder: a folder of states, or a state.
         run: the id of the run whose states count; empty: any.
 
     Raises:
-        InputError: there are states and none is whole.
+        InputError: there are states, but none is intact.
     """
     candidates = [folder] if (folder / MANIFEST).is_file() else own_states(folder, run)
     for candidate in candidates:
         damage = _damage(candidate)
         if not damage:
             return candidate
-        warnings.warn(f"{candidate} is damaged ({damage}); trying the one before it", stacklevel=2)
+        warnings.warn(f"{candidate} is damaged ({damage}); trying the state before it", stacklevel=2)
     if candidates:
         raise InputError(
-            f"no state in {folder} is whole; start over with --resume none --overwrite true, and with "
-            f"--init_checkpoint {folder.parent / 'last.safetensors'} from the weights that were saved beside it"
+            f"no state in {folder} is intact; start a new run with --resume none --overwrite true, and to use the "
+            f"weights that were saved beside it, add --init_checkpoint {folder.parent / 'last.safetensors'}"
         )
     return None
 
 
 def load_state(path: Path) -> Saved:
-    """A state folder that `newest_whole` gave.
+    """Loads a state folder that `newest_whole` returned.
 
     Raises:
         InputError: a later version of this program wrote it.
     """
     values = json.loads((path / "progress.json").read_text())
     if unknown := values.keys() - asdict(Progress()).keys():
-        raise InputError(f"{path} is of a later version of this program ({', '.join(sorted(unknown))}): update it")
+        raise InputError(
+            f"{path} is of a later version of this program ({', '.join(sorted(unknown))}): update this program"
+        )
     progress = Progress(**values)
     return Saved(progress, load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors"))
 
@@ -207,12 +209,12 @@ def _write_synced(path: Path, content: bytes) -> None:
 
 
 def _step(path: Path) -> int:
-    """The step that a state's name says."""
+    """The step in the name of a state."""
     return int(path.name.removeprefix("step-"))
 
 
 def _belongs(path: Path, run: str) -> bool:
-    """Whether a state is of the step that its name says, and of the run; a damaged one counts by its name."""
+    """Whether a state belongs to the run and to the step in its name; a damaged state counts by its name."""
     try:
         progress = json.loads((path / "progress.json").read_text())
         return progress["step"] == _step(path) and (not run or progress.get("run", "") in ("", run))
@@ -221,7 +223,7 @@ def _belongs(path: Path, run: str) -> bool:
 
 
 def _damage(folder: Path) -> str:
-    """What is wrong with a state folder; empty if nothing is."""
+    """What is wrong with a state folder; empty if it is intact."""
     try:
         sums = json.loads((folder / MANIFEST).read_text())
         for name in FILES:

@@ -1,4 +1,4 @@
-"""What a run says of itself at its start and at its end."""
+"""The output of a run at its start and at its end."""
 
 import json
 import shlex
@@ -23,7 +23,7 @@ SUMMARY = "summary.json"
 
 
 def announce(run: Run, record: Record) -> None:
-    """Says what is replaced, what trains, in which precision and batch, and where the run starts."""
+    """Prints what is replaced, what trains, the precision, the batch, and the step where the run starts."""
     codec, options = run.codec, run.options
     everything = sum(p.numel() for p in codec.parameters())
     trained = sum(p.numel() for p in codec.parameters() if p.requires_grad)
@@ -46,7 +46,7 @@ def announce(run: Run, record: Record) -> None:
         record.say(f"warning     this CPU has no instructions for {amp}: --amp false is many times faster on it")
     record.say(
         f"batch       {options.data.batch_size} x {run.grad_accum} accumulated x {run.accelerator.num_processes} "
-        f"processes = {batches.global_batch}; {batches.steps_per_epoch} steps an epoch, {run.total} in all"
+        f"processes = {batches.global_batch}; {batches.steps_per_epoch} steps per epoch, {run.total} in all"
     )
     if options.qat.qat:
         for line in announcement(codec, options.qat, options.numerics.amp):
@@ -57,13 +57,13 @@ def announce(run: Run, record: Record) -> None:
     if run.data.validation is None:
         record.say("validation  none in this dataset: no evaluation and no best_* files")
     if run.progress.step >= run.total:
-        record.say(f"finished    this run has done its {run.progress.step} steps; more --epochs or --max_steps go on")
+        record.say(f"finished    all {run.progress.step} steps are done; give more --epochs or --max_steps to continue")
     elif run.progress.step:
         record.say(f"resumes     at step {run.progress.step}")
 
 
 def size(architecture: Architecture) -> str:
-    """Parameters and multiply-accumulates of the transforms, against those with GDN."""
+    """Parameters and multiply-accumulates of the transforms, compared with GDN."""
     ours, gdn = costs(architecture), costs(Architecture(architecture.N, architecture.M))
     return "; ".join(
         f"{part} {ours[part][0]:,} parameters, {ours[part][1] / 1000:.1f} kMAC/pixel (GDN: {gdn[part][0]:,}, "
@@ -73,13 +73,13 @@ def size(architecture: Architecture) -> str:
 
 
 def conclude(run: Run, record: Record, status: int) -> None:
-    """Says how the run ended, where its files are and what to do next; the same for programs in `summary.json`."""
+    """Prints how the run ended, where its files are and what to do next; writes the same to `summary.json`."""
     output = run.options.output
     if run.accelerator.is_main_process:
         with record.unless_full(SUMMARY), whole_or_absent(Path(output.save_dir) / SUMMARY) as beside:
             beside.write_text(json.dumps(summary(run, status), indent=1) + "\n")
     if status == PREEMPTED:
-        record.say(f"stopped by a signal at step {run.progress.step}; the same command goes on from there")
+        record.say(f"stopped by a signal at step {run.progress.step}; the same command continues from there")
     elif status:
         record.say(
             f"error: {run.progress.faults_in_a_row} faulty steps in a row (--overflow_patience); the last good state "
@@ -96,7 +96,7 @@ def conclude(run: Run, record: Record, status: int) -> None:
 
 
 def next_commands(run: Run, checkpoint: str) -> list[list[str]]:
-    """The words of what to run now: the evaluation with its page, the export and, where the run does not, the push."""
+    """The commands to run next: evaluation with a report, export and, if the run does not upload, the push."""
     options, folder = run.options, run.options.output.save_dir
     data = ["--coco_dir", options.data.coco_dir]
     data += [] if options.data.use_prepared else ["--use_prepared", "false"]
@@ -115,15 +115,15 @@ def next_commands(run: Run, checkpoint: str) -> list[list[str]]:
 
 
 def finish_uploads(record: Record, uploads: Uploads, seconds: float) -> None:
-    """Waits, not for ever, until the Hub has the run as it stands, and says what to do where it does not."""
+    """Waits a limited time for the last upload, and prints what to do if it did not succeed."""
     if uploads.finish(seconds):
         record.say(f"hub         {uploads.repository} has {LAST} and the record")
     else:
-        record.say(f"hub         {uploads.repository} lacks the last upload; it is completed by: {uploads.command}")
+        record.say(f"hub         {uploads.repository} lacks the last upload; complete it with: {uploads.command}")
 
 
 def summary(run: Run, status: int) -> dict[str, Any]:
-    """How the run ended, its best figures, and with which code it was made."""
+    """How the run ended, its best figures, and the version of the code."""
     return {
         "status": status,
         "step": run.progress.step,
@@ -138,7 +138,7 @@ def summary(run: Run, status: int) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of this program's checkout, with "+" where files were changed; None outside a checkout."""
+    """The commit of this program's checkout, with "+" if files were changed; None outside a checkout."""
     try:
         words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""What Accelerate's trackers are told. `metrics.jsonl` has every figure without them; none stops training."""
+"""Sends figures to Accelerate's trackers. `metrics.jsonl` has all figures anyway, and no tracker stops training."""
 
 import atexit
 import contextlib
@@ -20,14 +20,14 @@ from coco224.reading.rows import Pixels
 from training.options import Options
 from training.state import Progress
 
-WANDB_SECONDS = "30"  # that an unreachable W&B may hold up the start; WANDB_INIT_TIMEOUT says otherwise
-LAST_SECONDS = 60  # that trackers may hold up the end; `wandb sync` brings the rest
+WANDB_SECONDS = "30"  # longest delay of the start by an unreachable W&B; WANDB_INIT_TIMEOUT overrides it
+LAST_SECONDS = 60  # longest delay of the end by trackers; `wandb sync` uploads the rest
 
 
 class Trackers:
-    """The trackers of a run; on other processes than the main one, none.
+    """The trackers of a run; only the main process has any.
 
-    A tracker that fails is reported and given up. W&B out of reach records offline.
+    A tracker that fails is reported and not used any more. If W&B cannot be reached, it records offline.
     """
 
     def __init__(self, accelerator: Accelerator, options: Options, progress: Progress) -> None:
@@ -45,7 +45,7 @@ class Trackers:
             self.processes = set(psutil.Process().children(recursive=True)) - before
 
     def log(self, kind: str, step: int, figures: dict[str, Any]) -> None:
-        """Hands numbers over as `kind/name`, at an optimizer step."""
+        """Sends numbers as `kind/name`, for an optimizer step."""
         numbers = {f"{kind}/{name}": value for name, value in figures.items() if isinstance(value, int | float)}
         for tracker in self.accelerator.trackers:
             if tracker.name == "wandb":
@@ -55,7 +55,7 @@ class Trackers:
                 self._tell(tracker, functools.partial(tracker.log, numbers, step=step))
 
     def pictures(self, step: int, grid: Pixels, pairs: list[Pixels]) -> None:
-        """Hands over a grid, uint8 [H, W, 3], and its pairs (original | reconstruction), where pictures are taken."""
+        """Sends a grid, uint8 [H, W, 3], and its pairs (original | reconstruction) to trackers that accept pictures."""
         for tracker in self.accelerator.trackers:
             if tracker.name == "wandb":
                 self._tell(tracker, functools.partial(_log_to_wandb, tracker, step, grid, pairs))
@@ -65,14 +65,14 @@ class Trackers:
                 self._tell(tracker, functools.partial(tracker.log_images, images, step=step, **layout))
 
     def checkpoint(self, file: Path, step: int, ends_run: bool) -> None:
-        """Hands a checkpoint to W&B as an artifact, where --wandb_log_model wants it."""
+        """Sends a checkpoint to W&B as an artifact, if --wandb_log_model says so."""
         wanted = self.options.reporting.wandb_log_model
         for tracker in self.accelerator.trackers:
             if tracker.name == "wandb" and (wanted == "checkpoint" or (wanted == "end" and ends_run)):
                 self._tell(tracker, functools.partial(_log_artifact, tracker, file, step))
 
     def finish(self) -> None:
-        """Ends the trackers; one that has not ended in a minute is given up."""
+        """Ends the trackers; a tracker that does not end within a minute is killed."""
 
         def work() -> None:
             for tracker in list(self.accelerator.trackers):
@@ -83,15 +83,15 @@ class Trackers:
         thread.join(LAST_SECONDS)
         if thread.is_alive():
             names = ", ".join(tracker.name for tracker in self.accelerator.trackers)
-            warnings.warn(f"{names} did not end within {LAST_SECONDS} s and is given up", stacklevel=2)
+            warnings.warn(f"{names} did not end within {LAST_SECONDS} s and is ended now", stacklevel=2)
             self.accelerator.trackers = []
-            for process in self.processes:  # else the interpreter waits for them at its own end
+            for process in self.processes:  # otherwise the interpreter waits for them when it exits
                 with contextlib.suppress(psutil.Error):
                     process.kill()
-            atexit.register(sys.stderr.close)  # before W&B's own hook, which cannot reach them any more and says so
+            atexit.register(sys.stderr.close)  # before W&B's own hook, which would print that they are gone
 
     def _start(self, progress: Progress) -> None:
-        """Starts them with the run's options as configuration; a resumed run goes on in its W&B run."""
+        """Starts the trackers with the run's options as configuration; a resumed run continues its W&B run."""
         reporting = self.options.reporting
         config = {name: "" if value is None else value for name, value in self.options.flat().items()}
         init: dict[str, Any] = {"name": run_name(self.options), "tags": tags(self.options), "resume": "allow"}
@@ -112,14 +112,14 @@ class Trackers:
             warnings.warn(f"W&B cannot be reached ({reason}): recording offline, `wandb sync` uploads it", stacklevel=3)
             start(init_kwargs={"wandb": init | {"mode": "offline"}})
         run = self.accelerator.get_tracker("wandb").run
-        # Against the optimizer step and not W&B's own count: a resumed run logs some steps a second time.
+        # The x axis is the optimizer step, not W&B's own count: a resumed run logs some steps a second time.
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
-        run.define_metric("rd/*", step_metric="rd/bpp")  # a point an evaluation; the runs of a sweep make a curve
+        run.define_metric("rd/*", step_metric="rd/bpp")  # one point per evaluation; the runs of a sweep give a curve
         progress.tracker["wandb"] = run.id
 
     def _point(self, figures: dict[str, Any]) -> dict[str, Any]:
-        """The evaluation on the rate-distortion plane: a point, and a plot of this process's points so far."""
+        """The evaluation as a rate-distortion point, and a plot of this process's points so far."""
         import wandb
 
         if not figures.keys() >= {"bpp_estimated", "psnr"}:
@@ -156,14 +156,14 @@ def _log_artifact(tracker: Any, file: Path, step: int) -> None:
 
 
 def run_name(options: Options) -> str:
-    """The name in the trackers: the one given, or the recipe in short."""
+    """The name in the trackers: --run_name, or a short form of the recipe."""
     replacement = options.replacement
     words = [replacement.act, replacement.replace_parts, options.loss.loss_type, _size(options), *_int8(options)]
     return options.reporting.run_name or "-".join(words)
 
 
 def tags(options: Options) -> list[str]:
-    """What a run is found by: block, parts, scope, loss and quality, and QAT where it trains for int8."""
+    """Tags to find a run by: block, parts, scope, loss, quality, and QAT if it trains for int8."""
     replacement = options.replacement
     words = [replacement.act, replacement.replace_parts, replacement.train_scope, options.loss.loss_type]
     return [*words, _size(options), *_int8(options)]

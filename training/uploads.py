@@ -1,4 +1,4 @@
-"""Checkpoints to the Hugging Face Hub while training goes on: a process of its own, which nothing here waits for."""
+"""Uploads checkpoints to the Hugging Face Hub during training, in a separate process; training does not wait."""
 
 import os
 import shlex
@@ -19,22 +19,22 @@ from codec.errors import InputError
 from training.reporting import ReportingOptions
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds between tries
-PATIENCE = 300.0  # seconds that a run which is done waits for its last upload
-HURRY = 10.0  # seconds that a run which was told to stop waits
+PATIENCE = 300.0  # seconds that a finished run waits for its last upload
+HURRY = 10.0  # seconds that a run waits after a signal to stop
 
 
 def check_hub(reporting: ReportingOptions, accelerator: Accelerator) -> None:
-    """Finds out on the main process whether the Hub will take this run's checkpoints; a Hub that is down may be back.
+    """Checks on the main process that this token may upload. If the Hub is down now, it may be available later.
 
     Raises:
-        InputError: on every rank, where the token is missing, wrong, or may not write there.
+        InputError: on every rank, if the token is missing, wrong, or may not write there.
     """
     refusal = ""
     if accelerator.is_main_process:
         try:
             reason = open_repository("--hub_model_id", str(reporting.hub_model_id), "model", reporting.hub_private)
             if reason:
-                accelerator.print(f"hub         out of reach ({reason}); training starts all the same", file=sys.stderr)
+                accelerator.print(f"hub         cannot be reached ({reason}); training starts anyway", file=sys.stderr)
         except DataError as error:
             refusal = str(error)
     if refusal := broadcast_object_list([refusal])[0]:
@@ -42,14 +42,14 @@ def check_hub(reporting: ReportingOptions, accelerator: Accelerator) -> None:
 
 
 class Uploads:
-    """Runs `python -m codec.push` in the background after a checkpoint: one at a time, and one that waits.
+    """Runs `python -m codec.push` in the background after a checkpoint: one upload at a time, and at most one waits.
 
-    An upload is another process, so that a slow Hub costs training neither the interpreter's lock nor its own end. It
-    sends the checkpoint that is there when it begins; so a request while one waits adds nothing. An upload that finds
-    the Hub out of reach tries again after a pause that grows, or as soon as there is another checkpoint.
+    An upload is a separate process, so that a slow Hub neither holds the interpreter's lock nor delays the end of
+    training. It sends the checkpoint that exists when it begins, so a new request replaces one that waits. If the Hub
+    cannot be reached, the upload tries again after a growing pause, or when there is another checkpoint.
 
     Args:
-        checkpoint: the file that is replaced at each save.
+        checkpoint: the file, which every save replaces.
         say: prints a line.
         plugin: the file of the codec's own blocks.
         recon_dir: folder of the run's reconstructions.
@@ -76,18 +76,18 @@ class Uploads:
 
     @property
     def command(self) -> str:
-        """What completes the upload by hand."""
+        """The command that completes the upload by hand."""
         return shlex.join(["python", *self.words])
 
     def request(self) -> None:
-        """Says that there is a new checkpoint. Returns at once."""
+        """Requests an upload of the new checkpoint. Returns at once."""
         self._newer.set()
         if self._last:
-            self._last.cancel()  # it has not begun yet: the next one sends the same file
+            self._last.cancel()  # works only if it has not begun; the next upload sends the same file
         self._last = self._thread.submit(self._upload)
 
     def finish(self, seconds: float) -> bool:
-        """Uploads what is there now, waiting at most this long; returns whether the Hub has it all."""
+        """Uploads the present files, and waits at most this long; returns whether the upload is complete."""
         self.request()
         assert self._last
         done, _ = wait([self._last], seconds)
@@ -98,14 +98,14 @@ class Uploads:
         return bool(done) and self._last.result()
 
     def _upload(self) -> bool:
-        """Pushes until the Hub has the checkpoint or refuses it; returns whether it has it."""
+        """Pushes until the Hub has the checkpoint or refuses it; returns whether the Hub has it."""
         pause = FIRST_PAUSE
         while not self._over.is_set():
             self._newer.clear()
             status, reason = self._push()
             if not status:
                 return True
-            if self._over.is_set():  # given up: the end of the run has said so
+            if self._over.is_set():  # the time is over; the end of the run prints that
                 break
             if status != os.EX_TEMPFAIL:
                 self._say(f"hub         {reason}; next try with the next checkpoint")
@@ -115,7 +115,7 @@ class Uploads:
         return False
 
     def _push(self) -> tuple[int, str]:
-        """The exit status of an upload, and the line it said."""
+        """Runs an upload; returns its exit status and its last line."""
         root = str(Path(codec.__file__).parent.parent)
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
@@ -125,7 +125,7 @@ class Uploads:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the training
+            start_new_session=True,  # so that Ctrl-C reaches only the training
         )
         said = self._process.communicate()[1].strip().splitlines()
         return self._process.returncode, (said or ["it said nothing"])[-1].removeprefix("error: ")

@@ -1,4 +1,4 @@
-"""Evaluation inside a run, every rank its share, on a copy with fresh tables; and reconstructions."""
+"""Evaluation during a run, shared among the ranks, on a copy with new CDF tables; and reconstructions."""
 
 import contextlib
 import itertools
@@ -23,11 +23,11 @@ from training.run import Run
 
 
 class Stopped(Exception):
-    """A signal came while evaluating; the evaluation is done again after the resume."""
+    """A signal came during an evaluation; the resumed run repeats the evaluation."""
 
 
 def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: int) -> None:
-    """Evaluates the codec (`run.shipped()`) on the whole validation split and records it.
+    """Evaluates the codec (`run.shipped()`) on the complete validation split and records the result.
 
     All batches have one shape, so that a compiled codec is compiled once.
 
@@ -53,7 +53,7 @@ def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: in
 
 
 def _means(figures: list[Figures], run: Run, stopped: bool) -> dict[str, float]:
-    """Means over all pictures of all ranks; asserts that none was lost or counted twice."""
+    """Means over the pictures of all ranks; asserts that each picture was counted exactly once."""
     totals = torch.tensor([*sums_and_counts(figures), len(figures), stopped], dtype=torch.float64)
     *over_ranks, count, stops = sum_over_ranks(totals.to(run.device))
     if stops:
@@ -64,7 +64,7 @@ def _means(figures: list[Figures], run: Run, stopped: bool) -> dict[str, float]:
 
 
 def save_reconstructions(run: Run, record: Record, codec: Codec, name: str) -> None:
-    """Has the writer write the first pictures' originals and reconstructions, `recon_dir/{origin,NAME}/NNNNN.png`.
+    """Writes originals and reconstructions of the first pictures to `recon_dir/{origin,NAME}/NNNNN.png`, in background.
 
     A grid of the pairs goes to `recon_dir/NAME.png` and to the trackers.
     """
@@ -105,7 +105,7 @@ def write_png(path: Path, image: Pixels) -> None:
 
 
 def _grid(pairs: list[Pixels]) -> Pixels:
-    """Pairs (original | reconstruction) in a grid about as wide as high; missing ones black."""
+    """Pairs (original | reconstruction) in a grid that is about as wide as high; empty places are black."""
     columns = math.ceil(math.sqrt(len(pairs) / 2))
     pairs = pairs + [np.zeros_like(pairs[0])] * (-len(pairs) % columns)
     lines = [np.concatenate(pairs[i : i + columns], axis=1) for i in range(0, len(pairs), columns)]

@@ -1,4 +1,4 @@
-"""Files written in the background, so that no rank waits for the disk of one."""
+"""Writes files in the background, so that no rank waits for the disk of the main process."""
 
 from collections import deque
 from collections.abc import Callable
@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-MOST = 4  # jobs under way, which hold what they write in memory: a checkpoint, then pictures, curves and a checkpoint
+MOST = 4  # jobs at once, which hold their data in memory: a checkpoint, then pictures, curves and a checkpoint
 
 
 class Writer:
-    """Runs jobs that write files in a thread of its own, one after the other in the order that they came in.
+    """Runs jobs that write files in one thread, in the order in which they were submitted.
 
-    A kill leaves the files of the first jobs, just as it would if each had been waited for.
+    A kill leaves the files of the first jobs, as it would if training had waited for every job.
     """
 
     def __init__(self) -> None:
@@ -21,10 +21,10 @@ class Writer:
         self._under_way: deque[Future[Any]] = deque()
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Hands over a job; waits only where `MOST` are under way.
+        """Submits a job; waits only if `MOST` jobs are not finished.
 
         Raises:
-            Exception: what an earlier job raised.
+            Exception: the exception of an earlier job.
         """
         while self._under_way and (self._under_way[0].done() or len(self._under_way) >= MOST):
             self._under_way.popleft().result()
@@ -36,11 +36,11 @@ class Writer:
         """Returns when every job is done.
 
         Raises:
-            Exception: what a job raised.
+            Exception: the exception of a job.
         """
         while self._under_way:
             self._under_way.popleft().result()
 
     def close(self) -> None:
-        """Ends the thread when every job is done, without a word of what they raised."""
+        """Ends the thread when every job is done; ignores their exceptions."""
         self._thread.shutdown()

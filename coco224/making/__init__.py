@@ -1,1 +1,1 @@
-"""Photographs to a prepared dataset, on disk and on the Hub."""
+"""Makes a prepared dataset from photographs, on disk and on the Hub."""

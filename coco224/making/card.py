@@ -1,10 +1,10 @@
-"""The card of a dataset on the Hub: what its rows are, where they come from, and how to train on them."""
+"""The card of a dataset on the Hub: its rows, their source, and how to train on them."""
 
 from typing import Any
 
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 _LICENCE = (
-    "The photographs of COCO belong to those who took them, under the terms under which they are on Flickr; see "
+    "The photographs of COCO belong to their photographers, under the terms under which they are on Flickr; see "
     "COCO's own terms of use."
 )
 
@@ -14,8 +14,8 @@ def dataset_card(repo_id: str, manifest: dict[str, Any], data: Any) -> str:
 
     Args:
         repo_id: USER/NAME.
-        manifest: what `coco224.prepare` wrote beside the dataset.
-        data: the head that `datasets` gave the card, a `DatasetCardData`; it is kept.
+        manifest: the manifest of `coco224.prepare`.
+        data: the YAML header that `datasets` gave the card, a `DatasetCardData`; it is kept.
     """
     options, splits = manifest["options"], manifest["splits"]
     rows = sum(split["rows"] for split in splits.values())
@@ -39,7 +39,7 @@ def dataset_card(repo_id: str, manifest: dict[str, Any], data: Any) -> str:
 
 # {repo_id.rpartition("/")[2]}
 
-Crops of {size}x{size} pixels of photographs, to train image codecs on.
+Crops of photographs, {size}x{size} pixels, to train image codecs on.
 
 | split | rows | photographs | skipped |
 | --- | --- | --- | --- |

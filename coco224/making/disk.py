@@ -1,4 +1,4 @@
-"""Whether the disk will hold the dataset, asked before hours of work and not after them."""
+"""Checks, before hours of work, that the dataset will fit on the disk."""
 
 import shutil
 import sys
@@ -14,17 +14,17 @@ from coco224.files import open_regular
 from coco224.making.shards import Recipe, Shard
 from coco224.photographs.decode import FORMATS
 
-# The least that a crop of a photograph takes, as a share of its raw bytes; measured means on COCO are 0.64 (png),
-# 0.52 (webp) and 0.18 (jpeg). A guess too low only moves the error into the run.
+# The smallest size of an encoded crop, as a share of its raw bytes; measured means on COCO are 0.64 (png), 0.52 (webp)
+# and 0.18 (jpeg). If it is too low, a full disk is only found later, during the run.
 _LEAST_SHARE = {"raw": 1.0, "png": 0.4, "webp": 0.3, "jpeg": 0.08}
 _READERS = 8  # threads that read headers
 
 
 def check_room(out: Path, shards: Sequence[Shard], recipe: Recipe) -> None:
-    """Compares what the shards will take at least with what is free where `out` will stand.
+    """Compares the smallest possible size of the shards with the free space where `out` will be.
 
     Raises:
-        DataError: it will not fit.
+        DataError: the dataset will not fit.
     """
     files = [shard.folder / name for shard in shards for name in shard.names]
     crops = _tiles(files, recipe.size) if recipe.crop == "grid" else recipe.crops_per_image * len(files)
@@ -32,21 +32,21 @@ def check_room(out: Path, shards: Sequence[Shard], recipe: Recipe) -> None:
     folder = next(parent for parent in out.parents if parent.exists())
     disk = shutil.disk_usage(folder)
     free = disk.free
-    if needed > free and disk.total:  # some network file systems tell nothing
+    if needed > free and disk.total:  # some network file systems report no size
         raise DataError(
-            f"the disk of {folder} has {free / 1e9:.3f} GB free, the dataset takes {needed / 1e9:.3f} GB at least: "
-            f"make room, or give --encoding jpeg or a smaller --limit"
+            f"the disk of {folder} has {free / 1e9:.3f} GB free, and the dataset needs {needed / 1e9:.3f} GB at least: "
+            f"free space, or give --encoding jpeg or a smaller --limit"
         )
 
 
 def _tiles(files: Sequence[Path], size: int) -> int:
-    """How many rows `grid` makes of the files, from their headers; said on stderr, since one picture may give many."""
+    """The number of rows that `grid` makes, from the files' headers; it is printed, since one file may give many."""
 
     def tiles_of(path: Path) -> int:
         try:
             with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
                 return len(range(0, image.width - size + 1, size)) * len(range(0, image.height - size + 1, size))
-        except Exception:  # the run itself will name it
+        except Exception:  # the run itself will report the file
             return 0
 
     with warnings.catch_warnings(), ThreadPoolExecutor(_READERS) as readers:

@@ -1,4 +1,4 @@
-"""What stands beside the Arrow files: how `datasets` knows them, and where each row and each gap comes from."""
+"""The files beside the Arrow files: the metadata for `datasets`, and the manifest with sources and skipped files."""
 
 import hashlib
 import json
@@ -21,10 +21,10 @@ _LARGEST_SIZE = 8192
 
 
 def checked_manifest(path: Path, where: str) -> dict[str, Any]:
-    """A manifest that somebody else may have written: what is read of it has the right types and ranges.
+    """Reads a manifest that may come from a stranger, and checks types and ranges of the entries that are used.
 
     Raises:
-        DataError: it has not.
+        DataError: the manifest is damaged.
     """
     try:
         manifest: dict[str, Any] = read_json(path)
@@ -43,7 +43,7 @@ def checked_manifest(path: Path, where: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The packages and libraries that decide a dataset's bytes."""
+    """Versions of the packages and libraries that affect a dataset's bytes."""
     names = ("datasets", "numpy", "pillow", "pyarrow", *resize.packages())
     packages = {package: version(package) for package in names}
     return packages | {name: str(pillow_features.version(name)) for name in ("libjpeg_turbo", "webp", "zlib")}
@@ -67,12 +67,12 @@ def describe_split(folder: Path, features: Any, part: Sequence[Report]) -> None:
 
 
 def fingerprint(part: Sequence[Report]) -> str:
-    """A function of the bytes of a split's Arrow files."""
+    """A checksum of a split's Arrow files."""
     return hashlib.sha256("".join(report.sha256 for report in part).encode()).hexdigest()[:16]
 
 
 def summary(source: Source, part: Sequence[Report]) -> dict[str, Any]:
-    """A split's part of the manifest: how many files were read, and every one that was skipped and why."""
+    """A split's part of the manifest: the number of files, and all skipped files with the reason."""
     skipped = [entry for report in part for entry in report.skipped]
     return {
         "folder": source.folder.name,

@@ -1,4 +1,4 @@
-"""Writes the shards with several processes, and ends them promptly at a signal, a full disk or a bug."""
+"""Writes the shards with several processes, and stops them quickly after a signal, a full disk or a bug."""
 
 import ctypes
 import multiprocessing
@@ -23,7 +23,7 @@ _POLL_SECONDS = 0.1
 
 
 class StopSignals:
-    """SIGTERM and SIGINT as a flag, while entered. A second SIGINT ends the process with status 130."""
+    """Inside this context, SIGTERM and SIGINT set a flag. A second SIGINT ends the process with status 130."""
 
     def __init__(self) -> None:
         self.stopping = False
@@ -61,15 +61,15 @@ def write_shards(
     Raises:
         Stopped: a signal came.
         DataError: a worker was killed.
-        OSError: the disk is full, or cannot be written.
+        OSError: the disk is full or cannot be written.
     """
     if min(num_proc, len(shards)) > 1 and not shared_memory():
-        print("several processes need a writable /dev/shm: working with one, as --num_proc 1 does", file=sys.stderr)
+        print("several processes need a writable /dev/shm: using one process (--num_proc 1)", file=sys.stderr)
         num_proc = 1
     if min(num_proc, len(shards)) <= 1:
         _write_here(shards, recipe, schema, signals, keep, progress)
         return
-    # Not fork: this process has Arrow's threads, and only workers that inherit nothing see their parent die.
+    # Not fork: this process has Arrow's threads, and a forked worker would not notice the death of its parent.
     context = multiprocessing.get_context("spawn")
     stop = context.RawValue(ctypes.c_bool, False)
     begun = context.RawArray(ctypes.c_long, len(shards))
@@ -85,11 +85,11 @@ def write_shards(
             for future in done:
                 keep(futures[future], future.result())
     except BrokenProcessPool:
-        time.sleep(_POLL_SECONDS)  # a signal to the whole group may reach a worker before it reaches us
+        time.sleep(_POLL_SECONDS)  # a signal to the process group may reach a worker first
         if signals.stopping:
             raise Stopped from None
         raise DataError(
-            "a worker process was killed, for want of memory most likely: give a smaller --num_proc; "
+            "a worker process was killed, probably because memory ran out: give a smaller --num_proc; "
             "the finished part is kept"
         ) from None
     finally:
@@ -118,12 +118,12 @@ def _write_here(
         keep(shard, write_shard(shard, recipe, schema, tick))
 
 
-# What a worker process was started with.
+# The arguments of a worker process.
 _worker: dict[str, Any] = {}
 
 
 def _start_worker(recipe: Recipe, schema: pa.Schema, stop: Any, begun: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent stops the workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _worker.update(recipe=recipe, schema=schema, stop=stop, begun=begun)
 

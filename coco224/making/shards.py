@@ -1,4 +1,4 @@
-"""What a row is, and how a run of photographs becomes one Arrow file of rows."""
+"""The format of a row, and the writing of one Arrow file from consecutive photographs."""
 
 import hashlib
 import io
@@ -21,16 +21,16 @@ ENCODINGS: dict[str, dict[str, Any]] = {
     "webp": {"format": "WEBP", "lossless": True, "method": 0},  # 4 times PNG's speed at 4/5 of its size
     "jpeg": {"format": "JPEG", "quality": 95},
 }
-_BATCH_BYTES = 8 * 2**20  # of decoded crops: what a worker holds before it writes; larger is slower (fresh pages)
+_BATCH_BYTES = 8 * 2**20  # decoded crops that a worker keeps before it writes; more is slower (new memory pages)
 
 
 class Stopped(Exception):
-    """A signal asked for the end of the run; finished shards stay."""
+    """A signal stopped the run; finished shards are kept."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The options that decide a crop's bytes."""
+    """The options that a crop's bytes depend on."""
 
     size: int
     crop: str
@@ -41,7 +41,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that gave no row. `unreadable` ones count against --max_bad, those too small for a tile do not."""
+    """A file that gave no row. `unreadable` files count for --max_bad, files too small for a tile do not."""
 
     file_name: str
     reason: str
@@ -60,7 +60,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a shard. Its presence beside the work says that the shard is whole."""
+    """The result of a shard. Its report is written last, so a shard with a report is complete."""
 
     rows: int
     sha256: str
@@ -94,15 +94,15 @@ def features(encoding: str) -> Any:
 
 
 def write_shard(shard: Shard, recipe: Recipe, schema: pa.Schema, tick: Callable[[], None]) -> Report:
-    """Writes one shard under a temporary name, syncs it and gives it its name.
+    """Writes one shard under a temporary name, syncs it, and renames it.
 
-    Record batches have a fixed number of rows: the bytes are a function of the files and the recipe alone.
+    Record batches have a fixed number of rows, so the bytes depend only on the files and the recipe.
 
     Args:
-        tick: called before every photograph; ends the work by raising.
+        tick: called before every photograph; it may raise to stop the work.
 
     Raises:
-        OSError: the disk is full, or cannot be written. The torn file is removed.
+        OSError: the disk is full or cannot be written. The incomplete file is removed.
     """
     rows_per_batch = max(1, _BATCH_BYTES // (recipe.size**2 * 3))
     skipped: list[Skipped] = []
@@ -134,7 +134,7 @@ def _rows(shard: Shard, recipe: Recipe, skipped: list[Skipped], tick: Callable[[
     shortest = shortest_decoded(recipe.crop, recipe.size)
     for index, name in enumerate(shard.names, start=shard.first):
         tick()
-        # A name that is not UTF-8 is a name too: Arrow and JSON take it escaped.
+        # Arrow and JSON need UTF-8: a name that is not UTF-8 is escaped.
         file_name = name.encode("utf-8", "backslashreplace").decode()
         try:
             photograph = read_photograph(shard.folder / name, shortest)

@@ -1,4 +1,4 @@
-"""Prepared datasets on the Hugging Face Hub: as Parquet with a card and a manifest, and from there to rows again."""
+"""Uploads prepared datasets to the Hugging Face Hub, as Parquet with a card and a manifest."""
 
 import json
 from pathlib import Path
@@ -7,24 +7,24 @@ from coco224.making.card import dataset_card
 from coco224.making.manifest import MANIFEST
 from coco224.repository import reasons
 
-# Of a Parquet file, what is read at once: small enough that a reader of the stream can hold a pool of them.
+# Size of a Parquet row group, which is read at once: small, so that a streaming reader can keep many in memory.
 _ROW_GROUP = "16MB"
 
 
 def upload(folder: Path, repo_id: str, private: bool) -> None:
-    """Uploads a prepared dataset. What is there already is not uploaded again: a second call completes a first.
+    """Uploads a prepared dataset. Files that are already there are skipped, so a second call completes the first.
 
     Raises:
-        DataError: the Hub refuses it or cannot be reached.
+        DataError: the Hub refuses the upload or cannot be reached.
     """
     import datasets
     from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
 
     datasets.config.MAX_ROW_GROUP_SIZE = _ROW_GROUP
-    with reasons(f"the dataset is whole in {folder}, but not in {repo_id}: the same command completes it"):
+    with reasons(f"the dataset in {folder} is complete, but {repo_id} is not; run the same command to complete it"):
         datasets.load_from_disk(str(folder)).push_to_hub(repo_id, private=private)
         manifest = (folder / MANIFEST).read_bytes()
-        # The card keeps what `datasets` wrote into its head. The manifest comes last: it makes the files a dataset.
+        # The card keeps the header from `datasets`. The manifest comes last: a dataset without it counts as incomplete.
         card = dataset_card(repo_id, json.loads(manifest), DatasetCard.load(repo_id).data)
         files = {"README.md": card.encode(), MANIFEST: manifest}
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]

@@ -1,4 +1,4 @@
-"""The hidden folder beside --out_dir in which a dataset grows, until one rename makes it appear whole."""
+"""The hidden folder beside --out_dir in which a dataset is made; a rename publishes the complete dataset."""
 
 import contextlib
 import json
@@ -14,10 +14,10 @@ from coco224.making.shards import Report, Shard
 
 
 def checked_out_dir(out_dir: Path, overwrite: bool, coco_dir: Path | None) -> Path:
-    """Where the dataset will stand, links resolved.
+    """The path of the dataset, with links resolved.
 
     Raises:
-        DataError: something stands there that must not be replaced.
+        DataError: there is something that must not be replaced.
     """
     out = out_dir.resolve()
     if out.exists() and not out.is_dir():
@@ -35,13 +35,13 @@ def checked_out_dir(out_dir: Path, overwrite: bool, coco_dir: Path | None) -> Pa
 
 
 class Workspace:
-    """The growing dataset of one run, kept by an interrupted one for the next. Entered, it is this process's alone.
+    """The unfinished dataset of a run; after an interruption the next run continues it. Entering it takes a lock.
 
     Args:
-        out: where the dataset will appear.
+        out: the path of the finished dataset.
 
     Raises:
-        DataError: when it is entered, and another run is at work in it.
+        DataError: on entering, if another run works in it.
     """
 
     def __init__(self, out: Path) -> None:
@@ -64,7 +64,7 @@ class Workspace:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Lets the next run in. A folder in which nothing was begun is taken away."""
+        """Releases the lock. Removes the folder if nothing was begun in it."""
         with contextlib.suppress(OSError):
             held = self.root / "lock"
             if list(self.root.iterdir()) == [held]:
@@ -73,11 +73,11 @@ class Workspace:
         self._lock.close()
 
     def follow(self, plan: dict[str, Any]) -> None:
-        """Says what makes the dataset's bytes; shards that were made under another plan are discarded by `begin`."""
+        """Sets the plan, on which the dataset's bytes depend; `begin` discards shards of another plan."""
         self._plan = json.dumps(plan, indent=1, sort_keys=True)
 
     def report(self, shard: Shard) -> Report | None:
-        """What became of a shard that an earlier run finished under the same plan."""
+        """The report of a shard that an earlier run with the same plan finished; None if it did not."""
         try:
             if not self._is_followed():
                 return None
@@ -85,11 +85,11 @@ class Workspace:
             whole = shard.path.stat().st_size == found.size
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        # What could not be read is tried again: the disk or the file may have been repaired.
+        # Unreadable files are tried again: the disk or the file may have been repaired.
         return found if whole and not any(entry.unreadable for entry in found.skipped) else None
 
     def begin(self, splits: list[str]) -> None:
-        """Clears what is no finished shard of this plan, such as what a killed run left half written."""
+        """Removes everything except finished shards of this plan, such as incomplete files of a killed run."""
         if not self._is_followed():
             shutil.rmtree(self.dataset, ignore_errors=True)
             shutil.rmtree(self._reports, ignore_errors=True)
@@ -105,10 +105,9 @@ class Workspace:
         write_whole(self._report_file(shard), json.dumps(asdict(report)))
 
     def publish(self) -> None:
-        """Makes the dataset appear at its place, whole, and takes the folder away.
+        """Moves the complete dataset to its path, and removes the folder.
 
-        An older dataset there steps aside for the moment between two renames; a run that dies in that moment
-        is completed by the same command.
+        An older dataset is moved away first. If the run dies between the two renames, the same command completes it.
         """
         for folder in (*self.dataset.iterdir(), self.dataset):
             if folder.is_dir():
@@ -122,10 +121,10 @@ class Workspace:
         for left in (old, self.root):
             shutil.rmtree(left, ignore_errors=True)
         if old.exists():
-            warnings.warn(f"{old}, the older dataset, cannot be removed: remove it yourself", stacklevel=2)
+            warnings.warn(f"the older dataset {old} cannot be removed: remove it yourself", stacklevel=2)
 
     def _is_followed(self) -> bool:
-        """Whether an earlier run has left shards of the same plan."""
+        """Whether an earlier run left shards of the same plan."""
         return self._plan_file.is_file() and self._plan_file.read_bytes() == self._plan.encode()
 
     def _report_file(self, shard: Shard) -> Path:

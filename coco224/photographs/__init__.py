@@ -1,1 +1,1 @@
-"""Any odd photograph to an upright RGB picture, and the geometry of its crops."""
+"""Decodes any photograph to an upright RGB picture, and computes its crops."""

@@ -1,7 +1,7 @@
-"""Where the crops of a picture lie: pure geometry, and the one function that cuts.
+"""The geometry of crops, and the function that cuts them.
 
-A box is (left, top, right, bottom) in pixels of the upright source, PIL's `box`; it is always square, and
-cutting it scales it to size x size. So every method is a list of boxes, and a row's box says all about its crop.
+A box is (left, top, right, bottom) in pixels of the upright source, like PIL's `box`. It is always square, and
+cutting scales it to size x size. So every method gives a list of boxes, and the box in a row fully describes its crop.
 """
 
 import numpy as np
@@ -13,23 +13,23 @@ from coco224.photographs.resize import bicubic
 METHODS = ("resize_center", "center", "random", "grid")
 Box = tuple[float, float, float, float]
 
-# A JPEG is decoded at a fraction of its size only while this many decoded pixels remain for one of the crop:
-# measured on COCO crops of 64 to 112, 2 keeps each over 40 dB from that of the whole picture, 1.5 and 1 do not.
+# A JPEG is decoded at a reduced size only if at least this many decoded pixels remain per pixel of the crop's side.
+# On COCO crops of 64 to 112, with 2 every crop has over 40 dB against the full-size decode; with 1.5 and 1 not.
 _DECODED_PER_PIXEL = 2
 
 
 def boxes(method: str, width: int, height: int, size: int, *, seed: int, index: int, count: int) -> list[Box]:
     """The crops of one picture of `width` x `height` pixels.
 
-    `resize_center` takes the largest centred square (what `ImageOps.fit` takes), the others size x size pixels
-    at native resolution; where the picture is smaller, `center` and `random` take a square of its short side,
-    which is the picture scaled up until it just covers, and `grid` takes nothing.
+    `resize_center` takes the largest centred square (as `ImageOps.fit` does); the others take size x size pixels
+    at native resolution. If the picture is smaller, `center` and `random` take a square of its short side, which
+    is scaled up, and `grid` takes nothing.
 
     Args:
         method: one of `METHODS`.
         size: side of the crop in pixels.
-        seed, index: `random` draws from these and the crop's number alone: no order of work changes it.
-        count: how many crops `random` takes.
+        seed, index: `random` depends only on these and the crop's number, not on the order of work.
+        count: number of crops that `random` takes.
     """
     short = min(width, height)
     side = min(size, short)
@@ -52,12 +52,12 @@ def boxes(method: str, width: int, height: int, size: int, *, seed: int, index: 
 
 
 def shortest_decoded(method: str, size: int) -> int | None:
-    """How many pixels a JPEG that is decoded reduced must keep on its short side; None: it must not be reduced."""
+    """Pixels that the short side of a JPEG must keep if it is decoded at a reduced size; None: no reduction."""
     return _DECODED_PER_PIXEL * size if method == "resize_center" else None
 
 
 def cut(photograph: Photograph, box: Box, size: int) -> Image.Image:
-    """The box as a size x size RGB picture: copied where nothing is scaled, antialiased bicubic elsewhere."""
+    """The box as a size x size RGB picture: copied if the scale is 1, otherwise antialiased bicubic."""
     if photograph.reduction == 1 and box[2] - box[0] == size and all(edge == int(edge) for edge in box):
         return photograph.image.crop(tuple(int(edge) for edge in box))  # type: ignore[arg-type]
     left, top, right, bottom = (edge / photograph.reduction for edge in box)

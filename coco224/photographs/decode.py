@@ -1,4 +1,4 @@
-"""Any odd photograph to an upright RGB picture, or the reason why it is none."""
+"""Decodes any photograph to an upright RGB picture, or gives the reason why it cannot."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from coco224.metadata import jpeg_is_whole, png_depth, without_metadata
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 _ORIENTATION = 0x0112
-# What turns a stored picture upright, by its orientation.
+# The transposition that turns a stored picture upright, by its EXIF orientation.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -28,24 +28,24 @@ _UPRIGHT = {
 _WHITE = (255, 255, 255, 255)
 
 _MOST_BYTES = 10**9
-"""Of memory that decoding may take, and of a file."""
+"""Limit in bytes of the memory for decoding, and of a file."""
 _BYTES_PER_PIXEL = {"WEBP": 20}
 _USUAL_BYTES_PER_PIXEL = 9
-_PROGRESSIVE_BYTES_PER_PIXEL = 6  # coefficients of the whole picture, of a JPEG
-_STRIP_PIXELS = 2**22  # converted at a time: copies of a large picture in other modes are not held whole
+_PROGRESSIVE_BYTES_PER_PIXEL = 6  # a progressive JPEG's coefficients, which are all in memory
+_STRIP_PIXELS = 2**22  # pixels converted at a time, so that there is no complete copy of a large picture
 
 
 class BadPhotograph(Exception):
-    """A file that gives no picture; the message is the reason, without the file's name."""
+    """Raised for a file that gives no picture; the message is the reason, without the file's name."""
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """An upright picture as it was decoded, and the size that its file has.
+    """An upright decoded picture, and the size of the picture in its file.
 
     Attributes:
         image: mode RGB, `1/reduction` of the file's size (rounded up).
-        width, height: of the file's picture, upright, in pixels.
+        width, height: size of the file's picture, upright, in pixels.
         reduction: 1, 2, 4 or 8.
     """
 
@@ -56,36 +56,36 @@ class Photograph:
 
 
 def read_photograph(path: Path, shortest: int | None = None) -> Photograph:
-    """Decodes one file whole: 8-bit RGB, EXIF rotation applied, transparency laid on white, profiles ignored.
+    """Decodes a file to 8-bit RGB: applies EXIF rotation, puts transparency on white, ignores profiles.
 
     Args:
-        path: a JPEG, PNG, BMP or WebP file, whatever its suffix says.
-        shortest: where given, a JPEG may be decoded at 1/2, 1/4 or 1/8 (DCT scaling, many times faster) as
-            long as its short side keeps this many pixels.
+        path: a JPEG, PNG, BMP or WebP file with any suffix.
+        shortest: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 (DCT scaling, many times faster) if its short
+            side keeps this many pixels.
 
     Raises:
-        BadPhotograph: not a picture, or one that is not whole, or one that takes more than 1 GB of memory.
+        BadPhotograph: the file is not a picture, is truncated or damaged, or would take more than 1 GB of memory.
     """
     try:
-        # One sequential read: a disk that seeks sees a file at a time.
+        # One sequential read, so that a hard disk does not seek.
         data = read_regular(path, _MOST_BYTES)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata would tear the progress bar
+            warnings.simplefilter("ignore")  # Pillow's warnings about metadata would break the progress bar
             return _decode_despite_metadata(data, shortest)
     except BadPhotograph:
         raise
     except UnidentifiedImageError:
         raise BadPhotograph("not a JPEG, PNG, BMP or WebP picture" if data else "an empty file") from None
     except MemoryError:
-        raise BadPhotograph("too large for the memory") from None
+        raise BadPhotograph("it does not fit into memory") from None
     except OSError as error:
         raise BadPhotograph(error.strerror or " ".join(str(error).split())) from error
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
+    except Exception as error:  # on a damaged file Pillow's decoders raise any exception
         raise BadPhotograph(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def _decode_despite_metadata(data: bytes, shortest: int | None) -> Photograph:
-    """A picture that cannot be decoded is tried again without its metadata, which may be what Pillow trips over."""
+    """Decodes a picture; if that fails, tries again without its metadata, since Pillow may fail only on these."""
     try:
         return _decode(data, shortest)
     except (BadPhotograph, MemoryError, Image.DecompressionBombError):
@@ -97,7 +97,7 @@ def _decode_despite_metadata(data: bytes, shortest: int | None) -> Photograph:
         orientation = 1
         with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             orientation = _orientation(image)
-        with contextlib.suppress(Exception):  # then the pixels are what is broken, and the first error says how
+        with contextlib.suppress(Exception):  # if this fails too, the pixels are damaged: raise the first error
             return _decode(bare, shortest, orientation)
         raise
 
@@ -105,16 +105,16 @@ def _decode_despite_metadata(data: bytes, shortest: int | None) -> Photograph:
 def _decode(data: bytes, shortest: int | None, orientation: int | None = None) -> Photograph:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
-        if image.format in ("JPEG", "MPO"):  # MPO: what some cameras write into a .jpg
+        if image.format in ("JPEG", "MPO"):  # some cameras write MPO into a .jpg
             _refuse_zero_filled(data)
             orientation = orientation or _orientation(image)
-            # A turned picture is decoded whole: its partial last column would become the first.
+            # A picture that must be turned is not reduced: its partial last column would become the first.
             if shortest and image.format == "JPEG" and orientation == 1:
                 image.draft(None, (shortest, shortest))  # None keeps the mode
         reduction = round(width / image.width)
         _refuse_huge(image, reduction)
         image.load()
-        orientation = orientation or _orientation(image)  # which a PNG may hold behind its pixels
+        orientation = orientation or _orientation(image)  # in a PNG it may come after the pixels
         upright = _rgb(image, png_depth(data))
         if orientation in _UPRIGHT:
             upright = upright.transpose(_UPRIGHT[orientation])
@@ -124,10 +124,10 @@ def _decode(data: bytes, shortest: int | None, orientation: int | None = None) -
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8; 1 where the EXIF data is broken."""
+    """The EXIF orientation, 1 to 8; 1 if the EXIF data are damaged."""
     try:
         found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # whatever broken metadata makes Pillow trip over
+    except Exception:  # on damaged metadata Pillow raises any exception
         return 1
     return found if isinstance(found, int) and found in _UPRIGHT else 1
 
@@ -140,27 +140,27 @@ def _refuse_huge(image: Image.Image, reduction: int) -> None:
     most = _MOST_BYTES // per_pixel
     if image.width * image.height > most:
         raise BadPhotograph(
-            f"{image.width}x{image.height} pixels take over 1 GB of memory: {most // 10**6} million at most are read"
+            f"{image.width}x{image.height} pixels need more than 1 GB of memory; at most {most // 10**6} million fit"
         )
 
 
 def _refuse_zero_filled(data: bytes) -> None:
-    """A download that was cut off in a preallocated file ends in zeros, which decode as a grey area."""
+    """Refuses a file that ends in zeros: an interrupted download into a preallocated file. It would decode to grey."""
     zeros = len(data) - len(data.rstrip(b"\0"))
     if zeros > 1 and not jpeg_is_whole(data):
         raise BadPhotograph(f"truncated: the last {zeros} bytes are zeros")
 
 
 def _rgb(image: Image.Image, depth: int) -> Image.Image:
-    """The picture in RGB, laid on white.
+    """The picture in RGB on a white background.
 
     Args:
-        depth: bits of a sample in its file.
+        depth: bits per sample in its file.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.format == "PNG" and image.mode in ("L", "RGB") and "transparency" in image.info:
-        # The file has the transparent colour at its own depth, the picture's samples are scaled to 8 bits.
+        # The file gives the transparent colour at its own depth; the picture's samples are scaled to 8 bits.
         scaled = tuple(_to_8_bits(sample, depth) for sample in np.atleast_1d(image.info["transparency"]).tolist())
         image.info["transparency"] = scaled[0] if image.mode == "L" else scaled
     rows = max(1, _STRIP_PIXELS // image.width)
@@ -180,7 +180,7 @@ def _to_8_bits(sample: int, depth: int) -> int:
 
 def _strip_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        # 16 bits to 8 by scale: convert("RGB") would clip everything above 255 to white.
+        # Scales 16 bits to 8: convert("RGB") would clip everything above 255 to white.
         sixteen = np.asarray(image)
         eight = (sixteen.astype(np.float32) / 257 + 0.5).clip(0, 255).astype(np.uint8)
         if "transparency" in image.info:

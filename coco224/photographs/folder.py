@@ -1,4 +1,4 @@
-"""A COCO root as it lies on disk: which folder is which split, and which photographs it holds."""
+"""The layout of a COCO root: the folder of each split, and its photographs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,9 +16,9 @@ class Source:
     """The photographs of one split.
 
     Attributes:
-        names: relative to `folder`, in the dataset's order.
-        sizes: in bytes.
-        left_out: how many other files lie there, by reason, as `walk` counts them.
+        names: paths relative to `folder`, in the dataset's order.
+        sizes: sizes in bytes.
+        left_out: number of other files by reason, as `walk` counts them.
     """
 
     folder: Path
@@ -28,10 +28,10 @@ class Source:
 
 
 def coco_split(root: Path, split: str) -> Source | None:
-    """The photographs of `train` or `validation` under a COCO root; None where it has no such folder.
+    """The photographs of `train` or `validation` under a COCO root; None if it has no such folder.
 
     Raises:
-        DataError: the root is no folder, or the split's folder holds no photograph.
+        DataError: the root is not a folder, or the split's folder contains no photograph.
     """
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
@@ -49,10 +49,10 @@ def coco_split(root: Path, split: str) -> Source | None:
 
 
 def coco_splits(root: Path, include_val: bool) -> dict[str, Source]:
-    """The splits of a COCO root by name: `train`, and `validation` where asked for.
+    """The splits of a COCO root by name: `train` and, with `include_val`, `validation`.
 
     Raises:
-        DataError: as `coco_split`, or a split is missing.
+        DataError: as in `coco_split`, or a split is missing.
     """
     sources = {"train": coco_split(root, "train")}
     if include_val:

@@ -1,4 +1,4 @@
-"""The embedded photographs: six that the scikit-image wheel ships, so that a demo needs no download."""
+"""The embedded photographs: six from the scikit-image wheel, so that a demo needs no download."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 from coco224.errors import DataError
 from coco224.photographs.folder import Source
 
-SAMPLE = "sample"  # the --coco_dir that means them; ./sample is a folder of that name
+SAMPLE = "sample"  # this --coco_dir means these photographs; write ./sample for a folder of that name
 
-# As scikit-image's own documentation states them (skimage.data).
+# Licences as in scikit-image's documentation (skimage.data).
 LICENCES = {
     "astronaut.png": "NASA Great Images database: no known copyright restrictions, public domain",
     "chelsea.png": "CC0 by the photographer, Stefan van der Walt",
@@ -24,9 +24,9 @@ def sample_splits(include_val: bool) -> dict[str, Source]:
     """Five photographs to train on and one to validate on.
 
     Raises:
-        DataError: scikit-image is not installed, or its build left the photographs out.
+        DataError: scikit-image is not installed, or its build does not contain the photographs.
     """
-    # Only `find_spec`: importing skimage.data takes longer than preparing the six.
+    # Only `find_spec`: importing skimage.data takes longer than preparing the six photographs.
     spec = find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
         raise DataError("--coco_dir sample takes scikit-image's photographs: pip install scikit-image")

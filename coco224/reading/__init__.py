@@ -1,1 +1,1 @@
-"""Rows of a dataset, wherever it is."""
+"""Reads the rows of a dataset: local, on the Hub, or cropped from photographs."""

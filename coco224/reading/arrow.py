@@ -1,4 +1,4 @@
-"""Reading a prepared dataset: rows of pixels out of a memory map, many at a time."""
+"""Reads rows of pixels of a prepared dataset from a memory map, many at a time."""
 
 import io
 import math
@@ -15,14 +15,14 @@ from coco224.photographs.decode import FORMATS
 from coco224.reading.rows import Ints, Pixels, Rows
 
 _COLUMNS = ["image", "file_name"]
-_LARGEST = 8192  # side of an encoded row in pixels
+_LARGEST = 8192  # largest side of an encoded row in pixels
 
 
 def open_folder(folder: Path, split: str) -> Rows | None:
-    """Opens `train` or `validation` of a dataset that `coco224.prepare` made; None where it has no such split.
+    """Opens `train` or `validation` of a dataset that `coco224.prepare` made; None if it has no such split.
 
     Raises:
-        DataError: the folder is no such dataset, or is damaged.
+        DataError: the folder is not such a dataset, or is damaged.
     """
     try:
         if split not in list(read_json(folder / "dataset_dict.json")["splits"]):
@@ -30,7 +30,7 @@ def open_folder(folder: Path, split: str) -> Rows | None:
         state = read_json(folder / split / "state.json")
         names = [str(entry["filename"]) for entry in state["_data_files"]]
         if odd := [name for name in names if name != Path(name).name]:
-            raise ValueError(f"{odd[0]!r} is no name of a file")
+            raise ValueError(f"{odd[0]!r} is not a file name")
         fingerprint = str(state["_fingerprint"])
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(_no_dataset(folder, split)) from None
@@ -41,12 +41,12 @@ def open_folder(folder: Path, split: str) -> Rows | None:
 
 
 def open_files(folder: Path, split: str, files: Sequence[str], fingerprint: str) -> Rows:
-    """The rows of Arrow files, which are mapped, not read: memory does not grow with them.
+    """The rows of Arrow files. The files are memory-mapped, so memory does not grow with their size.
 
-    The arguments are those of `rows_of`. Pickled rows are these arguments: a worker maps the same files.
+    The arguments are those of `rows_of`. Rows are pickled as these arguments: a worker maps the same files.
 
     Raises:
-        DataError: a file is missing or damaged, or is no part of such a dataset.
+        DataError: a file is missing or damaged, or not part of such a dataset.
     """
     try:
         table = pa.concat_tables([_columns(folder, split, _mapped(Path(file))) for file in files])
@@ -57,18 +57,18 @@ def open_files(folder: Path, split: str, files: Sequence[str], fingerprint: str)
 
 
 def rows_of(folder: Path, split: str, table: pa.Table, fingerprint: str, files: Sequence[str] = ()) -> Rows:
-    """The rows of a table with the columns of a prepared dataset, which are validated: they may be a stranger's.
+    """The rows of a table with the columns of a prepared dataset. It may come from a stranger, so it is validated.
 
     Args:
-        folder, split: where it comes from, for errors.
+        folder, split: the source, for errors.
         files: the Arrow files that the table maps. Rows without them cannot be pickled.
 
     Raises:
-        DataError: it is no such table.
+        DataError: the table is damaged or has other columns.
     """
     table = _columns(folder, split, table)
     try:
-        table.validate(full=True)  # offsets that point outside would be read outside
+        table.validate(full=True)  # otherwise wrong offsets would read outside the buffers
     except pa.ArrowException as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{folder / split} is damaged ({reason}): prepare the dataset again") from None
@@ -113,7 +113,7 @@ def _no_dataset(folder: Path, split: str) -> str:
 def _mapped(file: Path) -> pa.Table:
     try:
         open_regular(file).close()
-        # The mapping outlives the closed file: hundreds of shards cost no file handle.
+        # The mapping stays valid after the file is closed, so hundreds of shards need no file handles.
         with pa.memory_map(str(file)) as source:
             return pa.ipc.open_stream(source).read_all()
     except (pa.ArrowException, OSError) as error:
@@ -122,7 +122,7 @@ def _mapped(file: Path) -> pa.Table:
 
 
 class _ArrowRows:
-    """What both encodings share: names, length, and finding a row's record batch."""
+    """Shared by both encodings: names, length, and the search for a row's record batch."""
 
     def __init__(self, folder: Path, split: str, table: pa.Table, fingerprint: str, files: Sequence[str]) -> None:
         self.fingerprint = fingerprint
@@ -155,7 +155,7 @@ class _ArrowRows:
 
 
 class RawRows(_ArrowRows):
-    """Rows of size*size*3 bytes, seen as arrays without a copy."""
+    """Rows of size*size*3 bytes, as array views without a copy."""
 
     decodes = False
 
@@ -165,7 +165,7 @@ class RawRows(_ArrowRows):
         self.size = math.isqrt(row_bytes // 3)
         if not row_bytes or self.size**2 * 3 != row_bytes:
             raise DataError(
-                f"{folder / split} has rows of {row_bytes} bytes, which is no square RGB picture: prepare it again"
+                f"{folder / split} has rows of {row_bytes} bytes, which are not square RGB pictures: prepare it again"
             )
         self._chunks: list[Pixels] = []
         for chunk in self._images:
@@ -210,15 +210,15 @@ class EncodedRows(_ArrowRows):
         where = f"row {int(self._starts[chunk]) + row} of {'/'.join(map(str, self._where))}"
         file = self._files[chunk][row].as_buffer()
         if file is None:
-            raise DataError(f"{where} refers to a file elsewhere: prepare the dataset again")
+            raise DataError(f"{where} refers to another file: prepare the dataset again")
         try:
             with Image.open(io.BytesIO(file), formats=FORMATS) as image:
                 side = self.size or min(image.width, _LARGEST)
-                if image.size != (side, side):  # before it is decoded
+                if image.size != (side, side):  # checked before decoding
                     raise DataError(f"{where} is {image.width}x{image.height}, not {side}x{side}: prepare it again")
                 return np.asarray(image.convert("RGB"))
         except DataError:
             raise
-        except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
+        except Exception as error:  # on a damaged file Pillow's decoders raise any exception
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(f"{where} cannot be decoded ({reason}): prepare the dataset again") from None

@@ -1,4 +1,4 @@
-"""Prepared datasets from the Hugging Face Hub to rows."""
+"""Downloads prepared datasets from the Hugging Face Hub."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ from coco224.repository import reasons
 
 
 def manifest_of(repo_id: str) -> dict[str, Any]:
-    """The manifest of a dataset on the Hub, or of its copy in the cache where the Hub cannot be reached.
+    """The manifest of a dataset on the Hub, or of its copy in the cache if the Hub cannot be reached.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no manifest.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
@@ -27,12 +27,12 @@ def manifest_of(repo_id: str) -> dict[str, Any]:
         RepositoryNotFoundError,
     )
 
-    with reasons(f"--coco_dir {repo_id} is no folder here, and the Hub's dataset of that name cannot be read"):
+    with reasons(f"--coco_dir {repo_id} is not a local folder, and the Hub's dataset of that name cannot be read"):
         try:
             path = hf_hub_download(repo_id, MANIFEST, repo_type="dataset")
         except RepositoryNotFoundError:
             raise DataError(
-                f"--coco_dir {repo_id} is neither a folder here nor a dataset on the Hub that this token may read: "
+                f"--coco_dir {repo_id} is neither a local folder nor a dataset on the Hub that this token may read: "
                 "give a folder that python -m coco224.prepare made, or USER/NAME of a dataset that it uploaded"
             ) from None
         except LocalEntryNotFoundError as error:
@@ -41,22 +41,22 @@ def manifest_of(repo_id: str) -> dict[str, Any]:
             if answer is not None:
                 what = f"answers with status {answer.response.status_code}: try again later"
             raise DataError(
-                f"--coco_dir {repo_id} is no folder here, and the Hub, which may have a dataset of that name, {what}; "
-                "the cache has none"
+                f"--coco_dir {repo_id} is not a local folder, and the Hub, which may have a dataset of that name, "
+                f"{what}; the cache has no copy"
             ) from None
         except EntryNotFoundError:
             raise DataError(
                 f"--coco_dir {repo_id} is a dataset on the Hub without {MANIFEST}: python -m coco224.prepare did not "
-                "upload it, or not wholly"
+                "upload it, or the upload is incomplete; upload it again"
             ) from None
     return checked_manifest(Path(path), f"--coco_dir {repo_id}")
 
 
 def download_split(repo_id: str, split: str) -> Rows | None:
-    """`train` or `validation` of a dataset on the Hub, downloaded once into the cache; None where it has no such split.
+    """`train` or `validation` of a dataset on the Hub, downloaded once to the cache; None if it has no such split.
 
     Raises:
-        DataError: there is no such dataset, or it cannot be downloaded.
+        DataError: the dataset does not exist, or cannot be downloaded.
     """
     import datasets
     from huggingface_hub import snapshot_download
@@ -68,14 +68,14 @@ def download_split(repo_id: str, split: str) -> Rows | None:
         folder = Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=f"data/{split}-*.parquet"))
     parquet = sorted(str(file) for file in folder.glob(f"data/{split}-*.parquet"))
     with _cache_reasons(repo_id):
-        data = datasets.Dataset.from_parquet(parquet)  # to Arrow in the cache of `datasets`, which can be mapped
+        data = datasets.Dataset.from_parquet(parquet)  # converts to Arrow, which can be mapped, in the datasets cache
     files = [str(entry["filename"]) for entry in data.cache_files]
     return open_files(Path(repo_id), split, files, manifest["splits"][split]["fingerprint"])
 
 
 @contextmanager
 def _cache_reasons(repo_id: str) -> Iterator[None]:
-    """Turns what `datasets` raises while it fills its cache into one sentence."""
+    """Turns exceptions of `datasets` while it fills its cache into one sentence."""
     import datasets
     from datasets.exceptions import DatasetsError
 
@@ -86,7 +86,7 @@ def _cache_reasons(repo_id: str) -> Iterator[None]:
         cache = datasets.config.HF_DATASETS_CACHE
         if any(cause.errno in FULL or "No space left" in str(cause) for cause in causes):
             raise DataError(
-                f"--coco_dir {repo_id}: the cache {cache} is full (No space left on device): make room, set "
+                f"--coco_dir {repo_id}: the cache {cache} is full (No space left on device): free space, set "
                 "HF_DATASETS_CACHE, or give --streaming true"
             ) from None
         reason = " ".join(str(causes[-1] if causes else error).split())
@@ -94,7 +94,7 @@ def _cache_reasons(repo_id: str) -> Iterator[None]:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what led to it."""
+    """The error and its chain of causes."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause

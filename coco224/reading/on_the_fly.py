@@ -1,4 +1,4 @@
-"""The rows of a COCO root that nobody prepared: every photograph is decoded and cropped each time it is read."""
+"""The rows of a COCO root without preparation: a photograph is decoded and cropped every time it is read."""
 
 import hashlib
 import warnings
@@ -18,18 +18,18 @@ _CROP = "resize_center"
 
 
 def open_photographs(coco_root: str | Path, split: str, size: int = 224) -> Rows | None:
-    """`train` or `validation` of a COCO root as rows of size x size; None where it has no val2017.
+    """`train` or `validation` of a COCO root as rows of size x size; None if it has no val2017.
 
-    The crops are those of `coco224.prepare` with its default options. A photograph that cannot be read gives the
-    next one that can, and is named in a warning once per process.
+    The crops are those of `coco224.prepare` with its default options. The next readable photograph replaces one that
+    cannot be read; a warning names it once per process.
 
     Raises:
-        DataError: no such folder, or no photograph in it.
+        DataError: the folder does not exist or contains no photograph.
     """
     root = Path(coco_root)
     source = coco_split(root, split)
     if source is None and split == "train":
-        raise DataError(f"--coco_dir {root} has no {FOLDERS[split]}/: with --use_prepared false it is a COCO root")
+        raise DataError(f"--coco_dir {root} has no {FOLDERS[split]}/: with --use_prepared false, give a COCO root")
     if source is None:
         return None
     say_left_out(source.folder, source.left_out)
@@ -64,7 +64,7 @@ class PhotographRows:
         return out
 
     def _readable(self, index: int) -> Pixels:
-        """The picture of a row, or of the next row that has one."""
+        """The picture of a row, or of the next readable row."""
         for candidate in (*range(index, len(self)), *range(index)):
             if candidate in self._bad:
                 continue
@@ -73,9 +73,7 @@ class PhotographRows:
             except BadPhotograph as error:
                 self._bad.add(candidate)
                 name = self._source.names[candidate]
-                warnings.warn(
-                    printable(f"{name} cannot be read ({error}): the next one stands in for it"), stacklevel=2
-                )
+                warnings.warn(printable(f"{name} cannot be read ({error}): the next one replaces it"), stacklevel=2)
         raise DataError(f"none of the {len(self)} photographs of {self._source.folder} can be read")
 
     def _crop(self, index: int) -> Pixels:

@@ -1,4 +1,4 @@
-"""What the batches know of the data, wherever it comes from."""
+"""The interface of rows, the same for all sources of data."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -12,13 +12,13 @@ Flags = npt.NDArray[np.bool_]
 
 
 class Rows(Protocol):
-    """Square RGB pictures by number. Can be pickled and forked into a loader's workers.
+    """Square RGB pictures by number. They can be pickled, and forked to a loader's workers.
 
     Attributes:
         size: side of every row in pixels.
         fingerprint: identifies the data: equal for equal pixels in equal order.
-        decodes: whether a row is decoded when it is read. Where it is not, a read takes microseconds, and a loader's
-            worker processes only add a copy between processes.
+        decodes: whether a row is decoded when it is read. If not, a read takes microseconds, and worker processes
+            would only add a copy between processes.
     """
 
     size: int
@@ -28,7 +28,7 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def order(self, rng: np.random.Generator) -> Ints:
-        """The order of an epoch: a permutation of the row numbers, a function of the generator's state alone."""
+        """The order of an epoch: a permutation of the row numbers that depends only on the generator's state."""
         ...
 
     def names(self, indices: Sequence[int] | Ints) -> list[str]:

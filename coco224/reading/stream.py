@@ -1,4 +1,4 @@
-"""Rows of a dataset on the Hub that are fetched as they are needed: no disk, and training starts at once."""
+"""Rows of a dataset on the Hub that are fetched when needed: it takes no disk space, and training starts at once."""
 
 import time
 import warnings
@@ -17,16 +17,16 @@ from coco224.reading.download import manifest_of
 from coco224.reading.rows import Ints, Pixels, Rows
 from coco224.repository import reasons
 
-_POOL = 2048  # rows from which the order draws the next one: 300 MB of raw crops
+_POOL = 2048  # the order draws the next row from so many rows: 300 MB of raw crops
 _AHEAD = 2  # blocks that are fetched before they are needed
 _PAUSES = (1, 2, 4, 8, 15, 30, 60, 120, 300)  # seconds between the tries of a fetch
 
 
 def stream_split(repo_id: str, split: str, revision: str | None = None) -> Rows | None:
-    """`train` or `validation` of a dataset on the Hub; None where it has no such split.
+    """`train` or `validation` of a dataset on the Hub; None if it has no such split.
 
     Raises:
-        DataError: there is no such dataset, or it cannot be read.
+        DataError: the dataset does not exist, or cannot be read.
     """
     from huggingface_hub import HfApi
 
@@ -39,9 +39,9 @@ def stream_split(repo_id: str, split: str, revision: str | None = None) -> Rows 
 
 
 class StreamedRows:
-    """The `Rows` of Parquet files on the Hub. A block is a row group: what one request fetches.
+    """The `Rows` of Parquet files on the Hub. A block is a row group, which one request fetches.
 
-    The rows that are read together must lie in few blocks: `order` sees to that.
+    Rows that are read together must be in few blocks; `order` ensures that.
     """
 
     decodes = False  # in effect: another process would fetch every block a second time
@@ -66,7 +66,7 @@ class StreamedRows:
                 lengths.append(self._files[file].row_group(group).num_rows)
         self._starts = np.cumsum([0, *lengths])
         if len(self) != manifest["splits"][split]["rows"]:
-            raise DataError(f"--coco_dir {repo_id}: {split} has {len(self)} rows there, not those of its manifest")
+            raise DataError(f"--coco_dir {repo_id}: {split} has {len(self)} rows, not as many as its manifest says")
         self._window = max(1, -(-_POOL * len(lengths) // len(self)))
         self._next = list(range(len(lengths)))
         self._fetched: OrderedDict[int, Future[Rows]] = OrderedDict()
@@ -80,10 +80,10 @@ class StreamedRows:
         return stream_split, self._where
 
     def order(self, rng: np.random.Generator) -> Ints:
-        """A permutation in which a block's rows are spread over the time of a few others, and of no more."""
+        """A permutation that mixes the rows of a block with those of a few other blocks, but not more."""
         blocks = rng.permutation(len(self._groups))
         self._next = blocks.tolist()
-        begins = np.argsort(blocks)  # the place of each block in the permutation
+        begins = np.argsort(blocks)  # place of each block in the permutation
         of_row = np.repeat(begins, np.diff(self._starts))
         ordered: Ints = np.argsort(of_row + self._window * rng.random(len(self)), kind="stable")
         return ordered
@@ -103,7 +103,7 @@ class StreamedRows:
         return list(zip(blocks.tolist(), (indices - self._starts[blocks]).tolist(), strict=True))
 
     def _block(self, block: int) -> Rows:
-        """A block, from memory or from the Hub; the ones after it are on their way then."""
+        """A block, from memory or from the Hub; also starts to fetch the next blocks."""
         with self._lock:
             place = self._next.index(block)
             for wanted in self._next[place : place + 1 + _AHEAD]:
@@ -117,14 +117,14 @@ class StreamedRows:
             return found.result()
 
     def _fetch(self, block: int) -> Rows:
-        """A block from the Hub, tried for minutes."""
+        """Fetches a block from the Hub; tries for some minutes."""
         from httpx2 import HTTPError
 
         for pause in _PAUSES:
             try:
                 return self._read(*self._groups[block])
             except (HTTPError, OSError) as error:
-                warnings.warn(f"the Hub does not give a block ({error}); next try in {pause} s", stacklevel=2)
+                warnings.warn(f"a block cannot be fetched from the Hub ({error}); next try in {pause} s", stacklevel=2)
                 time.sleep(pause)
         return self._read(*self._groups[block])
 

@@ -1,4 +1,4 @@
-"""Symbols to a compressed file and back. Cannot import torch."""
+"""Writes symbols to a compressed file and reads them back. Must not import torch."""
 
 from codec.bitstream.coder import Coder
 from codec.bitstream.container import pack, unpack

@@ -1,4 +1,4 @@
-"""Symbols to bytes and back: asymmetric numeral systems (Duda 2013) over integer tables. Needs no torch."""
+"""Entropy coder: asymmetric numeral systems (Duda 2013) with integer tables. Needs no torch."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ from codec.errors import InputError
 _CODER_PRECISION = 24
 _NIBBLE = stream.model.Uniform(16)
 _SHORT = 11
-"""Intervals of a table that is faster searched from its start (14 % of the decoding time at 1.8 bpp)."""
+"""In a table of up to so many intervals, a search from the start is faster (14 % of decoding time at 1.8 bpp)."""
 _CHEAP = 1 << PRECISION
 _MOST_NIBBLES = 9
-"""Of a symbol outside its table: twice its distance, an int32 apart from the table's edge, fits 36 bits."""
+"""Most nibbles of a symbol outside its table: its distance from the table is an int32, and twice that fits 36 bits."""
 
 
 class Coder:
@@ -30,7 +30,7 @@ class Coder:
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
         used = [cdf[:n] for cdf, n in zip(tables.cdfs, tables.lengths, strict=True)]
-        # A lazy model is the same one, searched from its start instead of by halves when it decodes.
+        # A lazy model codes the same. Decoding searches it from the start, not by bisection.
         self._decoders = [_exact_model(cdf, lazy=len(cdf) - 1 <= _SHORT) for cdf in used]
         self._encoders = [_exact_model(cdf, lazy=False) for cdf in reversed(used)]
         self._least_bits = _least_bits(used)
@@ -38,11 +38,11 @@ class Coder:
         self._last = (tables.lengths - 2).astype(np.uint32)[:, None]  # the interval of symbols that have none
 
     def fewest_bytes(self, positions: int) -> int:
-        """The length that no payload of M times so many symbols goes below, as its most probable symbols cost.
+        """A lower bound of the payload's length for M x `positions` symbols: the cost of the most probable symbols.
 
-        The coder begins with a state of 0, in which symbols of the first interval cost nothing, and others little for
-        2^16 symbols at most. So those are left out, and the last row whose most probable symbol is another one: it is
-        coded first. Rounding costs less than 1/2^8 of the bits, 64 bits at the start apart.
+        The coder starts with state 0. In it, symbols of the first interval cost nothing, and up to 2^16 others cost
+        little. The bound leaves out the former, and the last row whose most probable symbol is another one, since that
+        row is coded first. Rounding costs less than 1/2^8 of the bits, except for 64 bits at the start.
         """
         live = self._least_bits[self._least_bits > 0]
         if not live.size:
@@ -52,7 +52,7 @@ class Coder:
     def encode(self, symbols: NDArray[np.int32]) -> bytes:
         """The payload of symbols [M, h, w]."""
         index = symbols.reshape(len(self._encoders), -1) - self._first
-        # As unsigned numbers, symbols under the table (wrapped or not) are large as well.
+        # As unsigned numbers, symbols below the table are large too, so one comparison finds both sides.
         unsigned = index.view(np.uint32)
         rows = np.flatnonzero(unsigned.max(1) >= self._last[:, 0])
         row, place = np.nonzero(unsigned[rows] >= self._last[rows])
@@ -97,18 +97,18 @@ class Coder:
         return symbols.reshape(-1, height, width)
 
     def _table_ends(self, places: NDArray[np.int64], pixels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The first symbol of the tables of these places in [M, h, w], and the number of their last interval."""
+        """For places in [M, h, w]: the first symbol of their table, and the number of its last interval."""
         channels = places // pixels
         return self.tables.offsets[channels].astype(np.int64), self.tables.lengths[channels].astype(np.int64) - 2
 
 
 def _exact_model(cdf: NDArray[np.int32], lazy: bool) -> stream.model.Categorical:
-    """A model whose cumulative frequencies are the table's, scaled from 16 to 24 bits, to the last bit.
+    """A model whose cumulative frequencies are exactly the table's, scaled from 16 to 24 bits.
 
     From n weights, constriction's fast quantization takes the cumulative frequency of interval i to be
     i + floor(scale * (sum of the weights before i)), scale = (2**24 - n) / (sum of all weights). The weights
-    256 * count - 1 add up to 2**24 - n, so the scale is 1 and the frequency 256 * cdf[i]. Every number on the way is an
-    integer under 2**53: no float rounds, on any machine.
+    256 * count - 1 add up to 2**24 - n, so the scale is 1 and the frequency is 256 * cdf[i]. Every intermediate number
+    is an integer under 2**53, so floats represent it exactly on every machine.
     """
     weights = (np.diff(cdf) << (_CODER_PRECISION - PRECISION)) - 1
     return stream.model.Categorical(weights.astype(np.float64), lazy=lazy, perfect=False)

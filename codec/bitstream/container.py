@@ -1,4 +1,4 @@
-"""The container of a compressed picture: what it is, for which codec, how large, whether whole. Needs no torch.
+"""The file of a compressed picture: format, codec fingerprint, picture size, checksum, payload. Needs no torch.
 
 docs/rd.md describes the file byte by byte.
 """
@@ -16,11 +16,11 @@ from codec.errors import InputError
 MAGIC = b"NIC"
 VERSION = 1
 MAX_PIXELS = 178_956_970
-"""Pillow's limit against decompression bombs: a larger picture is not opened, so no honest file holds one."""
+"""Pillow's limit against decompression bombs: it opens no larger picture, so no valid file holds one."""
 
 _MAX_POSITIONS = 1 << 20
-"""Of y: what a picture of MAX_PIXELS has, and half as many more for sides that are no multiples of 16. A picture of one
-row of pixels has sixteen times as many symbols for each."""
+"""Most positions of y: those of MAX_PIXELS pixels, plus half for sides that are not multiples of 16. A picture of one
+pixel row would have sixteen times as many positions per pixel."""
 
 _HEADER = struct.Struct("<3sBII")  # magic, version, fingerprint, CRC-32 of all other bytes
 
@@ -38,7 +38,7 @@ def pack(height: int, width: int, symbols: NDArray[np.int32], coder: Coder) -> b
     """
     check_size(height, width)
     payload = coder.encode(symbols)
-    _check_length(payload, height, width, coder)  # what is written can be read
+    _check_length(payload, height, width, coder)  # every file that is written must be readable
     body = _varint(width) + _varint(height) + payload
     fingerprint = coder.tables.fingerprint
     return _HEADER.pack(MAGIC, VERSION, fingerprint, _checksum(VERSION, fingerprint, body)) + body
@@ -48,8 +48,8 @@ def unpack(data: bytes, coder: Coder) -> tuple[int, int, NDArray[np.int32]]:
     """Height and width of the picture, and its symbols, int32 [M, *latent_size(height, width)].
 
     Raises:
-        InputError: no such file, one of another version or codec, or one that is not as it was written; the message
-            is the reason, without the file's name.
+        InputError: the data is not such a file, is of another version or codec, or is damaged. The message is the
+            reason, without the file's name.
     """
     if len(data) < _HEADER.size or not data.startswith(MAGIC):
         raise InputError("no compressed picture, or one that ends early; give a file that codec.compress wrote")

@@ -1,6 +1,6 @@
-"""Entropy tables as numpy: what a coder needs of a codec, in memory and as a file. Needs no torch.
+"""Entropy tables as numpy arrays, in memory and as a file: all that a coder needs from a codec. Needs no torch.
 
-The integers are the contract: two machines that hold the same tables read the same symbols out of the same bytes.
+The tables are integers, so that all machines with the same tables read the same symbols from the same bytes.
 docs/rd.md describes the file byte by byte.
 """
 
@@ -31,19 +31,19 @@ _MOST_BYTES = 2**28
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """The integer CDF of each channel of y, as CompressAI's entropy bottleneck keeps them.
+    """The integer CDF of each channel of y, in the form of CompressAI's entropy bottleneck.
 
-    Row c codes the symbol s as the interval s - offsets[c]; the last interval stands for every symbol outside.
+    Row c codes the symbol s as the interval s - offsets[c]; the last interval stands for all symbols outside the table.
 
     Attributes:
         medians: float32 [M]; a symbol is round(y - median).
         offsets: int32 [M], the symbol of each row's first interval.
-        lengths: int32 [M], entries in use of each row: its intervals + 1.
-        cdfs: int32 [M, L], each row rising from 0 to 65536, then zeros.
-        fingerprint: 32 bits that tell this codec's decoder and tables from any other's.
+        lengths: int32 [M], number of used entries of each row: its intervals + 1.
+        cdfs: int32 [M, L], each row rises from 0 to 65536; zeros follow.
+        fingerprint: 32 bits that identify the codec's decoder and tables.
 
     Raises:
-        InputError: arrays that are no such tables.
+        InputError: the arrays are not such tables.
     """
 
     medians: NDArray[np.float32]
@@ -73,13 +73,12 @@ class Tables:
 def tables_of_state(state: Mapping[str, NDArray[Any]], g_s: dict[str, Any]) -> Tables:
     """The entropy tables of a checkpoint.
 
-    Their fingerprint is that of all that a file needs to be decoded: the tables, g_s and its activation. Codecs that
-    differ in nothing but g_a or in how they are quantized read each other's files: an int8 encoder writes for a float
-    decoder.
+    The fingerprint covers all that decoding a file depends on: the tables, g_s and its block. Codecs that differ only
+    in g_a or in quantization read each other's files: an int8 encoder can write for a float decoder.
 
     Args:
         state: a codec's state dict.
-        g_s: the activation of the decoder, as the architecture has it.
+        g_s: the block of the decoder, as in the architecture.
 
     Raises:
         InputError: the codec has no tables.
@@ -109,7 +108,7 @@ def from_bytes(data: bytes) -> Tables:
     """The inverse of `to_bytes`.
 
     Raises:
-        InputError: no such file, one of another version, or one that is not whole.
+        InputError: the data is not such a file, is of another version, or is damaged.
     """
     if len(data) < _HEADER.size or not data.startswith(MAGIC):
         raise InputError("no entropy tables; give the file that the export wrote beside the model")
@@ -132,7 +131,7 @@ def from_bytes(data: bytes) -> Tables:
 
 
 def read_tables(path: Path) -> Tables:
-    """The tables of a file; InputError names it."""
+    """Reads the tables of a file; an InputError names the file."""
     try:
         return from_bytes(read_regular(path, _MOST_BYTES))
     except OSError as error:

@@ -1,6 +1,6 @@
-"""The blocks that take GDN's place. Every module of this folder is imported: adding a block is adding a file.
+"""The blocks that replace GDN. All modules of this folder are imported: to add a block, add a file.
 
-A block of one's own needs only `from codec.blocks import register_activation`; see `registry` for its shape.
+Your own block only needs `from codec.blocks import register_activation`; see `registry` for its interface.
 """
 
 from importlib import import_module

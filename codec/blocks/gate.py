@@ -1,6 +1,6 @@
-"""The gate: GDN's shape (a gain for each value, from all channels' magnitudes) without root or division.
+"""The gate: like GDN, a gain for each value from the magnitudes of all channels, but without root or division.
 
-`gate` is that alone; `gate_mlp` adds what a gain cannot give, a small residual network at each position.
+`gate` has only the gain; `gate_mlp` adds a small residual network at each position, which computes more than a gain.
 """
 
 import torch
@@ -11,10 +11,10 @@ from codec.blocks.registry import register_activation
 from codec.blocks.relu import hidden_layer
 
 FIT_POSITIONS = 16384
-"""Positions that a closed-form fit looks at; more moved no gate of a zoo-sized codec."""
+"""Positions that a closed-form fit uses; more did not change the gates of a zoo-sized codec."""
 
 RIDGE = 1e-6
-"""Keeps the normal equations of a channel that hardly fires solvable; relative to the mean of their diagonal."""
+"""Ridge of the normal equations, relative to the mean of their diagonal: a channel that hardly fires stays solvable."""
 
 
 class Magnitude(nn.Module):
@@ -27,8 +27,8 @@ class Magnitude(nn.Module):
 class Gate(nn.Module):
     """y = x * clamp(W|x| + a, 0, high), W a 1x1 convolution; [B, C, H, W] to the same shape.
 
-    Starts as y = x (W = 0, a = 1). Where the clamp acts, neither W nor a gets a gradient from that value. It begins
-    at zero, so that in int8 the convolution's own saturation is the clamp.
+    Starts as y = x (W = 0, a = 1). Where the clamp acts, that value gives W and a no gradient. The clamp begins at
+    zero, so that in int8 the saturation of the convolution's output replaces it.
     """
 
     local = True
@@ -47,7 +47,7 @@ class Gate(nn.Module):
 
     @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor) -> None:
-        """Starts the gate from a map x -> y [B, C, H, W]: least squares of y - x (W|x| + a), the clamp left out.
+        """Fits the gate to a map x -> y [B, C, H, W]: least squares of y - x (W|x| + a), without the clamp.
 
         One system of C + 1 equations for each channel, in float64.
         """
@@ -67,7 +67,7 @@ class Gate(nn.Module):
 class GateMlp(Gate):
     """y = x * clamp(W|x| + a, 0, high) + V relu(U x + u), with 2 C hidden channels; [B, C, H, W] to the same shape.
 
-    V begins at zero: the block starts, and is fitted, as the gate that it contains.
+    V begins at zero, so the block starts as its gate, and `fit` fits only the gate.
     """
 
     def __init__(self, channels: int, high: float) -> None:
@@ -80,15 +80,15 @@ class GateMlp(Gate):
 
 
 ENCODER_HIGH, DECODER_HIGH = 6.0, 30.0
-"""A GDN divides, so its gains fall; an IGDN multiplies, so they grow: hence the two upper bounds of the clamp.
+"""Upper bounds of the clamp. GDN divides, so its gains are small; IGDN multiplies, so its gains are large.
 
-They are those under which distilled gates matched GDN on photographs.
+With these bounds, distilled gates matched GDN on photographs.
 """
 
 
 @register_activation("gate")
 class GateActivation:
-    """A GDN's gain without its division, at its cost."""
+    """A gain like GDN's without the division, at the same cost."""
 
     block: type[Gate] = Gate
 
@@ -103,6 +103,6 @@ class GateActivation:
 
 @register_activation("gate_mlp")
 class GateMlpActivation(GateActivation):
-    """More than a GDN, for five times the multiplications of a gate."""
+    """Better than GDN, with five times the multiplications of a gate."""
 
     block = GateMlp

@@ -1,6 +1,6 @@
-"""GDNishLite: convolutions, ReLU6 and a gain per channel in GDN's place.
+"""GDNishLite: convolutions, ReLU6 and a gain per channel instead of GDN.
 
-Written in modules (ReLU6, Sigmoid, Conv2d) where an NPU has an operator, so that quantization finds each.
+Operators that an NPU has are modules here (ReLU6, Sigmoid, Conv2d), so that quantization finds them.
 """
 
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from codec.blocks.registry import register_activation
 from codec.errors import InputError
 
 DEPTHWISE_START = 0.1
-"""Depthwise centre beside a residual: small, as the first steps should be, but large enough to learn from."""
+"""First centre tap of the depthwise kernel with a residual: small for small first steps, but large enough to learn."""
 
 
 @dataclass(frozen=True)
 class GDNishOptions:
-    """Raises InputError for values that make no block."""
+    """Options of the block. Raises InputError for values that cannot work."""
 
     enc_t: float = field(default=2.0, metadata={"help": "encoder: hidden channels per channel"})
     enc_kdw: int = field(default=3, metadata={"help": "encoder: size of the depthwise kernel, odd"})
@@ -50,7 +50,7 @@ class GDNishOptions:
 class ChannelConv(nn.Conv1d):
     """A 3-tap convolution across channels, zero padded, without bias: [B, C, 1, 1] to the same shape.
 
-    Computed as what it equals and chips take: a 1x1 convolution with the banded C x C matrix of its three taps.
+    Computed as an equal 1x1 convolution, which chips support: its C x C matrix is banded and holds the three taps.
     """
 
     def __init__(self, channels: int) -> None:
@@ -188,7 +188,7 @@ class GDNishDecoder(nn.Module):
 
 @register_activation("gdnish", prefix="")
 class GDNishLite:
-    """Its options carry `enc_` and `dec_` themselves, hence no prefix."""
+    """The block. Its options begin with `enc_` and `dec_`, so they have no other prefix."""
 
     Options = GDNishOptions
 

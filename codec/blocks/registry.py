@@ -16,8 +16,8 @@ A block is a class with two static methods and, where it has options, a dataclas
 
 Both modules map [B, channels, H, W] to the same shape. Without `Options`, `options` is None.
 
-A module with `local = True` says that a value of its output depends on no more than what its convolutions reach, one
-after the other. Then a large picture is coded in tiles; without it, at once, in memory that grows with the picture.
+A module with `local = True` says that its receptive field is that of its convolutions, one after the other. Then large
+pictures are coded in tiles. Without it a picture is coded at once, and memory grows with the picture.
 """
 
 import copy
@@ -45,7 +45,7 @@ from codec.errors import InputError
 
 
 class Block(Protocol):
-    """What `register_activation` decorates."""
+    """The class that `register_activation` decorates."""
 
     @staticmethod
     def encoder(channels: int, options: Any) -> nn.Module: ...
@@ -64,7 +64,7 @@ class _Entry:
     fields: dict[str, dataclasses.Field[Any]]  # by public name
 
 
-# What a plugin's code may raise. A signal's own exception, which is none of these, passes.
+# What a plugin's code may raise. The exception of a signal is not among these and passes.
 _OF_PLUGINS = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
 _RESERVED = ("help", "config")
 
@@ -77,8 +77,8 @@ def register_activation(name: str, prefix: str | None = None) -> Callable[[type[
 
     The prefix is "NAME_" unless given.
 
-    Raises InputError for a name or an option that is taken, a missing `encoder` or `decoder`, and an option
-    that a command line cannot give: each needs a default and the type int, float, bool or str.
+    Raises InputError for a name or an option that is already taken, a missing `encoder` or `decoder`, and an option
+    without a default or of another type than int, float, bool or str.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise InputError(f"activation name {name!r}: use lower-case letters, digits and underscores")
@@ -104,7 +104,7 @@ def register_activation(name: str, prefix: str | None = None) -> Callable[[type[
 
 
 def block_names() -> list[str]:
-    """Every value that `--act` takes, sorted; KEEP_GDN among them."""
+    """All values of `--act`, sorted, including KEEP_GDN."""
     return sorted([*_entries, KEEP_GDN])
 
 
@@ -121,8 +121,8 @@ def block_options(name: str) -> dict[str, dataclasses.Field[Any]]:
 def make_options(name: str, values: dict[str, Any]) -> Any:
     """The block's Options from values by public name, defaults for the others; None where it has no options.
 
-    Takes numbers and booleans also as text, an int for a float, nothing else that is not of the type.
-    Raises InputError for an option that is not the block's, and for a value that it does not take.
+    Numbers and booleans may be given as text, and an int for a float; all other values must have the option's type.
+    Raises InputError for an unknown option and for a value that the block does not accept.
     """
     fields = block_options(name)
     for option in values.keys() - fields.keys():
@@ -147,10 +147,10 @@ def options_dict(name: str, options: Any) -> dict[str, Any]:
 
 
 def load_plugin(path: str | PathLike[str]) -> list[str]:
-    """Runs a user's Python file, which registers its blocks, and returns their names. Runs a file once.
+    """Runs a user's Python file that registers blocks, and returns their names. A file runs only once.
 
-    Raises InputError for a missing file, one that fails to import or registers nothing, and a name that is
-    taken; nothing of such a file stays registered.
+    Raises InputError for a missing file, a file that fails to import or registers nothing, and a name that is
+    already taken. Then nothing of the file stays registered.
     """
     file = Path(path).resolve()
     if file in _plugins:
@@ -179,10 +179,11 @@ def load_plugin(path: str | PathLike[str]) -> list[str]:
 
 
 def new_block(choice: BlockChoice, form: Literal["encoder", "decoder"], channels: int) -> nn.Module:
-    """A fresh block, tried on a small map: a plugin's may fail, and whoever wrote it shall know at once.
+    """A new block, tested on a small map, so that the author of a plugin sees a fault at once.
 
     Raises:
-        InputError: an unknown block or option, a constructor that fails, no module, another shape, or no finite number.
+        InputError: the block or an option is unknown, the constructor fails or gives no module, or the output has
+            another shape or is not finite.
     """
     options = make_options(choice.name, choice.options)
     where = f"--act {choice.name}: {form}({channels} channels)"
@@ -209,7 +210,7 @@ def new_block(choice: BlockChoice, form: Literal["encoder", "decoder"], channels
 
 
 def _execute(loader: SourceFileLoader, module: ModuleType) -> None:
-    """Runs a plugin in a thread of its own, whose threads end with the program, and without os._exit."""
+    """Runs a plugin in its own thread, without os._exit; threads that the plugin starts end with the program."""
 
     def refuse(status: int) -> NoReturn:
         raise SystemExit(status)

@@ -1,6 +1,6 @@
-"""ReLU: the cheapest activation on every NPU, alone or in a small residual network.
+"""ReLU, the cheapest activation on every NPU, and a small residual network with it.
 
-`relu` has no parameters of its own. `relu_mlp` can follow a GDN's map, with convolutions, ReLU and a sum alone.
+`relu` has no parameters. `relu_mlp` can approximate a GDN with only convolutions, ReLU and a sum.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from codec.blocks.registry import register_activation
 
 HIDDEN = 2
-"""Width of the hidden layer of a residual network, in channels of its block."""
+"""Width of the hidden layer of a residual network, as a multiple of the block's channels."""
 
 
 def hidden_layer(channels: int) -> tuple[nn.Conv2d, nn.Conv2d]:
@@ -36,16 +36,16 @@ class ReluMlp(nn.Module):
 
     @staticmethod
     def input_scale(x: Tensor, y: Tensor) -> Tensor:
-        """Least squares of y - s x, a channel at a time [C]: what the hidden layer then need not spend itself on.
+        """The scale s [C] that minimizes |y - s x|^2 for each channel; the hidden layer then learns only the rest.
 
-        The convolution before takes s in, so that no operation is left of it.
+        The convolution before the block absorbs s, so it costs no operation.
         """
         return (x * y).sum((0, 2, 3)) / x.square().sum((0, 2, 3)).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 @register_activation("relu")
 class ReLU:
-    """y = max(x, 0) for encoder and decoder alike, not in place: hooks and observers may still need x."""
+    """y = max(x, 0) in encoder and decoder; not in place, because hooks and observers may still need x."""
 
     @staticmethod
     def encoder(channels: int, options: None) -> nn.Module:
@@ -58,7 +58,7 @@ class ReLU:
 
 @register_activation("relu_mlp")
 class ReluMlpActivation:
-    """Level with GDN without any product of activations, for four times a gate's multiplications."""
+    """As good as GDN without products of activations, with four times the multiplications of a gate."""
 
     @staticmethod
     def encoder(channels: int, options: None) -> nn.Module:

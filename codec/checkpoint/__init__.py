@@ -1,4 +1,4 @@
-"""Codecs from checkpoint files and back: this program's, CompressAI's, and those of the Hugging Face Hub."""
+"""Loads and saves codecs: checkpoints of this program, of CompressAI, and of the Hugging Face Hub."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ __all__ = ["Description", "as_file", "load_codec", "load_initial", "open_codec",
 
 
 def open_codec(path: Path) -> Codec:
-    """A codec to use, in eval mode with its tables: a checkpoint of ours as it is, or CompressAI's with fresh tables.
+    """Opens a codec to use, in eval mode with CDF tables. For a checkpoint of CompressAI the tables are built here.
 
     Raises:
-        InputError: it is neither.
+        InputError: the file is no checkpoint of this program or of CompressAI.
     """
     if path.suffix == ".safetensors":
         return load_codec(path)[0]
@@ -28,9 +28,9 @@ def open_codec(path: Path) -> Codec:
 
 
 def load_initial(path: Path) -> Codec:
-    """A codec to start training from: a file of ours, or one of CompressAI's trainer (`.pth.tar`, `.pth`).
+    """A codec to start training from: a checkpoint of this program or of CompressAI (`.pth.tar`, `.pth`).
 
     Raises:
-        InputError: it is neither.
+        InputError: the file is neither.
     """
     return load_codec(path)[0] if path.suffix == ".safetensors" else load_compressai(path)

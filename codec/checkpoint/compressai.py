@@ -1,4 +1,4 @@
-"""Checkpoints that CompressAI's trainer saved, as they are found. Nothing is unpickled that could run code."""
+"""Reads checkpoints that CompressAI's trainer saved. Pickled code is never run."""
 
 import re
 import warnings
@@ -21,21 +21,21 @@ from codec.network.bottleneck import TABLES
 from codec.network.codec import Codec
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
-"""Where trainers put a state dict within what they save."""
+"""Keys under which trainers save a state dict."""
 
 FIRST = "g_a.0.weight"
 _PREFIXED = re.compile(rf"((?:_orig_mod\.|module\.|model\.|net\.)*){re.escape(FIRST)}")
-"""The first weight behind the prefixes of torch.compile, of data parallelism and of wrappers."""
+"""Finds the first weight; torch.compile, data parallelism and wrappers put prefixes before its name."""
 
 
 def load_compressai(path: Path) -> Codec:
     """The codec of a file that CompressAI's trainer saved (`.pth.tar`, `.pth`), without tables.
 
-    The state dict may lie in one of `CONTAINERS`, its keys may have prefixes. Weights of other float types become
-    float32.
+    The state dict may be under one of `CONTAINERS`, and its keys may have prefixes. Weights of other float types
+    become float32.
 
     Raises:
-        InputError: the file is no such checkpoint; a pickle that would run code is refused and not run.
+        InputError: the file is not such a checkpoint. A pickle that would run code is refused.
     """
     saved = _unpickle(path)
     state = next((found for mapping in _mappings(saved) if (found := _without_prefix(mapping))), None)
@@ -80,7 +80,7 @@ def _is_zip(file: Any) -> bool:
 
 
 def _mappings(saved: Any, depth: int = 3) -> Iterator[Mapping[Any, Any]]:
-    """What was saved and what its containers hold, the outermost first."""
+    """The saved mapping and the mappings in its containers, the outermost first."""
     if isinstance(saved, Mapping):
         yield saved
         for name in CONTAINERS:
@@ -98,10 +98,10 @@ def _without_prefix(mapping: Mapping[Any, Any]) -> dict[str, Any] | None:
 
 
 def _checked(state: dict[str, Any], size: int) -> dict[str, Tensor]:
-    """The weights as float32, without CDF tables, which are made anew; entries that are no tensors are left out.
+    """The weights as float32. CDF tables, which are rebuilt, and entries that are not tensors are left out.
 
     Args:
-        size: bytes of the file; tensors that claim more are expanded or overlap.
+        size: bytes of the file. Tensors that claim more are expanded views or overlap.
     """
     tensors = load_pretrained({name: value for name, value in state.items() if isinstance(value, Tensor)})
     weights = {name: value for name, value in tensors.items() if name.rpartition(".")[2] not in TABLES}

@@ -1,4 +1,4 @@
-"""Checkpoints of this program: a codec to a safetensors file that describes itself, and back."""
+"""Saves a codec to a safetensors file that describes itself, and loads it."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -35,7 +35,7 @@ def load_codec(path: Path, cls: type[CodecT] = Codec) -> tuple[CodecT, Descripti
         cls: `Codec`, or a class derived from it.
 
     Raises:
-        InputError: the file is missing, truncated, altered, of another program, or of a block that is not registered.
+        InputError: the file is missing, damaged, of another program, or uses a block that is not registered.
     """
     saved = read_checkpoint(path)
     try:
@@ -48,10 +48,10 @@ def load_codec(path: Path, cls: type[CodecT] = Codec) -> tuple[CodecT, Descripti
 
 
 def check_blocks(architecture: Architecture, arrays: Arrays) -> None:
-    """Holds the blocks that an architecture asks for against weights, before their memory is allocated.
+    """Compares the blocks of an architecture with the weights, before memory for the blocks is allocated.
 
     Raises:
-        InputError: an unknown block, impossible options, or weights of other shapes.
+        InputError: the block is unknown, its options are impossible, or the weights have other shapes.
     """
     for part in ("g_a", "g_s"):
         choice = getattr(architecture, part)
@@ -62,7 +62,7 @@ def check_blocks(architecture: Architecture, arrays: Arrays) -> None:
             with torch.device("meta"):
                 module = (block.encoder if part == "g_a" else block.decoder)(architecture.N, options)
                 asked = {f"{part}.1.{name}": tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-        except NotImplementedError:  # a plugin's block that looks at its weights while it makes them
+        except NotImplementedError:  # a plugin's block that reads its weights in its constructor
             continue
         except (RuntimeError, OverflowError, TypeError, ValueError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""A codec with `from_pretrained`, `save_pretrained` and `push_to_hub`, as users of the Hugging Face Hub know them."""
+"""A codec with the Hugging Face Hub's methods `from_pretrained`, `save_pretrained` and `push_to_hub`."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from codec.network.codec import Codec
 
 
 class PretrainedCodec(Codec, ModelHubMixin):
-    """A codec that comes from a checkpoint and goes to the Hub.
+    """A codec that is loaded from a checkpoint and can be uploaded to the Hub.
 
     Attributes:
-        description: what the checkpoint that the codec came from says of itself.
+        description: the description in the codec's checkpoint.
     """
 
     description: Description | None = None

@@ -18,7 +18,7 @@ def zoo_state(quality: int) -> dict[str, Tensor]:
     """The zoo's weights of bmshj2018_factorized (MSE), downloaded once into torch's hub cache.
 
     Raises:
-        InputError: they cannot be downloaded, or what lies in the cache is damaged.
+        InputError: the weights cannot be downloaded, or the file in the cache is damaged.
     """
     from compressai.zoo import bmshj2018_factorized
 
@@ -26,7 +26,7 @@ def zoo_state(quality: int) -> dict[str, Tensor]:
     was_there = cached.exists()
     try:
         state: dict[str, Tensor] = bmshj2018_factorized(quality, pretrained=True, progress=False).state_dict()
-    except Exception as error:  # junk makes the unpickler raise whatever it trips over, OSError among it
+    except Exception as error:  # on damaged data the unpickler raises any exception, also OSError
         if isinstance(error, OSError) and (error.errno in FULL or error.filename):
             raise InputError(f"--pretrained true: {in_words(error)}; TORCH_HOME names another cache") from error
         if isinstance(error, OSError) and not was_there:  # URLError and every time-out below it
@@ -44,7 +44,7 @@ def zoo_state(quality: int) -> dict[str, Tensor]:
 
 
 def _file_name(quality: int) -> str:
-    """What torch's hub cache calls the weights."""
+    """The file name of the weights in torch's hub cache."""
     from compressai.zoo.image import model_urls
 
     return str(model_urls["bmshj2018-factorized"]["mse"][quality]).rpartition("/")[2]

@@ -1,1 +1,1 @@
-"""What a codec is made of and what a checkpoint says of itself. Cannot import torch."""
+"""A codec's architecture and a checkpoint's description. Must not import torch."""

@@ -7,16 +7,16 @@ from typing import Literal
 from codec.errors import InputError
 
 Scalar = int | float | bool | str
-"""What an option may be."""
+"""The types of a block's option."""
 
 STRIDE = 16
 """Pixels of a picture a side for each position of y: g_a halves it four times."""
 
 KEEP_GDN = "gdn"
-"""The block that replaces nothing: the baseline. It is no entry of the registry and has no options."""
+"""The baseline, which keeps GDN. It is not in the registry and has no options."""
 
 BUILT_IN = frozenset({KEEP_GDN, "gate", "gate_mlp", "gdnish", "relu", "relu_mlp"})
-"""The blocks that need no plugin, for programs that import none of them; a test holds it against the registry."""
+"""The blocks that need no plugin, for programs that do not import them; a test compares the list with the registry."""
 
 TRANSFORMS = {"encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}
 """The transforms that --replace_parts and --qat_scope name."""
@@ -24,7 +24,7 @@ TRANSFORMS = {"encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}
 
 @dataclass(frozen=True)
 class BlockChoice:
-    """Which block stands in a transform in GDN's place: its name and its options under their public names."""
+    """The block that replaces GDN in a transform: its name, and its options under their public names."""
 
     name: str = KEEP_GDN
     options: dict[str, Scalar] = field(default_factory=dict)
@@ -46,15 +46,15 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a codec is quantized, and which phase it is in.
+    """How a codec is quantized, and its phase of training.
 
     Attributes:
-        scope: which transforms are quantized.
-        act_observer: how the ranges of activations are learned (`codec.quantization.observers`).
-        w_per_channel: weights have a scale for each output channel.
+        scope: the transforms that are quantized.
+        act_observer: name of the observer that learns the ranges of activations (`codec.quantization.observers`).
+        w_per_channel: weights have one scale per output channel; False: one scale per layer.
         eval_fakequant: fake quantization stays on in `eval()`.
         phase: the phase of training.
-        learning: ranges and scales learn as the phase allows; False: they do not learn any more.
+        learning: ranges and scales learn when the phase allows it; False: they stay fixed.
     """
 
     scope: Literal["encoder", "decoder", "all"]
@@ -66,18 +66,18 @@ class Quantization:
 
     @property
     def learns_ranges(self) -> bool:
-        """Whether the ranges of activations learn now."""
+        """Whether the ranges of activations learn in this phase."""
         return self.learning and self.phase is Phase.CALIBRATION
 
     @property
     def follows_weights(self) -> bool:
-        """Whether the scales of weights follow the weights now."""
+        """Whether the scales of weights follow the weights in this phase."""
         return self.learning and self.phase in (Phase.CALIBRATION, Phase.FIXED_SCALE)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that is needed to build a codec again."""
+    """Everything that is needed to rebuild a codec."""
 
     N: int
     M: int
@@ -86,12 +86,12 @@ class Architecture:
     quantization: Quantization | None = None
 
     def __post_init__(self) -> None:
-        """Raises InputError for widths that no codec has."""
+        """Raises InputError for widths below 1."""
         if self.N < 1 or self.M < 1:
             raise InputError(f"N={self.N}, M={self.M}: a codec has at least one channel")
 
     def in_short(self) -> str:
-        """What the codec computes in `eval()`, in a few words: "encoder relu in int8, decoder relu"."""
+        """A short description of what the codec computes in `eval()`: "encoder relu in int8, decoder relu"."""
         words = {"encoder": self.g_a.name, "decoder": self.g_s.name}
         q = self.quantization
         if q and q.eval_fakequant and q.phase.fake_quantizes:

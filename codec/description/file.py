@@ -1,6 +1,6 @@
-"""The checkpoint file: safetensors whose metadata describe the codec. Read and checked here, for every program.
+"""Reads and checks checkpoint files for all programs: safetensors whose metadata describe the codec.
 
-A file may come from a stranger: lengths, types and shapes are checked before anything of their size is allocated.
+A file may come from a stranger: lengths, types and shapes are checked before memory of that size is allocated.
 """
 
 import json
@@ -25,9 +25,9 @@ FORMAT = "npu-image-codec/1"
 PACKAGES = ("torch", "compressai", "accelerate", "datasets", "numpy", "safetensors")
 
 MOST_HEADER = 2**20
-"""Bytes of a header. That of a codec with quantizers has 60 kB."""
+"""Largest header in bytes. The header of a codec with quantizers has 60 kB."""
 MOST_BYTES = 2**29
-"""Bytes of a file. CompressAI's largest codec of this kind has 28 MB."""
+"""Largest file in bytes. CompressAI's largest codec of this kind has 28 MB."""
 
 Arrays = dict[str, NDArray[Any]]
 """A state dict: arrays by name."""
@@ -35,14 +35,14 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Description:
-    """What a checkpoint says of itself besides its weights.
+    """What a checkpoint records besides weights and architecture.
 
     Attributes:
         options: the resolved options of the run, under their public names.
         metrics: validation figures of these weights; empty without a validation.
         step: optimizer steps done.
-        versions: the packages that wrote it.
-        dataset: the name of the training data on the Hub; empty where it was a local folder.
+        versions: versions of the packages that wrote it.
+        dataset: the name of the training data on the Hub; empty for a local folder.
     """
 
     options: dict[str, Scalar | None] = field(default_factory=dict)
@@ -52,20 +52,20 @@ class Description:
     dataset: str = ""
 
     def __post_init__(self) -> None:
-        """Raises InputError for a number of steps that no run has."""
+        """Raises InputError for a negative number of steps."""
         if self.step < 0:
             raise InputError(f"step {self.step}: a run has done 0 steps or more")
 
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """A checkpoint as it was read.
+    """The content of a checkpoint file.
 
     Attributes:
         content: the bytes of the file.
         arrays: weights and CDF tables.
-        architecture: what the codec is made of.
-        description: what else the file says of itself.
+        architecture: the codec's architecture.
+        description: what else the file records.
     """
 
     content: bytes
@@ -91,7 +91,7 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     """Reads a checkpoint that this program wrote.
 
     Raises:
-        InputError: the file is missing, truncated, altered, of another program, or describes what it does not hold.
+        InputError: the file is missing, damaged, of another program, or its metadata contradict its weights.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file; give the path of a checkpoint")
@@ -118,11 +118,11 @@ def read_checkpoint(path: Path) -> CheckpointFile:
 
 
 class _Stranger(Exception):
-    """A safetensors file that this program did not write; the message says what it is."""
+    """Raised for a safetensors file that this program did not write; the message says what the file is."""
 
 
 def _read(file: BinaryIO) -> tuple[bytes, dict[str, str]]:
-    """The content and the metadata; the header is read and judged before the rest."""
+    """The content and the metadata; the header is read and checked before the rest."""
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     length = int.from_bytes(start, "little")
@@ -156,9 +156,9 @@ def _entry(metadata: dict[str, str], name: str) -> Any:
 
 
 def _check_arrays(arrays: Arrays, architecture: Architecture) -> None:
-    """Holds the widths, from which a codec is built, against weights that are there; raises ValueError.
+    """Raises ValueError if the widths, from which a codec is built, contradict the weights.
 
-    Ranges of activations may be infinite: nothing has been learned yet.
+    Ranges of activations may be infinite: then nothing has been learned yet.
     """
     n, m = architecture.N, architecture.M
     for name, shape in (("g_a.0.weight", (n, 3, 5, 5)), ("g_a.6.weight", (m, n, 5, 5))):

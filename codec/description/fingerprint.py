@@ -1,4 +1,4 @@
-"""What tells one set of weights from any other. Needs no torch."""
+"""The fingerprint of a set of weights. Needs no torch."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def fingerprint(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> str:
-    """SHA-256 over the metadata, and over names, types, shapes and bytes, each in the order of the names."""
+    """SHA-256 of the metadata, then of the arrays' names, types, shapes and bytes, both in the order of names."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(arrays):
         array = arrays[name]

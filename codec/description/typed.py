@@ -1,4 +1,4 @@
-"""JSON from strangers to dataclasses: parsed within bounds, every value checked against its field's type."""
+"""Converts untrusted JSON to dataclasses: nesting is limited, and every value is checked against its field's type."""
 
 import json
 from dataclasses import MISSING, fields, is_dataclass
@@ -15,7 +15,7 @@ def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is no JSON, is nested too deeply, or an object has a key twice.
+        ValueError: the text is not JSON, is nested too deeply, or an object has a key twice.
     """
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates)
@@ -24,13 +24,13 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def from_json(kind: type[T], value: Any, where: str) -> T:
-    """A JSON value as `kind`: a dataclass of such types, an enumeration, a Literal, a union, dict[str, X], a scalar.
+    """Converts a JSON value to `kind`: a scalar, Literal, enumeration, union, dict[str, X], or a dataclass of these.
 
     Args:
-        where: what errors call the value.
+        where: name of the value in errors.
 
     Raises:
-        ValueError: a type is wrong, or an object has a key too many or too few.
+        ValueError: a type is wrong, or an object has an unknown key or lacks one.
     """
     result: T = _convert(kind, value, where)
     return result
@@ -71,7 +71,7 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
 
 
 def as_object(value: Any, where: str) -> dict[str, Any]:
-    """A JSON object, its values as they are; ValueError for anything else."""
+    """Returns a JSON object unchanged; raises ValueError for anything else."""
     if not isinstance(value, dict):
         raise ValueError(f"{where} is {_short(value)}, not an object")
     return value
@@ -88,5 +88,5 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{_short(next(name for name in names if names.count(name) > 1))} stands there twice")
+        raise ValueError(f"{_short(next(name for name in names if names.count(name) > 1))} is given twice")
     return found

@@ -1,1 +1,1 @@
-"""How good a codec is: figures, files, curves, the report."""
+"""Evaluation of a codec: figures, files, curves, the report."""

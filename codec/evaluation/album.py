@@ -1,4 +1,4 @@
-"""The pictures that a report shows: a few of those evaluated, cut but never scaled, and stored without loss."""
+"""The pictures that a report shows: a few of the evaluated ones, cropped but never scaled, and stored losslessly."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -14,18 +14,18 @@ from codec.evaluation.ranks import Ranks
 
 MOST_PICTURES = 24
 MOST_FILES = 96
-"""All that is stored: a file a picture and one for what each codec makes of it, 0.4 MB each of Kodak's."""
+"""Most files: one for each picture and one for each codec's reconstruction of it; 0.4 MB each for Kodak."""
 WINDOW = (512, 768)
-"""The short and the long side of what is stored of a picture: all of one of Kodak's."""
+"""The short and the long side of the stored window: a complete picture of Kodak."""
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a codec made of a picture.
+    """A codec's reconstruction of a picture.
 
     Attributes:
-        codec: all its qualities have this name.
-        name: the one that it was.
+        codec: name of the codec, the same for all its qualities.
+        name: name of the codec at this quality.
         webp: the window, lossless.
     """
 
@@ -40,11 +40,11 @@ class Shown:
     """A picture that the report shows.
 
     Attributes:
-        index: which one of the pictures it is.
-        size: width and height of the whole picture, which the figures are of.
-        window: those of what is stored.
+        index: number of the picture.
+        size: width and height of the complete picture, for which the figures are measured.
+        window: width and height of the stored window.
         original: the window, lossless WebP.
-        reconstructions: one a codec, in the order in which they were evaluated.
+        reconstructions: one per codec, in the order of evaluation.
     """
 
     index: int
@@ -55,16 +55,16 @@ class Shown:
 
 
 def spread(count: int, codecs: int) -> list[int]:
-    """Which of `count` pictures are shown: all, or as many as the limits allow, evenly spread."""
+    """The indices of the shown pictures among `count`: all, or as many as the limits allow, evenly spread."""
     shown = min(count, MOST_PICTURES, max(1, MOST_FILES // (codecs + 1)))
     return [count * place // shown for place in range(shown)]
 
 
 class Album:
-    """Keeps some pictures, and what codecs make of them, while an evaluation goes by. Each rank keeps its share.
+    """Keeps some pictures and their reconstructions during an evaluation. Each rank keeps its share.
 
     Args:
-        indices: of the pictures to keep.
+        indices: indices of the pictures to keep.
     """
 
     def __init__(self, indices: Iterable[int]) -> None:
@@ -74,14 +74,14 @@ class Album:
         self._kept: dict[tuple[int, str], tuple[str, Figures, Tensor]] = {}
 
     def keep(self, codec: str, name: str, decoded: Iterable[Decoded]) -> Iterator[tuple[int, Figures]]:
-        """Passes each picture's index and figures on.
+        """Yields the index and the figures of each picture.
 
-        Of a codec that goes by several times, at several qualities, each picture is kept as it is at the rate nearest
-        to the first codec's.
+        If a codec is evaluated at several qualities, the reconstruction whose rate is nearest to the first codec's is
+        kept.
 
         Args:
-            codec: the codec of all qualities.
-            name: the codec at this one.
+            codec: name of the codec, the same for all its qualities.
+            name: name of the codec at this quality.
         """
         for each in decoded:
             if each.index in self._indices:
@@ -99,7 +99,7 @@ class Album:
             self._kept[index, codec] = (name, figures, _window(decoded.x_hat))
 
     def gather(self, ranks: Ranks) -> list[Shown]:
-        """What all ranks kept, in the order of the pictures, on every rank."""
+        """The kept pictures of all ranks, in the order of the pictures, on every rank."""
         return sorted(ranks.gather(map(self._shown, self._originals)), key=lambda picture: picture.index)
 
     def _shown(self, index: int) -> Shown:
@@ -117,7 +117,7 @@ def _size(pixels: Tensor) -> tuple[int, int]:
 
 
 def _window(pixels: Tensor) -> Tensor:
-    """A copy of the middle of a picture [3, H, W]: `WINDOW` at most, upright or lying as the picture is."""
+    """A copy of the middle of a picture [3, H, W]: at most `WINDOW`, in portrait or landscape like the picture."""
     height, width = pixels.shape[-2:]
     limits = WINDOW if height <= width else WINDOW[::-1]
     rows, columns = min(height, limits[0]), min(width, limits[1])

@@ -1,4 +1,4 @@
-"""The charts of the report page: where each curve, point and tick lies. `report.html` draws them as SVG."""
+"""The charts of the report page: the places of curves, points and ticks. `report.html` draws them as SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from codec.evaluation.curves import Curve, Point
 Quality = Literal["psnr", "ms_ssim"]
 
 FRAME = LEFT, RIGHT, TOP, BOTTOM = 46, 412, 8, 256
-"""The edges of the plot in a picture of 420x300; numbers and names of the axes lie outside them."""
+"""The edges of the plot in a chart of 420x300; numbers and names of the axes are outside."""
 MARGIN = 0.5
 """Room above and below the points, in dB."""
 
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#c56a00", "#8c564b", "#d057a5", "#0f8f9f")
-"""With a contrast of 3 or more to both backgrounds."""
+"""Colours with a contrast of at least 3 against both backgrounds."""
 MARKERS = (
     "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0-7.2 0z",  # a circle
     "M-3.2-3.2h6.4v6.4h-6.4z",  # a square
@@ -28,7 +28,7 @@ MARKERS = (
     "M-1.5-4.2h3v2.7h2.7v3h-2.7v2.7h-3v-2.7h-2.7v-3h2.7z",  # a plus
     "M0-1.9 2.2-4.1 4.1-2.2 1.9 0 4.1 2.2 2.2 4.1 0 1.9-2.2 4.1-4.1 2.2-1.9 0-4.1-2.2-2.2-4.1z",  # a cross
 )
-"""Outlines around (0, 0). There is one fewer than colours, so that 56 curves are told apart."""
+"""Outlines around (0, 0). There is one fewer than colours, so that 56 curves differ in colour or outline."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Chart:
     """A quality over bits per pixel.
 
     Attributes:
-        lines: in the order of the legend; the first one is to be drawn above the others.
+        lines: in the order of the legend; the first one is drawn above the others.
     """
 
     x_name: str
@@ -75,10 +75,10 @@ class Chart:
 
 
 def chart(curves: Sequence[Curve], labels: Mapping[Point, str], quality: Quality) -> Chart | None:
-    """The chart of a quality in dB; None where no curve has it.
+    """The chart of a quality in dB; None if no curve has it.
 
     Args:
-        labels: names of the points that have a name of their own; the others have their curve's.
+        labels: names of points that have their own name; the others have the name of their curve.
     """
     known = [_heights(each, quality) for each in curves]
     rates = [point.bpp for points in known for point, _ in points]
@@ -113,7 +113,7 @@ def chart(curves: Sequence[Curve], labels: Mapping[Point, str], quality: Quality
 
 
 def _heights(each: Curve, quality: Quality) -> list[tuple[Point, float]]:
-    """The curve's points that can be drawn, and PSNR or -10 log10(1 - MS-SSIM) of each, in dB."""
+    """The points of a curve that can be drawn, with their PSNR or -10 log10(1 - MS-SSIM) in dB."""
     if quality == "psnr":
         found = [(point, point.psnr) for point in each.points]
     else:
@@ -133,7 +133,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _number(value: float, ticks: Sequence[float]) -> str:
-    """As many decimals as the ticks' distance has."""
+    """The value with as many decimals as the distance of the ticks."""
     return format(value, f".{max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))}f")
 
 

@@ -1,4 +1,4 @@
-"""Pictures through the files of a codec, with their figures."""
+"""Codes pictures to files in memory, decodes them, and measures them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from codec.tiles import LARGEST_WHOLE
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture that became the bytes of a file and was decoded from them again.
+    """A picture that was compressed to a file in memory and decompressed from it.
 
     Attributes:
-        index: which one of the pictures it is.
-        figures: with the bits per pixel of its file.
-        x, x_hat: the picture and the decoded one, uint8 [3, H, W].
+        index: number of the picture.
+        figures: its figures, with the bits per pixel of the file.
+        x, x_hat: the original and the decoded picture, uint8 [3, H, W].
     """
 
     index: int
@@ -32,15 +32,15 @@ class Decoded:
 
 
 def through_files(codec: FileCodec, batches: Iterable[tuple[Sequence[int], Tensor]]) -> Iterator[Decoded]:
-    """Pictures as their files give them back, in the order of the batches.
+    """Compresses and decompresses pictures, in the order of the batches.
 
-    The files are the bytes that `codec.compress` writes; they stay in memory.
+    The files have the bytes that `codec.compress` writes; they stay in memory.
 
     Args:
-        batches: the pictures' indices, and uint8 [B, 3, H, W].
+        batches: indices of the pictures, and uint8 [B, 3, H, W].
 
     Raises:
-        InputError: the codec gives values that are not finite, or a picture does not fit into the memory.
+        InputError: the codec gives values that are not finite, or a picture does not fit into memory.
     """
     for indices, x in batches:
         try:
@@ -49,7 +49,7 @@ def through_files(codec: FileCodec, batches: Iterable[tuple[Sequence[int], Tenso
             if not out_of_memory(error):
                 raise
             height, width = x.shape[-2:]
-            raise InputError(f"a picture of {width}x{height} pixels does not fit into the memory") from error
+            raise InputError(f"a picture of {width}x{height} pixels does not fit into memory") from error
 
 
 @torch.inference_mode()
@@ -58,7 +58,7 @@ def _code(codec: FileCodec, indices: Sequence[int], x: Tensor) -> list[Decoded]:
     symbols = codec.symbols(x)
     estimated = _bits(codec, symbols) / (height * width)
     files = codec.encode(symbols, height, width)
-    del symbols  # those of a large picture are as large as its pixels
+    del symbols  # for a large picture they take as much memory as its pixels
     x_hat = codec.decompress(files)
     original = x.to(x_hat[0].device)
     rows = measure_pictures(original, torch.stack(x_hat) if x_hat[1:] else x_hat[0][None], estimated, files)
@@ -66,7 +66,7 @@ def _code(codec: FileCodec, indices: Sequence[int], x: Tensor) -> list[Decoded]:
 
 
 def _bits(codec: FileCodec, symbols: NDArray[np.int32]) -> Tensor:
-    """Estimated bits of each picture [B], by the likelihoods of its symbols [B, M, h, w], some rows at a time."""
+    """Estimated bits of each picture [B] from the likelihoods of its symbols [B, M, h, w], some rows at a time."""
     bottleneck = codec.codec.entropy_bottleneck
     medians = bottleneck.medians()
     rows = max(1, LARGEST_WHOLE // symbols.shape[-1])

@@ -1,4 +1,4 @@
-"""Codecs and references measured on the same pictures, by all ranks: what `codec.evaluate` does."""
+"""The work of `codec.evaluate`: all ranks measure codecs and references on the same pictures."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -28,9 +28,9 @@ class Comparison:
 
     Attributes:
         ours: the codecs.
-        theirs: the references that were measured, in their order.
-        curves: a curve for each kind of our codecs, then one for each reference.
-        shown: the pictures that were kept to be looked at.
+        theirs: the references that were measured, in the given order.
+        curves: one curve for each kind of codec, then one for each reference.
+        shown: the pictures for the report.
     """
 
     pictures: Pictures
@@ -49,12 +49,12 @@ def measure_all(
     fake_quant: bool,
     keep_pictures: bool,
 ) -> Comparison:
-    """Measures checkpoints and references on all ranks, each of which codes its share of the pictures.
+    """Measures checkpoints and references on all ranks; each rank codes its share of the pictures.
 
     Args:
-        references: checkpoints, formats of Pillow's, "published", or JSON files with a curve.
-        fake_quant: False measures the checkpoints of quantization-aware training in float.
-        keep_pictures: keep some of the pictures, and what the codecs make of them.
+        references: checkpoints, Pillow's formats, "published", or JSON files with a curve.
+        fake_quant: False measures checkpoints of quantization-aware training in float.
+        keep_pictures: keep some pictures and their reconstructions.
 
     Raises:
         InputError: a checkpoint or a reference cannot be read, or a codec's training has diverged.
@@ -89,10 +89,10 @@ def _curve_file(reference: str) -> Path:
 
 
 def evaluate_codec(name: str, codec: Codec, pictures: Pictures, ranks: Ranks, album: Album) -> Evaluated:
-    """A codec's figures on all pictures, on every rank; each rank codes its share, and keeps some in the album.
+    """A codec's figures on all pictures, on every rank. Each rank codes its share and keeps some in the album.
 
     Raises:
-        InputError: its training has diverged.
+        InputError: the codec's training has diverged.
     """
     files = FileCodec(codec.to(ranks.device), name)
     decoded = through_files(files, pictures.read(ranks.rank, ranks.world_size))
@@ -102,7 +102,7 @@ def evaluate_codec(name: str, codec: Codec, pictures: Pictures, ranks: Ranks, al
 
 
 def evaluate_pillow(name: str, quality: int, pictures: Pictures, ranks: Ranks, album: Album) -> Evaluated:
-    """The same for a codec of Pillow's."""
+    """The same as `evaluate_codec` for one of Pillow's formats."""
     coded = through_pillow(name, quality, pictures.read(ranks.rank, ranks.world_size), ranks.device)
     point = f"{name} {quality}"
     return _evaluated(point, album.keep(name, point, coded), pictures, ranks)
@@ -122,7 +122,7 @@ def _evaluated(name: str, figures: Iterable[tuple[int, Figures]], pictures: Pict
 
 
 def _by_blocks(ours: list[Evaluated]) -> list[Curve]:
-    """A curve for each thing that codecs are made of, so that int8 and float do not share one."""
+    """One curve for each combination of blocks and precision: int8 and float codecs are not on one curve."""
     alike: dict[str, list[Evaluated]] = {}
     for each in ours:
         alike.setdefault(each.blocks, []).append(each)

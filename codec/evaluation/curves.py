@@ -15,12 +15,12 @@ from codec.evaluation.drawing import plain_text
 
 PUBLISHED = Path(__file__).parent / "published" / "bmshj2018-factorized-mse-kodak.json"
 FEWEST_POINTS = 2
-_LARGEST = 1e9  # of a curve's values
+_LARGEST = 1e9  # limit of a curve's values
 
 
 @dataclass(frozen=True)
 class Point:
-    """One codec at one rate: means over pictures."""
+    """A codec at one rate; all values are means over pictures."""
 
     bpp: float
     psnr: float
@@ -37,12 +37,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Difference:
-    """How a curve lies against a reference (Bjontegaard, VCEG-M33, over piecewise cubic interpolation).
+    """The difference between a curve and a reference (Bjontegaard, VCEG-M33, with piecewise cubic interpolation).
 
     Attributes:
-        bd_rate: percent of bits for the same PSNR; negative is better.
-        bd_psnr: dB for the same bits; positive is better.
-        overlap: the PSNR range that both curves cover, as a share of that which one of them covers.
+        bd_rate: difference in bits at the same PSNR, in percent; negative is better.
+        bd_psnr: difference in dB at the same bits; positive is better.
+        overlap: the PSNR range that both curves cover, as a share of the range that at least one covers.
     """
 
     bd_rate: float
@@ -51,7 +51,7 @@ class Difference:
 
 
 class NoDifference(Exception):
-    """Two curves that cannot be compared; the message says why."""
+    """Raised for two curves that cannot be compared; the message says why."""
 
 
 def curve(name: str, points: Sequence[Point]) -> Curve:
@@ -61,10 +61,10 @@ def curve(name: str, points: Sequence[Point]) -> Curve:
 def read_curve(path: Path) -> Curve:
     """A JSON file in CompressAI's result format: {"name", "results": {"bpp": [], "psnr-rgb": [], "ms-ssim-rgb": []}}.
 
-    A point without a PSNR is left out: every picture came back identical.
+    A point without PSNR is left out: there every picture was decoded without any difference.
 
     Raises:
-        InputError: it is none, has no PSNR, or a value that is no finite number.
+        InputError: the file has another format, no PSNR, or a value that is not a finite number.
     """
     try:
         saved = read_json(path)
@@ -107,7 +107,7 @@ def difference(tested: Curve, reference: Curve) -> Difference:
     """BD-rate and BD-PSNR of a curve against a reference.
 
     Raises:
-        NoDifference: a curve has fewer than two points or falls somewhere, or they have no PSNR in common.
+        NoDifference: a curve has fewer than two points or falls somewhere, or the curves have no PSNR in common.
     """
     import bjontegaard
 
@@ -132,7 +132,7 @@ def _axes(each: Curve) -> tuple[list[float], list[float]]:
 
 
 def plot(path: Path, title: str, curves: Sequence[Curve]) -> None:
-    """PSNR over bpp and, where a curve has it, -10 log10(1 - MS-SSIM) beside it. The first curve stands out."""
+    """Plots PSNR and, if a curve has it, MS-SSIM as -10 log10(1 - MS-SSIM) over bpp. The first curve is emphasized."""
     from matplotlib.figure import Figure
 
     similar = any(point.ms_ssim is not None for each in curves for point in each.points)

@@ -1,4 +1,4 @@
-"""Text in plots: names of files as they are."""
+"""Text in plots: file names are drawn literally."""
 
 import warnings
 from collections.abc import Iterator
@@ -6,12 +6,12 @@ from contextlib import contextmanager
 
 FONTS = ("Noto Sans CJK JP", "IPAexGothic", "IPAGothic", "TakaoGothic", "Yu Gothic", "MS Gothic", "Hiragino Sans",
          "WenQuanYi Zen Hei", "Unifont")  # fmt: skip
-"""Fonts with Japanese, Chinese and Korean signs; the first that is installed serves where DejaVu Sans has none."""
+"""Fonts with Japanese, Chinese and Korean; the first installed one draws characters that DejaVu Sans lacks."""
 
 
 @contextmanager
 def plain_text() -> Iterator[None]:
-    """Draws every text literally: no formulas between dollars, and no warning for a sign that no font has."""
+    """Draws all text literally: no formulas between dollars, and no warning for a character that no font has."""
     from matplotlib import rc_context
     from matplotlib.font_manager import fontManager
 

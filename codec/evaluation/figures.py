@@ -1,4 +1,4 @@
-"""What a codec does to pictures: one row of figures a picture, averaged over pictures and never over batches."""
+"""The figures of a codec: one row per picture, averaged over pictures and never over batches."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,11 +23,11 @@ class Figures:
 
     Attributes:
         psnr: dB, from 8-bit RGB.
-        ms_ssim: from 8-bit RGB; None where the short side is under 161 pixels, MS-SSIM's minimum.
+        ms_ssim: from 8-bit RGB; None if the short side is under 161 pixels, MS-SSIM's minimum.
         l1: mean absolute difference of the pictures in [0, 1].
-        bpp_estimated: bits per pixel of the picture, by the likelihoods of its symbols; None for a codec that has none.
-        bpp: bits per pixel of its file, header and all; None where no file was written.
-        pixels: of the picture.
+        bpp_estimated: bits per pixel, estimated from the likelihoods of the symbols; None for a codec without these.
+        bpp: bits per pixel of the file, with its header; None if no file was written.
+        pixels: number of pixels of the picture.
     """
 
     psnr: float
@@ -43,9 +43,9 @@ class Evaluated:
     """One codec on all pictures.
 
     Attributes:
-        rows: one a picture, in order.
-        averages: means over pictures, by the names of the figures.
-        blocks: what it is made of, for a codec of ours or CompressAI's.
+        rows: one per picture, in order.
+        averages: means over pictures, by name of the figure.
+        blocks: the codec's blocks and precision; only for our own codecs and CompressAI's.
     """
 
     name: str
@@ -55,13 +55,13 @@ class Evaluated:
 
     @property
     def point(self) -> Point | None:
-        """Its place in a curve; none where every picture came back identical."""
+        """The codec's point on a curve; None if every picture was decoded without any difference."""
         means = self.averages
         return Point(means["bpp"], means["psnr"], means.get("ms_ssim")) if "psnr" in means else None
 
 
 AVERAGED = ("psnr", "ms_ssim", "l1", "bpp_estimated", "bpp")
-"""The figures whose means over pictures are meant."""
+"""Figures averaged over pictures."""
 
 
 @torch.inference_mode()
@@ -72,17 +72,17 @@ def evaluate(
     on_batch: Callable[[Tensor, Tensor], None] | None = None,
     batch_size: int = 0,
 ) -> Iterator[Figures]:
-    """Codes and decodes pictures in FP32 with rounded symbols.
+    """Encodes and decodes pictures in FP32 with rounded symbols; no files are written.
 
     Args:
         codec: from `with_tables` or a checkpoint, on `device`.
-        batches: uint8 [B, 3, H, W] each, any H and W; a batch of one where sizes differ.
-        on_batch: is given x and x_hat, float [B, 3, H, W] in [0, 1].
-        batch_size: the codec sees no batch shorter than this, black pictures fill it up: a compiled codec then has one
+        batches: uint8 [B, 3, H, W], any H and W; pictures of different sizes need batches of one.
+        on_batch: is called with x and x_hat, float [B, 3, H, W] in [0, 1].
+        batch_size: shorter batches are filled up to this size with black pictures, so that a compiled codec has one
             graph for all batches of one picture size.
 
     Yields:
-        One `Figures` a picture, in order.
+        One `Figures` per picture, in order.
     """
     for batch in batches:
         x = to_float(batch, device)
@@ -100,7 +100,7 @@ def measure(x: Tensor, x_hat: Tensor, estimated: Tensor | None, files: Sequence[
 
     Args:
         x, x_hat: float [B, 3, H, W] in [0, 1].
-        estimated: [B], bits per pixel by the likelihoods.
+        estimated: [B], bits per pixel from the likelihoods.
         files: the file of each picture.
     """
     columns = {"psnr": psnr(x_hat, x), "ms_ssim": ms_ssim(x_hat, x), "l1": (x_hat - x).abs().mean((1, 2, 3))}
@@ -108,7 +108,7 @@ def measure(x: Tensor, x_hat: Tensor, estimated: Tensor | None, files: Sequence[
 
 
 def measure_pictures(x: Tensor, x_hat: Tensor, estimated: Tensor | None, files: Sequence[bytes] = ()) -> list[Figures]:
-    """`measure` of uint8 pictures [B, 3, H, W]; of large ones in less memory than they take themselves."""
+    """`measure` of uint8 pictures [B, 3, H, W]. Large pictures take less extra memory than their own size."""
     if x[0, 0].numel() <= LARGEST_WHOLE * STRIDE**2:
         return measure(to_float(x), to_float(x_hat), estimated, files)
     found = zip(*map(in_strips, x, x_hat), strict=True)
@@ -130,9 +130,9 @@ def _rows(
 
 
 def sums_and_counts(rows: Sequence[Figures]) -> list[float]:
-    """Sum and number of each figure in turn, in the order of `AVERAGED`: what adds up over ranks.
+    """The sum and the count of each figure, in the order of `AVERAGED`; both can be added over ranks.
 
-    A picture that came back identical has no finite PSNR and a small one no MS-SSIM; the numbers leave them out.
+    An identical picture has no finite PSNR and a small one has no MS-SSIM; sums and counts leave these out.
     """
     totals: list[float] = []
     for name in AVERAGED:
@@ -142,6 +142,6 @@ def sums_and_counts(rows: Sequence[Figures]) -> list[float]:
 
 
 def means(totals: Sequence[float]) -> dict[str, float]:
-    """The mean of each figure that a picture has, by name, from `sums_and_counts`."""
+    """The mean of each figure by name, from `sums_and_counts`; figures that no picture has are left out."""
     pairs = zip(AVERAGED, totals[::2], totals[1::2], strict=True)
     return {name: total / count for name, total, count in pairs if count}

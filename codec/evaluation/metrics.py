@@ -1,4 +1,4 @@
-"""How good a picture is and what it costs: one figure a picture, never a batch's mean."""
+"""Quality and rate of pictures: one figure per picture, never the mean of a batch."""
 
 import torch
 from pytorch_msssim import ms_ssim as _ms_ssim
@@ -13,8 +13,8 @@ MS_SSIM_MIN_SIZE = 161
 def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
     """10 log10(255^2 / MSE) in dB of each picture after rounding to 8-bit RGB: [B, 3, H, W] in [0, 1] to [B].
 
-    Identical pictures give inf, and so does a mean with one of them in it: no cap is right for every use.
-    Whoever averages, or writes JSON (which has no infinity), has to say what becomes of them.
+    Identical pictures give inf, and so does a mean that includes one: no cap is right for every use.
+    Code that averages, or that writes JSON (which has no infinity), must handle them.
     """
     difference = to_uint8(x_hat).float() - to_uint8(x).float()
     mse = difference.square().mean((1, 2, 3), dtype=torch.float64)

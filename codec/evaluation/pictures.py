@@ -1,4 +1,4 @@
-"""What a codec is evaluated on: the pictures of a folder or of a prepared dataset, in batches of one size, by ranks."""
+"""The pictures for an evaluation: of a folder or of a prepared dataset, in batches of one size, shared among ranks."""
 
 import contextlib
 import itertools
@@ -20,22 +20,22 @@ from coco224.walk import say_left_out, walk
 from codec.errors import InputError
 
 _READERS = 2  # threads that decode ahead of the codec
-_MOST_AHEAD = 2**22  # pixels of a picture that they decode
+_MOST_AHEAD = 2**22  # these threads decode only pictures of at most so many pixels
 
 CROP_PIXELS = 224 * 224
 """A batch of pictures has at most as many pixels as a batch of crops."""
 
 Batches = Iterator[tuple[Sequence[int], Tensor]]
-"""The indices of B pictures, and uint8 [B, 3, H, W]."""
+"""Indices of B pictures, and the pictures, uint8 [B, 3, H, W]."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Names, and how to read a rank's share of them.
+    """The names of pictures, and a function that reads a rank's share.
 
     Attributes:
-        read: `read(rank, world_size)`, each picture once over all ranks.
-        files: the pictures' files, where each is one.
+        read: `read(rank, world_size)`; all ranks together read each picture once.
+        files: the pictures' files, if every picture is a file.
     """
 
     title: str
@@ -45,10 +45,10 @@ class Pictures:
 
 
 def open_pictures(images: str | None, coco_dir: str | None, use_prepared: bool, batch_size: int) -> Pictures:
-    """The pictures of a folder, one picture, or a dataset's validation split (training split where there is no other).
+    """The pictures of a folder, one picture, or a dataset's validation split (or training split if it has no other).
 
     Args:
-        images, coco_dir: one of the two.
+        images, coco_dir: exactly one of the two.
         batch_size: in crops of 224x224.
 
     Raises:
@@ -80,7 +80,7 @@ def _read_rows(rows: Rows, batch_size: int, rank: int, world_size: int) -> Batch
 
 
 def _read_files(paths: list[Path], batch_size: int, rank: int, world_size: int) -> Batches:
-    """Pictures of one size wait for each other until a batch is full, but never more than two batches of them."""
+    """Batches of equal-sized pictures: these wait until a batch is full, but never more than two batches wait."""
     waiting: dict[torch.Size, list[tuple[int, Tensor]]] = {}
     mine = range(rank, len(paths), world_size)
     for index, picture in zip(mine, _in_turn([paths[i] for i in mine]), strict=True):
@@ -89,13 +89,13 @@ def _read_files(paths: list[Path], batch_size: int, rank: int, world_size: int) 
         if (len(alike) + 1) * picture[0].numel() > batch_size * CROP_PIXELS:
             yield _batch(waiting.pop(picture.shape))
         elif sum(len(pictures) * shape.numel() for shape, pictures in waiting.items()) > 6 * batch_size * CROP_PIXELS:
-            yield _batch(waiting.pop(next(iter(waiting))))  # those that have waited longest
+            yield _batch(waiting.pop(next(iter(waiting))))  # the pictures that have waited longest
     for pictures in waiting.values():
         yield _batch(pictures)
 
 
 def _in_turn(paths: Sequence[Path]) -> Iterator[Tensor]:
-    """The pictures in order, read ahead; large ones when their turn comes, so that one at a time is in memory."""
+    """The pictures in order, read ahead. A large one is read only when it is next, so memory holds one at a time."""
     for large, group in itertools.groupby(paths, _is_large):
         if large:
             yield from map(_read, group)
@@ -106,7 +106,7 @@ def _in_turn(paths: Sequence[Path]) -> Iterator[Tensor]:
 def _is_large(path: Path) -> bool:
     with contextlib.suppress(Exception), open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
         return image.width * image.height > _MOST_AHEAD
-    return False  # whoever reads it says what is wrong with it
+    return False  # reading it later gives the error
 
 
 def _batch(pictures: list[tuple[int, Tensor]]) -> tuple[Sequence[int], Tensor]:

@@ -1,4 +1,4 @@
-"""The processes of a launcher, for a program that shares its work out among them."""
+"""The processes of a launcher, for a program that divides its work among them."""
 
 import os
 from collections.abc import Iterable
@@ -16,17 +16,17 @@ _OF_LAUNCHERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER
 
 
 def drop_empty_variables() -> None:
-    """Unsets a launcher's variables that are empty, as some schedulers export them to every shell."""
+    """Unsets a launcher's empty environment variables; some schedulers export them to every shell."""
     for name in _OF_LAUNCHERS:
         if not os.environ.get(name, "1").strip():
             del os.environ[name]
 
 
 def launched_processes() -> int | None:
-    """How many processes a launcher says that it started; None without one.
+    """The number of processes that a launcher started, from WORLD_SIZE; None without a launcher.
 
     Raises:
-        InputError: WORLD_SIZE is no number.
+        InputError: WORLD_SIZE is not a number.
     """
     text = os.environ.get("WORLD_SIZE")
     if text is None:
@@ -38,7 +38,7 @@ def launched_processes() -> int | None:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that `accelerate launch` started, or alone."""
+    """This process and the others that `accelerate launch` started; without a launcher it is the only one."""
 
     rank: int
     world_size: int
@@ -46,10 +46,10 @@ class Ranks:
 
     @classmethod
     def join(cls) -> "Ranks":
-        """Meets the others.
+        """Connects to the other processes.
 
         Raises:
-            InputError: the launcher's processes do not know of each other.
+            InputError: the launcher's processes are not connected to each other.
         """
         drop_empty_variables()
         launched = launched_processes() or 1
@@ -68,10 +68,10 @@ class Ranks:
         return cls(state.process_index, state.num_processes, state.device)
 
     def gather(self, share: Iterable[T]) -> list[T]:
-        """What all ranks' shares give, on every rank. Each works at its own pace until its share ends.
+        """The items of all ranks' shares, on every rank. Each rank works at its own speed through its share.
 
         Raises:
-            InputError: one rank's share raised it; all ranks do.
+            InputError: on all ranks, if one rank's share raised it.
         """
         wrong = None
         mine: list[T] = []

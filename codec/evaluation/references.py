@@ -1,4 +1,4 @@
-"""JPEG, WebP and AVIF through Pillow, to compare with."""
+"""References: JPEG, WebP and AVIF with Pillow."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ QUALITIES = {
 
 
 LONGEST_SIDE = {"jpeg": 65500, "webp": 16383, "avif": 32768}
-"""Pixels that a format's library takes, or reads again."""
+"""Longest side in pixels that a format's library can write and read."""
 
 
 def check_format(name: str) -> None:
-    """InputError where this Pillow cannot write the format."""
+    """Raises InputError if this Pillow cannot write the format."""
     if not features.check({"jpeg": "jpg"}.get(name, name)):
         raise InputError(f"--reference {name}: this Pillow has no {name.upper()}; install Pillow's own wheel")
 
 
 def check_sides(name: str, files: Sequence[Path]) -> None:
-    """InputError for a picture that the format cannot hold, by its header; a file that is no picture is passed over."""
+    """Raises InputError for a picture whose size, in its header, is too large for the format. Skips other files."""
     for path in files:
         try:
             with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
                 side = max(image.size)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            continue  # said where the picture is read
+            continue  # reading the picture gives the error
         if side > LONGEST_SIDE[name]:
             raise InputError(
                 f"--reference {name}: {path} has a side of {side} pixels and {name.upper()} takes "
@@ -56,7 +56,7 @@ def check_sides(name: str, files: Sequence[Path]) -> None:
 def through_pillow(
     name: str, quality: int, batches: Iterable[tuple[Sequence[int], Tensor]], device: torch.device
 ) -> Iterator[Decoded]:
-    """Pictures as their files give them back, coded with Pillow's other settings as they are.
+    """Compresses and decompresses pictures; all settings but the quality are Pillow's defaults.
 
     Args:
         batches: indices, and uint8 [B, 3, H, W].

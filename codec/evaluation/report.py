@@ -1,4 +1,4 @@
-"""`codec.evaluate --report`: curves, figures and pictures as one HTML file that needs no network."""
+"""`codec.evaluate --report`: one HTML file with curves, figures and pictures; it needs no network."""
 
 import base64
 import math
@@ -22,7 +22,7 @@ COLUMNS = {
     "psnr": ("PSNR in dB", ".3f"),
     "ms_ssim": ("MS-SSIM", ".5f"),
 }
-"""Figure: its heading and its format."""
+"""Heading and number format by figure."""
 
 
 def write_report(
@@ -34,13 +34,13 @@ def write_report(
     against: Sequence[dict[str, Any]],
     shown: Sequence[Shown],
 ) -> None:
-    """Writes the page, whole or not at all.
+    """Writes the page, completely or not at all.
 
     Args:
-        title: of what was evaluated on.
-        names: of all its pictures.
-        against: for each reference its "name" and, where there are any, its "bd-rate", "bd-psnr" and "overlap".
-        shown: the pictures to compare, each with the same codecs.
+        title: title of the evaluated pictures.
+        names: names of all pictures.
+        against: for each reference its "name" and, if they exist, "bd-rate", "bd-psnr" and "overlap".
+        shown: the pictures to compare, all with the same codecs.
     """
     from jinja2 import Environment
 
@@ -67,13 +67,13 @@ def write_report(
 
 
 def _without_shared_folders(paths: Sequence[str]) -> list[str]:
-    """The paths from where they part."""
+    """The paths without the folders that they have in common."""
     shared = os.path.commonpath([Path(path).parent.resolve() for path in paths])
     return [os.path.relpath(Path(path).parent.resolve() / Path(path).name, shared) for path in paths]
 
 
 def _cell(value: float | None, style: str) -> Markup:
-    """A number as a table's cell, with what to sort it by."""
+    """A number as a cell of a table, with the value to sort by."""
     if value is None:
         return Markup('<td data-value="">–</td>')
     if math.isinf(value):

@@ -1,4 +1,4 @@
-"""What an evaluation says: a table on the terminal, differences from references, and files of figures."""
+"""The output of an evaluation: a table on the terminal, differences from references, and files of figures."""
 
 import csv
 import math
@@ -13,13 +13,13 @@ from codec.evaluation.pictures import Pictures
 
 COLUMNS = {"psnr": "psnr-rgb", "ms_ssim": "ms-ssim-rgb", "bpp": "bpp", "bpp_estimated": "bpp-estimated"}
 ALARM = 0.01
-"""Real and estimated bits differ by no more than this where the tables fit the densities,"""
+"""With up-to-date CDF tables, real and estimated bits differ by at most this share,"""
 OVERHEAD = 20
-"""but for the bytes of a file that no symbol asked for: its header, and the last word of the coder."""
+"""plus the bytes of a file that code no symbol: the header and the last word of the coder."""
 
 
 def print_table(pictures: Pictures, measured: list[Evaluated]) -> None:
-    """One line a codec, and how many pictures a mean leaves out."""
+    """Prints one line per codec, and the number of pictures that a mean leaves out."""
     width = max(len("checkpoint"), *(len(one_line(each.name)) for each in measured))
     print(f"{one_line(pictures.title)}: {counted(len(pictures.names), 'picture')}, means over pictures")
     print(f"{'checkpoint':{width}}  PSNR dB  MS-SSIM     bpp  estimated")
@@ -36,7 +36,7 @@ def print_table(pictures: Pictures, measured: list[Evaluated]) -> None:
 
 
 def differences(tested: Curve, references: list[Curve]) -> list[dict[str, Any]]:
-    """BD-rate and BD-PSNR against each reference, printed and as --json has them."""
+    """Prints BD-rate and BD-PSNR against each reference, and returns them as --json contains them."""
     against = []
     for reference in references:
         entry: dict[str, Any] = {"name": reference.name, "results": _columns(reference)}
@@ -63,7 +63,7 @@ def _columns(each: Curve) -> dict[str, list[float | None]]:
 
 
 def alarm(each: Evaluated, names: list[str]) -> str | None:
-    """What to say where a file is not as large as its likelihoods promise, the worst named; None where none is."""
+    """An alarm if file sizes differ from the likelihoods' estimate, with the worst file; None if no file differs."""
     off = {
         name: row.bpp / row.bpp_estimated - 1
         for name, row in zip(names, each.rows, strict=True)
@@ -83,7 +83,7 @@ def _beyond(real: float, estimated: float, pixels: int) -> bool:
 
 
 def as_results(pictures: Pictures, ours: list[Evaluated]) -> dict[str, Any]:
-    """CompressAI's result format: one entry a checkpoint in each list."""
+    """CompressAI's result format: every list has one entry per checkpoint."""
     results = {label: [each.averages.get(name) for each in ours] for name, label in COLUMNS.items()}
     return {
         "name": "npu-image-codec",
@@ -94,7 +94,7 @@ def as_results(pictures: Pictures, ours: list[Evaluated]) -> dict[str, Any]:
 
 
 def write_rows(path: Path, names: list[str], measured: list[Evaluated]) -> None:
-    """A CSV row for each codec and picture, in UTF-8; what a name has that is no text is escaped."""
+    """Writes a CSV row for each codec and picture, in UTF-8; bytes of a name that are not text are escaped."""
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["checkpoint", "picture", *COLUMNS])
@@ -105,5 +105,5 @@ def write_rows(path: Path, names: list[str], measured: list[Evaluated]) -> None:
 
 
 def _cell(name: str) -> str:
-    """A name that no spreadsheet takes for a formula."""
+    """The name in a form that no spreadsheet reads as a formula."""
     return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name

@@ -9,7 +9,7 @@ from torch import Tensor
 from codec.evaluation.metrics import MS_SSIM_MIN_SIZE
 
 _PIXELS = 2**20
-"""About so many are in float at a time."""
+"""About so many pixels are in float at a time."""
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW, _SIGMA = 11, 1.5
@@ -19,7 +19,7 @@ _C1, _C2 = 0.01**2, 0.03**2
 def in_strips(x: Tensor, x_hat: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     """PSNR, MS-SSIM (None where a side is too short) and mean absolute difference of uint8 pictures [3, H, W].
 
-    They are those of `codec.evaluation.metrics`; sums in another order move their last digits.
+    The values are those of `codec.evaluation.metrics`; another order of sums changes the last digits.
     """
     squares = absolute = 0
     for rows in _strips(x.shape[1], x.shape[2]):
@@ -34,7 +34,7 @@ def in_strips(x: Tensor, x_hat: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
 
 
 def _strips(height: int, width: int) -> Iterator[slice]:
-    rows = 2 * max(1, _PIXELS // (2 * width))  # even: each begins where a pair of rows does
+    rows = 2 * max(1, _PIXELS // (2 * width))  # even: every strip begins with a pair of rows
     return (slice(first, first + rows) for first in range(0, height, rows))
 
 
@@ -50,7 +50,7 @@ def _ms_ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _ssim(x: Tensor, y: Tensor, with_luminance: bool) -> Tensor:
-    """The mean over all windows inside the picture of SSIM, or of its contrast and structure alone."""
+    """The mean of SSIM, or of only its contrast and structure, over all windows inside the picture."""
     height, width = x.shape[0] - _WINDOW + 1, x.shape[1] - _WINDOW + 1
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     for rows in _strips(height, width):
@@ -71,7 +71,7 @@ def _blurred(x: Tensor) -> Tensor:
 
 
 def _halved(x: Tensor) -> Tensor:
-    """Means of 2x2 values; a side of odd length has zeros before it and after it, as pytorch_msssim has."""
+    """Means of 2x2 values; a side of odd length is padded with zeros on both ends, as in pytorch_msssim."""
     odd = [side % 2 for side in x.shape]
     strips = []
     for rows in _strips(x.shape[0] + 2 * odd[0], x.shape[1]):

@@ -1,1 +1,1 @@
-"""A checkpoint as a repository of the Hugging Face Hub. Cannot import torch."""
+"""Makes a repository of the Hugging Face Hub from a checkpoint. Must not import torch."""

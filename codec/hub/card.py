@@ -1,6 +1,6 @@
-"""The model card: what a checkpoint is, where it comes from, how good it is, and how to use and make it again.
+"""The model card: what a checkpoint is, where it comes from, how good it is, how to use it and how to train it again.
 
-`card.md` is its template. Metadata may be a stranger's, so that every text of theirs goes through `md` or `code`.
+`card.md` is the template. Metadata may come from a stranger, so `md` or `code` escapes every text in them.
 """
 
 import json
@@ -16,7 +16,7 @@ TAGS = ["image-compression", "learned-image-compression", "compressai", "npu"]
 FIGURES = {
     "psnr": ("PSNR", "{:.2f} dB"),
     "ms_ssim": ("MS-SSIM", "{:.4f}"),
-    "bpp_estimated": ("bits per pixel, by the likelihoods", "{:.4f}"),
+    "bpp_estimated": ("bits per pixel, from the likelihoods", "{:.4f}"),
     "bpp": ("bits per pixel, of real files", "{:.4f}"),
     "rd": ("rate-distortion loss", "{:.4f}"),
 }
@@ -40,14 +40,14 @@ MEANINGS = {
 
 
 def model_card(repo_id: str, header: dict[str, Any], files: list[str], command: str, plugin: str = "") -> str:
-    """The card in Markdown with its YAML head.
+    """The card in Markdown with its YAML header.
 
     Args:
         repo_id: USER/NAME.
         header: `architecture`, `options`, `metrics`, `step`, `versions` and `dataset` of the checkpoint.
-        files: what else the repository holds.
-        command: the recipe as one command; empty where it is not known.
-        plugin: which of the files holds the codec's own blocks; empty where it has none.
+        files: the other files of the repository.
+        command: the recipe as one command; empty if it is not known.
+        plugin: the file that contains the codec's own blocks; empty if there is none.
     """
     from huggingface_hub import ModelCard
 
@@ -80,14 +80,14 @@ def model_card(repo_id: str, header: dict[str, Any], files: list[str], command: 
 
 
 def md(text: object) -> str:
-    """A text as one line of Markdown that stays a text: no HTML, no links, no cells of a table."""
+    """Escapes a text as one line of Markdown: it cannot add HTML, links or table cells."""
     line = "".join(c if c.isprintable() else " " for c in str(text))
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*\[\]|!#])", r"\\\1", line)
 
 
 def code(text: object) -> str:
-    """A text as one line within backticks, which nothing can end; names and commands need no <, > or |."""
+    """Cleans a text for one line within backticks: it cannot end them. <, > and | are removed; no name needs them."""
     return "".join(c for c in str(text) if c.isprintable() and c not in "`|<>")
 
 
@@ -127,7 +127,7 @@ def _in_short(header: dict[str, Any]) -> str:
 
 
 def _block(header: dict[str, Any], part: str) -> tuple[str, str]:
-    """The name of a transform's block, and the options that are of its side."""
+    """The name of a transform's block, and its options for this transform."""
     block = header["architecture"][part]
     other = "dec_" if part == "g_a" else "enc_"
     given = {name: value for name, value in block["options"].items() if not name.startswith(other)}
@@ -135,7 +135,7 @@ def _block(header: dict[str, Any], part: str) -> tuple[str, str]:
 
 
 def _training(header: dict[str, Any]) -> list[tuple[str, str]]:
-    """Rows of the table: what the training started from, and with what."""
+    """Rows of the table: the weights that training started from, the data and the settings."""
     options = header["options"]
     if not options:
         return []
@@ -155,7 +155,7 @@ def _training(header: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _wrapped(command: str) -> str:
-    """The command over lines of a page's width, broken before options."""
+    """The command in lines of the page's width, broken before options."""
     lines = [""]
     for word in command.replace(" --", "\n--").split("\n"):
         if len(lines[-1]) + len(word) > 90:
@@ -165,11 +165,11 @@ def _wrapped(command: str) -> str:
 
 
 def _licence(options: dict[str, Any]) -> tuple[str | None, str]:
-    """The Hub's name of the licence where it is sure, and what to say of it."""
+    """The Hub's name of the licence, or None if it is not known, and a sentence about it."""
     if options.get("pretrained"):
         return "bsd-3-clause-clear", "The weights derive from CompressAI's, under the BSD 3-Clause Clear License."
     if options.get("init_checkpoint"):
-        return None, "That of the checkpoint that the training started from."
+        return None, "The licence of the checkpoint that the training started from."
     return "apache-2.0", "Apache-2.0."
 
 
@@ -178,6 +178,6 @@ def _hub_dataset(header: dict[str, Any]) -> str:
 
 
 def _data(header: dict[str, Any]) -> str:
-    """The dataset as strangers may read it: its name on the Hub, or the last part of its path."""
+    """The dataset's public name: its name on the Hub, or the last part of its path."""
     folder = code(Path(str(header["options"].get("coco_dir", ""))).name)
     return _hub_dataset(header) or folder or "a folder of its trainer"

@@ -1,7 +1,7 @@
-"""What a repository of a checkpoint on the Hugging Face Hub holds, and what stays at home.
+"""Selects the files that are uploaded with a checkpoint to the Hugging Face Hub.
 
-A checkpoint may come from a stranger, and so may what lies beside it: nothing that they name is followed. Links, files
-with a dot in front and files of other kinds are left out, and so is a record that no run of ours wrote.
+A checkpoint and the files beside it may come from a stranger, so no path that they name is followed. Links, hidden
+files, files of other kinds, and a record that no run of this program wrote are left out.
 """
 
 import json
@@ -19,23 +19,23 @@ from codec.hub.card import model_card
 WEIGHTS = "model.safetensors"
 TABLES = "entropy_tables.bin"
 CONFIG = "config.yaml"
-RESOLVED = "resolved.yaml"  # a run's config.yaml, where that name was taken
-# What a run leaves beside its checkpoints.
+RESOLVED = "resolved.yaml"  # a run's config.yaml, if that name was taken
+# Files that a run leaves beside its checkpoints.
 RECORD = (CONFIG, "metrics.jsonl", "curves.png", "summary.json", "rd.png")
 RECONSTRUCTIONS = "reconstructions.png"
 MARK = "# accelerate launch train_accel.py"
-"""The first line of a run's config.yaml begins with it: the folder is a run's own."""
+"""The first line of a run's config.yaml begins with this: then the folder belongs to a run."""
 
 _MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class Repository:
-    """The files of a repository, and what was found and does not go up.
+    """The files of a repository, and the files that were found but are not uploaded.
 
     Attributes:
         files: contents by path.
-        left_out: a sentence each.
+        left_out: one sentence for each file that is left out.
     """
 
     files: dict[str, bytes]
@@ -45,15 +45,15 @@ class Repository:
 def repository_files(
     checkpoint: Path, repo_id: str, onnx: Path | None = None, plugin: Path | None = None, recon_dir: Path | None = None
 ) -> Repository:
-    """Everything that a repository holds, made from a checkpoint and what a run left beside it.
+    """All files of a repository, made from a checkpoint and the files that a run left beside it.
 
     Args:
         repo_id: USER/NAME, for the card.
         onnx: folder of exported files.
-        plugin: file of blocks, taken where the codec has a block that is not built in. The checkpoint names one too,
-            which is not trusted: a stranger's could name any file of this machine.
-        recon_dir: the run's folder of reconstructions. Without it, the one that the checkpoint names is looked into
-            where it lies in the checkpoint's own folder.
+        plugin: file of blocks, uploaded if the codec has a block that is not built in. The path in the checkpoint is
+            not trusted, since a stranger's checkpoint could name any file of this machine.
+        recon_dir: the run's folder of reconstructions. Default: the folder that the checkpoint names, if it is inside
+            the checkpoint's own folder.
 
     Raises:
         InputError: the checkpoint cannot be read.
@@ -87,12 +87,12 @@ def repository_files(
 
 
 def is_ours(path: str) -> bool:
-    """Whether a file of a repository is one that a push makes of what may lie beside a checkpoint, or not."""
+    """Whether a file of a repository is one that a push may have made; a later push without it removes it."""
     return path in (*RECORD, RECONSTRUCTIONS) or path.startswith("onnx/")
 
 
 def _add(found: Repository, path: Path, name: str) -> bool:
-    """Takes a file that is no link; says so where it is there and cannot be taken."""
+    """Adds a file that is not a link; if the file exists but cannot be added, notes it in `left_out`."""
     try:
         if path.is_symlink():
             found.left_out.append(f"{path} is a link")
@@ -105,18 +105,18 @@ def _add(found: Repository, path: Path, name: str) -> bool:
 
 
 def _add_record(found: Repository, folder: Path) -> None:
-    """The files that a run wrote, where the first line of config.yaml says that it was one of ours."""
+    """Adds the files that a run wrote, if the first line of config.yaml shows that it was a run of this program."""
     marked = any(_add_marked(found, folder / name) for name in (CONFIG, RESOLVED))
     others = [name for name in RECORD[1:] if (folder / name).exists()]
     if marked:
         for name in others:
             _add(found, folder / name, name)
     elif others:
-        found.left_out.append(f"{', '.join(others)} in {folder}: no {CONFIG} of a run lies beside them")
+        found.left_out.append(f"{', '.join(others)} in {folder}: there is no {CONFIG} of a run beside them")
 
 
 def _add_marked(found: Repository, config: Path) -> bool:
-    """Takes a run's options as config.yaml, and says so where the file is somebody else's."""
+    """Adds a run's options as config.yaml; notes a file that no run wrote in `left_out`."""
     if not _add(found, config, CONFIG):
         return False
     if found.files[CONFIG].startswith(MARK.encode()):
@@ -127,7 +127,7 @@ def _add_marked(found: Repository, config: Path) -> bool:
 
 
 def _own_recon_dir(checkpoint: Path, saved: CheckpointFile) -> Path | None:
-    """The folder of reconstructions that the checkpoint names, where it lies in the checkpoint's own folder."""
+    """The folder of reconstructions that the checkpoint names, if it is inside the checkpoint's own folder."""
     folder, named = checkpoint.parent.resolve(), saved.description.options.get("recon_dir")
     inside = isinstance(named, str) and "\0" not in named and Path(named).resolve().is_relative_to(folder)
     return Path(str(named)) if inside else None
@@ -140,7 +140,7 @@ def _add_reconstructions(found: Repository, folder: Path | None) -> None:
 
 
 def _add_exports(found: Repository, folder: Path, tables: Tables) -> None:
-    """Graphs and their tables that have the checkpoint's fingerprint; links to folders are not followed."""
+    """Adds graphs and tables with the checkpoint's fingerprint; links to folders are not followed."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         if path.is_dir() or any(part.startswith(".") for part in parts):
@@ -149,7 +149,7 @@ def _add_exports(found: Repository, folder: Path, tables: Tables) -> None:
         if path.suffix not in (".onnx", ".tables"):
             found.left_out.append(f"{path} is neither a graph nor its tables")
         elif any(folder.joinpath(*parts[:depth]).is_symlink() for depth in range(1, len(parts))):
-            found.left_out.append(f"{path} lies behind a link")
+            found.left_out.append(f"{path} is in a linked folder")
         elif _add(found, path, name) and not _belongs(found.files[name], path.suffix, tables):
             del found.files[name]
             found.left_out.append(f"{path} was not exported from this checkpoint")

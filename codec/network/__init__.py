@@ -1,1 +1,1 @@
-"""The float codec: transforms, entropy bottleneck, sizes."""
+"""The float codec: transforms, entropy bottleneck, complexity."""

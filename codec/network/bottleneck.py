@@ -1,4 +1,4 @@
-"""The entropy model: CompressAI's bottleneck in a form that compiles and exports, with noise that knows its place."""
+"""The entropy model: CompressAI's bottleneck, changed so that it compiles and exports, with counter-based noise."""
 
 import copy
 from typing import TypeVar
@@ -15,29 +15,29 @@ TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
 """Names of the buffers that hold the CDF tables."""
 
 MOST_SQUARED = 4e9
-"""Sum over channels of the squared number of symbols of a CDF table, with which the time to build them goes: 7 seconds.
+"""Largest sum over channels of (symbols of the CDF table)^2. The time to build tables is proportional: here 7 seconds.
 
-Trained codecs have some hundred symbols a channel, 4500 are a limit for 192 channels.
+Trained codecs have about a hundred symbols per channel; for 192 channels the limit is 4500 per channel.
 """
 
 INT8 = (-128, 127)
-"""The least and greatest symbol that 8 bits hold."""
+"""The smallest and the largest symbol of 8 bits."""
 
 
 def noise_keys(seed: int, step: int, places: Tensor) -> Tensor:
-    """Keys of the quantization noise: a function of the seed, the optimizer step and the place in the global batch.
+    """Keys of the quantization noise: a function of seed, optimizer step and place in the global batch.
 
     Args:
         places: int64 [B], the samples' places in the global batch.
 
     Returns:
-        int64 [B], 32-bit values: the same sample gets the same noise on any rank and under any accumulation.
+        int64 [B], 32-bit values. A sample gets the same noise on every rank and with every accumulation.
     """
     return _hash32(_hash32(_hash32(places & _MASK) ^ (step & _MASK)) ^ (seed & _MASK))
 
 
 def uniform_noise(keys: Tensor, shape: torch.Size) -> Tensor:
-    """Uniform noise in [-0.5, 0.5), float32 [B, *shape], from one key a sample.
+    """Uniform noise in [-0.5, 0.5), float32 [B, *shape], from one key per sample.
 
     A counter-based generator: element i of a sample is a hash of (key, i), so it needs no state, runs inside a compiled
     graph and gives the same bits on every device.
@@ -51,7 +51,7 @@ _MASK = 0xFFFFFFFF
 
 
 def _hash32(x: Tensor) -> Tensor:
-    """A 32-bit xor-shift-multiply hash in int64; the constants are under 2**31, so that no product overflows."""
+    """A 32-bit xor-shift-multiply hash in int64; the constants are below 2**31, so no product overflows."""
     x = ((x ^ (x >> 15)) * 0x2C1B3C6D) & _MASK
     x = ((x ^ (x >> 12)) * 0x297A2D39) & _MASK
     return x ^ (x >> 15)
@@ -64,10 +64,10 @@ class Bottleneck(EntropyBottleneck):
     the parent builds its permutation as a tensor and reads it back, which breaks `torch.compile` and `torch.export`.
 
     Attributes:
-        for_int8: the codec is fake-quantized in `eval()`: symbols are clamped to 8 bits where those of the tables fit.
+        for_int8: the codec is fake-quantized in `eval()`: symbols are clamped to 8 bits if the tables' symbols fit.
             `codec.quantization` sets it.
-        symbol_limits: the least and greatest symbol in `eval()`; None: no limits. It follows from `for_int8` and the
-            tables, and is kept because finding it reads the tables on the host.
+        symbol_limits: the smallest and the largest symbol in `eval()`; None: no limits. It is computed from `for_int8`
+            and the tables, and stored because that reads the tables on the host.
     """
 
     for_int8: bool = False
@@ -98,7 +98,7 @@ class Bottleneck(EntropyBottleneck):
         return y_hat, likelihoods, aux_loss
 
     def medians(self) -> Tensor:
-        """The offsets that symbols are rounded around, [1, M, 1, 1]."""
+        """The medians [1, M, 1, 1]; they are subtracted from y before rounding."""
         medians: Tensor = self.quantiles[:, 0, 1].detach().view(1, -1, 1, 1)
         return medians
 
@@ -108,10 +108,10 @@ class Bottleneck(EntropyBottleneck):
         return symbols if self.symbol_limits is None else symbols.clamp(*self.symbol_limits)
 
     def update(self, force: bool = False, update_quantiles: bool = False) -> bool:
-        """CompressAI's: builds the CDF tables; whether their symbols fit 8 bits follows from these.
+        """Builds the CDF tables as in CompressAI, then sets `symbol_limits` from them.
 
         Raises:
-            InputError: densities are so flat or wide that their tables would take minutes, or not finite.
+            InputError: densities are not finite, or so flat or wide that building their tables would take minutes.
         """
         if update_quantiles and (force or not self.has_tables):
             self._update_quantiles()
@@ -132,21 +132,21 @@ class Bottleneck(EntropyBottleneck):
         return changed
 
     def limit_symbols(self) -> None:
-        """Sets `symbol_limits` after `for_int8` or the tables have changed (a host read)."""
+        """Sets `symbol_limits` after a change of `for_int8` or of the tables (a host read)."""
         self.symbol_limits = INT8 if self.for_int8 and self.symbols_fit(*INT8) else None
 
     @property
     def has_tables(self) -> bool:
-        """Whether there are CDF tables; a codec that only trains has none."""
+        """Whether the codec has CDF tables; a codec in training has none."""
         return bool(self._offset.numel() > 0)
 
     def symbol_range(self) -> tuple[int, int]:
-        """The least and greatest symbol of the tables (a host read); what is beyond has an escape code."""
+        """The smallest and the largest symbol of the tables (a host read); others are coded with an escape."""
         last = self._offset + self._cdf_length - 3  # the length counts a 0 at the start and the escape symbol too
         return int(self._offset.min()), int(last.max())
 
     def symbols_fit(self, low: int, high: int) -> bool:
-        """Whether there are tables and all their symbols lie in low..high (a host read)."""
+        """Whether the codec has tables and all their symbols are in low..high (a host read)."""
         if not self.has_tables:
             return False
         least, greatest = self.symbol_range()
@@ -154,17 +154,17 @@ class Bottleneck(EntropyBottleneck):
 
 
 def with_tables(codec: CodecT) -> CodecT:
-    """A copy of the codec in eval mode with `refresh_tables`; the codec itself is not touched."""
+    """A copy of the codec in eval mode after `refresh_tables`; the codec itself does not change."""
     fresh = copy.deepcopy(codec).eval().requires_grad_(False)
     refresh_tables(fresh)
     return fresh
 
 
 def refresh_tables(codec: nn.Module) -> None:
-    """Makes a codec's medians and CDF tables fit its densities, in place.
+    """Rebuilds a codec's medians and CDF tables from its densities, in place.
 
-    The quantiles are found by bisection, which is exact to 1e-3 where the auxiliary loss may still be on its way: stale
-    tables are the commonest reason why a file is larger than its likelihoods say.
+    Bisection finds the quantiles to 1e-3, even if the auxiliary loss has not converged. Stale CDF tables are the most
+    common reason why files are larger than their likelihoods say.
 
     Raises:
         InputError: a parameter of the entropy model is not finite, or a density is too wide for a table.

@@ -19,18 +19,18 @@ from codec.network.bottleneck import TABLES, Bottleneck
 class Codec(FactorizedPrior):
     """`FactorizedPrior` (Balle et al. 2018, arXiv:1802.01436) with a bottleneck that compiles, and replaceable GDNs.
 
-    With GDN kept, its state dict is CompressAI's own, key for key. `codec.quantization.build` makes a quantized one.
+    With GDN, its state dict has the same keys as CompressAI's. `codec.quantization.build` makes a quantized codec.
 
     Attributes:
-        architecture: what it is made of now.
-        calibrated_tables: after post-training quantization, the tables of the float codec whose files this codec writes
-            and reads; its own weights give another fingerprint. None otherwise.
+        architecture: its present architecture.
+        calibrated_tables: after post-training quantization, the tables of the float codec, whose files this codec
+            writes and reads; its own weights give another fingerprint. None otherwise.
     """
 
     calibrated_tables: Tables | None = None
 
     def __init__(self, architecture: Architecture) -> None:
-        """Builds the float codec; the quantization of the architecture is not applied here."""
+        """Builds the float codec; it does not apply the architecture's quantization."""
         super().__init__(architecture.N, architecture.M)
         self.entropy_bottleneck = Bottleneck(architecture.M)
         self.architecture = Architecture(architecture.N, architecture.M)
@@ -43,25 +43,25 @@ class Codec(FactorizedPrior):
         Args:
             x: pictures [B, 3, H, W] in [0, 1], H and W multiples of 16.
             keys: int64 [B], noise keys (training); None rounds (evaluation).
-            detach_rate: no gradient from the rate to the transforms.
+            detach_rate: the rate gives the transforms no gradient.
 
         Returns:
-            `x_hat` [B, 3, H, W], `likelihoods` {"y": [B, M, H/16, W/16]}, and `aux_loss`, which is computed here,
-            inside the forward that DDP and FSDP wrap, so that one backward reduces every gradient.
+            `x_hat` [B, 3, H, W], `likelihoods` {"y": [B, M, H/16, W/16]}, and `aux_loss`. DDP and FSDP wrap this
+            forward; since `aux_loss` is computed inside it, one backward reduces all gradients.
         """
         y = self.g_a(x)
         y_hat, likelihoods, aux_loss = self.entropy_bottleneck(y, keys, detach_rate)
         return {"x_hat": self.g_s(y_hat), "likelihoods": {"y": likelihoods}, "aux_loss": aux_loss}
 
     def replace_blocks(self, part: str, new: BlockChoice) -> None:
-        """Puts fresh blocks in the place of a transform's GDNs, or of the blocks that it has.
+        """Replaces a transform's GDNs, or its present blocks, with new blocks.
 
         Args:
             part: "g_a" or "g_s".
-            new: the block; GDN keeps what is there.
+            new: the new block; with GDN nothing changes.
 
         Raises:
-            InputError: an unknown block, impossible options, or GDN asked of a transform that has lost it.
+            InputError: the block is unknown, its options are impossible, or GDN is wanted where it was replaced.
         """
         old: BlockChoice = getattr(self.architecture, part)
         if new == old:
@@ -77,7 +77,7 @@ class Codec(FactorizedPrior):
         self.architecture = replace(self.architecture, **{part: new})  # type: ignore[arg-type]
 
     def load_weights(self, state: dict[str, Tensor]) -> None:
-        """Loads a state dict strictly, whatever the sizes of its CDF tables.
+        """Loads a state dict strictly; only the sizes of the CDF tables may differ.
 
         Raises:
             InputError: the state dict belongs to another architecture, or has CDF tables of another form.
@@ -88,7 +88,7 @@ class Codec(FactorizedPrior):
         _check_tables(state, self.M)
         for table in TABLES:
             key = f"entropy_bottleneck.{table}"
-            state.setdefault(key, own[key].new_empty(0))  # a state to train from may carry no tables
+            state.setdefault(key, own[key].new_empty(0))  # a state to train from may have no tables
             bottleneck.register_buffer(table, torch.empty_like(state[key], device=own[key].device))
             own[key] = state[key]
         wrong = sorted(own.keys() ^ state.keys()) + sorted(
@@ -107,7 +107,7 @@ class Codec(FactorizedPrior):
 
 
 def _check_tables(state: dict[str, Tensor], channels: int) -> None:
-    """InputError for CDF tables that are not [M, L], [M] and [M] of int32, or empty. Only forms are looked at."""
+    """Raises InputError for CDF tables that are not int32 [M, L], [M], [M], or empty. Values are not checked."""
     tables = [state[key] for name in TABLES if (key := f"entropy_bottleneck.{name}") in state]
     if not any(table.numel() for table in tables):
         return
@@ -118,5 +118,5 @@ def _check_tables(state: dict[str, Tensor], channels: int) -> None:
 
 
 def gdn_layers(codec: nn.Module) -> Iterator[tuple[str, GDN]]:
-    """The GDN and IGDN layers that are left, by name."""
+    """The remaining GDN and IGDN layers, by name."""
     return ((name, module) for name, module in codec.named_modules() if isinstance(module, GDN))

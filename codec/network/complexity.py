@@ -1,4 +1,4 @@
-"""What a codec costs: parameters and multiply-accumulates, counted and not estimated."""
+"""Complexity of a codec: exact counts of parameters and multiply-accumulates."""
 
 import copy
 
@@ -13,11 +13,11 @@ _SIDE = 4 * STRIDE
 
 
 def costs(architecture: Architecture) -> dict[str, tuple[int, float]]:
-    """Of "g_a" and "g_s": parameters, and multiply-accumulates per pixel of the picture.
+    """Parameters, and multiply-accumulates per pixel of the picture, of "g_a" and of "g_s".
 
-    Convolutions and matrix products count; what is done element by element does not.
+    Convolutions and matrix products are counted; elementwise operations are not.
     """
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and nobody wants them
+    with torch.random.fork_rng(devices=[]):  # building draws unused initial weights; keep the random state
         codec = Codec(Architecture(architecture.N, architecture.M, architecture.g_a, architecture.g_s)).eval()
     x = torch.zeros(1, 3, _SIDE, _SIDE)
     result = {}
@@ -30,14 +30,14 @@ def costs(architecture: Architecture) -> dict[str, tuple[int, float]]:
 
 
 def training_flops(codec: Codec, batch_size: int, side: int) -> int:
-    """Floating-point operations of a training step's transforms, forward and backward: two a multiply-accumulate.
+    """Floating-point operations of the transforms in a training step, forward and backward: two per MAC.
 
-    Counted from the shapes alone, on the meta device. Elementwise work and the entropy model, some thousandths of it,
-    do not count.
+    Counted from the shapes, on the meta device. Elementwise operations and the entropy model, some thousandths of the
+    total, are not counted.
 
     Args:
-        codec: what of it trains requires gradients.
-        side: of the square pictures, a multiple of 16.
+        codec: the parameters that train require gradients.
+        side: side of the square pictures, a multiple of 16.
     """
     x: Tensor = torch.empty(batch_size, 3, side, side, device="meta")
     g_a, g_s = (copy.deepcopy(transform).to("meta") for transform in (codec.g_a, codec.g_s))

@@ -1,4 +1,4 @@
-"""Modules that get another class in place."""
+"""Changes the class of a module in place."""
 
 from typing import Any
 
@@ -6,11 +6,10 @@ from torch import nn
 
 
 def mix_in(module: nn.Module, mixin: type[nn.Module], **attributes: Any) -> None:
-    """Puts a class in front of the module's own, in place: its methods come first and call the module's by `super()`.
+    """Gives the module a class derived from `mixin` and its own class, in place: `super()` calls the module's methods.
 
-    A wrapper module would do the same work but rename every key of the state dict, and code that asks for
-    `isinstance(module, nn.Conv2d)` would not find the convolution. Changing the class keeps parameters, buffers, hooks,
-    names and the training mode.
+    A wrapper module would rename every key of the state dict, and `isinstance(module, nn.Conv2d)` would be False for
+    it. Changing the class keeps parameters, buffers, hooks, names and the training mode.
 
     Args:
         attributes: class attributes of the new class.

@@ -1,4 +1,4 @@
-"""Pixels as a codec takes and gives them."""
+"""Conversion of pixels for a codec's input and output."""
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +10,13 @@ from codec.description.architecture import STRIDE
 def to_float(
     images: Tensor, device: torch.device | None = None, memory_format: torch.memory_format = torch.preserve_format
 ) -> Tensor:
-    """uint8 pictures [..., H, W] to float32 in [0, 1], on the device, in a layout of memory."""
+    """Converts uint8 pictures [..., H, W] to float32 in [0, 1], on the device, in the given memory format."""
     pictures = images.to(device, non_blocking=True)
     return pictures.to(torch.float32, memory_format=memory_format).div_(255)
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """x in [0, 1], any float type and shape, to 0..255: clamped, scaled by 255, rounded to the nearest."""
+    """Converts x in [0, 1], of any float type and shape, to 0..255: clamps, scales by 255, rounds to nearest."""
     return x.float().clamp(0, 1).mul(255).round().to(torch.uint8)
 
 

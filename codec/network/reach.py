@@ -1,4 +1,4 @@
-"""How far a transform looks around a position of y: what tiles have to overlap by."""
+"""The receptive field of a transform, in positions of y: tiles must overlap by this."""
 
 import math
 from dataclasses import replace
@@ -14,24 +14,24 @@ from codec.tiles import Margins
 _Interval = tuple[int, int]
 
 _POINTWISE = nn.Identity | nn.ReLU | nn.ReLU6 | nn.LeakyReLU | nn.PReLU | nn.GELU | nn.SiLU | nn.Hardswish | nn.Sigmoid
-"""Layers that act on each value alone."""
+"""Elementwise layers."""
 
 
 def margins(codec: Codec, part: str) -> Margins | None:
-    """The positions of y before and after its own that a position depends on, from the transform's layers.
+    """The receptive field of a transform: how many positions of y before and after its own a position depends on.
 
-    Of an encoder, one position of y depends on the pixels of these positions; of a decoder, the 16x16 pixels of a
+    In an encoder, a position of y depends on the pixels of these positions; in a decoder, the 16x16 pixels of a
     position depend on these positions of y.
 
     Args:
         part: "g_a" or "g_s".
 
     Returns:
-        None where a layer looks at the full picture, or where nothing says how far it looks.
+        None if a layer looks at the full picture, or if its receptive field is not known.
     """
     transform = getattr(codec, part)
-    if isinstance(transform, fx.GraphModule):  # quantized: its quantizers act on each value alone
-        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and nobody wants them
+    if isinstance(transform, fx.GraphModule):  # quantized: its quantizers are elementwise
+        with torch.random.fork_rng(devices=[]):  # building draws unused initial weights; keep the random state
             transform = getattr(Codec(replace(codec.architecture, quantization=None)), part)
     if not isinstance(transform, nn.Sequential):
         return None
@@ -47,10 +47,10 @@ def margins(codec: Codec, part: str) -> Margins | None:
 
 
 def seen_by(layer: nn.Module, outputs: _Interval) -> _Interval | None:
-    """The first and the last input, of rows and of columns, that the outputs from the first to the last depend on.
+    """The interval of inputs, in rows and in columns, that an interval of outputs depends on.
 
-    None where that is not known, or the full picture. A block says with `local = True` that it looks no further than
-    the convolutions in it do, one after the other.
+    None if it is not known, or is the full picture. With `local = True` a block says that its receptive field is that
+    of its convolutions, one after the other.
     """
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         return _seen_by_convolution(layer, outputs)

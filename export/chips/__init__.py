@@ -1,1 +1,1 @@
-"""What NPU families accept, and their compilers."""
+"""Operator lists of NPU families, and their compilers."""

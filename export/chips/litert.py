@@ -1,8 +1,8 @@
-"""A part of a quantized codec as an int8 TFLite model, with the very ranges that training or calibration found.
+"""Converts a part of a quantized codec to an int8 TFLite model, with the ranges of training or calibration.
 
-LiteRT's own quantizers would measure ranges anew. Here every fake quantization of the traced part becomes the pair of
-quantize and dequantize operators that LiteRT's converter folds into the int8 operators between them: the integers are
-those of the ONNX file, less 128 where they are uint8 there.
+LiteRT's own quantizers would measure new ranges. Here every fake quantization of the traced part becomes a pair of
+quantize and dequantize operators, which LiteRT's converter folds into the int8 operators between them. The integers are
+those of the ONNX file; where these are uint8, minus 128.
 """
 
 import contextlib
@@ -20,30 +20,30 @@ from codec.errors import InputError
 from export.graph.parts import Exportable
 
 SIGNED = 128
-"""uint8 less this is int8, the only 8-bit type of Ethos-U and of TFLite's integer operators."""
+"""uint8 minus this is int8, the only 8-bit type of Ethos-U and of TFLite's integer operators."""
 
 
 def to_tflite(part: Exportable) -> bytes:
-    """The part with inputs and outputs channels last, [1, H, W, C]: int8 where the part's tensors are quantized.
+    """The TFLite model of a part. Inputs and outputs are channels last, [1, H, W, C], and int8 if quantized.
 
     Args:
-        part: of `codec.quantization.freeze.frozen`.
+        part: a part of a codec from `codec.quantization.freeze.frozen`.
 
     Raises:
-        InputError: LiteRT has no operator for something in it.
+        InputError: LiteRT has no operator for an operation of the part.
     """
     with _quiet():
         import litert_torch
         from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
         from litert_torch.quantize.quant_config import QuantConfig
 
-    # This configuration quantizes nothing: it makes the converter fold the quantizers that the graph has.
+    # This configuration quantizes nothing; it only makes the converter fold the quantizers of the graph.
     fold = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config()))
     graph = torch.export.export(part.module, (part.example,)).module()
     assert isinstance(graph, fx.GraphModule)
     quantize_explicitly(graph)
     channels_last = litert_torch.to_channel_last_io(graph, args=[0], outputs=[0])
-    channels_last.training = False  # what is exported refuses eval(), and is in it
+    channels_last.training = False  # an exported module refuses eval(), but it is in eval mode
     with tempfile.NamedTemporaryFile(suffix=".tflite") as file, _quiet():
         try:
             model = litert_torch.convert(channels_last, (part.example.permute(0, 2, 3, 1),), quant_config=fold)
@@ -55,8 +55,8 @@ def to_tflite(part: Exportable) -> bytes:
 
 
 def quantize_explicitly(graph: fx.GraphModule) -> None:
-    """Puts a quantize and a dequantize operator to int8 in the place of each fake quantization, in place."""
-    import torch.ao.quantization.fx._decomposed  # registers the operators, which LiteRT knows by these names
+    """Replaces every fake quantization by a quantize and a dequantize operator for int8, in place."""
+    import torch.ao.quantization.fx._decomposed  # registers the operators under the names that LiteRT knows
 
     operators = torch.ops.quantized_decomposed
     grid: tuple[Any, ...]
@@ -68,7 +68,7 @@ def quantize_explicitly(graph: fx.GraphModule) -> None:
             pair = (operators.quantize_per_tensor.default, operators.dequantize_per_tensor.default)
         elif node.target == torch.ops.aten.fake_quantize_per_channel_affine.default:
             x, scales, _, axis, low, high = node.args
-            name = f"{node.name}_zeros"  # as a constant: LiteRT does not look at how they are made
+            name = f"{node.name}_zeros"  # as a constant: LiteRT does not evaluate how they are computed
             graph.register_buffer(name, torch.zeros(x.meta["val"].shape[axis], dtype=torch.int64))
             with graph.graph.inserting_before(node):
                 grid = (scales, graph.graph.get_attr(name), axis, low, high, torch.int8)
@@ -84,10 +84,10 @@ def quantize_explicitly(graph: fx.GraphModule) -> None:
 
 
 def trim_kernels(model: bytes) -> bytes:
-    """A TFLite model without the upper row of kernels in which it is all zero: a third less work for a 3x3 one.
+    """The TFLite model with the upper row of a kernel removed if it is all zero; a 3x3 kernel then costs a third less.
 
-    Such are the odd rows of a deconvolution in two convolutions. The padding stays SAME: for an even height that is no
-    row above and one below, which is what a 3x3 kernel with an empty upper row sees.
+    The odd rows of a deconvolution in two convolutions have such kernels. The padding stays SAME: for an even kernel
+    height it adds no row above and one below, the same as for a 3x3 kernel with an empty upper row.
     """
     from ai_edge_litert.tools import flatbuffer_utils as tflite
 
@@ -109,7 +109,7 @@ def trim_kernels(model: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Sends what the converter, in C++ too, prints to nowhere."""
+    """Suppresses the output of the converter, also from C++."""
     kept = [os.dup(1), os.dup(2)]
     try:
         with Path(os.devnull).open("wb") as nowhere:

@@ -1,9 +1,9 @@
-"""What NPU families take of the ONNX operators that a codec's graphs can hold, as data, late 2026.
+"""Tables of the ONNX operators that NPU families support, for operators in a codec's graphs; as of late 2026.
 
-A family's table says of an operator that it is taken, that it is taken under a condition (checked on the node's shapes
-and attributes), or that it is not, why, and what to do. Of what a table leaves out its vendor says nothing.
+For every operator a table says that it is supported, that it is supported under a condition (checked on the node's
+shapes and attributes), or that it is not, why, and what to do. Its vendor does not mention operators that are missing.
 
-Sources: `ethos-u-vela` 5.2.0, its supported-operators report, and its verdicts on these graphs; the operator tables of
+Sources: `ethos-u-vela` 5.2.0, its supported-operators report, and its results on these graphs; the operator tables of
 ONNX Runtime's QNN execution provider; RKNNToolKit2_OP_Support-v2.1.0.md of airockchip's rknn-toolkit2, and that toolkit
 2.5.0 on these graphs; pulsar2's op_support_list_ax650; ExecuTorch's nxp/op-support.csv; onnx-tensorrt's operators.md;
 the optimized graphs of ONNX Runtime 1.32.
@@ -19,9 +19,9 @@ from export.graph.rewrite import Deconv
 
 @dataclass(frozen=True)
 class Rule:
-    """Under which condition a family takes an operator; `reason` and `remedy` are for where it does not hold.
+    """The condition under which a family supports an operator; `reason` and `remedy` apply if it does not hold.
 
-    Where what to do depends on the node, `remedy` is a function of it.
+    If the remedy depends on the node, `remedy` is a function of the node.
     """
 
     holds: Callable[[Node], bool]
@@ -41,10 +41,10 @@ class Family:
     """Chips that share a compiler.
 
     Attributes:
-        deconv: the form of the transposed convolutions to give it (`python -m export --deconv`).
-        int8: whether it takes our int8 file; else its own tool quantizes the float file, or export.npu does.
-        rules: by operator; None: taken as it is.
-        static: it refuses graphs whose height or width is left open.
+        deconv: the best form of the transposed convolutions (`python -m export --deconv`).
+        int8: it accepts our int8 file; False: its own tool, or export.npu, quantizes the float file.
+        rules: rules by operator; None: always supported.
+        static: it refuses graphs whose height or width is dynamic.
     """
 
     name: str
@@ -66,7 +66,7 @@ def is_doubling(node: Node) -> bool:
 
 
 def deconv_or_conv(remedy: str) -> Callable[[Node], str]:
-    """What to do about a transposed convolution; `remedy` is for those that the export rewrites."""
+    """The remedy for a transposed convolution; `remedy` is for those that the export can rewrite."""
     other = "use a Conv, or 5x5 with stride 2, padding 2 and output_padding 1, which --deconv concat rewrites"
     return lambda node: remedy if is_doubling(node) else other
 
@@ -87,7 +87,7 @@ COMMON = {
 
 
 def same_padding(node: Node) -> bool:
-    """Whether a transposed convolution pads as TFLite's SAME does: out = in x stride, the odd one at the end."""
+    """Whether a transposed convolution pads as TFLite's SAME: out = in x stride, an odd pixel at the end."""
     strides, kernel = node.ints("strides"), node.ints("kernel_shape")
     begins = node.ints("pads")[: len(kernel)]
     whole = [
@@ -284,7 +284,7 @@ FAMILIES = (ETHOS_U, QUALCOMM, RKNN, AXERA, NXP, TENSORRT, ORT)
 
 @dataclass(frozen=True)
 class Finding:
-    """A node that a family does not take, or, `stated` being False, of which its vendor says nothing."""
+    """A node that a family does not support or, if `stated` is False, that its vendor does not mention."""
 
     family: str
     node: str
@@ -295,9 +295,9 @@ class Finding:
 
 
 def findings(nodes: list[Node], family: Family) -> list[Finding]:
-    """The nodes of a graph that a family does not take, in the graph's order.
+    """The nodes of a graph that a family does not support, in the graph's order.
 
-    An open height or width counts as one node, the graph's input.
+    A dynamic height or width counts as one node, the graph's input.
     """
     found = []
     for node in nodes:

@@ -1,6 +1,6 @@
-"""Qualcomm's compiler for the HTP, through ONNX Runtime: whether the chip takes a whole QDQ graph.
+"""Qualcomm's compiler for the HTP, through ONNX Runtime: whether the chip runs all of a QDQ graph.
 
-On a PC it compiles for the chip and emulates its arithmetic; how fast the chip is, it does not say.
+On a PC it compiles for the chip and emulates its arithmetic; it does not measure the chip's speed.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Compiled:
     """Whether the chip runs every node, and the largest and mean difference of its 8-bit outputs to ONNX Runtime's CPU.
 
     Attributes:
-        reason: why it does not, empty where it does.
+        reason: why the chip does not run every node; empty if it does.
     """
 
     whole: bool
@@ -30,7 +30,7 @@ class Compiled:
 
 
 def compile_model(model: onnx.ModelProto, example: NDArray[Any]) -> Compiled:
-    """Compiles an int8 graph with no fallback to the CPU and runs it on an example of its input."""
+    """Compiles an int8 graph without fallback to the CPU, and runs it on an example input."""
     import onnxruntime
     import onnxruntime_qnn
 

@@ -1,4 +1,4 @@
-"""Arm's compiler for Ethos-U: what a chip would need for a TFLite model, in milliseconds and memory."""
+"""Arm's compiler for Ethos-U: estimates a chip's milliseconds and memory for a TFLite model."""
 
 import csv
 import re
@@ -14,11 +14,11 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Core:
-    """A core in a system, under the names of the compiler's own configuration file.
+    """A core in a system; the names are those of the compiler's configuration file.
 
     Attributes:
-        sram: bytes for feature maps. An Ethos-U55 has them nowhere else, and is not told when they do not fit; the
-            others keep what does not fit in DRAM.
+        sram: bytes for feature maps. On an Ethos-U55 there is no other memory for them, and the compiler does not
+            report if they do not fit; the other cores put the rest into DRAM.
     """
 
     accelerator: str
@@ -33,20 +33,20 @@ CORES = {
     "ethos-u65-512": Core("ethos-u65-512", "Ethos_U65_High_End", "Dedicated_Sram", 2 * MIB),
     "ethos-u85-1024": Core("ethos-u85-1024", "Ethos_U85_SYS_DRAM_Mid", "Dedicated_Sram", 2 * MIB),
 }
-"""U55 at 500 MHz with flash for the weights, U65 and U85 at 1 GHz with DRAM: the faster systems that Arm describes."""
+"""U55 at 500 MHz with flash for the weights, U65 and U85 at 1 GHz with DRAM: the faster systems in Arm's file."""
 
 STRATEGIES = ("Performance", "Size")
-"""Neither is always the faster one."""
+"""Both are tried: neither is always faster."""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler estimates for one inference; its milliseconds leave out the operators on the CPU.
+    """The compiler's estimates for one inference. Its milliseconds do not include operators on the CPU.
 
     Attributes:
         macs: multiplications, as the compiler counts them.
-        sram_kib, dram_kib: memory in use; an Ethos-U55 has no DRAM.
-        cpu_operators: those that the core does not run.
+        sram_kib, dram_kib: used memory; an Ethos-U55 has no DRAM.
+        cpu_operators: operators that the core does not run.
         file: the model for the chip.
     """
 
@@ -60,10 +60,10 @@ class Compiled:
 
 
 def compile_model(model: Path, core: Core, folder: Path) -> Compiled:
-    """The better of the compiler's strategies; the file for the chip goes to `folder`.
+    """Compiles with all strategies and returns the best result; the file for the chip goes to `folder`.
 
     Raises:
-        InputError: it refuses the model.
+        InputError: the compiler refuses the model.
     """
     runs = [_compile(model, core, strategy, folder / strategy.lower()) for strategy in STRATEGIES]
     return min(runs, key=lambda run: (len(run.cpu_operators), run.sram_kib * 1024 > core.sram, run.milliseconds))

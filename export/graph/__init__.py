@@ -1,1 +1,1 @@
-"""From a codec to a checked ONNX graph."""
+"""Makes a checked ONNX graph from a codec."""

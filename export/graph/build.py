@@ -1,4 +1,4 @@
-"""From a checkpoint to an ONNX graph: which codec is exported, in which precision, and the file with its tables."""
+"""From a checkpoint to an ONNX graph: opens the codec, quantizes it if wanted, and writes model and entropy tables."""
 
 import os
 from dataclasses import replace
@@ -30,11 +30,11 @@ NEEDED = {"encoder": ("g_a",), "decoder": ("g_s",), "full": ("g_a", "g_s")}
 def build(
     codec: Codec, part: Part, deconv: Deconv, x: Tensor, opset: int = 13, dynamic: bool = False, fingerprint: int = 0
 ) -> onnx.ModelProto:
-    """The ONNX graph of a part: float, or with what is quantized in `codec.quantization.freeze.frozen` in int8.
+    """The ONNX graph of a part: float, or int8 where a codec from `codec.quantization.freeze.frozen` is quantized.
 
     Args:
-        x: a picture [1, 3, H, W] in [0, 1]; the graph takes its size, or with `dynamic` any multiples of 16.
-        fingerprint: of the entropy tables that belong to it.
+        x: a picture [1, 3, H, W] in [0, 1]. The graph has its size or, with `dynamic`, any multiples of 16.
+        fingerprint: the fingerprint of the codec's entropy tables.
     """
     ready = exportable(codec, part, deconv, x, dynamic)
     model = onnx_file.to_onnx(ready.module, ready.example, ready.inputs, ready.outputs, opset, dynamic)
@@ -48,40 +48,42 @@ def build(
 
 
 def open_for_export(path: Path, replace_parts: str | None) -> Codec:
-    """The checkpoint's codec with its tables; the transforms that `replace_parts` names have ReLU.
+    """The checkpoint's codec with its tables; ReLU replaces GDN in the transforms of `replace_parts`.
 
     Raises:
-        InputError: no checkpoint, or one that `replace_parts` contradicts.
+        InputError: the file is not a checkpoint, or `replace_parts` contradicts it.
     """
     codec = open_codec(path)
     if replace_parts is None:
         return codec
     if path.suffix == ".safetensors":
-        raise InputError(f"--replace_parts {replace_parts}: {path} says itself what it is made of; leave it out")
+        raise InputError(f"--replace_parts {replace_parts}: {path} already names its blocks; leave --replace_parts out")
     relu = BlockChoice("relu")
     for transform in ("g_a", "g_s"):
         has = getattr(codec.architecture, transform)
         if transform not in TRANSFORMS[replace_parts] and has == relu:
-            raise InputError(f"--replace_parts {replace_parts}: {transform} of {path} has no GDN either; say all")
+            raise InputError(
+                f"--replace_parts {replace_parts}: {transform} of {path} has no GDN either; use --replace_parts all"
+            )
         if transform in TRANSFORMS[replace_parts] and has != relu:
-            print(f"warning: {transform} of {path} has GDN and gets ReLU untrained: time it, but do not look at it")
+            print(f"warning: {transform} of {path} has GDN and gets untrained ReLU: use it only to measure speed")
             codec.replace_blocks(transform, relu)
     codec.eval()
     return codec
 
 
 def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: tuple[int, int], name: str) -> Codec:
-    """The codec frozen with the ranges that it learned in training, and for transforms without, a folder's photographs.
+    """The frozen codec. Its ranges come from training or, for transforms without these, from photographs.
 
-    Without a folder, a transform that learned none beside one that did stays in float.
+    If only one transform has ranges from training and there is no folder, the other stays in float.
 
     Args:
-        part: what of it is wanted in int8.
-        name: of the checkpoint, for messages.
-        size: height and width of the pictures that the photographs are scaled to.
+        part: the part that is wanted in int8.
+        name: name of the checkpoint, for messages.
+        size: height and width to which the photographs are scaled.
 
     Raises:
-        InputError: nothing that is wanted has ranges and there are no photographs, or all of it has and there are.
+        InputError: the part has no ranges and there is no folder, or it has all ranges and a folder is given.
     """
     missing = tuple(transform for transform in NEEDED[part] if not is_quantized(codec, transform))
     if not missing and calib_dir:
@@ -98,31 +100,31 @@ def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: tuple[int, i
 
 
 def _like(codec: Codec, transforms: tuple[str, ...]) -> Quantization:
-    """How transforms are calibrated: as the codec's others were trained, if any."""
+    """The settings for the calibration of transforms: those of the codec's trained quantization, if any."""
     trained = codec.architecture.quantization or Quantization("all")
     scope = next(scope for scope, members in TRANSFORMS.items() if members == transforms)
     return Quantization(scope, trained.act_observer, trained.w_per_channel)  # type: ignore[arg-type]
 
 
 def _joined(trained: Codec, calibrated: Codec, transforms: tuple[str, ...]) -> Codec:
-    """`trained` with these transforms of `calibrated`, both frozen; changes `trained`."""
+    """Puts these transforms of `calibrated` into `trained`, both frozen, in place."""
     assert trained.architecture.quantization
     for transform in transforms:
         setattr(trained, transform, getattr(calibrated, transform))
     both = replace(trained.architecture.quantization, scope="all")
     trained.architecture = replace(trained.architecture, quantization=both)
-    limit_symbols(trained)  # the decoder takes this bottleneck's symbols
+    limit_symbols(trained)  # the decoder reads the symbols of this bottleneck
     return trained
 
 
 def write(path: Path, model: bytes, tables: bytes) -> Path:
-    """Writes the model and, beside it, the tables: both whole or neither. Returns the tables' path.
+    """Writes the model and, beside it, the tables: both completely, or neither. Returns the path of the tables.
 
-    Both are on disk before either has its name. A kill between the two renames leaves new tables beside an old model,
-    which the runtime refuses by their fingerprints.
+    Both are written under temporary names before they are renamed. A kill between the two renames leaves new tables
+    beside an old model; the runtime refuses these, because their fingerprints differ.
 
     Raises:
-        InputError: they cannot be written there.
+        InputError: the files cannot be written there.
     """
     beside = path.with_suffix(TABLES_SUFFIX)
     try:

@@ -1,4 +1,4 @@
-"""ONNX Runtime against PyTorch, on a real picture: what every exported file passes before it is written."""
+"""Compares ONNX Runtime with PyTorch on a real picture; every exported file must pass before it is written."""
 
 import tempfile
 from collections.abc import Callable
@@ -19,27 +19,27 @@ from export.runtime import SYMBOL_ZERO, session_options
 Array = NDArray[np.float32]
 
 RANGE_TOLERANCE = 1e-4
-"""Largest difference of a float tensor, as a share of its range."""
+"""Largest allowed difference of a float tensor, as a share of its range."""
 FLIPPED_FLOAT, FLIPPED_INT8 = 1e-4, 1e-2
-"""Share of symbols that may round the other way, by 1. Our own blocks leave one in 10^5 in int8; a user's block may
-have more of it in float, and a value that rounds the other way there moves everything after it."""
+"""Share of symbols that may differ by 1 because of rounding. With our own blocks, one in 10^5 differs in int8. A user's
+block may have more float operations; a value that rounds differently there changes everything after it."""
 WITHIN_ONE_STEP, MEAN_STEPS = 0.99, 0.1
-"""An int8 picture: share of values within one step of its scale, and the mean difference in steps."""
+"""For an int8 picture: share of values within one step of its scale, and mean difference in steps."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """Whether two results agree, and how closely, in words."""
+    """Whether two results agree, and the difference in words."""
 
     passed: bool
     words: str
 
 
 def compare(model: onnx.ModelProto, codec: Codec, part: Part, x: Tensor) -> Check:
-    """Compares a part with the codec's own modules.
+    """Compares the graph of a part with the codec's modules.
 
     Args:
-        codec: in eval mode, as it was before any rewrite; float or `codec.quantization.freeze.frozen`.
+        codec: in eval mode, without rewrites; float or from `codec.quantization.freeze.frozen`.
         x: [1, 3, H, W].
     """
     run = runner(model)
@@ -65,7 +65,7 @@ def compare(model: onnx.ModelProto, codec: Codec, part: Part, x: Tensor) -> Chec
 
 
 def runner(model: onnx.ModelProto) -> Callable[[Tensor], list[Array]]:
-    """A function of the model's one input to its outputs, real values in and out where the model has integers."""
+    """A function from the model's input to its outputs, as real values also where the model has integers."""
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
     )
@@ -96,7 +96,7 @@ def _real(name: str, value: NDArray[np.generic]) -> Array:
 
 
 def optimized(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The nodes of ONNX Runtime's own optimized graph, which is what runs on a CPU."""
+    """The nodes of ONNX Runtime's optimized graph, which runs on a CPU."""
     with tempfile.TemporaryDirectory() as folder:
         options = session_options()
         options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))

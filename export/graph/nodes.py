@@ -1,4 +1,4 @@
-"""ONNX graphs as lists of nodes with the shapes and constants that rules and counts look at."""
+"""ONNX graphs as lists of nodes, with the shapes and constants for rules and counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
 OPEN = 0
-"""A size that the graph leaves open."""
+"""A dynamic size."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Node:
     """One operator.
 
     Attributes:
-        inputs, outputs: shapes; () of a scalar, of an input that is left out, and where nothing is known.
-        constants: the values of the inputs that are constants.
+        inputs, outputs: shapes; () for a scalar, for an input that is left out, and if nothing is known.
+        constants: values of the constant inputs.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Node:
     constants: dict[int, NDArray[np.generic]] = field(repr=False)
 
     def ints(self, name: str) -> Sequence[int]:
-        """An attribute, or a constant input in later opsets, that lists integers; empty where there is none."""
+        """A list of integers from an attribute or, in later opsets, a constant input; empty if there is none."""
         if name in self.attributes:
             return tuple(self.attributes[name])
         return tuple(self.constants[1].ravel().tolist()) if name == "axes" and 1 in self.constants else ()
@@ -44,7 +44,7 @@ class Node:
         return value.decode() if isinstance(value, bytes) else str(value)
 
     def scalar(self, place: int, default: float) -> float:
-        """The one value of a constant input; NaN where its values differ, or where it is no constant."""
+        """The value of a constant input; NaN if it has different values or is not constant."""
         if len(self.inputs) <= place or not self.text(f"input {place}", ""):
             return default
         values = np.unique(self.constants[place]) if place in self.constants else np.zeros(0)
@@ -55,7 +55,7 @@ class Node:
 
 
 def read(model: onnx.ModelProto) -> list[Node]:
-    """The inputs of a graph, as nodes whose operator is `Input`, and its operators, in order."""
+    """The nodes of a graph in order: its inputs, as nodes with operator `Input`, then its operators."""
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
     shapes = {each.name: _shape(each) for each in (*graph.input, *graph.value_info, *graph.output)}
@@ -80,7 +80,7 @@ def read(model: onnx.ModelProto) -> list[Node]:
 
 
 def macs(nodes: list[Node]) -> int:
-    """Multiplications of the convolutions for one input; transposed ones count what they multiply, zeros left out."""
+    """Multiplications of the convolutions for one input; for transposed ones, without inserted zeros."""
     total = 0
     for node in nodes:
         if node.operator == "Conv":

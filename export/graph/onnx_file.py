@@ -1,4 +1,4 @@
-"""Torch modules to ONNX graphs of a given opset, tidied and checked."""
+"""Converts torch modules to ONNX graphs of a given opset, and simplifies and checks them."""
 
 import tempfile
 import warnings
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 def to_onnx(
     module: nn.Module, example: Tensor, inputs: Sequence[str], outputs: Sequence[str], opset: int, dynamic: bool
 ) -> onnx.ModelProto:
-    """Traces the module with torch's TorchScript exporter: the one that writes the opset that it is asked for.
+    """Traces the module with torch's TorchScript exporter, the only one that writes any requested opset.
 
     Args:
-        example: [1, C, H, W]; the graph has its shape, or with `dynamic` any H and W.
+        example: [1, C, H, W]. The graph has its shape or, with `dynamic`, any H and W.
 
     Raises:
         RuntimeError: the graph is not valid ONNX of this opset.
@@ -24,7 +24,7 @@ def to_onnx(
     axes = {name: {2: f"{name}_height", 3: f"{name}_width"} for name in (*inputs, *outputs)} if dynamic else None
     with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "traced.onnx")
-        # torch announces that this exporter goes some day; the dynamo exporter writes opset 18 whatever it is asked.
+        # torch warns that this exporter will be removed; but the dynamo exporter always writes opset 18.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         torch.onnx.export(
@@ -37,7 +37,7 @@ def to_onnx(
 
 
 def check(model: onnx.ModelProto, opset: int) -> None:
-    """Raises RuntimeError or onnx.checker.ValidationError where the graph is not valid ONNX of this opset."""
+    """Raises RuntimeError or onnx.checker.ValidationError if the graph is not valid ONNX of this opset."""
     onnx.checker.check_model(model, full_check=True)
     written = {each.domain: each.version for each in model.opset_import}
     if written != {"": opset}:
@@ -45,7 +45,7 @@ def check(model: onnx.ModelProto, opset: int) -> None:
 
 
 def tidy(graph: onnx.GraphProto) -> None:
-    """Turns Constant nodes, and the Identity nodes by which the exporter shares equal weights, into initializers."""
+    """Converts Constant nodes, and Identity nodes that share equal weights, to initializers."""
     constants = {each.name: each for each in graph.initializer}
     for node in list(graph.node):
         if node.op_type == "Constant":
@@ -64,7 +64,7 @@ def tidy(graph: onnx.GraphProto) -> None:
 
 
 def prune(graph: onnx.GraphProto) -> None:
-    """Takes out nodes and initializers that no output needs."""
+    """Removes nodes and initializers that no output needs."""
     needed = {each.name for each in graph.output}
     for node in reversed(list(graph.node)):
         if needed.isdisjoint(node.output):

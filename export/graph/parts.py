@@ -23,9 +23,9 @@ class Exportable:
     """A part in eval mode with its exact rewrites.
 
     Attributes:
-        module: one tensor to one tensor, or to several; float32 all of them. Where a tensor's name is `symbols`, its
-            values are the integers -128..127.
-        example: an input of the shape that the graph is to have.
+        module: maps one tensor to one or several; all are float32. The values of a tensor with the name `symbols` are
+            the integers -128..127.
+        example: an input with the shape that the graph will have.
         inputs, outputs: names of its tensors.
     """
 
@@ -38,14 +38,14 @@ class Exportable:
 def exportable(codec: Codec, part: Part, deconv: Deconv, x: Tensor, dynamic: bool = False) -> Exportable:
     """A part of a codec, ready to be traced.
 
-    encoder: x to y, or to symbols. decoder: y_hat, or symbols, to x_hat. full: x to x_hat and y_hat or symbols, for
-    checking: rounding belongs on the host.
+    encoder: x to y, or to symbols. decoder: y_hat, or symbols, to x_hat. full: x to x_hat and y_hat or symbols; only
+    for checks, since rounding belongs on the host.
 
     Args:
-        codec: with its tables, in eval mode; float, or `codec.quantization.freeze.frozen`. A quantized transform has
-            symbols for its latent where the codec limits them to 8 bits.
-        x: a picture [1, 3, H, W] in [0, 1], H and W multiples of 16; the example is made of it.
-        dynamic: the graph is to take any H and W.
+        codec: with its tables, in eval mode; float, or from `codec.quantization.freeze.frozen`. A quantized transform
+            has symbols as its latent if the codec limits them to 8 bits.
+        x: a picture [1, 3, H, W] in [0, 1], H and W multiples of 16; the example is computed from it.
+        dynamic: the graph must accept any H and W.
     """
     latent = {
         part: "symbols" if emits_symbols(codec, part) else name for part, name in (("g_a", "y"), ("g_s", "y_hat"))
@@ -63,18 +63,18 @@ def exportable(codec: Codec, part: Part, deconv: Deconv, x: Tensor, dynamic: boo
 
 
 def is_quantized(codec: Codec, transform: str) -> bool:
-    """Whether g_a or g_s is."""
+    """Whether g_a or g_s is quantized."""
     quantization = codec.architecture.quantization
     return quantization is not None and transform in TRANSFORMS[quantization.scope]
 
 
 def emits_symbols(codec: Codec, transform: str) -> bool:
-    """Whether g_a gives, or g_s takes, the symbols as 8-bit integers and not y in float."""
+    """Whether g_a outputs, or g_s accepts, symbols as 8-bit integers, not y in float."""
     return is_quantized(codec, transform) and codec.entropy_bottleneck.symbol_limits is not None
 
 
 def encoder(codec: Codec, deconv: Deconv) -> nn.Module:
-    """g_a; where it emits symbols, with the medians in its last bias and the rounding of scale 1 behind it."""
+    """g_a. If it emits symbols, its last bias includes the medians, and a rounding with scale 1 follows."""
     g_a = rewrite(codec.g_a, deconv)
     if not emits_symbols(codec, "g_a"):
         return g_a
@@ -84,7 +84,7 @@ def encoder(codec: Codec, deconv: Deconv) -> nn.Module:
 
 
 def decoder(codec: Codec, deconv: Deconv, size: tuple[int, int] | None) -> nn.Module:
-    """g_s; where it takes symbols, with channels of constants whose weights carry the medians."""
+    """g_s. If it accepts symbols, it has additional constant input channels, whose weights add the medians."""
     if not emits_symbols(codec, "g_s"):
         return rewrite(codec.g_s, deconv)
     g_s = copy.deepcopy(codec.g_s)
@@ -93,31 +93,31 @@ def decoder(codec: Codec, deconv: Deconv, size: tuple[int, int] | None) -> nn.Mo
 
 
 class Rounding(nn.Module):
-    """To the integers -128..127, as uint8 with scale 1 and zero point 128."""
+    """Rounds to the integers -128..127, as uint8 with scale 1 and zero point 128."""
 
     def forward(self, x: Tensor) -> Tensor:
         return rounded(x)
 
 
 def rounded(x: Tensor) -> Tensor:
-    """x as such integers."""
+    """Rounds x to the integers -128..127."""
     return torch.fake_quantize_per_tensor_affine(x, 1.0, SYMBOL_ZERO, 0, 255)
 
 
 LARGEST = 127
-"""Of an 8-bit weight, and of a constant channel."""
+"""The largest value of an 8-bit weight and of a constant channel."""
 
 
 def carry_medians(layer: nn.Module) -> list[float]:
-    """Extends the first deconvolution so that it takes symbols and constants in the place of y_hat = symbols + medians.
+    """Extends the first deconvolution: its input becomes symbols and constants instead of y_hat = symbols + medians.
 
-    What the medians add to an output value is a sum over the taps that lie inside the picture of median times weight:
-    the same for a channel that holds a constant, borders included, where a bias would be wrong. In units of the
-    weights' scale that sum, rounded as evaluation rounds it, is written in two digits: of channels that hold 127 and of
-    one that holds 1, each an 8-bit weight.
+    The medians add to an output value the sum of median times weight over the taps inside the picture. Constant input
+    channels add the same, also at the borders, where a bias would be wrong. This sum, in units of the weights' scale
+    and rounded as in the evaluation, is written as two digits: 8-bit weights of channels with the value 127, and an
+    8-bit weight of a channel with the value 1.
 
     Args:
-        layer: a quantized ConvTranspose2d, which changes.
+        layer: a quantized ConvTranspose2d, changed in place.
 
     Returns:
         The constants of its new input channels.
@@ -140,7 +140,7 @@ class WithConstants(nn.Module):
     """Symbols [B, M, H, W] to [B, M + number of constants, H, W]."""
 
     def __init__(self, constants: list[float], size: tuple[int, int] | None) -> None:
-        """`size` is H and W where the graph is to hold the channels as they are; None: they are made at run time."""
+        """`size` is H and W if the graph contains the channels as constants; None: they are made at run time."""
         super().__init__()
         values = torch.tensor(constants).view(1, -1, 1, 1)
         self.register_buffer("values", values.expand(1, len(constants), *(size or (1, 1))).clone())

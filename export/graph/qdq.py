@@ -1,8 +1,8 @@
-"""From the graph that torch writes of a fake-quantized module to the one that runtimes execute in int8.
+"""Converts the graph that torch writes for a fake-quantized module to a graph that runtimes execute in int8.
 
-torch writes a QuantizeLinear and a DequantizeLinear for each fake quantization. What is missing is done here, without
-changing a value: weights as int8 constants, biases as int32 ones in the unit of the accumulator, plain numbers of sums
-and products as uint8 ones, kernels without their rows of zeros, 8-bit inputs and outputs.
+torch writes a QuantizeLinear and a DequantizeLinear for every fake quantization. This module does the rest without
+changing values: weights become int8 constants, biases int32 constants in the unit of the accumulator, and numbers in
+sums and products uint8 constants; rows of zeros are removed from kernels; inputs and outputs become 8-bit.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 
 class Graph:
-    """An ONNX graph with its constants and producers at hand."""
+    """An ONNX graph, indexed by its constants and producers."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
@@ -39,7 +39,7 @@ class Graph:
         return name
 
     def dequantized(self, name: str, value: Array, scale: Array, zero: Array, axis: int | None = None) -> str:
-        """Adds a constant of integers behind a DequantizeLinear; returns the name of the real values."""
+        """Adds an integer constant and a DequantizeLinear after it; returns the name of the real values."""
         inputs = [self.constant(f"{name}_{what}", each) for what, each in (("q", value), ("s", scale), ("z", zero))]
         attributes = {} if axis is None else {"axis": axis}
         node = helper.make_node("DequantizeLinear", inputs, [f"{name}_dq"], f"{name}_DequantizeLinear", **attributes)
@@ -48,20 +48,20 @@ class Graph:
         return f"{name}_dq"
 
     def scale(self, name: str) -> Array | None:
-        """The scale of a tensor that a DequantizeLinear gives."""
+        """The scale of a tensor, if a DequantizeLinear produces it; else None."""
         node = self.producers.get(name)
         return self.constants[node.input[1]] if node is not None and node.op_type == "DequantizeLinear" else None
 
 
 def to_int8(model: onnx.ModelProto) -> None:
-    """All of it, in place."""
+    """Makes all conversions of this module, in place."""
     for step in (fold_weights, quantize_biases, quantize_numbers, trim_kernels, open_inputs, open_outputs):
         step(Graph(model.graph))
         prune(model.graph)
 
 
 def fold_weights(graph: Graph) -> None:
-    """A constant that is quantized becomes the integers that it is quantized to."""
+    """Replaces quantized constants by their integers."""
     for node in graph.nodes("QuantizeLinear"):
         real, scale, zero = (graph.constants.get(name) for name in node.input)
         if real is None:
@@ -73,17 +73,17 @@ def fold_weights(graph: Graph) -> None:
             axis = next(each.i for each in node.attribute if each.name == "axis")
             shape[axis] = -1
         limits = np.iinfo(zero.dtype)
-        inverse = np.float32(1) / scale.reshape(shape)  # as torch quantizes: a quotient falls on other sides of halves
+        inverse = np.float32(1) / scale.reshape(shape)  # as in torch: dividing would round some halves differently
         integers = np.rint(real * inverse) + zero.astype(np.int32).reshape(shape if zero.ndim else [1])
         graph.constant(node.output[0], np.clip(integers, limits.min, limits.max).astype(zero.dtype))
         graph.graph.node.remove(node)
 
 
 def quantize_biases(graph: Graph) -> None:
-    """A bias becomes int32 with zero point 0, its scale that of the input times those of the weights.
+    """Converts biases to int32 with zero point 0; the scale is the input's scale times the weights' scales.
 
     Raises:
-        InputError: it does not fit 32 bits, as after training that moved biases far while the scales were fixed.
+        InputError: a bias does not fit 32 bits, for example if it changed much in training while scales were fixed.
     """
     for node in graph.nodes("Conv", "ConvTranspose", "Gemm"):
         scales = [graph.scale(name) for name in node.input[:2]]
@@ -102,7 +102,7 @@ def quantize_biases(graph: Graph) -> None:
 
 
 def quantize_numbers(graph: Graph) -> None:
-    """A number that is added to a tensor or multiplied with it becomes 8 bits with a scale of its own magnitude."""
+    """Converts numbers that are added to or multiplied with a tensor to 8 bits; the scale is their magnitude."""
     for node in graph.nodes("Add", "Sub", "Mul", "Div"):
         for place, name in enumerate(node.input):
             number = graph.constants.get(name)
@@ -110,7 +110,7 @@ def quantize_numbers(graph: Graph) -> None:
             if number is None or other is None or number.size != 1:
                 continue
             magnitude = np.abs(number).astype(np.float32).reshape(())
-            zero = np.uint8(number.item() < 0)  # minus a magnitude is 0 beside a zero point of 1
+            zero = np.uint8(number.item() < 0)  # a negative number is 0 with zero point 1
             label = f"{node.name}_number"
             node.input[place] = graph.dequantized(
                 label, np.full(number.shape, 1 - zero, np.uint8), magnitude, np.array(zero)
@@ -118,9 +118,9 @@ def quantize_numbers(graph: Graph) -> None:
 
 
 def trim_kernels(graph: Graph) -> None:
-    """A kernel whose outer rows or columns are all zero loses them, and the padding that they needed.
+    """Removes outer rows and columns of kernels that are all zero, and their padding.
 
-    So the odd rows of a deconvolution in two convolutions take 2x3 taps, not 3x3.
+    The odd rows of a deconvolution in two convolutions then have 2x3 taps, not 3x3.
     """
     values = {each.name: each for each in graph.graph.initializer}
     for node in graph.nodes("Conv"):
@@ -145,7 +145,7 @@ def trim_kernels(graph: Graph) -> None:
 
 
 def open_inputs(graph: Graph) -> None:
-    """An input that is quantized first becomes its 8-bit integers."""
+    """Makes an input 8-bit if its first operation is a quantization."""
     for value in graph.graph.input:
         readers = graph.readers(value.name)
         if [each.op_type for each in readers] == ["QuantizeLinear"]:
@@ -156,13 +156,13 @@ def open_inputs(graph: Graph) -> None:
 
 
 def open_outputs(graph: Graph) -> None:
-    """An output that is dequantized last becomes its 8-bit integers."""
+    """Makes an output 8-bit if its last operation is a dequantization."""
     for value in graph.graph.output:
         last = graph.producers[value.name]
         if last.op_type != "DequantizeLinear":
             continue
         integers = last.input[0]
-        real = f"{value.name}_real"  # what reads it inside the graph goes on to
+        real = f"{value.name}_real"  # nodes inside the graph still read the real values
         for node in graph.readers(value.name):
             node.input[list(node.input).index(value.name)] = real
         last.output[0] = real

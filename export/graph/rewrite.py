@@ -1,7 +1,7 @@
-"""Exact rewrites of a transform's layers into forms that chips and their compilers take.
+"""Exact rewrites of a transform's layers to forms that chips and their compilers support.
 
-Each computes what the layer that it replaces computes, to the rounding of float32, and with fake quantization to the
-same integers. They are made on torch modules, so that ONNX and LiteRT get the same graph.
+A rewrite computes the same as the layer that it replaces, up to float32 rounding and, with fake quantization, to the
+same integers. Rewrites change torch modules, so that ONNX and LiteRT get the same graph.
 """
 
 import copy
@@ -23,19 +23,20 @@ DECONVS: tuple[Deconv, ...] = get_args(Deconv)
 
 RECTIFIERS = (nn.ReLU, nn.ReLU6, torch.relu, F.relu, F.relu6, "relu")
 NARROW = 4
-"""Output channels up to which `concat` makes one convolution for both row phases, which reads its input once. They are
-padded to this number: 16 columns fill a register of x86 and 12 do not (the decoder's last layer in ONNX Runtime, int8,
-768x512, one thread: two convolutions 71 ms, one 37 ms, padded 16 ms)."""
+"""With up to so many output channels, `concat` makes one convolution for both row phases, which reads its input once.
+The channels are padded to this number: 16 columns fill a register of x86, 12 do not (the decoder's last layer in ONNX
+Runtime, int8, 768x512, one thread: two convolutions 71 ms, one 37 ms, padded 16 ms)."""
 
 
 def rewrite(transform: nn.Module, deconv: Deconv) -> fx.GraphModule:
-    """A copy of g_a or g_s in eval mode, in which every layer that has an exact rewrite has it.
+    """A copy of g_a or g_s in eval mode, in which every layer with an exact rewrite is rewritten.
 
     Args:
-        transform: layers in a row, [B, C, H, W] to [B, C', H', W'], or a graph of `codec.quantization.freeze.frozen`.
-        deconv: the form of a transposed convolution 5x5 with stride 2: `transpose` leaves it; `depth_to_space` is one
-            3x3 convolution and a DepthToSpace; `concat` is two 3x3 convolutions, one for the even and one for the odd
-            rows, whose outputs are interleaved by reshapes and a concatenation (what Ethos-U takes).
+        transform: a sequence of layers, [B, C, H, W] to [B, C', H', W'], or a graph from
+            `codec.quantization.freeze.frozen`.
+        deconv: the form of a transposed convolution 5x5 with stride 2: `transpose` keeps it; `depth_to_space` is one
+            3x3 convolution and a DepthToSpace; `concat` is two 3x3 convolutions, one for even and one for odd rows,
+            whose outputs are interleaved by reshapes and a concatenation (the form for Ethos-U).
     """
     module = copy.deepcopy(transform).eval().requires_grad_(False)
     if not isinstance(module, fx.GraphModule):
@@ -75,13 +76,13 @@ def is_doubling(layer: nn.Module) -> bool:
 
 
 def phase_kernels(weight: Tensor) -> Tensor:
-    """The four 3x3 kernels whose outputs, interleaved, are the transposed convolution's.
+    """Four 3x3 kernels, whose interleaved outputs are the output of the transposed convolution.
 
-    out[2i + r] = sum over j of w[r + 2 - 2(j - i)] x[j], for rows and columns alike: an even row takes the taps 4, 2, 0
-    of x[i-1], x[i], x[i+1], an odd one 3 and 1 of x[i] and x[i+1]; the tap that falls outside the kernel is zero.
+    out[2i + r] = sum over j of w[r + 2 - 2(j - i)] x[j], for rows and columns: an even row uses the taps 4, 2, 0 for
+    x[i-1], x[i], x[i+1], an odd row the taps 3 and 1 for x[i] and x[i+1]; the tap outside the kernel is zero.
 
     Args:
-        weight: of the transposed convolution, [Cin, Cout, 5, 5].
+        weight: weight of the transposed convolution, [Cin, Cout, 5, 5].
 
     Returns:
         [2, 2, Cout, Cin, 3, 3], by output row and column phase.
@@ -104,9 +105,9 @@ class DepthToSpaceDeconv(nn.Module):
 
 
 class ConcatDeconv(nn.Module):
-    """[B, Cin, H, W] to [B, Cout, 2H, 2W]: 3x3 convolutions to 2*Cout channels, one for each phase of the rows.
+    """[B, Cin, H, W] to [B, Cout, 2H, 2W]: a 3x3 convolution to 2*Cout channels for each row phase.
 
-    In channels-last order the columns interleave by a reshape alone, and the rows by a concatenation of whole rows.
+    In channels-last order, a reshape interleaves the columns, and a concatenation of complete rows the rows.
     """
 
     def __init__(self, layer: nn.ConvTranspose2d) -> None:
@@ -125,9 +126,9 @@ class ConcatDeconv(nn.Module):
 
 
 class InterleaveRows(nn.Module):
-    """What the convolutions of `ConcatDeconv` give to [B, C, 2H, 2W]: [B, 2*padded, H, W] for each phase of the rows.
+    """Interleaves the outputs of `ConcatDeconv`'s convolutions: [B, 2*padded, H, W] per row phase to [B, C, 2H, 2W].
 
-    Both phases may come in one tensor, the even rows first.
+    Both phases may be in one tensor, the even rows first.
     """
 
     def __init__(self, channels: int, padded: int) -> None:
@@ -153,10 +154,10 @@ SUB_PIXEL: dict[Deconv, type[DepthToSpaceDeconv] | type[ConcatDeconv]] = {
 
 
 def _rearrange_late(module: fx.GraphModule, node: fx.Node, new: DepthToSpaceDeconv | ConcatDeconv) -> None:
-    """Puts the convolutions in the node's place and their rearranging after the rectifier and quantizer that follow.
+    """Replaces the node by the convolutions, and rearranges their outputs after the following rectifier and quantizer.
 
-    What acts on each value alone gives the same before the values are rearranged, and a runtime fuses it there. The
-    quantizer is called once more behind, where it changes nothing, since a runtime stores that tensor too.
+    Elementwise operations give the same result before the rearrangement, and a runtime can fuse them there. The
+    quantizer is called again after it, where it changes no value, because a runtime stores that tensor too.
     """
     name = str(node.target)
     module.set_submodule(name, new)
@@ -186,7 +187,7 @@ def _rearrange_late(module: fx.GraphModule, node: fx.Node, new: DepthToSpaceDeco
 
 
 def _pointwise_after(module: fx.GraphModule, node: fx.Node) -> Iterator[fx.Node]:
-    """The rectifier, if only one reads the node, and the quantizer after it."""
+    """The rectifier, if it is the node's only reader, and the quantizer after it."""
     kinds: tuple[Any, ...] = (*RECTIFIERS, ActivationQuantizer)
     while len(node.users) == 1:
         (node,) = node.users
@@ -202,9 +203,9 @@ def _kind(module: fx.GraphModule, node: fx.Node) -> Any:
 
 
 class ConstantGDN(nn.Module):
-    """GDN and IGDN with gamma and beta as constants: x / sqrt(beta + gamma x^2), or the product.
+    """GDN and IGDN with constant gamma and beta: x / sqrt(beta + gamma x^2), or x * sqrt(...) for IGDN.
 
-    The parametrization that keeps them positive in training (a maximum, a square, a difference) is computed once here.
+    Training keeps gamma and beta positive by a reparametrization (maximum, square, difference), computed once here.
     """
 
     def __init__(self, layer: GDN) -> None:
@@ -243,7 +244,7 @@ REPLACEMENTS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
 
 
 def _conv3x3(layer: nn.ConvTranspose2d, weight: Tensor, origin: Tensor) -> nn.Conv2d:
-    """A 3x3 convolution with these kernels; `origin` is the layer's channel that each of its channels comes from."""
+    """A 3x3 convolution with these kernels; `origin` gives the layer's output channel for each of its channels."""
     conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1)
     conv.weight, conv.bias = _constant(weight), _constant(parameter(layer, "bias")[origin])
     quantize_alike(layer, conv, origin)
@@ -251,10 +252,10 @@ def _conv3x3(layer: nn.ConvTranspose2d, weight: Tensor, origin: Tensor) -> nn.Co
 
 
 def quantize_alike(layer: nn.Module, conv: nn.Conv2d, origin: Tensor) -> None:
-    """Gives a convolution the scales of the layer that it stands for, if that one is quantized.
+    """Gives a convolution the scales of the layer that it replaces, if that layer is quantized.
 
     Args:
-        origin: the layer's output channel that each of the convolution's comes from.
+        origin: the layer's output channel for each output channel of the convolution.
     """
     if isinstance(layer, QuantizedLayer):
         old = layer.weight_quantizer
@@ -266,7 +267,7 @@ def quantize_alike(layer: nn.Module, conv: nn.Conv2d, origin: Tensor) -> None:
 
 
 def parameter(layer: nn.Module, name: str) -> Tensor:
-    """A layer's own parameter, without the fake quantization that reading it as an attribute may apply."""
+    """A layer's own parameter. Reading it as an attribute may apply fake quantization; this does not."""
     value = layer._parameters[name]
     assert value is not None
     return value

@@ -1,9 +1,9 @@
-"""Pictures to files and back with exported models: numpy, ONNX Runtime and the entropy coder. Cannot import torch.
+"""Codes pictures with exported models: only numpy, ONNX Runtime and the entropy coder. Must not import torch.
 
     python -m export.runtime encode photo.png photo.bin --model onnx/enc.onnx
     python -m export.runtime decode photo.bin photo.png --model onnx/dec.onnx
 
-The files are those of `codec.compress`: either side may be the checkpoint itself.
+The files are those of `codec.compress`, so encoder or decoder may also be the checkpoint.
 """
 
 from export.runtime.coding import Pixels, decode, encode

@@ -1,4 +1,4 @@
-"""Pictures to files and back, tile by tile."""
+"""Encodes pictures to files and decodes them, tile by tile."""
 
 from typing import Any
 
@@ -19,8 +19,8 @@ _LARGEST = 2.0**31 - 128
 def encode(pixels: Pixels, model: Model) -> bytes:
     """The file of a picture, uint8 [H, W, 3] of any size.
 
-    A model of a fixed size sees a larger picture in tiles that overlap, and a smaller one extended; a model of any size
-    sees a large picture in tiles.
+    A model with a fixed size encodes a larger picture in overlapping tiles, and a smaller one after padding. A model
+    for any size encodes a large picture in tiles.
 
     Raises:
         InputError: the picture is too large, or the model gives values that are not finite.
@@ -42,7 +42,7 @@ def decode(data: bytes, model: Model) -> Pixels:
     """The picture of a file, uint8 [H, W, 3].
 
     Raises:
-        InputError: the file is not whole or not of this codec, or the model gives values that are not finite.
+        InputError: the file is damaged or of another codec, or the model gives values that are not finite.
     """
     height, width, symbols = unpack(data, model.coder)
     pixels = np.empty((height, width, 3), np.uint8)
@@ -55,13 +55,13 @@ def decode(data: bytes, model: Model) -> Pixels:
         if x_hat.dtype != np.uint8:
             _check(x_hat)
             x_hat = np.rint(np.clip(x_hat, 0, 1) * np.float32(255)).astype(np.uint8)
-        place = pixels[tile.kept(STRIDE)]  # cut where the picture ends, as x_hat is not
+        place = pixels[tile.kept(STRIDE)]  # ends with the picture; x_hat may extend beyond it
         place[:] = x_hat[:, *tile.used(STRIDE)][:, : place.shape[0], : place.shape[1]].transpose(1, 2, 0)
     return pixels
 
 
 def extended(piece: NDArray[Any], size: tuple[int, int], unit: int = 1) -> NDArray[Any]:
-    """[C, h, w] to the tile's size by repeating its last row and column."""
+    """Pads [C, h, w] to the tile's size by repeating its last row and column."""
     missing = [(0, side * unit - found) for side, found in zip(size, piece.shape[1:], strict=True)]
     return np.pad(piece, ((0, 0), *missing), "edge")
 

@@ -14,15 +14,15 @@ from export.runtime.session import Model
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     parser = ArgumentParser(
         prog="python -m export.runtime",
         usage="%(prog)s {encode,decode} SOURCE TARGET --model FILE.onnx [options]",
         description="Compresses a picture with an exported encoder, or decompresses one with an exported decoder.",
     )
     parser.add_argument("direction", choices=("encode", "decode"), help="picture to file, or file to picture")
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="what is read")
-    parser.add_argument("target", type=Path, metavar="TARGET", help="what is written")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="file to read")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="file to write")
     parser.add_argument("--model", type=Path, required=True, metavar="FILE.onnx", help="exported encoder or decoder")
     parser.add_argument("--tables", type=Path, metavar="FILE", help="entropy tables [beside the model]")
     given = parser.parse_args(argv)
@@ -33,12 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         convert(given.direction, given.source, given.target, Model(given.model, f"{given.direction}r", given.tables))
     except MemoryError as error:
-        raise InputError(f"{given.source}: it does not fit into the memory") from error
+        raise InputError(f"{given.source}: it does not fit into memory") from error
     return 0
 
 
 def cli() -> NoReturn:
-    """The command on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run(main)
 
 
@@ -46,7 +46,7 @@ def convert(direction: str, source: Path, target: Path, model: Model) -> None:
     """A picture to a file ("encode") or a file to a picture ("decode").
 
     Raises:
-        InputError: the source is not what it should be, or the target cannot be written.
+        InputError: the source is damaged or of another kind, or the target cannot be written.
     """
     from PIL import Image
 
@@ -63,7 +63,7 @@ def convert(direction: str, source: Path, target: Path, model: Model) -> None:
 
 
 def decode_file(path: Path, model: Model) -> Pixels:
-    """The picture of a file; InputError names it."""
+    """The picture of a file; an InputError names the file."""
     try:
         return decode(read_regular(path), model)
     except InputError as error:
@@ -71,7 +71,7 @@ def decode_file(path: Path, model: Model) -> Pixels:
 
 
 def read_picture(path: Path) -> Pixels:
-    """A JPEG, PNG, BMP or WebP picture as upright RGB, [H, W, 3]; InputError where it is none."""
+    """A JPEG, PNG, BMP or WebP picture as upright RGB, [H, W, 3]; InputError if it is not such a picture."""
     from coco224.photographs.decode import BadPhotograph, read_photograph
 
     try:

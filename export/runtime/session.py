@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 TABLES_SUFFIX = ".tables"
 
 MARGINS = "margins"
-"""The property of a model that says how far it looks: positions of y before and after, or nothing."""
+"""The model's metadata property with its receptive field: positions of y before and after, or empty."""
 
 OLD_MARGINS = (2, 2)
-"""Of tiles where a model does not say how far it looks: all that ReLU, GDN and the gate need, and close for others."""
+"""Margins of tiles for a model without a known receptive field: exact for ReLU, GDN and the gate, close for others."""
 
 VNNI = {"avx512_vnni", "avx_vnni"}
 """CPU flags of instructions that add int8 products in 32 bits; a CPU with AMX has them too."""
@@ -31,7 +31,7 @@ SYMBOL_ZERO = 128
 """Zero point of symbols as uint8; their scale is 1."""
 
 LONGEST_SIDE = 8192
-"""Of a model of a fixed size, which sees smaller pictures extended to it."""
+"""Longest side of a model's fixed size; smaller pictures are padded to this size."""
 
 
 class Model:
@@ -39,11 +39,11 @@ class Model:
 
     Args:
         path: the ONNX file.
-        part: "encoder" or "decoder", what it has to be.
-        tables: the entropy tables' file; beside the model unless given.
+        part: "encoder" or "decoder"; the model must be this part.
+        tables: the file of the entropy tables; by default the one beside the model.
 
     Raises:
-        InputError: no model of that part, or tables of another codec.
+        InputError: the file is not a model of that part, or the tables belong to another codec.
     """
 
     def __init__(self, path: Path, part: str, tables: Path | None = None) -> None:
@@ -62,7 +62,7 @@ class Model:
         self.medians = self.coder.tables.medians[:, None, None]
 
     def _checked_entry(self, path: Path, part: str) -> "onnxruntime.NodeArg":
-        """The model's input; InputError where its shapes are not those of a codec with these tables."""
+        """The model's input; raises InputError if its shapes are not those of a codec with these tables."""
         entries, results = self.session.get_inputs(), self.session.get_outputs()
         channels = len(self.coder.tables.medians)
         asked = [3, channels] if part == "encoder" else [channels, 3]
@@ -75,16 +75,16 @@ class Model:
         return entries[0]
 
     def run(self, value: NDArray[Any]) -> NDArray[Any]:
-        """One input [C, H, W] to one output, as the model's types are."""
+        """Runs one input [C, H, W] and returns the output, both in the model's types."""
         (output,) = self.session.run(None, {self._entry.name: value[None]})
         result: NDArray[Any] = output[0]
         return result
 
     def tiles(self, size: Sequence[int]) -> Iterator[Tile]:
-        """The windows through which the model sees a y of this size, rows and columns.
+        """The tiles for a y of this size (rows and columns).
 
         Raises:
-            InputError: the model's size is too small for the tiles of a larger picture.
+            InputError: the model's fixed size is too small for tiles of a larger picture.
         """
         fixed = self._entry.shape[2:]
         if any(isinstance(side, int) for side in fixed):
@@ -93,9 +93,9 @@ class Model:
             for side, whole in zip(own, size, strict=True):
                 if side < min(whole, least_size(margins)):
                     raise InputError(
-                        f"a model of {own[0] * STRIDE}x{own[1] * STRIDE} pixels (HxW) makes no tiles of a larger "
-                        f"picture, which take {least_size(margins) * STRIDE} pixels a side at least; export it with a "
-                        "larger --input_size, or with --dynamic"
+                        f"a model of {own[0] * STRIDE}x{own[1] * STRIDE} pixels (HxW) is too small for tiles of a "
+                        f"larger picture, which need at least {least_size(margins) * STRIDE} pixels per side; export "
+                        "it with a larger --input_size, or with --dynamic"
                     )
             return tiles(size, own, margins)
         if self.margins is None or size[0] * size[1] <= LARGEST_WHOLE:
@@ -104,7 +104,7 @@ class Model:
 
 
 def read_margins(words: str) -> Margins | None:
-    """How far a model looks, from its property; None where it does not say, or looks at the full picture."""
+    """A model's receptive field from its property; None if it is not known, or is the full picture."""
     numbers = words.split()
     if len(numbers) != 2 or not all(each.isdecimal() and len(each) < 4 for each in numbers):
         return None
@@ -116,17 +116,17 @@ def session_options() -> "onnxruntime.SessionOptions":
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its warnings are about its own optimizer
+    options.log_severity_level = 3  # errors only: the warnings are about ONNX Runtime's own optimizer
     if sums_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 
 def sums_saturate(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether ONNX Runtime's fastest int8 kernels add two products in 16 bits, which do not hold them.
+    """Whether ONNX Runtime's fastest int8 kernels add two products in 16 bits, where they can overflow.
 
-    They do on x86 without VNNI. With VNNI the fastest are exact, and the others take about three times as long. An x86
-    CPU whose flags cannot be read (another system than Linux) counts as one without: slow at worst, never wrong.
+    They do on x86 without VNNI. With VNNI the fastest kernels are exact, and the others take about three times as
+    long. An x86 CPU whose flags cannot be read (not on Linux) counts as one without VNNI: slow at worst, never wrong.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
@@ -152,5 +152,5 @@ def open_session(path: Path) -> "onnxruntime.InferenceSession":
         raise InputError(f"--model {path}: no such file; python -m export writes one")
     try:
         return onnxruntime.InferenceSession(str(path), session_options(), providers=["CPUExecutionProvider"])
-    except Exception as error:  # it has a class of its own for each reason, and no common one
+    except Exception as error:  # ONNX Runtime's exceptions have no common class
         raise InputError(f"--model {path}: ONNX Runtime does not open it ({error}); export it again") from error

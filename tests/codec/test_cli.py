@@ -161,7 +161,7 @@ def test_a_mapping_is_read_like_the_command_line() -> None:
         ({"cups": [3]}, "k.yaml: cups: [3] is not one value"),
         ({"cups": None}, "k.yaml: cups: None is not one value"),
         ({"whistle": 1}, "k.yaml: --whistle: '1' is neither true nor false"),
-        ({"maker": 7}, "k.yaml: maker: 7 is no text; if it is meant, quote it"),
+        ({"maker": 7}, "k.yaml: maker: 7 is not text; if text is meant, quote it"),
     ],
 )
 def test_a_mapping_with_a_wrong_key_or_type_is_refused_with_its_source(values: dict, line: str) -> None:

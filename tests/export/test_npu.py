@@ -114,7 +114,7 @@ def test_ranges_of_training_leave_nothing_to_calibrate(folder: Path, compiled: l
 def test_vela_takes_the_relu_codec_whole_with_our_ranges(folder: Path) -> None:
     done = compile_for("ethos-u65-512", folder, "relu", "--json", folder / "v.json", "--out", folder / "out")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("runs whole") == 2
+    assert done.stdout.count("| all on the chip") == 2
     for verdict in json.loads((folder / "v.json").read_text()):
         assert verdict["figures"]["CPU operators"] == 0
         assert verdict["figures"]["ms"] > 0
@@ -132,7 +132,7 @@ def test_vela_takes_the_relu_codec_whole_with_our_ranges(folder: Path) -> None:
 def test_vela_takes_a_trained_encoder_and_a_calibrated_decoder_whole(folder: Path) -> None:
     done = compile_for("ethos-u65-512", folder, "encoder")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("runs whole") == 2
+    assert done.stdout.count("| all on the chip") == 2
 
 
 @needs_compilers
@@ -140,18 +140,18 @@ def test_an_operator_on_the_cpu_fails_the_command(folder: Path) -> None:
     done = compile_for("ethos-u55-256", folder, "gdn", "--part", "decoder")
     assert done.returncode == 2
     assert "operators are left for the CPU" in done.stderr
-    assert "NOT whole" in done.stdout
+    assert "NOT all on the chip" in done.stdout
 
 
 @needs_compilers
 def test_feature_maps_that_do_not_fit_fail_the_command(folder: Path) -> None:
     done = compile_for("ethos-u55-256", folder, "relu", "--part", "decoder", "--sram_kib", 16)
     assert done.returncode == 2
-    assert "KiB of SRAM and has 16" in done.stderr
+    assert "KiB of SRAM, and the chip has 16" in done.stderr
 
 
 @needs_compilers
 def test_qualcomm_takes_the_relu_codec_whole(folder: Path) -> None:
     done = compile_for("qualcomm-htp", folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("runs whole") == 2
+    assert done.stdout.count("| all on the chip") == 2

@@ -93,11 +93,11 @@ def test_files_are_reported_as_they_are(folder: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ([], "give --ckpt FILE"),
+        ([], "give either --ckpt FILE"),
         (["--onnx", "none.onnx"], "no such file"),
         (["--ckpt", "CKPT"], "trained without quantization"),
         (["--onnx", "CKPT"], "no ONNX model"),
-        (["--onnx", "CKPT", "--images", "."], "go with --ckpt"),
+        (["--onnx", "CKPT", "--images", "."], "need --ckpt"),
         (["--ckpt", "QAT", "--calib_dir", "PICTURES"], "leave --calib_dir out"),
         (["--ckpt", "none", "--json", "/none/r.json"], "--json /none/r.json: its folder does not exist"),
         (["--ckpt", "none", "--json", "PICTURES"], "cannot be written there"),

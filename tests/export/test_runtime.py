@@ -107,7 +107,7 @@ def test_a_model_makes_tiles_of_any_size_that_is_large_enough(
             symbols = unpack(encode(pixels, tiled), whole.coder)[2]
             assert (symbols != expected).mean() < 1e-4  # sums in another order may move one across a half
         else:
-            with pytest.raises(InputError, match="take 64 pixels a side at least"):
+            with pytest.raises(InputError, match="need at least 64 pixels per side"):
                 encode(pixels, tiled)
             assert encode(pixels[:48, :48], tiled) == encode(pixels[:48, :48], whole)
 

@@ -135,7 +135,7 @@ def test_a_path_wins_over_a_name_on_the_hub(
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_what_is_neither_names_both_readings(coco_hub: Hub, streaming: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match="alice/nothing is neither a folder here nor a dataset on the Hub"):
+    with pytest.raises(DataError, match="alice/nothing is neither a local folder nor a dataset on the Hub"):
         open_rows("alice/nothing", "train", True, streaming)
     files = coco_hub.repositories["datasets/alice/coco"]
     coco_hub.repositories["datasets/alice/plain"] = type(files)(private=False)
@@ -143,7 +143,7 @@ def test_what_is_neither_names_both_readings(coco_hub: Hub, streaming: bool, mon
     with pytest.raises(DataError, match=r"without manifest.json: python -m coco224.prepare did not upload it"):
         open_rows("alice/plain", "train", True, streaming)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match="is no folder here, and the Hub"):
+    with pytest.raises(DataError, match="is not a local folder, and the Hub"):
         open_rows("alice/other", "train", True, streaming)
 
 
@@ -153,7 +153,7 @@ def test_an_upload_that_broke_off_is_completed_by_the_same_command(hub: Hub, tmp
     done = run(*words, HF_HUB_OFFLINE="0")
     assert done.returncode == 2
     said = done.stderr.strip().splitlines()[-1]
-    assert said.startswith(f"error: the dataset is whole in {tmp_path / 'out'}, but not in alice/coco")
+    assert said.startswith(f"error: the dataset in {tmp_path / 'out'} is complete, but alice/coco is not")
     hub.troubles.clear()
     done = run(*words, HF_HUB_OFFLINE="0")
     assert done.returncode == 0, done.stderr
@@ -217,5 +217,7 @@ def test_a_full_cache_of_datasets_says_so(coco_hub: Hub, monkeypatch: pytest.Mon
         raise datasets.exceptions.DatasetGenerationError("An error occurred while generating the dataset") from full
 
     monkeypatch.setattr(datasets.Dataset, "from_parquet", fail)
-    with pytest.raises(DataError, match=r"the cache .* is full .*: make room, set HF_DATASETS_CACHE, or .*--streaming"):
+    with pytest.raises(
+        DataError, match=r"the cache .* is full .*: free space, set HF_DATASETS_CACHE, or .*--streaming"
+    ):
         open_rows("alice/coco", "train", use_prepared=True)

@@ -269,7 +269,7 @@ def test_a_hub_out_of_reach_is_another_status(hub: Hub, tmp_path: Path, capsys: 
     save(tmp_path / "c.safetensors")
     hub.trouble("whoami", status=503)
     assert pushed(tmp_path / "c.safetensors") == os.EX_TEMPFAIL
-    assert "the same command completes it" in capsys.readouterr().err
+    assert "run the same command again to complete it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint at all", None, b"altered"])

@@ -23,7 +23,7 @@ def words(coco224: Path, tmp_path: Path) -> list[object]:
 
 def completing_command(said: str) -> list[str]:
     """The words that the end of a run gives for what the Hub lacks."""
-    return shlex.split(said.partition("it is completed by: python ")[2].splitlines()[0])
+    return shlex.split(said.partition("complete it with: python ")[2].splitlines()[0])
 
 
 def test_a_run_uploads_its_checkpoints_its_card_and_its_record(

@@ -91,7 +91,7 @@ def test_with_both_states_damaged_nothing_is_used(run_folder: Path) -> None:
         contents = {path: path.read_bytes() for path in run_folder.glob("state/*/model.safetensors")}
         for path, content in contents.items():
             path.write_bytes(damaged(content, dice))
-        with pytest.raises(InputError, match=r"no state in .* is whole; start over with"):
+        with pytest.raises(InputError, match=r"no state in .* is intact; start a new run with"):
             resumed_from(run_folder)
         for path, content in contents.items():
             path.write_bytes(content)

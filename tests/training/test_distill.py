@@ -109,5 +109,5 @@ def test_the_scale_leaves_nothing_that_the_input_explains(teacher: Codec, pictur
 
 
 def test_relu_has_nothing_to_learn_with(teacher: Codec, picture: Tensor) -> None:
-    with pytest.raises(InputError, match="made way for a block with parameters"):
+    with pytest.raises(InputError, match="was replaced by a block with parameters"):
         distill(replaced(teacher, "relu"), teacher, batches(picture), STEPS)

@@ -114,7 +114,7 @@ def test_a_faulty_step_is_skipped_and_its_module_and_pictures_are_named(
     assert len(row["files"]) == 8
     assert set(row["files"]) <= sources
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "step 2 skipped" in line]
-    assert "step 2 skipped: rank 0 met NaN, Inf or a huge value in g_a.3 (Poisoned), forward" in line
+    assert "step 2 skipped: rank 0 had NaN, Inf or a huge value in g_a.3 (Poisoned), forward" in line
     assert line.endswith("pictures: " + ", ".join(row["files"]))
 
 

@@ -121,13 +121,13 @@ def test_a_config_of_the_user_s_own_stays(
     assert here(tmp_path, "--config", mine, "--max_steps", 1) == 0
     assert here(tmp_path, "--config", mine, "--max_steps", 2, "--resume", "auto") == 0
     assert mine.read_text() == "# lr from sweep 17\nlr: 2e-4\n"
-    assert "config.yaml is not this program's and stays: they are in resolved.yaml" in capsys.readouterr().err
+    assert "config.yaml is another program's and stays: they are in resolved.yaml" in capsys.readouterr().err
     assert "lr: 0.0002" in (tmp_path / "resolved.yaml").read_text()
 
 
 def test_a_marker_of_another_program_is_refused(here: Train, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"sweep": 17}')
-    with pytest.raises(InputError, match=r"run\.json is damaged or no file of this program"):
+    with pytest.raises(InputError, match=r"run\.json is damaged or not a file of this program"):
         here(tmp_path, "--max_steps", 1)
     assert contents(tmp_path) == {"run.json": b'{"sweep": 17}'}
 
@@ -139,7 +139,7 @@ def test_a_second_run_in_the_folder_is_refused(coco224: Path, tmp_path: Path) ->
         while not (tmp_path / "run" / "metrics.jsonl").exists():
             assert first.poll() is None
             time.sleep(0.05)
-        with pytest.raises(InputError, match="is written by another run at this moment"):
+        with pytest.raises(InputError, match="is in use by another run"):
             train(*words[1:], "--max_steps", 2)
         first.kill()
     assert train(*words[1:], "--max_steps", 2) == 0  # the lock of a killed run holds nobody up

@@ -68,7 +68,9 @@ def test_compile_without_a_compiler_is_refused(coco224: Path, tmp_path: Path, mo
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.delenv("CC", raising=False)
     assert not has_compiler()
-    with pytest.raises(InputError, match=re.escape("no C++ compiler is found, which torch.compile needs: install one")):
+    with pytest.raises(
+        InputError, match=re.escape("torch.compile needs a C++ compiler, and none is found: install one")
+    ):
         train("--coco_dir", coco224, *TINY, *into(tmp_path / "run"), "--compile", "true")
     assert train("--coco_dir", coco224, *TINY, *into(tmp_path / "run"), "--max_steps", 1) == 0
 

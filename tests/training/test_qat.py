@@ -256,7 +256,7 @@ def test_a_float_fine_tune_and_then_a_quantized_checkpoint_are_where_to_start_fr
     again = load_codec(tmp_path / "kept" / "last.safetensors")[0]
     for (name, a), (_, b) in zip(activation_quantizers(encoder), activation_quantizers(again), strict=True):
         assert (a.low, a.high, a.scale) == (b.low, b.high, b.scale), name
-    with pytest.raises(InputError, match=r"no step learns ranges and g_s\.\S+ has none yet"):
+    with pytest.raises(InputError, match=r"no step learns ranges, and g_s\.\S+ has none"):
         qat("refused", "encoder", *kept, "--qat_scope", "all")
     # And back to float.
     assert qat("back", "all", "--replace_parts", "all", "--max_steps", 1) == 0
@@ -271,7 +271,7 @@ def test_a_plugin_s_blocks_train_under_qat(
     assert here(tmp_path / "run", "--plugin", plugin, "--act", "soft", "--max_steps", 10) == 0
     said = capsys.readouterr().err
     assert "quantized   g_a and g_s in int8: " in said
-    assert "g_s.1, g_s.3, g_s.5 cannot be traced: quantized before and after, and around each convolution" in said
+    assert "g_s.1, g_s.3, g_s.5 cannot be traced: quantized at input and output, and around every convolution" in said
     codec, _ = load_codec(tmp_path / "run" / "last.safetensors")
     names = [name for name, _ in activation_quantizers(codec)]
     assert "g_a.quantizers.after_add" in names
@@ -284,7 +284,7 @@ def test_gdn_under_qat_says_what_stays_in_float(
     assert here(tmp_path, "--act", "gdn", "--max_steps", 10, "--eval_every", 1) == 0
     said = capsys.readouterr().err
     assert "g_a.1, g_a.3, g_a.5, g_s.1, g_s.3, g_s.5 (GDN) stay in float, between quantized tensors" in said
-    assert "y stays in float: the tables' symbols are -" in said
+    assert "y stays in float: the CDF tables' symbols are -" in said
 
 
 # --- options ----------------------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def test_amp_is_off_by_default_and_warned_of(
     assert parse(["--coco_dir", "c", "--qat", "true"]).numerics.amp is False
     assert parse(["--coco_dir", "c"]).numerics.amp is True
     assert here(tmp_path, "--amp", "true", "--max_steps", 9) == 0
-    assert "quantized   warning: --amp true rounds what is quantized a second time" in capsys.readouterr().err
+    assert "quantized   warning: --amp true rounds quantized values a second time" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_amp_is_off_by_default_and_warned_of(
         (["--max_steps", 12, "--qat_calib_steps", 0], "no step learns ranges and g_a.quantizers.after_1"),
         (
             ["--act", "gdnish", "--amp", "true", "--local_fp32", "custom", "--local_fp32_custom", "g_a.1"],
-            "--local_fp32 would keep g_a.1 in FP32, and with --qat true that block is no unit",
+            "--local_fp32 would keep g_a.1 in FP32, but with --qat true that block is not a separate module",
         ),
     ],
 )
@@ -321,7 +321,7 @@ def test_what_cannot_work_is_refused(words: list[object], says: str, here: Train
 
 def test_fsdp_is_refused(here: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
-    with pytest.raises(InputError, match="--qat true under FSDP, which reads"):
+    with pytest.raises(InputError, match="--qat true with FSDP, which reads"):
         here(tmp_path / "run", "--max_steps", 12)
 
 

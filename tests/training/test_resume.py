@@ -89,7 +89,7 @@ def test_a_finished_run_says_so_and_changes_nothing(
     before = {path: path.read_bytes() for path in again.rglob("*.safetensors")}
     record = rows(again, "train")
     assert here(again, "--max_steps", 7) == 0
-    assert "finished    this run has done its 7 steps; more --epochs or --max_steps go on" in capsys.readouterr().err
+    assert "finished    all 7 steps are done; give more --epochs or --max_steps to continue" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in again.rglob("*.safetensors")} == before
     assert rows(again, "train") == record
 
@@ -209,7 +209,7 @@ def test_a_smaller_batch_keeps_the_global_batch_by_accumulating(
 
 
 def test_a_global_batch_that_cannot_be_kept_is_refused_with_those_that_can(here: Train, halfway: Path) -> None:
-    with pytest.raises(InputError, match=r"8 pictures an optimizer step.*--batch_size 3.*use --batch_size 1, 2, 4, 8"):
+    with pytest.raises(InputError, match=r"8 pictures per optimizer step.*--batch_size 3.*use --batch_size 1, 2, 4, 8"):
         here(halfway, "--max_steps", 12, "--batch_size", 3)
 
 

@@ -55,8 +55,8 @@ def test_data_that_is_missing_empty_or_no_dataset_is_refused(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("--quality 0", "--quality 0: the zoo's qualities are 1..8"),
-        ("--quality 9", "--quality 9: the zoo's qualities are 1..8"),
+        ("--quality 0", "--quality 0: must be within 1..8"),
+        ("--quality 9", "--quality 9: must be within 1..8"),
         ("--learning_rate 1", "unknown option --learning_rate"),
         ("--amp_warmup_steps 5", "bf16 + local FP32 + LR warm-up + gradient clipping do its job"),
         ("--act relu --enc_t 2", "--enc_t belongs to --act gdnish"),

@@ -41,7 +41,7 @@ def test_a_signal_stops_the_distilled_start(coco224: Path, tmp_path: Path) -> No
     status, seconds, said = stopped(words, tmp_path / "log", "distilled start", 0.3)
     assert (status, "Traceback" in said) == (75, False)
     assert seconds < SECONDS
-    assert "stopped by SIGTERM before the first step; the same command starts again" in said
+    assert "stopped by SIGTERM before the first step; run the same command again" in said
     assert not (tmp_path / "run").exists()
 
 
@@ -75,5 +75,5 @@ def test_a_stopped_wandb_does_not_hold_up_the_end(coco224: Path, tmp_path: Path)
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=30)[1]
     assert process.returncode == 75
-    assert "wandb did not end within 2 s and is given up" in said
+    assert "wandb did not end within 2 s and is ended now" in said
     assert "Traceback" not in said
