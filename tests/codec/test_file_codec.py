@@ -133,6 +133,7 @@ def test_an_interrupted_folder_goes_on_and_keeps_what_is_whole_and_unchanged(
         compress.main(words)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
