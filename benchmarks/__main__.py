@@ -5,7 +5,7 @@ import sys
 
 BENCHMARKS = (
     *("step", "forms", "profile", "overhead", "ddp", "curves", "data", "memory", "startup", "gpu", "coding", "damage"),
-    *("deployment", "fidelity", "families", "compilers"),
+    *("large", "deployment", "fidelity", "families", "compilers"),
 )
 
 if __name__ == "__main__":

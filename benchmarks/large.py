@@ -1,13 +1,14 @@
-"""`python -m benchmarks.large`: memory and time of 12 and 48 megapixels, through the commands, each in a process of its own.
+"""`python -m benchmarks.large`: memory and time of 12 and 48 megapixels, each command in a process of its own.
 
-The pictures are the sample photographs side by side. `--before DIR` measures another checkout as well, at 12 megapixels
-alone: its memory grows with the picture.
+The pictures are a sample photograph side by side. `--before DIR` measures another checkout as well, at 12 megapixels
+alone: its memory may grow with the picture.
 """
 
 import argparse
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,12 +17,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.harness import ROOT, Row, publish
-from coco224.photographs.sample import SAMPLE
-from coco224.walk import walk
+from coco224.photographs.decode import read_photograph
+from coco224.photographs.sample import sample_splits
 
 SIZES = {12: (3000, 4000), 48: (6000, 8000)}
 """Megapixels: height and width."""
-WIDTHS = {"N": 128, "M": 192}
+N, M = 128, 192
 MOST_GB = 1.5
 
 
@@ -49,23 +50,20 @@ def main() -> None:
                 picture = make_picture(folder / f"{megapixels}.jpg", size)
                 for threads in given.threads:
                     now = measure(ROOT, folder, picture, threads)
-                    old = measure(given.before, folder, picture, threads) if given.before and megapixels == 12 else {}
+                    old = {}
+                    if given.before and megapixels == 12:
+                        old = measure(given.before.resolve(), folder, picture, threads)
                     for what, cost in now.items():
-                        rows.append(
-                            row(f"{what}, {act}, {megapixels} megapixels, threads: {threads}", cost, old.get(what))
-                        )
-                        print(rows[-1], flush=True)
+                        case = f"{what}, {act}, {megapixels} megapixels, threads: {threads}"
+                        rows.append(row(case, cost, old.get(what)))
     publish("large", rows)
 
 
 def row(what: str, cost: Cost, before: Cost | None) -> Row:
     sides = {"processor, s": cost.cpu_seconds, "clock, s": cost.seconds}
     if before:
-        sides |= {
-            "before, GB": before.gb,
-            "before, processor, s": before.cpu_seconds,
-            "before, clock, s": before.seconds,
-        }
+        sides |= {"before, GB": before.gb, "before, processor, s": before.cpu_seconds}
+        sides |= {"before, clock, s": before.seconds}
     return Row(f"largest resident memory, {what}", cost.gb, "GB", at_most=MOST_GB, sides=sides)
 
 
@@ -73,14 +71,13 @@ def measure(checkout: Path, folder: Path, picture: Path, threads: int) -> dict[s
     """What the commands of a checkout take for one picture."""
     packed, back, use = folder / "p.bin", folder / "p.png", ("--checkpoint", folder / "c.safetensors", "--overwrite")
     return {
-        "codec.compress": cost(checkout, threads, "codec.compress", picture, packed, *use),
-        "codec.decompress": cost(checkout, threads, "codec.decompress", packed, back, *use),
+        "codec.compress": run(checkout, threads, "codec.compress", picture, packed, *use),
+        "codec.decompress": run(checkout, threads, "codec.decompress", packed, back, *use),
     }
 
 
-def cost(checkout: Path, threads: int, *words: object) -> Cost:
-    import time
-
+def run(checkout: Path, threads: int, *words: object) -> Cost:
+    """A command of a checkout, in a process of its own."""
     start = time.perf_counter()
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(checkout)}
     process = subprocess.Popen([sys.executable, "-m", *map(str, words)], cwd=checkout, env=environment)
@@ -92,10 +89,10 @@ def cost(checkout: Path, threads: int, *words: object) -> Cost:
 
 def make_picture(path: Path, size: tuple[int, int]) -> Path:
     """A JPEG picture of this height and width."""
-    photographs = [
-        np.array(Image.open(Path(SAMPLE, name)).convert("RGB"))
-        for name, _ in walk(Path(SAMPLE), {".jpg", ".png"}).files
-    ]
+    source = sample_splits(include_val=True)["validation"]
+    one = np.array(read_photograph(source.folder / source.names[0]).image)
+    times = [-(-side // length) for side, length in zip(size, one.shape, strict=False)]
+    Image.fromarray(np.tile(one, (*times, 1))[: size[0], : size[1]]).save(path, quality=92)
     return path
 
 
@@ -109,7 +106,7 @@ def make_codec(path: Path, act: str) -> None:
     from codec.network.codec import Codec
 
     torch.manual_seed(0)
-    codec = Codec(Architecture(**WIDTHS, g_a=BlockChoice(act), g_s=BlockChoice(act)))
+    codec = Codec(Architecture(N, M, BlockChoice(act), BlockChoice(act)))
     with torch.no_grad():
         codec.g_a[6].weight *= 50
     save_codec(path, with_tables(codec), Description())

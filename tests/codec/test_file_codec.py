@@ -1,12 +1,16 @@
 """`python -m codec.compress` and `python -m codec.decompress`: pictures of any kind to files and back."""
 
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from programs import run
+from programs import ROOT, run
 
 from benchmarks.damage import damaged
 from codec import compress, decompress
@@ -95,6 +99,67 @@ def test_several_processes_write_the_same_files(checkpoint: Path, folder: Path, 
     assert "5/5" in done.stderr
     assert compress.main([*map(str, (folder, tmp_path / "one", *use, 1))]) == 0
     assert files(tmp_path / "two") == files(tmp_path / "one")
+
+
+def test_an_interrupted_folder_goes_on_and_keeps_what_is_whole_and_unchanged(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(folder, source)
+    words = [str(source), str(out), "--checkpoint", str(checkpoint)]
+    whole, made = FileCodec.compress, []
+
+    def stopped(self: FileCodec, x: torch.Tensor) -> list[bytes]:
+        made.append(x.shape)
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return whole(self, x)
+
+    monkeypatch.setattr(FileCodec, "compress", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        compress.main(words)
+    assert len(list(out.rglob("*.bin"))) == 3
+    save_codec(tmp_path / "other.safetensors", with_tables(Codec(Architecture(8, 12))), Description())
+    with pytest.raises(InputError, match="--overwrite true"):  # another codec's files are not kept
+        compress.main([*words[:3], str(tmp_path / "other.safetensors")])
+    capsys.readouterr()
+    assert compress.main(words) == 0
+    assert len(made) == 4 + 2
+    assert "3 of 5 files are there from a run that was interrupted: kept" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert compress.main([words[0], str(tmp_path / "at once"), *words[2:]]) == 0
+    assert files(out) == files(tmp_path / "at once")  # and no record is left
+    with pytest.raises(InputError, match="--overwrite true"):
+        compress.main(words)
+
+
+def test_workers_end_with_a_parent_that_is_killed(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in range(400):
+        shutil.copy(folder / "odd.png", source / f"{name}.png")
+    command = [sys.executable, "-m", "codec.compress", source, tmp_path / "out", "--checkpoint", checkpoint]
+    parent = subprocess.Popen([*map(str, command), "--num_proc", "2"], stderr=subprocess.DEVNULL, cwd=ROOT)
+    waited = time.monotonic() + 120
+    while not list(tmp_path.glob("out/*.bin")):
+        assert time.monotonic() < waited
+        time.sleep(0.05)
+    workers = [int(pid) for pid in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
+    assert len(workers) >= 2
+    parent.kill()
+    parent.wait()
+    waited = time.monotonic() + 20
+    while any(_lives(pid) for pid in workers):
+        assert time.monotonic() < waited
+        time.sleep(0.05)
+
+
+def _lives(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_nothing_is_written_where_something_cannot_work(checkpoint: Path, folder: Path, tmp_path: Path) -> None:

@@ -85,6 +85,28 @@ def test_a_size_that_no_picture_has_is_refused_before_anything_is_allocated(
         unpack(sealed(header + claimed + b"symbols"), coder)
 
 
+@pytest.mark.parametrize("size", [(13_377, 13_377), (16, 11_000_000), (11_000_000, 16), (1, 178_956_970)])
+def test_a_size_that_the_bytes_cannot_hold_is_refused_before_anything_is_allocated(
+    coder: Coder, tables: Tables, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = pack(1, 1, drawn(tables, 1, 1), coder)[:12]
+    claimed = b"".join(bytes([n >> 7 * i & 127 | 128 * (i < 4) for i in range(5)]) for n in reversed(size))
+    monkeypatch.setattr(Coder, "decode", lambda *_: pytest.fail("it is decoded"))
+    with pytest.raises(InputError, match=f"{size[1]}x{size[0]} pixels"):
+        unpack(sealed(header + claimed + b"few"), coder)
+
+
+def test_the_fewest_bytes_are_never_more_than_the_most_probable_symbols_take(coder: Coder, tables: Tables) -> None:
+    counts = [np.diff(cdf[:n])[:-1] for cdf, n in zip(tables.cdfs, tables.lengths, strict=True)]
+    likely = (np.array([each.argmax() for each in counts]) + tables.offsets).astype(np.int32)
+    for positions in (1, 1_000, 40_000):
+        symbols = np.repeat(likely[:, None, None], positions, 2)
+        first = symbols.copy()
+        first[-1] = tables.offsets[-1]  # the last row is coded first, and its first interval costs nothing there
+        assert coder.fewest_bytes(positions) <= min(len(coder.encode(each.copy())) for each in (symbols, first))
+    assert coder.fewest_bytes(400_000) > 1_000
+
+
 def test_damaged_files_never_give_a_picture(coder: Coder, tables: Tables) -> None:
     files = [
         pack(16 * h, 16 * w, drawn(tables, h, w, spread), coder) for h, w, spread in ((3, 2, 1), (9, 14, 5), (1, 1, 1))
