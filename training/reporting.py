@@ -28,7 +28,7 @@ class ReportingOptions(OptionGroup):
         if self.push_to_hub and not self.hub_model_id:
             raise InputError("--push_to_hub true needs --hub_model_id USER/NAME: where the checkpoints go")
         if self.hub_model_id and not is_repository(self.hub_model_id):
-            raise InputError(f"--hub_model_id {self.hub_model_id} is no name of a repository: give USER/NAME")
+            raise InputError(f"--hub_model_id {self.hub_model_id} is not a repository name: give USER/NAME")
         if self.wandb_log_model != "false" and not self.wandb:
             raise InputError(
                 f"--wandb_log_model {self.wandb_log_model} without --wandb true: there is no run to log to"

@@ -125,7 +125,7 @@ def test_an_interrupted_folder_goes_on_and_keeps_what_is_whole_and_unchanged(
     capsys.readouterr()
     assert compress.main(words) == 0
     assert len(made) == 4 + 2
-    assert "3 of 5 files are there from a run that was interrupted: kept" in capsys.readouterr().err
+    assert "kept 3 of 5 files from a run that was interrupted" in capsys.readouterr().err
     monkeypatch.undo()
     assert compress.main([words[0], str(tmp_path / "at once"), *words[2:]]) == 0
     assert files(out) == files(tmp_path / "at once")  # and no record is left

@@ -303,7 +303,7 @@ def test_options_that_cannot_work_are_refused(tmp_path: Path) -> None:
     ("token", "repository", "said"),
     [
         ("hf_stranger", "alice/codec", "does not know this token"),
-        (READ_ONLY, "alice/codec", "only reads"),
+        (READ_ONLY, "alice/codec", "may only read"),
         (None, "alice/codec", "no Hugging Face token"),
         ("hf_alice", "bob/codec", "may not write there"),
     ],

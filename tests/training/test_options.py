@@ -155,7 +155,7 @@ def test_the_defaults_are_the_tables() -> None:
         ("--streaming true", "--streaming true with --coco_dir coco224, which is not on the Hub"),
         ("--coco_dir a/b --streaming true --num_workers 2", "--num_workers 2 with --streaming true"),
         ("--push_to_hub true", "--push_to_hub true needs --hub_model_id USER/NAME"),
-        ("--hub_model_id codec", "--hub_model_id codec is no name of a repository: give USER/NAME"),
+        ("--hub_model_id codec", "--hub_model_id codec is not a repository name: give USER/NAME"),
         ("--wandb_log_model end", "--wandb_log_model end without --wandb true"),
         ("--local_fp32 custom", "--local_fp32 custom needs --local_fp32_custom GLOBS"),
         ("--local_fp32_custom g_s.*", "--local_fp32_custom .* needs --local_fp32 custom: add that"),
