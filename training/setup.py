@@ -7,6 +7,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.amp.grad_scaler import GradScaler
 
+from coco224.batches import TrainBatches
+from coco224.dataset import Rows
 from codec.evaluation.ranks import drop_empty_variables
 from codec.network.codec import Codec
 from codec.quantization.phases import build
@@ -46,21 +48,10 @@ def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
     saved = saved_state(origin, options, rows.fingerprint)
     progress = saved.progress if saved else fresh_progress(options, rows.fingerprint, origin.run)
 
-    # Start, length and data: the order of the data is a function of the seed and the step.
-    batches = batches_of(
-        rows,
-        options.data,
-        options.numerics.seed,
-        _accumulation(options, saved, accelerator),
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
-    progress.global_batch = batches.global_batch
-    data = TrainingData(rows, validation, batches, options.data.coco_dir if options.data.on_the_hub() else "")
-    total = options.schedule.epochs * batches.steps_per_epoch
-    total = min(total, options.schedule.max_steps or total)
-    if options.qat.qat:
-        check_phases(options.qat, total, is_sharded(accelerator))
+    # Data and length: the order of the data is a function of the seed and the step.
+    data = TrainingData(rows, validation, _batches(rows, options, saved, accelerator), _on_the_hub(options))
+    progress.global_batch = data.batches.global_batch
+    total = _total(options, data.batches.steps_per_epoch, accelerator)
 
     # The codec: its weights, its blocks, its quantization.
     set_seed(options.numerics.seed)
@@ -97,7 +88,7 @@ def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
         scaler=scaler,
         watch=Watch(numerics.overflow_tol, accelerator.device, numerics.overflow_check),
         micro_batches=micro_batches(
-            batches, rows.decodes, options.data.num_workers, progress.step, total, accelerator.device
+            data.batches, rows.decodes, options.data.num_workers, progress.step, total, accelerator.device
         ),
         fp32_modules=start.fp32_modules,
         distilled=start.distilled,
@@ -129,11 +120,30 @@ def launch(options: Options) -> Accelerator:
     return accelerator
 
 
-def _accumulation(options: Options, saved: Saved | None, accelerator: Accelerator) -> int:
-    """Micro-batches per optimizer step; a resumed run keeps its global batch on any number of ranks."""
-    if saved is None:
-        return options.data.grad_accum
-    return accumulation_for(saved.progress.global_batch, options.data.batch_size, accelerator.num_processes)
+def _batches(rows: Rows, options: Options, saved: Saved | None, accelerator: Accelerator) -> TrainBatches:
+    """This rank's batches; a resumed run keeps its global batch on any number of ranks."""
+    grad_accum, world_size = options.data.grad_accum, accelerator.num_processes
+    if saved:
+        grad_accum = accumulation_for(saved.progress.global_batch, options.data.batch_size, world_size)
+    return batches_of(rows, options.data, options.numerics.seed, grad_accum, accelerator.process_index, world_size)
+
+
+def _on_the_hub(options: Options) -> str:
+    """The dataset's name on the Hub; empty if it is a folder of this machine."""
+    return options.data.coco_dir if options.data.on_the_hub() else ""
+
+
+def _total(options: Options, steps_per_epoch: int, accelerator: Accelerator) -> int:
+    """Optimizer steps of the complete run.
+
+    Raises:
+        InputError: quantization-aware training under FSDP, or one of its phases begins after the run ends.
+    """
+    total = options.schedule.epochs * steps_per_epoch
+    total = min(total, options.schedule.max_steps or total)
+    if options.qat.qat:
+        check_phases(options.qat, total, is_sharded(accelerator))
+    return total
 
 
 def _optimizer(codec: Codec, options: Options) -> torch.optim.Optimizer:
