@@ -247,7 +247,7 @@ def test_columns_of_other_types_are_refused(tmp_path: Path) -> None:
             (pa.array([bytes(48)]), pa.array([7]), "file_name is int64"),
             (pa.array(["text"]), names, "image is string"),
             (pa.StructArray.from_arrays([pa.array([5])], ["bytes"]), names, "image is struct"),
-            (pa.array([b""]), names, "no square"),
+            (pa.array([b""]), names, "not square"),
             (pa.array([], pa.binary()), pa.array([], pa.string()), "no rows"),
         )
     ):
