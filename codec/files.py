@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,11 +98,11 @@ class FileCodec:
         pictures: list[Tensor] = []
         read = (unpack(data, self.coder) for data in files)
         for (height, width), group in itertools.groupby(read, key=lambda picture: picture[:2]):
-            symbols = [picture[2] for picture in group]
+            symbols = [_narrowed(picture[2]) for picture in group]
             pictures += self._pictures(np.stack(symbols) if symbols[1:] else symbols[0][None], height, width)
         return pictures
 
-    def _pictures(self, symbols: NDArray[np.int32], height: int, width: int) -> Sequence[Tensor]:
+    def _pictures(self, symbols: NDArray[np.integer[Any]], height: int, width: int) -> Sequence[Tensor]:
         """The pictures of symbols [B, M, h, w]; their memory layout is [B, H, W, 3], as in picture files."""
         medians = self.codec.entropy_bottleneck.medians()
         pixels = torch.empty((len(symbols), height, width, 3), dtype=torch.uint8, device=medians.device)
@@ -140,3 +141,9 @@ class FileCodec:
             raise InputError(
                 f"{self._name} gives values that are not finite; its training has diverged, use an earlier one"
             )
+
+
+def _narrowed(symbols: NDArray[np.int32]) -> NDArray[np.integer[Any]]:
+    """Symbols as int16 where they fit, as most do: half the memory beside a large picture."""
+    limits = np.iinfo(np.int16)
+    return symbols.astype(np.int16) if limits.min <= symbols.min() and symbols.max() <= limits.max else symbols

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from codec.evaluation.metrics import MS_SSIM_MIN_SIZE
 
-_PIXELS = 2**20
+_PIXELS = 2**18
 """About so many pixels are in float at a time."""
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
