@@ -218,6 +218,6 @@ def test_a_full_cache_of_datasets_says_so(coco_hub: Hub, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(datasets.Dataset, "from_parquet", fail)
     with pytest.raises(
-        DataError, match=r"the cache .* is full .*: free space, set HF_DATASETS_CACHE, or .*--streaming"
+        DataError, match=r"the cache .* is full .*: make room, set HF_DATASETS_CACHE, or .*--streaming"
     ):
         open_rows("alice/coco", "train", use_prepared=True)
