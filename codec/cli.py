@@ -80,7 +80,7 @@ _COMPILER = "torch.compile failed; use --compile false to run without it"
 _LIBRARIES = {
     "HFValidationError": "give the name of a repository as USER/NAME",
     "UnpicklingError": "the file is damaged or not a checkpoint; give another",
-    "DatasetGenerationError": "the dataset cannot be made; free space in the cache of datasets, or set HF_HOME",
+    "DatasetGenerationError": "the dataset cannot be made; make room in the cache of datasets, or set HF_HOME",
     "InductorError": _COMPILER,
     "BackendCompilerFailed": _COMPILER,
     "CppCompileError": _COMPILER,

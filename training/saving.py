@@ -63,7 +63,7 @@ def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False) ->
     if failed:
         raise InputError(
             f"the disk of --save_dir {output.save_dir} is full at step {progress.step}; the previous state is intact: "
-            "free space, and the same command continues from there"
+            "make room, and the same command continues from there"
         )
 
 

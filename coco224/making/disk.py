@@ -35,7 +35,7 @@ def check_room(out: Path, shards: Sequence[Shard], recipe: Recipe) -> None:
     if needed > free and disk.total:  # some network file systems report no size
         raise DataError(
             f"the disk of {folder} has {free / 1e9:.3f} GB free, and the dataset needs {needed / 1e9:.3f} GB at least: "
-            f"free space, or give --encoding jpeg or a smaller --limit"
+            f"make room, or give --encoding jpeg or a smaller --limit"
         )
 
 

@@ -86,7 +86,7 @@ def _cache_reasons(repo_id: str) -> Iterator[None]:
         cache = datasets.config.HF_DATASETS_CACHE
         if any(cause.errno in FULL or "No space left" in str(cause) for cause in causes):
             raise DataError(
-                f"--coco_dir {repo_id}: the cache {cache} is full (No space left on device): free space, set "
+                f"--coco_dir {repo_id}: the cache {cache} is full (No space left on device): make room, set "
                 "HF_DATASETS_CACHE, or give --streaming true"
             ) from None
         reason = " ".join(str(causes[-1] if causes else error).split())

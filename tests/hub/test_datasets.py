@@ -217,7 +217,5 @@ def test_a_full_cache_of_datasets_says_so(coco_hub: Hub, monkeypatch: pytest.Mon
         raise datasets.exceptions.DatasetGenerationError("An error occurred while generating the dataset") from full
 
     monkeypatch.setattr(datasets.Dataset, "from_parquet", fail)
-    with pytest.raises(
-        DataError, match=r"the cache .* is full .*: free space, set HF_DATASETS_CACHE, or .*--streaming"
-    ):
+    with pytest.raises(DataError, match=r"the cache .* is full .*: make room, set HF_DATASETS_CACHE, or .*--streaming"):
         open_rows("alice/coco", "train", use_prepared=True)

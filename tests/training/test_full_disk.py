@@ -105,7 +105,7 @@ def test_stop_ends_in_one_line_and_the_same_command_goes_on_when_there_is_room(
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     step = 2 if kilobytes == SIZES[0] else 3
     assert len(errors) == 1
-    assert f"is full at step {step}; the previous state is intact: free space" in errors[0]
+    assert f"is full at step {step}; the previous state is intact: make room" in errors[0]
 
     resize(disk, 2000)
     assert train(*command) == 0

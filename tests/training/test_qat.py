@@ -305,8 +305,8 @@ def test_amp_is_off_by_default_and_warned_of(
         (["--max_steps", 4], "--qat_calib_steps 4: a run of 4 optimizer steps never reaches the fixed-scale phase"),
         (["--max_steps", 8], "--qat_freeze_after 8: a run of 8 optimizer steps never reaches the eval-ready phase"),
         (["--qat_freeze_after", 60], "--qat_freeze_after 60: a run of 60 optimizer steps never reaches"),
-        (["--max_steps", 12, "--qat_disable_observer_step", 0], "no step learns ranges and g_a.quantizers.after_1"),
-        (["--max_steps", 12, "--qat_calib_steps", 0], "no step learns ranges and g_a.quantizers.after_1"),
+        (["--max_steps", 12, "--qat_disable_observer_step", 0], "no step learns ranges, and g_a.quantizers.after_1"),
+        (["--max_steps", 12, "--qat_calib_steps", 0], "no step learns ranges, and g_a.quantizers.after_1"),
         (
             ["--act", "gdnish", "--amp", "true", "--local_fp32", "custom", "--local_fp32_custom", "g_a.1"],
             "--local_fp32 would keep g_a.1 in FP32, but with --qat true that block is not a separate module",
