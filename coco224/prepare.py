@@ -192,7 +192,7 @@ def _check_bad(reports: Sequence[Report], files: int, max_bad: float) -> None:
 
 def _named(reports: Sequence[Report]) -> str:
     skipped = [entry for report in reports for entry in report.skipped]
-    named = [f"{entry.file_name} ({entry.reason})" for entry in skipped[:_NAMED]]
+    named = [f"{printable(entry.file_name)} ({entry.reason})" for entry in skipped[:_NAMED]]
     return ", ".join(named) + (f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else "")
 
 

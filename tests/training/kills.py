@@ -221,7 +221,7 @@ class Leaves:
             others[f"{path.name}'s step and metrics"] = (description.step, description.metrics)
         for state in kept:
             progress = json.loads((state / "progress.json").read_text())
-            del progress["options"]  # which name the folder
+            del progress["options"], progress["run"]  # which name the folder, and this run of all
             others[f"{state.name}'s progress"] = progress
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         others["metrics.jsonl"] = [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
