@@ -203,8 +203,8 @@ def _received(loader: Iterator[Batch | str]) -> Iterator[Batch]:
             batch = next(loader)
         except StopIteration:
             return
-        except RuntimeError as error:  # the DataLoader's own, about its workers
-            if "DataLoader" not in str(error):
+        except (RuntimeError, EOFError, ConnectionError) as error:  # the latter two where a batch was on its way
+            if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
                 raise
             reason = " ".join(str(error).split())
             raise DataError(f"a worker process failed ({reason}): give --num_workers 0, or a smaller one") from error

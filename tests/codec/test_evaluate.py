@@ -231,7 +231,7 @@ def test_files_that_are_larger_than_their_likelihoods_say_raise_the_alarm(
     out = tmp_path / "out.json"
     assert main(["--images", str(folder), "--checkpoint", str(tmp_path / "stale.safetensors"), "--json", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "tables do not fit" in said
+    assert "CDF tables are stale" in said
     (alarm,) = json.loads(out.read_text())["alarms"]
     assert alarm in said
 

@@ -202,7 +202,7 @@ def test_a_picture_that_is_none_is_named_and_the_others_are_compressed(
     whole = (folder / "odd.png").read_bytes()
     for name, data in (("a.png", whole[:-500]), ("b.png", whole), ("c.jpg", b"")):
         (pictures / name).write_bytes(data)
-    with pytest.raises(InputError, match=r"2 of 3 files failed, the first: .*a\.png: no picture"):
+    with pytest.raises(InputError, match=r"2 of 3 files failed, the first: .*a\.png: not a picture"):
         compress.main([str(pictures), str(tmp_path / "bin"), "--checkpoint", str(checkpoint)])
     assert list(files(tmp_path / "bin")) == ["b.bin"]
 

@@ -250,7 +250,7 @@ def test_a_plain_checkpoint_of_compressai(checkpoints: dict[str, Path], tmp_path
     line = refusal("--ckpt", theirs, "--part", "encoder", "--out", "a.onnx", "--replace_parts", "encoder")
     assert "g_s" in line
     line = refusal("--ckpt", checkpoints["relu"], "--part", "full", "--out", "a.onnx", "--replace_parts", "all")
-    assert "leave it out" in line
+    assert "leave --replace_parts out" in line
 
 
 def test_a_file_that_is_no_checkpoint_is_refused_in_our_own_words(tmp_path: Path) -> None:

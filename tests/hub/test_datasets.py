@@ -129,7 +129,7 @@ def test_a_path_wins_over_a_name_on_the_hub(
     monkeypatch.chdir(tmp_path)
     assert open_rows("alice/coco", "train", True)
     assert not coco_hub.requests
-    with pytest.raises(DataError, match="--streaming true, but --coco_dir alice/coco is here"):
+    with pytest.raises(DataError, match="--streaming true, but --coco_dir alice/coco is a local folder"):
         open_rows("alice/coco", "train", True, streaming=True)
 
 

@@ -196,7 +196,7 @@ def test_a_state_is_resumed_into_another_folder(here: Train, halfway: Path, tmp_
     assert here(tmp_path, "--max_steps", 12, "--resume", halfway / "state") == 0
     assert same(everything(tmp_path), everything(undisturbed))
     assert len(states(halfway)) == 3
-    with pytest.raises(InputError, match=re.escape(f"--resume {halfway / 'nowhere'}: no state")):
+    with pytest.raises(InputError, match=re.escape(f"--resume {halfway / 'nowhere'} holds no state")):
         here(tmp_path, "--resume", halfway / "nowhere")
 
 

@@ -63,6 +63,7 @@ def test_a_stopped_wandb_does_not_hold_up_the_end(coco224: Path, tmp_path: Path)
     )
     words = ["--coco_dir", coco224, *TINY, *into(tmp_path / "run"), "--epochs", 10_000, "--wandb", "true"]
     env = environment(WANDB_MODE="offline", WANDB_DIR=str(tmp_path))
+    env.pop("WANDB_SERVICE", None)  # another test's, which this process would join
     with subprocess.Popen(
         [sys.executable, str(script), *map(str, words)], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True
     ) as process:
