@@ -21,8 +21,7 @@ def open_rows(coco_dir: str | Path, split: str, use_prepared: bool, streaming: b
     Raises:
         DataError: the dataset does not exist or is damaged.
     """
-    if str(coco_dir).startswith("~"):
-        coco_dir = expanded(coco_dir)
+    coco_dir = expanded(coco_dir)
     if streaming:
         if Path(coco_dir).exists():
             raise DataError(f"--streaming true, but --coco_dir {coco_dir} is a local folder: leave --streaming out")

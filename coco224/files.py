@@ -28,6 +28,9 @@ _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOS
 _MOST_JSON = 2**28
 _NAME_PART = 40  # a temporary name repeats so many characters of the name: names have at most 255 bytes
 
+expanded = os.path.expanduser
+"""Replaces the leading `~` of a path: a shell does not in `--option=~/x`, nor in a file."""
+
 
 @contextlib.contextmanager
 def whole_or_absent(path: Path) -> Iterator[Path]:
@@ -163,18 +166,6 @@ def in_words(error: OSError) -> str:
     return f"{os.fsdecode(name)}: {reason}" if name and not isinstance(name, int) else reason
 
 
-@contextlib.contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder that is removed when the block ends. An OSError without a file name gets the folder's name."""
-    with tempfile.TemporaryDirectory(prefix="codec-", ignore_cleanup_errors=True) as name:
-        try:
-            yield Path(name)
-        except OSError as error:
-            if error.errno is not None and error.filename is None:
-                error.filename = name
-            raise
-
-
 def shared_memory() -> int:
     """Free bytes in /dev/shm, which processes need for locks and to exchange data; 0: it is not writable."""
     folder = Path("/dev/shm")
@@ -192,14 +183,6 @@ def read_json(path: Path) -> Any:
         return json.loads(read_regular(path, _MOST_JSON).decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
-
-def expanded(path: str | Path) -> Path:
-    """The path with `~` replaced by the home folder: a shell does not do it in `--option=~/folder`."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # the user has no home folder here
-        return Path(path)
 
 
 def make_folder(folder: Path) -> list[Path]:

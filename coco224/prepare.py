@@ -224,11 +224,11 @@ def _parser() -> argparse.ArgumentParser:
     places = parser.add_argument_group("source and output")
     add = places.add_argument
     source = f"COCO root (train2017/, val2017/), or '{SAMPLE}': six embedded photographs"
-    add("--coco_dir", required=True, type=os.path.expanduser, metavar="DIR", help=f"{source} [required]")
+    add("--coco_dir", required=True, type=expanded, metavar="DIR", help=f"{source} [required]")
     add(
         "--out_dir",
         required=True,
-        type=expanded,
+        type=lambda text: Path(expanded(text)),
         metavar="DIR",
         help="folder of the dataset, which appears when it is complete [required]",
     )

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from coco224.errors import DataError, message, one_line
-from coco224.files import in_words
+from coco224.files import expanded, in_words
 from codec.errors import InputError
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -94,10 +94,6 @@ def boolean(text: str) -> bool:
         return {"true": True, "false": False}[text.lower()]
     except KeyError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false") from None
-
-
-expanded = os.path.expanduser
-"""Replaces the leading `~` of a path: a shell does not in `--option=~/x`, nor in a file."""
 
 
 def option(default: Any, help: str, **hints: Any) -> Any:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from coco224.errors import one_line
-from coco224.files import whole_or_absent
-from codec.cli import ArgumentParser, OptionGroup, at_least, expanded, option
+from coco224.files import expanded, whole_or_absent
+from codec.cli import ArgumentParser, OptionGroup, at_least, option
 from codec.cli import run as run_command
 from codec.errors import InputError
 from codec.evaluation.references import QUALITIES, check_format

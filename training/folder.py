@@ -15,13 +15,12 @@ from accelerate.utils import broadcast_object_list
 from coco224.errors import DataError
 from coco224.files import check_writable, lock, make_folder, read_json, remove_empty, write_whole
 from codec.errors import InputError
-from training.options import COMMAND
+from codec.hub.repository import CONFIG, MARK, RESOLVED
 from training.output import OutputOptions
 from training.state import own_states, remove_folder
 
 MARKER = "run.json"
 LOCK = ".lock"
-CONFIG = "config.yaml"
 STATE = "state"
 
 # Files that a run writes into its folder besides its states.
@@ -36,7 +35,6 @@ RUN_FILES = (
     MARKER,
 )
 _FORMAT = "npu-image-codec/run/1"
-_RESOLVED = "resolved.yaml"  # used if config.yaml is a file of the user
 _LEFTOVER = re.compile(r"\.(last|best_\w+|metrics|curves|rd|summary|run|config|resolved)\.\w+(\..+)?\.partial")
 
 
@@ -202,7 +200,7 @@ def write_config(folder: Path, text: str) -> Path:
     """Writes the resolved options to config.yaml, or beside it if that is a file of the user."""
     path = folder / CONFIG
     if path.exists() and not _is_ours(path):
-        path = folder / _RESOLVED
+        path = folder / RESOLVED
         if path.exists() and not _is_ours(path):
             return folder / CONFIG
     write_whole(path, text)
@@ -213,7 +211,7 @@ def _is_ours(config: Path) -> bool:
     """Whether a run wrote the file: then its first line is the command."""
     try:
         with config.open("rb") as file:
-            return file.readline(100).startswith(f"# {COMMAND}".encode())
+            return file.readline(100).startswith(MARK.encode())
     except OSError:
         return False
 

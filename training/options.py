@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coco224.files import expanded
 from codec.blocks import registry
-from codec.cli import ArgumentParser, expanded
+from codec.cli import ArgumentParser
 from codec.description.architecture import STRIDE
+from codec.description.file import TRAINING
 from codec.errors import InputError
 from training import recipe
 from training.data import DataOptions
@@ -81,7 +83,7 @@ class Options:
             for name, value in given.items()
             if not fields[name].metadata.get("local")
         ]
-        return " ".join([COMMAND, *words])
+        return " ".join([TRAINING, *words])
 
     def deciding(self) -> dict[str, Any]:
         """The options that affect the trained weights, by public name: a resumed run must have the same values."""
@@ -89,9 +91,6 @@ class Options:
         flat = self.flat()
         return {name: flat[name] for name in (*names, *registry.block_options(self.replacement.act))}
 
-
-COMMAND = "accelerate launch train_accel.py"
-"""A saved configuration begins with this."""
 
 _GROUPS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Options) if field.name != "block"}
 _FIELDS = {field.name: field for cls in _GROUPS.values() for field in dataclasses.fields(cls)}

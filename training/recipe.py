@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from yaml.resolver import Resolver
 
-from codec.cli import expanded
+from coco224.files import expanded
 from codec.errors import InputError
 
 _LARGEST = 65536  # bytes; every option with its longest text takes a tenth of it

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from coco224.files import FULL, in_words, whole_or_absent
 from codec.evaluation.curves import Point, curve, plot
-from training.folder import CONFIG, write_config
+from codec.hub.repository import CONFIG
+from training.folder import write_config
 from training.options import Options
 from training.state import Progress
 from training.trackers import Trackers

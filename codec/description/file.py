@@ -22,6 +22,8 @@ from codec.description.typed import as_object, from_json, parse_json
 from codec.errors import InputError
 
 FORMAT = "npu-image-codec/1"
+TRAINING = "accelerate launch train_accel.py"
+"""The command that trains; the first line of a run's config.yaml names it."""
 PACKAGES = ("torch", "compressai", "accelerate", "datasets", "numpy", "safetensors")
 
 MOST_HEADER = 2**20

@@ -12,7 +12,7 @@ from pathlib import Path
 from coco224.files import read_regular
 from codec.bitstream.tables import Tables, from_bytes, tables_of_state, to_bytes
 from codec.description.architecture import BUILT_IN
-from codec.description.file import CheckpointFile, read_checkpoint
+from codec.description.file import TRAINING, CheckpointFile, read_checkpoint
 from codec.errors import InputError
 from codec.hub.card import model_card
 
@@ -23,7 +23,7 @@ RESOLVED = "resolved.yaml"  # a run's config.yaml, if that name was taken
 # Files that a run leaves beside its checkpoints.
 RECORD = (CONFIG, "metrics.jsonl", "curves.png", "summary.json", "rd.png")
 RECONSTRUCTIONS = "reconstructions.png"
-MARK = "# accelerate launch train_accel.py"
+MARK = f"# {TRAINING}"
 """The first line of a run's config.yaml begins with this: then the folder belongs to a run."""
 
 _MOST_BYTES = 2**30

@@ -18,12 +18,6 @@ Train = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
-def here(coco224: Path) -> Train:
-    """here(folder, *options): a tiny run of the embedded photographs."""
-    return lambda folder, *options: train("--coco_dir", coco224, *TINY, *into(folder), *options)
-
-
-@pytest.fixture(scope="module")
 def undisturbed(here: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 steps, two epochs, in one go."""
     folder = tmp_path_factory.mktemp("undisturbed")
