@@ -19,7 +19,7 @@ from codec.network.bottleneck import TABLES, Bottleneck
 class Codec(FactorizedPrior):
     """`FactorizedPrior` (Balle et al. 2018, arXiv:1802.01436) with a bottleneck that compiles, and replaceable GDNs.
 
-    With GDN, its state dict has the same keys as CompressAI's. `codec.quantization.build` makes a quantized codec.
+    With GDN, its state dict has the same keys as CompressAI's. `codec.quantization.phases.build` makes a quantized one.
 
     Attributes:
         architecture: its present architecture.
