@@ -195,8 +195,8 @@ def test_half_precision_becomes_float32(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "tensor", "said"),
     [
-        ("g_a__0__weight", torch.zeros(()), "no bmshj2018_factorized model"),
-        ("g_a__6__weight", torch.zeros(12, 8, 3, 3), "no bmshj2018_factorized model"),
+        ("g_a__0__weight", torch.zeros(()), "no codec of bmshj2018_factorized"),
+        ("g_a__6__weight", torch.zeros(12, 8, 3, 3), "no codec of bmshj2018_factorized"),
         ("g_a__2__weight", torch.zeros(8, 8, 5, 5).to(torch.int8), "int8"),
         ("g_a__2__weight", torch.zeros(8, 8, 5, 5).to_sparse(), "sparse"),
         ("g_a__2__weight", torch.zeros(1).expand(10**6, 10**6), "more than the file holds"),
