@@ -37,7 +37,7 @@ def announce(run: Run, record: Record) -> None:
     amp = options.numerics.amp_dtype if options.numerics.amp else "FP32"
     regions = f", FP32 in {', '.join(run.fp32_modules)}" if run.fp32_modules else ""
     batches = run.data.batches
-    record.say(f"codec       N={codec.N} M={codec.M}, {what}")
+    record.say(f"codec       {codec.arch} N={codec.N} M={codec.M}, {what}")
     if record.writes:
         record.say(f"size        {size(codec.architecture)}")
     record.say(f"trains      {trained:,} of {everything:,} parameters ({replaced.train_scope})")
@@ -65,11 +65,10 @@ def announce(run: Run, record: Record) -> None:
 def size(architecture: Architecture) -> str:
     """Parameters and multiply-accumulates of the transforms, compared with GDN."""
     ours, gdn = costs(architecture), costs(Architecture(architecture.N, architecture.M, arch=architecture.arch))
-    return "; ".join(
-        f"{part} {ours[part][0]:,} parameters, {ours[part][1] / 1000:.1f} kMAC/pixel (GDN: {gdn[part][0]:,}, "
-        f"{gdn[part][1] / 1000:.1f})"
-        for part in ours
-    )
+    words = {part: f"{part} {own[0]:,} parameters, {own[1] / 1000:.1f} kMAC/pixel" for part, own in ours.items()}
+    for part in ("g_a", "g_s"):
+        words[part] += f" (GDN: {gdn[part][0]:,}, {gdn[part][1] / 1000:.1f})"
+    return "; ".join(words.values())
 
 
 def conclude(run: Run, record: Record, status: int) -> None:
