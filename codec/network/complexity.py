@@ -15,7 +15,7 @@ _SIDE = 4 * STRIDE
 
 
 def costs(architecture: Architecture) -> dict[str, tuple[int, float]]:
-    """Parameters, and multiply-accumulates per pixel of the picture, of "g_a", "g_s" and, where there are, "h_a", "h_s".
+    """Parameters, and multiply-accumulates per pixel of the picture, of "g_a", "g_s", and "h_a", "h_s" if any.
 
     Convolutions and matrix products are counted; elementwise operations are not.
     """
