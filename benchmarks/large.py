@@ -90,7 +90,7 @@ def run(checkout: Path, threads: int, *words: object) -> Cost:
 def make_picture(path: Path, size: tuple[int, int]) -> Path:
     """A JPEG picture of this height and width."""
     source = sample_splits(include_val=True)["validation"]
-    one = np.array(read_photograph(source.folder / source.names[0]).image)
+    one = read_photograph(source.folder / source.names[0]).pixels()
     times = [-(-side // length) for side, length in zip(size, one.shape, strict=False)]
     Image.fromarray(np.tile(one, (*times, 1))[: size[0], : size[1]]).save(path, quality=92)
     return path

@@ -11,6 +11,7 @@ from torch import Tensor
 from codec.errors import InputError
 from codec.evaluation.figures import Figures, measure_pictures
 from codec.evaluation.metrics import bpp
+from codec.evaluation.pictures import Failures
 from codec.files import FileCodec, out_of_memory
 from codec.tiles import LARGEST_WHOLE
 
@@ -31,25 +32,41 @@ class Decoded:
     x_hat: Tensor
 
 
-def through_files(codec: FileCodec, batches: Iterable[tuple[Sequence[int], Tensor]]) -> Iterator[Decoded]:
+def through_files(
+    codec: FileCodec, batches: Iterable[tuple[Sequence[int], Tensor]], failures: Failures | None = None
+) -> Iterator[Decoded]:
     """Compresses and decompresses pictures, in the order of the batches.
 
     The files have the bytes that `codec.compress` writes; they stay in memory.
 
     Args:
         batches: indices of the pictures, and uint8 [B, 3, H, W].
+        failures: pictures that do not fit into memory are added. None: such a picture is an InputError.
 
     Raises:
-        InputError: the codec gives values that are not finite, or a picture does not fit into memory.
+        InputError: the codec gives values that are not finite.
     """
     for indices, x in batches:
-        try:
-            yield from _code(codec, indices, x)
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            height, width = x.shape[-2:]
-            raise InputError(f"a picture of {width}x{height} pixels does not fit into memory") from error
+        decoded = _code_or_none(codec, indices, x)
+        if decoded is None and len(indices) > 1:
+            yield from through_files(codec, zip(([index] for index in indices), x.split(1), strict=True), failures)
+        elif decoded is None:
+            reason = f"{x.shape[-1]}x{x.shape[-2]} pixels do not fit into memory"
+            if failures is None:
+                raise InputError(f"a picture of {reason}")
+            failures[indices[0]] = reason
+        else:
+            yield from decoded
+
+
+def _code_or_none(codec: FileCodec, indices: Sequence[int], x: Tensor) -> list[Decoded] | None:
+    """The decoded pictures; None if memory ran out."""
+    try:
+        return _code(codec, indices, x)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return None
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from codec.checkpoint import Description, save_codec
 from codec.compress import main as compress
 from codec.description.architecture import Architecture, BlockChoice, Quantization
-from codec.evaluation import strips
+from codec.evaluation import tiled
 from codec.evaluation.figures import measure
 from codec.files import FileCodec, out_of_memory
 from codec.network.architectures import new_codec
@@ -167,15 +167,15 @@ def test_a_block_that_looks_at_the_full_picture_takes_it_at_once_and_says_so_onc
 
 
 @pytest.mark.parametrize(("height", "width"), [(400, 600), (399, 597), (161, 333), (150, 600)])
-def test_figures_in_strips_are_those_of_the_full_picture(
+def test_figures_in_tiles_are_those_of_the_full_picture(
     height: int, width: int, photograph: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(strips, "_PIXELS", 20_000)
+    monkeypatch.setattr(tiled, "_PIXELS", 20_000)
     x = photograph[..., :height, :width]
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     x_hat = (x.float() + 12 * noise).clamp(0, 255).to(torch.uint8)
     (expected,) = measure(to_float(x), to_float(x_hat), None)
-    psnr, ms_ssim, l1 = strips.in_strips(x[0], x_hat[0])
+    psnr, ms_ssim, l1 = tiled.in_tiles(x[0], x_hat[0])
     assert float(psnr) == pytest.approx(expected.psnr, abs=1e-5)
     assert float(l1) == pytest.approx(expected.l1, rel=1e-5)
     if expected.ms_ssim is None:

@@ -13,7 +13,7 @@ from codec.errors import InputError
 
 pytestmark = pytest.mark.slow
 
-# Every loss, scope and architecture once. ReLU replaces every GDN that trains: GDN's tiny gradients are amplified by Adam.
+# Every loss, scope, architecture once. ReLU replaces every GDN that trains: Adam amplifies GDN's tiny gradients.
 COMBINATIONS = {
     "recon": ("replaced+entropy", "all", ["--input_size", 176]),
     "rd": ("all", "all", ["--input_size", 176, "--arch", "mbt2018_mean"]),
