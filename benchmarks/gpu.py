@@ -15,7 +15,7 @@ from benchmarks.step import Step, trainer
 from benchmarks.trainer import FAST
 from codec.checkpoint.zoo import zoo_widths
 from codec.description.architecture import Architecture, BlockChoice
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
 from codec.network.complexity import training_flops
 
 QUALITY, BATCH, SIDE = 8, 128, 224
@@ -42,7 +42,9 @@ def main() -> None:
         seconds = alternate(sides, ROUNDS, warmup=2)
         peaks = {side: apart.peak_mb for side, apart in sides.items()}
     rates = {side: BATCH * STEPS / value for side, value in seconds.items()}
-    flops = training_flops(Codec(Architecture(*zoo_widths(QUALITY), RELU, RELU)), BATCH, SIDE) * STEPS / seconds["ours"]
+    flops = (
+        training_flops(new_codec(Architecture(*zoo_widths(QUALITY), RELU, RELU)), BATCH, SIDE) * STEPS / seconds["ours"]
+    )
     peak = matrix_peak()
     what = f"training, quality {QUALITY}, batch {BATCH}, ReLU everywhere, MSE + bpp"
     named = {"ours, pictures/s": rates["ours"], "CompressAI's way, pictures/s": rates["theirs"]}
