@@ -1,10 +1,13 @@
 """The output of a run at its start and at its end."""
 
 import json
+import os
 import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from coco224.files import whole_or_absent
 from codec.checkpoint import Description
@@ -12,6 +15,7 @@ from codec.description.architecture import KEEP_GDN, TRANSFORMS, Architecture
 from codec.network.codec import gdn_layers
 from codec.network.complexity import costs
 from training.faults import ADVICE
+from training.hardware import core_warning, usable_cores
 from training.precision import is_emulated
 from training.preempt import PREEMPTED
 from training.qat import announcement
@@ -44,6 +48,9 @@ def announce(run: Run, record: Record) -> None:
     record.say(f"precision   {amp} on {run.device}{regions}")
     if options.numerics.amp and is_emulated(amp, run.device):
         record.say(f"warning     this CPU has no instructions for {amp}: --amp false is many times faster on it")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", run.accelerator.num_processes))
+    if warning := core_warning(run.device, local, torch.get_num_threads(), usable_cores()):
+        record.say(f"warning     {warning}")
     record.say(
         f"batch       {options.data.batch_size} x {run.grad_accum} accumulated x {run.accelerator.num_processes} "
         f"processes = {batches.global_batch}; {batches.steps_per_epoch} steps per epoch, {run.total} in all"
