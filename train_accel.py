@@ -35,8 +35,8 @@ TOO_MANY_FAULTS = 3
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status. Heavy modules are imported only after the options were checked."""
     stop = StopSignal().install()
-    stop.start()
     try:
+        stop.start()
         return run_training(argv, stop)
     except Preempted:
         if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -155,7 +155,6 @@ class Outcome:
         lr: the network's learning rate.
         figures: means over the global batch.
         batches: this rank's micro-batches.
-        at_fault: the fault, if any, was on this rank.
     """
 
     fault: bool
@@ -163,7 +162,6 @@ class Outcome:
     lr: float
     figures: dict[str, float]
     batches: list[Batch]
-    at_fault: bool
 
 
 def forward(run: Run, model: nn.Module, batch: Batch) -> tuple[dict[str, Any], Tensor, dict[str, Tensor]]:
@@ -222,16 +220,19 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
     run.scaler.update()
     end_step(run.codec, faulty=faults > 0)
     named = dict(zip(figures, means, strict=True))
-    return Outcome(faults > 0, stops > 0, lr, named, batches, at_fault=faults > 0 and bool(watch.faulty()))
+    return Outcome(faults > 0, stops > 0, lr, named, batches)
 
 
 def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
-    """Reports the module where the first bad value of a skipped step appeared, and the pictures of its batch."""
+    """Reports the module where the first bad value of a skipped step appeared, and the pictures of its batch.
+
+    Every rank runs its batches again: reduced gradients do not tell whose batch was at fault.
+    """
     from training.faults import guilty_module
 
     step = run.progress.step + 1
     suspect = run.replica()  # on every rank: a sharded codec is gathered here
-    for batch in outcome.batches if outcome.at_fault else []:
+    for batch in outcome.batches:
 
         def loss_of(codec: nn.Module, batch: Batch = batch) -> Tensor:
             return run.scaler.scale(forward(run, codec, batch)[1])

@@ -100,6 +100,11 @@ def gathered(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """This rank's shard of a sharded tensor, which may be empty, or the tensor itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def reduce_over_ranks(values: Tensor, how: str) -> None:
     """Replaces each value by its "sum" or "max" over all ranks, in place, without a host read."""
     if torch.distributed.is_initialized():
