@@ -116,7 +116,7 @@ def export(options: ExportOptions) -> None:
     if int8:
         runs = executed(model)
         print(f"{runs.int8} of {runs.convolutions} convolutions run in int8 in ONNX Runtime")
-        if codec.entropy_bottleneck.symbol_limits is None:
+        if codec.y_model.symbol_limits is None:
             print("y stays in float: its symbols do not fit -128..127")
     elif opened.architecture.quantization:
         print("float: the checkpoint was trained for int8; --precision int8 keeps its quantization")

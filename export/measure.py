@@ -85,7 +85,7 @@ def quality(codecs: Mapping[str, Codec], images: Path) -> dict[str, dict[str, fl
 def in_onnx(codec: Codec, encoder: onnx.ModelProto, decoder: onnx.ModelProto) -> Codec:
     """A copy of the codec whose transforms are these graphs in ONNX Runtime; the graphs must accept any size."""
     shipped = copy.deepcopy(codec)
-    medians = codec.entropy_bottleneck.medians()
+    medians = codec.y_model.medians()
     none = torch.zeros_like(medians)
     shipped.g_a = _Graph(encoder, none, medians if emits_symbols(codec, "g_a") else none)
     shipped.g_s = _Graph(decoder, medians if emits_symbols(codec, "g_s") else none, none)

@@ -129,7 +129,7 @@ def judge(options: NpuOptions) -> Iterator[Verdict]:
                 f"{options.ckpt} was trained without quantization of the {part}; give --calib_dir DIR with photographs "
                 "for it, or compile only the other part with --part"
             )
-    if codec.entropy_bottleneck.symbol_limits is None:
+    if codec.y_model.symbol_limits is None:
         latent = "y_hat" if options.part == "decoder" else "y"
         raise InputError(
             f"{options.ckpt}: the symbols of its tables do not fit -128..127, so {latent} is float, which no integer "

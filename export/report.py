@@ -18,6 +18,7 @@ from export.json_file import check_json, write_json
 if TYPE_CHECKING:
     import onnx
 
+    from codec.network.architectures import new_codec
     from codec.network.codec import Codec
     from export.chips.operators import Family, Finding
     from export.graph.parts import Part
@@ -106,7 +107,6 @@ def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
     """
     from codec.blocks import load_plugin
     from codec.description.architecture import Architecture
-    from codec.network.codec import Codec
     from codec.quantization.phases import in_float
     from export.chips.operators import FAMILIES
     from export.graph import build
@@ -122,7 +122,7 @@ def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
     calib_dir = Path(options.calib_dir) if options.calib_dir else None
     int8 = build.in_int8(opened, "full", calib_dir, options.input_size, options.ckpt)
     quantized = [part for part in PARTS if is_quantized(int8, *build.NEEDED[part])]
-    original = Codec(Architecture(opened.N, opened.M)).eval()
+    original = new_codec(Architecture(opened.N, opened.M, arch=opened.arch)).eval()
     x = sample_picture(*options.input_size)
 
     def graphs(codec: "Codec", deconv: Any, dynamic: bool = False) -> dict[str, "onnx.ModelProto"]:

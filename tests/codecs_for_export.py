@@ -7,8 +7,9 @@ from torch import Tensor
 
 from codec.checkpoint import Description, save_codec
 from codec.description.architecture import Architecture, BlockChoice, Quantization
-from codec.network.bottleneck import with_tables
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
+from codec.network.tables import with_tables
 from codec.quantization.calibrate import calibrate
 from codec.quantization.freeze import frozen
 
@@ -17,7 +18,7 @@ def make(act: str, options: dict | None = None, N: int = 8, M: int = 12, spread:
     """A codec with this block in both transforms, medians off zero, and tables whose symbols fit 8 bits."""
     torch.manual_seed(0)
     activation = BlockChoice(act, options or {})
-    codec = Codec(Architecture(N, M, activation, activation))
+    codec = new_codec(Architecture(N, M, activation, activation))
     with torch.no_grad():
         for transform in (codec.g_a, codec.g_s):
             for parameter in transform.parameters():

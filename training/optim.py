@@ -85,12 +85,13 @@ def clipped_together(model: nn.Module, apart: bool) -> list[list[nn.Parameter]]:
     """Lists of parameters whose gradients are clipped to a common norm. Quantiles, which have their own loss, are not.
 
     Args:
-        apart: the entropy model has a separate norm, so that its loss does not rescale the transforms' gradients.
+        apart: entropy models and hyperprior have a separate norm, so that their loss does not rescale the transforms'
+            gradients.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad and not name.endswith(QUANTILES)}
-    densities = [p for name, p in trained.items() if "entropy_bottleneck." in name]
-    transforms = [p for name, p in trained.items() if "entropy_bottleneck." not in name]
-    lists = [transforms, densities] if apart else [transforms + densities]
+    rate = [p for name, p in trained.items() if "g_a." not in name and "g_s." not in name]
+    transforms = [p for name, p in trained.items() if "g_a." in name or "g_s." in name]
+    lists = [transforms, rate] if apart else [transforms + rate]
     return [parameters for parameters in lists if parameters]
 
 

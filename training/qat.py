@@ -6,7 +6,6 @@ from torch import Tensor, fx, nn
 from coco224.dataset import Rows
 from codec.description.architecture import TRANSFORMS, Quantization
 from codec.errors import InputError
-from codec.network.bottleneck import INT8
 from codec.network.codec import Codec, gdn_layers
 from codec.quantization.calibrate import CALIBRATION_PICTURES
 from codec.quantization.phases import (
@@ -125,8 +124,7 @@ def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
 
 def latent_in_float(shipped: Codec) -> str | None:
     """The reason why y of a quantized codec stays in float; None if y is int8 or nothing is quantized."""
-    quantization, bottleneck = shipped.architecture.quantization, shipped.entropy_bottleneck
-    if quantization is None or not quantization.phase.fake_quantizes or bottleneck.symbols_fit(*INT8):
+    quantization, reason = shipped.architecture.quantization, shipped.y_model.not_int8()
+    if quantization is None or not quantization.phase.fake_quantizes or not reason:
         return None
-    low, high = bottleneck.symbol_range()
-    return f"y stays in float: the CDF tables' symbols are {low}..{high}, beyond {INT8[0]}..{INT8[1]}"
+    return f"y stays in float: {reason}"

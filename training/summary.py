@@ -64,7 +64,7 @@ def announce(run: Run, record: Record) -> None:
 
 def size(architecture: Architecture) -> str:
     """Parameters and multiply-accumulates of the transforms, compared with GDN."""
-    ours, gdn = costs(architecture), costs(Architecture(architecture.N, architecture.M))
+    ours, gdn = costs(architecture), costs(Architecture(architecture.N, architecture.M, arch=architecture.arch))
     return "; ".join(
         f"{part} {ours[part][0]:,} parameters, {ours[part][1] / 1000:.1f} kMAC/pixel (GDN: {gdn[part][0]:,}, "
         f"{gdn[part][1] / 1000:.1f})"

@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     together = max(1, min(AT_ONCE, cores // CORES_OF_A_PART)) if options.device == "cuda" else 1
     if options.device == "cpu":
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(cores // together))
+    threads = cores // together if options.device == "cuda" else 1
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
     import torch  # after the variables, which it reads
 
     gpus = torch.cuda.device_count()

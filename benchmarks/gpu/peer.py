@@ -15,7 +15,7 @@ from benchmarks.pictures import image_folder
 from benchmarks.trainer import Trainer
 from codec.checkpoint.zoo import zoo_widths
 from codec.description.architecture import Architecture, BlockChoice
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
 from codec.network.complexity import training_flops
 
 SPEEDUP, OF_PEAK = 3.0, 0.4
@@ -56,7 +56,7 @@ def against_compressai(setting: Setting) -> Iterator[Row]:
 
 
 def _share_of_peak(setting: Setting, quality: int, batch: int, seconds: float, what: str) -> Row:
-    flops = training_flops(Codec(Architecture(*zoo_widths(quality), RELU, RELU)), batch, side(setting)) / seconds
+    flops = training_flops(new_codec(Architecture(*zoo_widths(quality), RELU, RELU)), batch, side(setting)) / seconds
     peak = matrix_peak(setting)
     return Row(
         f"share of the measured bf16 matrix peak, {what}",

@@ -43,9 +43,9 @@ def start(function: Callable[..., int | None], *args: Any, log: Path, **environm
 
 
 def _enter(log: Path, function: Callable[..., int | None], args: tuple[Any, ...]) -> None:
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = file = log.open("a", buffering=1)
+    for descriptor in (1, 2):  # for what writes without Python
+        os.dup2(file.fileno(), descriptor)
     sys.exit(function(*args))
 
 

@@ -26,7 +26,7 @@ STEPS, HALF = 20, 10
 AT = 3
 FOR_EVER = 1_000_000
 SUMS, ROUNDED = 1e-4, 1e-3
-"""Largest relative difference of two runs in FP32 whose sums differ in order; and with fake quantization, which rounds."""
+"""Largest relative difference of runs in FP32 whose sums differ in order; the same with fake quantization."""
 
 FP32 = ("--act", "relu", "--loss_type", "mse", "--amp", "false")
 QAT = ("--qat", "true", "--qat_scope", "all", "--qat_calib_steps", 6, "--qat_freeze_after", 12)

@@ -1,7 +1,7 @@
 """What a step's time on the GPU goes to, by the names of the kernels."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,8 +11,7 @@ STEPS = 3
 
 _CONVOLUTIONS = ("conv", "fprop", "dgrad", "wgrad", "cudnn", "winograd", "nchwtonhwc", "nhwctonchw")
 _PRODUCTS = ("gemm", "gemv", "nvjet", "cublas", "cutlass", "splitk", "::mm", "::bmm", "::addmm")
-_REDUCTIONS = ("nccl", "gloo")
-_FROM_HOST = "memcpy htod"  # beside the kernels, not between them
+_REDUCTIONS = ("nccl", "gloo", "allreduce")
 
 
 def kind_of(kernel: str) -> str:
@@ -37,16 +36,21 @@ def busy_seconds(step: Callable[[], object]) -> "Counter[str]":
     with profile(activities=activities) as profiler:
         for _ in range(STEPS):
             step()
+    total = by_kind(profiler.key_averages(), on_gpu)
+    return Counter({kind: seconds / STEPS for kind, seconds in total.items()})
+
+
+def by_kind(events: Iterable[Any], on_gpu: bool) -> "Counter[str]":
+    """Seconds of a profile's averages by kind; of the operators that launch kernels, only the kernels count."""
     seconds: Counter[str] = Counter()
-    events: Any = profiler.key_averages()
     for event in events:
-        if on_gpu and _is_kernel(event):
-            seconds[kind_of(event.key)] += event.self_device_time_total / 1e6 / STEPS
-        elif not on_gpu:
-            seconds[kind_of(event.key)] += event.self_cpu_time_total / 1e6 / STEPS
+        if not on_gpu:
+            seconds[kind_of(event.key)] += event.self_cpu_time_total / 1e6
+        elif event.device_type.name == "CUDA" and not event.is_user_annotation and not _from_host(event.key):
+            seconds[kind_of(event.key)] += event.self_device_time_total / 1e6
     return seconds
 
 
-def _is_kernel(event: Any) -> bool:
-    on_device = event.device_type.name == "CUDA" and not event.is_user_annotation
-    return on_device and _FROM_HOST not in event.key.lower()
+def _from_host(kernel: str) -> bool:
+    """Whether it copies from the host, beside the kernels and not between them."""
+    return "memcpy htod" in kernel.lower()

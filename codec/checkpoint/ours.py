@@ -1,7 +1,6 @@
 """Saves a codec to a safetensors file that describes itself, and loads it."""
 
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -13,8 +12,6 @@ from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.network.tables import as_arrays
 from codec.quantization.phases import build
-
-CodecT = TypeVar("CodecT", bound=Codec)
 
 
 def save_codec(path: Path, codec: Codec, description: Description) -> None:
@@ -28,11 +25,8 @@ def as_file(codec: Codec, description: Description) -> bytes:
     return to_bytes(as_arrays(codec.state_dict()), codec.architecture, description)
 
 
-def load_codec(path: Path, cls: type[CodecT] = Codec) -> tuple[CodecT, Description]:
+def load_codec(path: Path) -> tuple[Codec, Description]:
     """Reads a checkpoint of ours, on the CPU, in eval mode.
-
-    Args:
-        cls: `Codec`, or a class derived from it.
 
     Raises:
         InputError: the file is missing, damaged, of another program, or uses a block that is not registered.
@@ -40,7 +34,7 @@ def load_codec(path: Path, cls: type[CodecT] = Codec) -> tuple[CodecT, Descripti
     saved = read_checkpoint(path)
     try:
         check_blocks(saved.architecture, saved.arrays)
-        codec = build(saved.architecture, cls)
+        codec = build(saved.architecture)
         codec.load_weights({name: torch.from_numpy(array) for name, array in saved.arrays.items()})
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

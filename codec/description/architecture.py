@@ -18,6 +18,11 @@ KEEP_GDN = "gdn"
 BUILT_IN = frozenset({KEEP_GDN, "gate", "gate_mlp", "gdnish", "relu", "relu_mlp"})
 """The blocks that need no plugin, for programs that do not import them; a test compares the list with the registry."""
 
+ARCHITECTURES = ("bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean")
+"""The architectures, under their names in CompressAI's zoo."""
+
+DEFAULT_ARCH = ARCHITECTURES[0]
+
 TRANSFORMS = {"encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}
 """The transforms that --replace_parts and --qat_scope name."""
 
@@ -77,18 +82,27 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that is needed to rebuild a codec."""
+    """Everything that is needed to rebuild a codec.
+
+    Attributes:
+        N: channels between the layers.
+        M: channels of y.
+        arch: one of `ARCHITECTURES`.
+    """
 
     N: int
     M: int
     g_a: BlockChoice = BlockChoice()
     g_s: BlockChoice = BlockChoice()
     quantization: Quantization | None = None
+    arch: str = DEFAULT_ARCH
 
     def __post_init__(self) -> None:
-        """Raises InputError for widths below 1."""
+        """Raises InputError for widths below 1 and for an unknown architecture."""
         if self.N < 1 or self.M < 1:
             raise InputError(f"N={self.N}, M={self.M}: a codec has at least one channel")
+        if self.arch not in ARCHITECTURES:
+            raise InputError(f"architecture {self.arch!r}: not one of {', '.join(ARCHITECTURES)}")
 
     def in_short(self) -> str:
         """A short description of what the codec computes in `eval()`: "encoder relu in int8, decoder relu"."""

@@ -1,12 +1,14 @@
 """Complexity of a codec: exact counts of parameters and multiply-accumulates."""
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from codec.description.architecture import STRIDE, Architecture
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 
 _SIDE = 4 * STRIDE
@@ -18,7 +20,7 @@ def costs(architecture: Architecture) -> dict[str, tuple[int, float]]:
     Convolutions and matrix products are counted; elementwise operations are not.
     """
     with torch.random.fork_rng(devices=[]):  # building draws unused initial weights; keep the random state
-        codec = Codec(Architecture(architecture.N, architecture.M, architecture.g_a, architecture.g_s)).eval()
+        codec = new_codec(replace(architecture, quantization=None)).eval()
     x = torch.zeros(1, 3, _SIDE, _SIDE)
     result = {}
     for name, transform in (("g_a", codec.g_a), ("g_s", codec.g_s)):

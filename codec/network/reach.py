@@ -8,6 +8,7 @@ from compressai.layers import GDN
 from torch import fx, nn
 
 from codec.description.architecture import STRIDE
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.tiles import Margins
 
@@ -32,7 +33,7 @@ def margins(codec: Codec, part: str) -> Margins | None:
     transform = getattr(codec, part)
     if isinstance(transform, fx.GraphModule):  # quantized: its quantizers are elementwise
         with torch.random.fork_rng(devices=[]):  # building draws unused initial weights; keep the random state
-            transform = getattr(Codec(replace(codec.architecture, quantization=None)), part)
+            transform = getattr(new_codec(replace(codec.architecture, quantization=None)), part)
     if not isinstance(transform, nn.Sequential):
         return None
     interval: _Interval | None = (0, 0) if part == "g_a" else (0, STRIDE - 1)

@@ -1,12 +1,23 @@
-"""The entropy tables of a codec, for a coder that needs no torch."""
+"""The entropy tables of a codec: a copy that has them, and their form for a coder that needs no torch."""
 
+import copy
 from dataclasses import asdict
+from typing import TypeVar
 
 from torch import Tensor
 
 from codec.bitstream.tables import Tables, tables_of_state
 from codec.description.file import Arrays
 from codec.network.codec import Codec
+
+CodecT = TypeVar("CodecT", bound=Codec)
+
+
+def with_tables(codec: CodecT) -> CodecT:
+    """A copy of the codec in eval mode with tables of its present weights; the codec itself does not change."""
+    fresh: CodecT = copy.deepcopy(codec).eval().requires_grad_(False)
+    fresh.refresh_tables()
+    return fresh
 
 
 def tables_of(codec: Codec) -> Tables:

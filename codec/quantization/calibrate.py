@@ -109,5 +109,4 @@ def _inputs(codec: Codec, part: str, pictures: Sequence[Tensor]) -> list[Tensor]
     """The inputs of g_a or g_s for pictures."""
     if part == "g_a":
         return list(pictures)
-    bottleneck = codec.entropy_bottleneck
-    return [bottleneck.symbols(codec.g_a(x)) + bottleneck.medians() for x in pictures]
+    return [codec.quantize(codec.g_a(x), None, False)[0] for x in pictures]

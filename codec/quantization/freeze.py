@@ -26,8 +26,8 @@ What the graph contains:
   of g_s.
 
 **The latent y and y_hat.** The last convolution of g_a and the input of g_s have no quantizer.
-`codec.entropy_bottleneck.symbol_limits` is (-128, 127) if the symbols of the entropy model's tables lie in -128..127,
-else None, and then y stays float in both transforms. In evaluation the bottleneck clamps its symbols,
+`codec.y_model.symbol_limits` is (-128, 127) if the symbols of the entropy model's tables lie in -128..127,
+else None, and then y stays float in both transforms. In evaluation the entropy model clamps its symbols,
 round(y - median), to these limits. An int8 encoder gives the same symbols if the medians are folded into the bias of
 g_a's last convolution and its output has scale 1 and zero point 128. Training has no such limits: a clamp would stop
 the gradients of the few values outside, which the rate pulls inside.

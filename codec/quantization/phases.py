@@ -14,34 +14,29 @@ rounding are in `codec.quantization.calibrate`; what an exporter gets is in `cod
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from codec.description.architecture import TRANSFORMS, Architecture, Phase, Quantization
 from codec.errors import InputError
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.quantization.graph import insert_quantizers
 from codec.quantization.layers import QuantizedLayer
 from codec.quantization.observers import Reduction, observer_named
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer
 
-CodecT = TypeVar("CodecT", bound=Codec)
-
 PICTURE_RANGE = (0.0, 1.0)
 
 
-def build(architecture: Architecture, cls: type[CodecT] = Codec) -> CodecT:
+def build(architecture: Architecture) -> Codec:
     """A codec with fresh weights, quantized as the architecture says.
-
-    Args:
-        cls: `Codec`, or a class derived from it.
 
     Raises:
         InputError: the architecture names an unknown observer.
     """
-    codec = cls(architecture)
+    codec = new_codec(architecture)
     if architecture.quantization:
         prepare(codec, architecture.quantization)
     return codec
@@ -71,7 +66,7 @@ def in_float(codec: Codec) -> Codec:
     """A float codec with the weights of a quantized codec; a codec that is not quantized is returned itself."""
     if not codec.architecture.quantization:
         return codec
-    plain = Codec(replace(codec.architecture, quantization=None))
+    plain = new_codec(replace(codec.architecture, quantization=None))
     added = quantizer_state(codec)
     plain.load_weights({name: tensor for name, tensor in codec.state_dict().items() if name not in added})
     plain.train(codec.training)
@@ -112,13 +107,13 @@ def _set_phase(codec: Codec, quantization: Quantization) -> None:
 
 
 def limit_symbols(codec: Codec) -> None:
-    """Tells the bottleneck whether an int8 runtime takes its symbols, and the first layer of g_s which bottleneck."""
-    switches, bottleneck = switches_of(codec), codec.entropy_bottleneck
+    """Tells the entropy model of y whether an int8 runtime takes its symbols, and the first layer of g_s the model."""
+    switches = switches_of(codec)
     first = codec.g_s.get_submodule("0")
     if isinstance(first, QuantizedLayer):
-        first.wiring.bottleneck = bottleneck
-    bottleneck.for_int8 = switches.quantize and switches.in_eval
-    bottleneck.limit_symbols()
+        first.wiring.y_model = codec.y_model
+    codec.y_model.for_int8 = switches.quantize and switches.in_eval
+    codec.y_model.limit_symbols()
 
 
 def disable_fake_quant(codec: Codec) -> None:

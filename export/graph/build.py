@@ -113,7 +113,7 @@ def _joined(trained: Codec, calibrated: Codec, transforms: tuple[str, ...]) -> C
         setattr(trained, transform, getattr(calibrated, transform))
     both = replace(trained.architecture.quantization, scope="all")
     trained.architecture = replace(trained.architecture, quantization=both)
-    limit_symbols(trained)  # the decoder reads the symbols of this bottleneck
+    limit_symbols(trained)  # the decoder reads the symbols of this entropy model
     return trained
 
 

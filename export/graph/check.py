@@ -43,10 +43,10 @@ def compare(model: onnx.ModelProto, codec: Codec, part: Part, x: Tensor) -> Chec
         x: [1, 3, H, W].
     """
     run = runner(model)
-    medians = codec.entropy_bottleneck.medians()
+    medians = codec.y_model.medians()
     with torch.no_grad():
         y = codec.g_a(x)
-        symbols = codec.entropy_bottleneck.symbols(y)
+        symbols = codec.y_model.symbols(y)
         if part == "encoder":
             (latent,) = run(x)
             if not is_quantized(codec, "g_a"):

@@ -53,10 +53,10 @@ def exportable(codec: Codec, part: Part, deconv: Deconv, x: Tensor, dynamic: boo
     if part == "encoder":
         return Exportable(encoder(codec, deconv), x, ("x",), (latent["g_a"],))
     with torch.no_grad():
-        symbols = codec.entropy_bottleneck.symbols(codec.g_a(x))
+        symbols = codec.y_model.symbols(codec.g_a(x))
     size = None if dynamic else (symbols.shape[2], symbols.shape[3])
     if part == "decoder":
-        example = symbols if latent["g_s"] == "symbols" else symbols + codec.entropy_bottleneck.medians()
+        example = symbols if latent["g_s"] == "symbols" else symbols + codec.y_model.medians()
         return Exportable(decoder(codec, deconv, size), example, (latent["g_s"],), ("x_hat",))
     outputs = ("x_hat", "symbols" if latent["g_a"] == "symbols" else "y_hat")
     return Exportable(Full(codec, deconv, size), x, ("x",), outputs)
@@ -70,7 +70,7 @@ def is_quantized(codec: Codec, transform: str) -> bool:
 
 def emits_symbols(codec: Codec, transform: str) -> bool:
     """Whether g_a outputs, or g_s accepts, symbols as 8-bit integers, not y in float."""
-    return is_quantized(codec, transform) and codec.entropy_bottleneck.symbol_limits is not None
+    return is_quantized(codec, transform) and codec.y_model.symbol_limits is not None
 
 
 def encoder(codec: Codec, deconv: Deconv) -> nn.Module:
@@ -79,7 +79,7 @@ def encoder(codec: Codec, deconv: Deconv) -> nn.Module:
     if not emits_symbols(codec, "g_a"):
         return g_a
     last = g_a.get_submodule("6")
-    last.bias -= codec.entropy_bottleneck.medians().flatten()  # type: ignore[operator]
+    last.bias -= codec.y_model.medians().flatten()  # type: ignore[operator]
     return nn.Sequential(g_a, Rounding())
 
 
@@ -88,6 +88,8 @@ def decoder(codec: Codec, deconv: Deconv, size: tuple[int, int] | None) -> nn.Mo
     if not emits_symbols(codec, "g_s"):
         return rewrite(codec.g_s, deconv)
     g_s = copy.deepcopy(codec.g_s)
+    if not codec.y_model.medians().any():
+        return nn.Sequential(Rounding(), rewrite(g_s, deconv))
     constants = carry_medians(g_s.get_submodule("0"))
     return nn.Sequential(WithConstants(constants, size), rewrite(g_s, deconv))
 
@@ -163,8 +165,8 @@ class Full(nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder(codec, deconv), decoder(codec, deconv, size)
         self.gives_symbols, self.takes_symbols = (emits_symbols(codec, each) for each in ("g_a", "g_s"))
-        self.limits = codec.entropy_bottleneck.symbol_limits
-        self.register_buffer("medians", codec.entropy_bottleneck.medians().clone())
+        self.limits = codec.y_model.symbol_limits
+        self.register_buffer("medians", codec.y_model.medians().clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         symbols = self.encoder(x)

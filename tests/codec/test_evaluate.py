@@ -22,8 +22,8 @@ from codec.cli import DataError
 from codec.description.architecture import Architecture, BlockChoice
 from codec.errors import InputError
 from codec.evaluate import main
-from codec.network.bottleneck import with_tables
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
+from codec.network.tables import with_tables
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ class Mine:
 def saved(path: Path, seed: int, activation: str = "gdn") -> Path:
     """A random codec whose latents spread over some symbols."""
     torch.manual_seed(seed)
-    codec = Codec(Architecture(8, 12, g_a=BlockChoice(activation)))
+    codec = new_codec(Architecture(8, 12, g_a=BlockChoice(activation)))
     with torch.no_grad():
         codec.g_a[6].weight *= 50
     save_codec(path, with_tables(codec), Description())
@@ -158,7 +158,7 @@ def test_a_picture_that_comes_back_identical_is_counted_and_not_averaged(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A codec that paints everything black returns a black picture as it was."""
-    codec = Codec(Architecture(8, 12))
+    codec = new_codec(Architecture(8, 12))
     with torch.no_grad():
         codec.g_s[6].weight.zero_()
         codec.g_s[6].bias.zero_()
@@ -200,7 +200,7 @@ def test_what_cannot_be_evaluated_is_refused(checkpoint: Path, folder: Path, coc
 
 
 def test_a_codec_that_has_diverged_is_refused(folder: Path, tmp_path: Path) -> None:
-    codec = Codec(Architecture(8, 12))
+    codec = new_codec(Architecture(8, 12))
     with torch.no_grad():
         codec.g_s[0].bias[0] = math.nan
     save_codec(tmp_path / "nan.safetensors", with_tables(codec), Description())

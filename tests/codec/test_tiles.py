@@ -14,10 +14,11 @@ from codec.description.architecture import Architecture, BlockChoice, Quantizati
 from codec.evaluation import strips
 from codec.evaluation.figures import measure
 from codec.files import FileCodec, out_of_memory
-from codec.network.bottleneck import with_tables
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.network.pixels import pad, to_float
 from codec.network.reach import margins
+from codec.network.tables import with_tables
 from codec.quantization.calibrate import calibrate
 from codec.tiles import least_size, spans, tile_size
 
@@ -41,7 +42,7 @@ def photograph(photographs: Path) -> Tensor:
 def codec_of(block: BlockChoice) -> Codec:
     """A random codec whose latents spread over some symbols."""
     torch.manual_seed(4)
-    codec = Codec(Architecture(8, 12, block, block))
+    codec = new_codec(Architecture(8, 12, block, block))
     with torch.no_grad():
         codec.g_a[6].weight *= 50
         for parameter in codec.g_s.parameters():  # blocks that start as the identity look at nothing

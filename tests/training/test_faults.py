@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from codec.description.architecture import Architecture, BlockChoice
 from codec.errors import InputError
+from codec.network.architectures import new_codec
 from codec.network.bottleneck import noise_keys
 from codec.network.codec import Codec
 from training.faults import Watch, guilty_module
@@ -222,10 +223,10 @@ def test_the_guilty_module_is_named_forward_and_backward(picture: Tensor) -> Non
     def guilty(codec: Codec) -> str:
         return guilty_module(copy.deepcopy(codec), objective, 1e4)
 
-    codec = Codec(Architecture(8, 12, g_a=BlockChoice("relu"), g_s=BlockChoice("relu")))
+    codec = new_codec(Architecture(8, 12, g_a=BlockChoice("relu"), g_s=BlockChoice("relu")))
     assert guilty(codec) == ""
     codec.g_a[3] = BadBackward()
     assert guilty(codec) == "g_a.3 (BadBackward), backward"
     codec.g_s[2].weight.data[0, 0, 0, 0] = float("nan")
     assert guilty(codec) == "g_s.2 (ConvTranspose2d), forward"
-    assert guilty_module(Codec(Architecture(8, 12)), lambda codec: objective(codec) * 1e9, 1e4) == "the loss"
+    assert guilty_module(new_codec(Architecture(8, 12)), lambda codec: objective(codec) * 1e9, 1e4) == "the loss"

@@ -4,8 +4,9 @@ from compressai.models import FactorizedPrior
 from torch import Tensor
 
 from codec.description.architecture import Architecture
-from codec.network.bottleneck import noise_keys, uniform_noise, with_tables
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
+from codec.network.bottleneck import noise_keys, uniform_noise
+from codec.network.tables import with_tables
 
 LATENT = torch.Size((48, 14, 14))
 
@@ -40,7 +41,7 @@ def test_the_compiled_noise_has_the_same_bits() -> None:
 
 
 def test_training_likelihoods_are_compressai_s_at_the_same_noisy_latent(picture: Tensor) -> None:
-    codec = Codec(Architecture(16, 24))
+    codec = new_codec(Architecture(16, 24))
     keys = noise_keys(0, 0, torch.arange(1))
     y = codec.g_a(picture)
     y_hat, likelihoods, aux_loss = codec.entropy_bottleneck(y, keys)
@@ -54,7 +55,7 @@ def test_training_likelihoods_are_compressai_s_at_the_same_noisy_latent(picture:
 
 
 def test_a_detached_rate_moves_the_entropy_model_and_not_the_encoder(picture: Tensor) -> None:
-    codec = Codec(Architecture(16, 24))
+    codec = new_codec(Architecture(16, 24))
     out = codec(picture, noise_keys(0, 0, torch.arange(1)), detach_rate=True)
     out["likelihoods"]["y"].log2().sum().backward()
     assert all(p.grad is None for p in codec.g_a.parameters())
@@ -62,14 +63,14 @@ def test_a_detached_rate_moves_the_entropy_model_and_not_the_encoder(picture: Te
 
 
 def test_the_auxiliary_loss_moves_the_quantiles_and_nothing_else(picture: Tensor) -> None:
-    codec = Codec(Architecture(16, 24))
+    codec = new_codec(Architecture(16, 24))
     codec(picture, noise_keys(0, 0, torch.arange(1)))["aux_loss"].backward()
     moved = [name for name, p in codec.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
     assert moved == ["entropy_bottleneck.quantiles"]
 
 
 def test_tables_are_built_on_a_copy_and_hold_the_median(picture: Tensor) -> None:
-    codec = Codec(Architecture(16, 24)).train()
+    codec = new_codec(Architecture(16, 24)).train()
     before = {name: tensor.clone() for name, tensor in codec.state_dict().items()}
     fresh = with_tables(codec)
     assert all(torch.equal(tensor, before[name]) for name, tensor in codec.state_dict().items())
@@ -83,7 +84,7 @@ def test_tables_are_built_on_a_copy_and_hold_the_median(picture: Tensor) -> None
 
 @pytest.mark.slow
 def test_the_model_compiles_whole_and_gives_the_eager_result(picture: Tensor) -> None:
-    codec = Codec(Architecture(8, 12))
+    codec = new_codec(Architecture(8, 12))
     keys = noise_keys(0, 0, torch.arange(1))
     expected = codec(picture, keys)
     codec.compile(fullgraph=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from codec.description.architecture import Architecture, BlockChoice
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
 from codec.network.complexity import costs, training_flops
 
 N, M = 8, 12
@@ -18,7 +18,7 @@ def macs_by_hand(side: int) -> list[int]:
 
 def test_a_step_is_three_times_its_forward_but_for_the_pictures_gradient() -> None:
     macs = macs_by_hand(64)
-    counted = training_flops(Codec(Architecture(N, M, RELU, RELU)), 5, 64)
+    counted = training_flops(new_codec(Architecture(N, M, RELU, RELU)), 5, 64)
     assert counted == 2 * 5 * (3 * sum(macs) - macs[0])
 
 

@@ -1,0 +1,75 @@
+"""bmshj2018_hyperprior and mbt2018_mean: a second latent z tells the decoder how each value of y is distributed."""
+
+from typing import ClassVar
+
+from compressai.models import MeanScaleHyperprior, ScaleHyperprior
+from torch import Tensor, nn
+
+from codec.description.architecture import Architecture
+from codec.network.bottleneck import other_keys
+from codec.network.codec import Codec
+from codec.network.gaussian import TABLES, Gaussian
+
+
+class HyperCodec(Codec):
+    """What the codecs with a hyperprior share: h_a makes z from y, and h_s predicts the Gaussian of y from z.
+
+    y and z may have any size: z has a quarter of y's height and width, rounded up, and the output of h_s is cropped.
+    CompressAI pads the picture to multiples of 64 instead; for these sizes the values are the same.
+    """
+
+    has_means: ClassVar[bool]
+    h_a: nn.Sequential
+    h_s: nn.Sequential
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__(architecture)
+        self.gaussian_conditional = Gaussian(self.M, self.has_means)
+
+    def quantize(self, y: Tensor, keys: Tensor | None, detach_rate: bool) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """See `Codec.quantize`."""
+        z = self.h_a(self.seen_by_h_a(y.detach() if detach_rate else y))
+        z_hat, z_likelihoods, aux_loss = self.entropy_bottleneck(z, None if keys is None else other_keys(keys))
+        scales, means = self.predict(z_hat, y)
+        y_hat, y_likelihoods = self.gaussian_conditional(y, scales, means, keys, detach_rate)
+        return y_hat, {"y": y_likelihoods, "z": z_likelihoods}, aux_loss
+
+    def seen_by_h_a(self, y: Tensor) -> Tensor:
+        """The input of h_a: the magnitudes of y, or y itself if there are means to predict."""
+        return y if self.has_means else y.abs()
+
+    def predict(self, z_hat: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scales and means, both of the size of y; without means, None."""
+        predicted = self.h_s(z_hat)[..., : y.shape[-2], : y.shape[-1]]
+        if not self.has_means:
+            return predicted, None
+        scales, means = predicted.chunk(2, 1)
+        return scales, means
+
+    @property
+    def y_model(self) -> Gaussian:
+        """The Gaussian."""
+        return self.gaussian_conditional
+
+    def refresh_tables(self) -> None:
+        """See `Codec.refresh_tables`."""
+        super().refresh_tables()
+        self.gaussian_conditional.build_tables()
+
+    def table_names(self) -> list[str]:
+        """The keys of the tables of both entropy models."""
+        return [*super().table_names(), *(f"gaussian_conditional.{name}" for name in TABLES)]
+
+
+class HyperpriorCodec(HyperCodec, ScaleHyperprior):
+    """CompressAI's `ScaleHyperprior` (Balle et al. 2018, arXiv:1802.01436): h_s predicts the scale of y."""
+
+    arch = "bmshj2018_hyperprior"
+    has_means = False
+
+
+class MeanScaleCodec(HyperCodec, MeanScaleHyperprior):
+    """CompressAI's `MeanScaleHyperprior` (Minnen et al. 2018, arXiv:1809.02736): h_s predicts scale and mean of y."""
+
+    arch = "mbt2018_mean"
+    has_means = True
