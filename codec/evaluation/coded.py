@@ -13,7 +13,9 @@ from codec.evaluation.figures import Figures, measure_pictures
 from codec.evaluation.metrics import bpp
 from codec.evaluation.pictures import Failures
 from codec.files import FileCodec, out_of_memory
-from codec.tiles import LARGEST_WHOLE
+
+_POSITIONS = 512
+"""Likelihoods are computed for about so many positions of y at a time."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def _bits(codec: FileCodec, symbols: NDArray[np.int32]) -> Tensor:
     """Estimated bits of each picture [B] from the likelihoods of its symbols [B, M, h, w], some rows at a time."""
     bottleneck = codec.codec.entropy_bottleneck
     medians = bottleneck.medians()
-    rows = max(1, LARGEST_WHOLE // symbols.shape[-1])
+    rows = max(1, _POSITIONS // symbols.shape[-1])
     bits = []
     for first in range(0, symbols.shape[-2], rows):
         some = torch.from_numpy(symbols[..., first : first + rows, :])
