@@ -49,7 +49,8 @@ def _ms_ssim(x: Tensor, y: Tensor) -> Tensor:
         last = scale == len(_WEIGHTS) - 1
         factors.append(_ssim(x, y, with_luminance=last))
         if not last:
-            x, y = _halved(x), _halved(y)
+            x = _halved(x)  # the former x is free before y is halved
+            y = _halved(y)
     return torch.stack(factors).relu().pow(torch.tensor(_WEIGHTS, device=x.device)).prod()
 
 
