@@ -33,7 +33,8 @@ def exchange(setting: Setting) -> Iterator[Row]:
         steps = 10 if setting.tiny else STEPS
         folder = setting.train(name, "--loss_type", "mse", "--compile", "false", "--max_steps", steps, *options)
         sides = {side: _opened(folder / LAST, device) for side, device in (("GPU", setting.device), ("CPU", "cpu"))}
-        symbols = {side: codec.symbols(pictures) for side, codec in sides.items()}
+        latents = {side: codec.latents(pictures) for side, codec in sides.items()}
+        symbols = {side: np.stack([each.y for each in found]) for side, found in latents.items()}
         yield Row(
             f"{name}: symbols that differ between GPU and CPU",
             float(np.mean(symbols["GPU"] != symbols["CPU"])),
@@ -42,7 +43,7 @@ def exchange(setting: Setting) -> Iterator[Row]:
             sides={"symbols that are not 0": float(np.mean(symbols["CPU"] != 0))},
         )
         for writer, reader in (("GPU", "CPU"), ("CPU", "GPU")):
-            files = sides[writer].encode(symbols[writer], *pictures.shape[-2:])
+            files = sides[writer].encode(latents[writer], *pictures.shape[-2:])
             own, other = (_stacked(sides[side].decompress(files)) for side in (writer, reader))
             yield Row(
                 f"{name}: values of {PICTURES} files of the {writer}, decoded on the {reader}, more than one level off",
