@@ -171,11 +171,19 @@ def machine() -> dict[str, Any]:
 
 def cpu_model() -> str:
     """The processor's name, with the extensions that bf16 runs on."""
+    flags = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in cpu_flags()]
+    return " ".join([_cpu_info().get("model name", platform.machine()), *(f"+{flag}" for flag in flags)])
+
+
+def cpu_flags() -> set[str]:
+    """The extensions of the processor by their names in Linux; empty on another system."""
+    return set(_cpu_info().get("flags", "").split())
+
+
+def _cpu_info() -> dict[str, str]:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in info.get("flags", "").split()]
-    return " ".join([info.get("model name", platform.machine()), *(f"+{flag}" for flag in flags)])
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def gpu_model() -> str:

@@ -312,17 +312,18 @@ def _convolve(
 
 def _sums(padded: NDArray[np.float32], groups: list[list[Product]], start: int, count: int, pitch: int) -> NDArray[Any]:
     """The sums of a convolution [C_out, count], without bias, at `count` places of the padded input from `start` on."""
-    total: NDArray[Any] | None = None
-    for group in groups:
-        partial = np.empty((len(group[0][2]), count), np.float32)
-        one = np.empty_like(partial)
+    shape = len(groups[0][0][2]), count
+    total = np.empty(shape, np.float64)
+    partial, one = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    for rank, group in enumerate(groups):
         for number, ((dy, dx), channels, weight) in enumerate(group):
             place = start + dy * pitch + dx
             np.matmul(weight, padded[channels, place : place + count], out=one if number else partial)
             if number:
                 partial += one
-        total = partial if total is None else np.add(total, partial, dtype=np.float64)
-    assert total is not None
+        if len(groups) == 1:
+            return partial
+        np.add(total if rank else 0, partial, out=total)
     return total
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hyper import HYPER, Symbols, arrays_of, drawn_hyper, hyper_tables, lively
+from hyper import HYPER, Symbols, arrays_of, drawn_hyper, hyper_codec, hyper_tables
 from test_container import sealed
 
 from benchmarks.damage import damaged
@@ -247,7 +247,7 @@ def test_a_damaged_or_forged_file_of_tables_is_refused_or_holds_tables(coder: Hy
 
 @pytest.mark.parametrize("arch", HYPER)
 def test_a_checkpoint_gives_the_tables_and_stale_ones_are_refused(arch: str) -> None:
-    arrays = arrays_of(lively(arch))
+    arrays = arrays_of(hyper_codec(arch))
     tables = tables_of_state(arrays, G_S)
     assert isinstance(tables, HyperTables)
     assert (tables.arch, tables.channels) == (arch, 12)
@@ -264,7 +264,7 @@ def test_a_checkpoint_gives_the_tables_and_stale_ones_are_refused(arch: str) -> 
 
 @pytest.mark.parametrize("arch", HYPER)
 def test_the_fingerprint_is_that_of_what_decodes(arch: str) -> None:
-    arrays = arrays_of(lively(arch))
+    arrays = arrays_of(hyper_codec(arch))
     own = tables_of_state(arrays, G_S).fingerprint
     decoding = ("g_s.0.weight", "gaussian_conditional._quantized_cdf", f"{PREFIX}2.weight", f"{PREFIX}thresholds")
     for name in decoding:

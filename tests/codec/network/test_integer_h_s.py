@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hyper import HYPER, arrays_of, drawn_z, hyper_tables, lively
+from hyper import HYPER, arrays_of, drawn_z, hyper_codec, hyper_tables
 
 from codec.bitstream.hyper_coder import HyperCoder, z_size
 from codec.bitstream.rows import bits
@@ -44,7 +44,7 @@ def test_it_compiles_to_one_graph_with_the_same_integers(arch: str) -> None:
 @pytest.mark.parametrize("arch", HYPER)
 def test_it_costs_next_to_no_bits(arch: str) -> None:
     """y is drawn from the float h_s's own Gaussians, and coded with its indexes and with the integer ones."""
-    codec = lively(arch, 24, 32)
+    codec = hyper_codec(arch, 24, 32)
     tables = tables_of_state(arrays_of(codec), {})
     coder, gaussian = HyperCoder(tables), codec.gaussian_conditional
     y_size = (64, 64)
@@ -69,7 +69,7 @@ def test_it_costs_next_to_no_bits(arch: str) -> None:
 
 @pytest.mark.parametrize("arch", HYPER)
 def test_a_threshold_separates_scales_as_compressai_s_indexes_do(arch: str) -> None:
-    codec = lively(arch)
+    codec = hyper_codec(arch)
     network = hyper_tables(arch).network
     scales = torch.arange(1 << 16) / 256
     expected = codec.gaussian_conditional.build_indexes(scales)
@@ -79,7 +79,7 @@ def test_a_threshold_separates_scales_as_compressai_s_indexes_do(arch: str) -> N
 @pytest.mark.parametrize("arch", HYPER)
 def test_widths_of_no_use_give_a_network_too(arch: str) -> None:
     """Dead and enormous weights, and densities of z so wide that its symbols have no room for fractional bits."""
-    codec = lively(arch)
+    codec = hyper_codec(arch)
     with torch.no_grad():
         codec.h_s[0].weight[:, 0] = 0
         codec.h_s[0].bias[0] = 0

@@ -1,0 +1,42 @@
+"""What benchmarks.everywhere counts is what there is to count."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import everywhere
+from benchmarks.everywhere import Setting, crops, decode, encode, lively, rows
+from codec.bitstream.tables import to_bytes
+from codec.checkpoint import Description, save_codec
+from codec.description.architecture import ARCHITECTURES
+from codec.network.tables import tables_of
+
+
+def test_symbols_and_float_indexes_that_differ_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        everywhere, "SETTINGS", (Setting("as it is"), Setting("another processor's", needs="no_such_flag"))
+    )
+    for arch in ARCHITECTURES:
+        codec = lively(arch, 8, 12)
+        save_codec(tmp_path / f"{arch}.safetensors", codec, Description())
+        (tmp_path / f"{arch}.tables").write_bytes(to_bytes(tables_of(codec)))
+    encode(tmp_path, 0, 3)
+    found = decode(tmp_path)
+    symbols = sum(12 * -(-x.shape[2] // 16) * -(-x.shape[3] // 16) for x in crops(3))
+    none = {"files": 3, "symbols": symbols, "wrong": 0, "wrong_by_torch": 0, "float": 0, "float_pictures": 0}
+    assert found == dict.fromkeys(ARCHITECTURES, none)
+    path = tmp_path / "mbt2018_mean.0.npz"
+    arrays = dict(np.load(path))
+    arrays["1.values"][0, 0, 0] += 1
+    arrays["2.indexes"][:2, 0, 0] += 1
+    np.savez(path, **arrays)
+    changed = decode(tmp_path)
+    assert changed["mbt2018_mean"] == none | {"wrong": 1, "float": 2, "float_pictures": 1}
+    assert [(row.value, row.met) for row in rows([found, changed], 3)] == [
+        (0, True),
+        (0, True),
+        (0, None),
+        (1, False),
+        (2, None),
+    ]
