@@ -21,7 +21,7 @@ from codec.cli import run as run_command
 from training.preempt import PREEMPTED, Preempted, StopSignal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -91,7 +91,11 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
     if not end_epoch(run, record, stop):
         return PREEMPTED
     while progress.step < run.total:
-        outcome = optimizer_step(run, stop)
+        try:
+            with interruptible_compilation(run, record, stop):
+                outcome = optimizer_step(run, stop)
+        except Preempted:
+            return PREEMPTED
         stop.begun()
         progress.faults_in_a_row = progress.faults_in_a_row + 1 if outcome.fault else 0
         if outcome.fault:
@@ -114,6 +118,25 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
         if not end_epoch(run, record, stop):
             return PREEMPTED
     return 0
+
+
+@contextlib.contextmanager
+def interruptible_compilation(run: Run, record: Record, stop: StopSignal) -> Iterator[None]:
+    """Around a step: if it compiles a phase of QAT, which can take a minute, saves first, and signals stop it at once.
+
+    With several processes a signal waits for the step, since the others would wait for this one.
+
+    Raises:
+        Preempted: a signal came, and the state before this step is saved.
+    """
+    from training.phases import begins_phase
+    from training.saving import save
+
+    compiled, alone = run.loss is not run.objective, run.accelerator.num_processes == 1
+    takes_long = compiled and alone and begins_phase(run.options.qat, run.progress.step)
+    saved = takes_long and save(run, record, run.shipped(), waits=True)
+    with stop.at_once() if saved else contextlib.nullcontext():
+        yield
 
 
 def end_epoch(run: Run, record: Record, stop: StopSignal) -> bool:
