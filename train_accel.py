@@ -82,11 +82,11 @@ def cli() -> NoReturn:
 def train(run: Run, record: Record, stop: StopSignal) -> int:
     """The loop: steps, with checkpoints, evaluations and reconstructions in between. Returns the exit status."""
     from training.saving import save
-    from training.validation import save_reconstructions
+    from training.validation import BEFORE, save_reconstructions
 
     output, progress = run.options.output, run.progress
     if progress.step == 0 and output.recon_every:
-        save_reconstructions(run, record, run.shipped(), "pre")  # shows the loss from the new blocks before training
+        save_reconstructions(run, record, run.shipped(), BEFORE)  # shows the loss from the new blocks before training
     # If a kill came between the last step of an epoch and its evaluation, the resumed run evaluates first.
     if not end_epoch(run, record, stop):
         return PREEMPTED
