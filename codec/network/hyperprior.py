@@ -9,6 +9,7 @@ from codec.description.architecture import Architecture
 from codec.network.bottleneck import other_keys
 from codec.network.codec import Codec
 from codec.network.gaussian import TABLES, Gaussian
+from codec.network.latent import LatentModel
 
 
 class HyperCodec(Codec):
@@ -28,11 +29,16 @@ class HyperCodec(Codec):
 
     def quantize(self, y: Tensor, keys: Tensor | None, detach_rate: bool) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """See `Codec.quantize`."""
-        z = self.h_a(self.seen_by_h_a(y.detach() if detach_rate else y))
+        seen = self.emitted(y) if keys is None else y
+        z = self.h_a(self.seen_by_h_a(seen.detach() if detach_rate else seen))
         z_hat, z_likelihoods, aux_loss = self.entropy_bottleneck(z, None if keys is None else other_keys(keys))
         scales, means = self.predict(z_hat, y)
         y_hat, y_likelihoods = self.gaussian_conditional(y, scales, means, keys, detach_rate)
         return y_hat, {"y": y_likelihoods, "z": z_likelihoods}, aux_loss
+
+    def emitted(self, y: Tensor) -> Tensor:
+        """y as the encoder gives it to h_a in evaluation: the symbols, if an int8 encoder gives nothing else."""
+        return self.y_model.symbols(y) if self.emits_symbols("g_a") else y
 
     def seen_by_h_a(self, y: Tensor) -> Tensor:
         """The input of h_a: the magnitudes of y, or y itself if there are means to predict."""
@@ -50,6 +56,11 @@ class HyperCodec(Codec):
     def y_model(self) -> Gaussian:
         """The Gaussian."""
         return self.gaussian_conditional
+
+    @property
+    def entropy_models(self) -> dict[str, LatentModel]:
+        """The Gaussian of y, and the entropy bottleneck of z."""
+        return {"g_a": self.gaussian_conditional, "h_a": self.entropy_bottleneck}
 
     def refresh_tables(self) -> None:
         """See `Codec.refresh_tables`."""
