@@ -79,11 +79,15 @@ class Codec(CompressionModel, ABC):
         """The entropy model of each transform's output that is coded: y of g_a, and with a hyperprior z of h_a."""
         return {"g_a": self.y_model}
 
-    def emits_symbols(self, part: str) -> bool:
-        """Whether g_a, or h_a, is quantized and gives symbols of 8 bits in `eval()`, not values in float."""
+    def is_quantized(self, part: str) -> bool:
+        """Whether g_a, h_a or g_s is quantized."""
         quantization = self.architecture.quantization
-        quantized = quantization is not None and part in quantization.transforms
-        return quantized and self.entropy_models[part].symbol_limits is not None
+        return quantization is not None and part in quantization.transforms
+
+    def has_symbols(self, part: str) -> bool:
+        """Whether g_a or h_a in int8 gives symbols, or g_s takes them, in `eval()`; otherwise its latent is float."""
+        model = self.entropy_models.get(part, self.y_model)
+        return self.is_quantized(part) and model.symbol_limits is not None
 
     def refresh_tables(self) -> None:
         """Rebuilds from the weights, in place, all that coding needs: medians and CDF tables.

@@ -38,7 +38,7 @@ class HyperCodec(Codec):
 
     def emitted(self, y: Tensor) -> Tensor:
         """y as the encoder gives it to h_a in evaluation: the symbols, if an int8 encoder gives nothing else."""
-        return self.y_model.symbols(y) if self.emits_symbols("g_a") else y
+        return self.y_model.symbols(y) if self.has_symbols("g_a") else y
 
     def seen_by_h_a(self, y: Tensor) -> Tensor:
         """The input of h_a: the magnitudes of y, or y itself if there are means to predict."""
