@@ -13,7 +13,7 @@ is exact in any order, with or without fused multiply-adds. A float64 (up to 2^5
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -35,16 +35,16 @@ LINEAR = 1 << 16
 """The slope of a layer without activation, in units of 2^-16."""
 
 MOST_MEAN = (1 << 20) - 1
-_MOST_SCALE = (1 << 16) - 1
-_MOST_MULTIPLIER = 1 << 16
-_MOST_SHIFT = 45
+MOST_SCALE = (1 << 16) - 1
+MOST_MULTIPLIER = 1 << 16
+MOST_SHIFT = 45
 """The sum, below 2^31, times the multiplier, plus 2^(shift - 1), is below 2^53."""
 _MOST_SUM = 1 << 31
 _EXACT = 1 << 24
 """A float32 represents all integers up to this one."""
-_MOST_SYMBOL = 1 << 20
+MOST_SYMBOL = 1 << 20
 """Symbols of z beyond it are taken for this one, before they are scaled; no trained codec has any."""
-_MOST_ACTIVATION = 1 << 16
+MOST_ACTIVATION = 1 << 16
 _CHUNK = 1 << 18
 """Sums that are computed at once: they and their rescaling stay in the processor's cache."""
 
@@ -87,8 +87,8 @@ class Layer:
         if any(each.shape != channels for each in vectors):
             raise InputError("an integer network whose vectors differ in their number of channels")
         for name, values, least, most in (
-            ("multiplier", self.multiplier, 0, _MOST_MULTIPLIER),
-            ("shift", self.shift, 1, _MOST_SHIFT),
+            ("multiplier", self.multiplier, 0, MOST_MULTIPLIER),
+            ("shift", self.shift, 1, MOST_SHIFT),
             ("slope", np.array(self.slope), 0, LINEAR),
             ("range", np.array(self.most), 1, MOST_MEAN),
         ):
@@ -101,11 +101,17 @@ class Layer:
         return self.weight.shape[-1] == 5
 
     @property
-    def factors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """multiplier / 2^shift [C_out, 1], for sums that are not negative and for negative ones, as exact floats."""
-        negative = (self.multiplier.astype(np.int64) * self.slope + (1 << 15)) >> 16
+    def least(self) -> int:
+        """The smallest output."""
+        return -self.most if self.slope else 0
+
+    @cached_property
+    def factors(self) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], ...]:
+        """For positive sums and for negative ones: with factor and offset [C_out, 1], floor(sum * factor + offset)."""
+        multiplier = self.multiplier.astype(np.int64)
         unit = np.ldexp(1.0, -self.shift)[:, None]
-        return self.multiplier[:, None] * unit, negative[:, None] * unit
+        factors = [each[:, None] * unit for each in (multiplier, (multiplier * self.slope + (1 << 15)) >> 16)]
+        return tuple((factor, self.bias[:, None] * factor + 0.5) for factor in factors)
 
     def bound(self, inputs: int) -> int:
         """The largest magnitude that a sum can have for inputs of at most this magnitude."""
@@ -118,43 +124,39 @@ class Layer:
         return max(0, first - 1), min(length, end + 1)
 
 
-@dataclass(frozen=True)
-class Phase:
-    """The convolution of stride 1 that gives the output rows and columns of one parity (a stride-1 layer has one).
+Place = tuple[int, int]
+Product = tuple[Place, slice, NDArray[np.float32]]
+"""A tap's offset in rows and columns, a slice of input channels, and its weights [C_out, channels]."""
 
-    Attributes:
-        place: row and column of its first output; those of a transposed layer are two apart.
-        groups: products whose sum is exact in float32. Each is an offset in rows and columns, a slice of input
-            channels, and a matrix [C_out, channels].
+
+def taps(layer: Layer) -> dict[Place, dict[Place, NDArray[np.int8]]]:
+    """A layer as convolutions of stride 1: one, or in a transposed layer one for each parity of rows and columns.
+
+    Returns:
+        By the row and column of its first output, each convolution's weights [C_out, C_in] by the offset, in rows and
+        columns, of the input that they take.
     """
-
-    place: tuple[int, int]
-    groups: list[list[tuple[tuple[int, int], slice, NDArray[np.float32]]]]
-
-
-def phases(layer: Layer, least: int, most: int) -> list[Phase]:
-    """The phases of a layer for inputs in least..most."""
     if not layer.transposed:
-        taps = {(dy, dx): layer.weight[:, :, dy + 1, dx + 1] for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
-        return [Phase((0, 0), _groups(taps, least, most))]
-    # Output 2i + r takes weight k = r + 2 - 2d times input i + d.
-    offsets = ((-1, 0, 1), (0, 1))
-    found = []
-    for ry, rx in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        taps = {
-            (dy, dx): layer.weight[:, :, ry + 2 - 2 * dy, rx + 2 - 2 * dx] for dy in offsets[ry] for dx in offsets[rx]
+        return {(0, 0): {(dy, dx): layer.weight[:, :, dy + 1, dx + 1] for dy in _OFFSETS[0] for dx in _OFFSETS[0]}}
+    # Output 2i + r takes weight r + 2 - 2d times input i + d.
+    return {
+        (ry, rx): {
+            (dy, dx): layer.weight[:, :, ry + 2 - 2 * dy, rx + 2 - 2 * dx] for dy in _OFFSETS[ry] for dx in _OFFSETS[rx]
         }
-        found.append(Phase((ry, rx), _groups(taps, least, most)))
-    return found
+        for ry in (0, 1)
+        for rx in (0, 1)
+    }
 
 
-def _groups(
-    taps: Mapping[tuple[int, int], NDArray[np.int8]], least: int, most: int
-) -> list[list[tuple[tuple[int, int], slice, NDArray[np.float32]]]]:
+_OFFSETS = ((-1, 0, 1), (0, 1))
+"""Of a convolution of stride 1, and of the even rows of a transposed one; of its odd rows."""
+
+
+def _groups(weights: Mapping[Place, NDArray[np.int8]], least: int, most: int) -> list[list[Product]]:
     """Splits a convolution into groups of products, none of whose partial sums leaves the exact range of float32."""
-    groups: list[list[tuple[tuple[int, int], slice, NDArray[np.float32]]]] = []
+    groups: list[list[Product]] = []
     low = high = np.zeros(1)
-    for offset, weight in taps.items():
+    for offset, weight in weights.items():
         for channels in _slices(weight, least, most):
             part = weight[:, channels].astype(np.float64)
             ends = np.stack([part * least, part * most])
@@ -201,13 +203,12 @@ class IntegerNetwork:
     most: int
     thresholds: NDArray[np.int32]
     has_means: bool
-    _phases: list[list[Phase]] = field(init=False, repr=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        """Checks the numbers and splits the products."""
+        """Checks the numbers."""
         if self.medians.dtype != np.int32 or self.thresholds.dtype != np.int32 or self.thresholds.ndim != 1:
             raise InputError("an integer network of another type than int32 medians and thresholds")
-        if not 0 <= self.fraction <= 10 or not 1 <= self.most < _MOST_ACTIVATION:
+        if not 0 <= self.fraction <= 10 or not 1 <= self.most < MOST_ACTIVATION:
             raise InputError(f"an integer network with {self.fraction} fractional bits and inputs up to {self.most}")
         if len(self.thresholds) > 255 or (np.diff(self.thresholds, prepend=0) < 0).any():
             raise InputError("an integer network whose thresholds do not rise")
@@ -220,7 +221,7 @@ class IntegerNetwork:
             raise InputError("an integer network with other numbers of scales and of means")
         inputs = self.most
         for layer in self.layers:
-            if inputs >= _MOST_ACTIVATION or layer.bound(inputs) >= _MOST_SUM:
+            if inputs >= MOST_ACTIVATION or layer.bound(inputs) >= _MOST_SUM:
                 raise InputError("an integer network whose sums can leave 32 bits")
             inputs = layer.most
 
@@ -230,16 +231,19 @@ class IntegerNetwork:
         return len(self.layers[-1].weight) // (2 if self.has_means else 1)
 
     @cached_property
-    def _split(self) -> list[list[Phase]]:
-        """The phases of each layer."""
+    def _split(self) -> list[dict[Place, list[list[Product]]]]:
+        """The products of each layer's convolutions, in groups."""
         limits = [(-self.most, self.most)]
-        limits += [(-each.most if each.slope else 0, each.most) for each in self.layers[:-1]]
-        return [phases(layer, *limit) for layer, limit in zip(self.layers, limits, strict=True)]
+        limits += [(each.least, each.most) for each in self.layers[:-1]]
+        return [
+            {place: _groups(weights, *limit) for place, weights in taps(layer).items()}
+            for layer, limit in zip(self.layers, limits, strict=True)
+        ]
 
     @cached_property
     def _indexes(self) -> NDArray[np.uint8]:
         """The index of each scale."""
-        scales = np.arange(_MOST_SCALE + 1)
+        scales = np.arange(MOST_SCALE + 1)
         return np.searchsorted(self.thresholds, scales, side="right").astype(np.uint8)
 
     def context(
@@ -259,18 +263,17 @@ class IntegerNetwork:
         first, left = (UPSAMPLING * (own[0] - each[0]) for own, each in zip((rows, columns), seen, strict=True))
         end, right = (UPSAMPLING * (own[1] - each[0]) for own, each in zip((rows, columns), seen, strict=True))
         values = self._run(z, (first, end))[:, :, left:right]
-        scales = np.clip(values[: self.channels], 0, _MOST_SCALE).astype(np.uint16)
+        scales = np.clip(values[: self.channels], 0, MOST_SCALE).astype(np.uint16)
         means = values[self.channels :].astype(np.int32) if self.has_means else None
         return self._indexes[scales], means
 
     def _run(self, z: NDArray[np.int32], rows: Span) -> NDArray[np.float32]:
         """The last layer's outputs [C, rows, 4 * zw] for all columns of z, which borders on zeros."""
-        spans, lengths = [rows], [z.shape[1] << i for i in range(len(self.layers))]
-        lengths = [z.shape[1], 2 * z.shape[1], 4 * z.shape[1]]
+        spans, lengths = [rows], [z.shape[1], 2 * z.shape[1], 4 * z.shape[1]]
         for layer, length in zip(reversed(self.layers), reversed(lengths), strict=True):
             spans.insert(0, layer.needed(spans[0], length))
         unit = 1 << self.fraction
-        x = np.clip(z, -_MOST_SYMBOL, _MOST_SYMBOL) * np.int32(unit) + self.medians[:, None, None]
+        x = np.clip(z, -MOST_SYMBOL, MOST_SYMBOL) * np.int32(unit) + self.medians[:, None, None]
         x = np.clip(x[:, slice(*spans[0])], -self.most, self.most).astype(np.float32)
         for layer, split, inputs, outputs in zip(self.layers, self._split, spans[:-1], spans[1:], strict=True):
             x = _convolve(x, layer, split, inputs[0], outputs)
@@ -278,7 +281,7 @@ class IntegerNetwork:
 
 
 def _convolve(
-    x: NDArray[np.float32], layer: Layer, split: list[Phase], first: int, outputs: Span
+    x: NDArray[np.float32], layer: Layer, split: Mapping[Place, list[list[Product]]], first: int, outputs: Span
 ) -> NDArray[np.float32]:
     """Rows `outputs` of a layer's result [C_out, rows, columns].
 
@@ -295,20 +298,20 @@ def _convolve(
     padded[:, : (x.shape[1] + 2) * pitch].reshape(len(x), -1, pitch)[:, 1:-1, 1:] = x
     found = np.empty((len(layer.weight), step * rows, step * width), np.float32)
     chunk = max(1, _CHUNK // (len(layer.weight) * pitch))
-    for phase in split:
-        places = found[:, phase.place[0] :: step, phase.place[1] :: step]
+    for place, groups in split.items():
+        places = found[:, place[0] :: step, place[1] :: step]
         for row in range(0, rows, chunk):
             count = min(chunk, rows - row)
-            sums = _sums(padded, phase, (start + row + 1) * pitch + 1, count * pitch, pitch)
+            sums = _sums(padded, groups, (start + row + 1) * pitch + 1, count * pitch, pitch)
             places[:, row : row + count] = _rescaled(sums, layer).reshape(-1, count, pitch)[:, :, :width]
     cut = outputs[0] - step * (start + first)
     return found[:, cut : cut + outputs[1] - outputs[0]]
 
 
-def _sums(padded: NDArray[np.float32], phase: Phase, start: int, count: int, pitch: int) -> NDArray[Any]:
-    """The sums of a phase [C_out, count], without bias, at `count` places of the padded input from `start` on."""
+def _sums(padded: NDArray[np.float32], groups: list[list[Product]], start: int, count: int, pitch: int) -> NDArray[Any]:
+    """The sums of a convolution [C_out, count], without bias, at `count` places of the padded input from `start` on."""
     total: NDArray[Any] | None = None
-    for group in phase.groups:
+    for group in groups:
         partial = np.empty((len(group[0][2]), count), np.float32)
         one = np.empty_like(partial)
         for number, ((dy, dx), channels, weight) in enumerate(group):
@@ -322,12 +325,11 @@ def _sums(padded: NDArray[np.float32], phase: Phase, start: int, count: int, pit
 
 
 def _rescaled(sums: NDArray[Any], layer: Layer) -> NDArray[np.float64]:
-    """The layer's outputs from its sums."""
-    positive, negative = layer.factors
-    total = np.add(sums, layer.bias[:, None], dtype=np.float64)
-    scaled = total * positive
-    if layer.slope < LINEAR:
-        scaled = np.maximum(scaled, total * negative, out=scaled)
-    scaled += 0.5
+    """The layer's outputs from its sums; every number is a multiple of 2^-shift that a float64 represents."""
+    (factor, offset), (negative, negative_offset) = layer.factors
+    scaled = np.multiply(sums, factor, dtype=np.float64)
+    scaled += offset
+    if 0 < layer.slope < LINEAR:
+        np.maximum(scaled, sums * negative + negative_offset, out=scaled)
     np.floor(scaled, out=scaled)
-    return np.clip(scaled, -layer.most, layer.most, out=scaled)
+    return np.clip(scaled, layer.least, layer.most, out=scaled)
