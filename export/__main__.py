@@ -20,7 +20,7 @@ class ExportOptions(OptionGroup):
     ckpt: str | None = option(None, "checkpoint, ours or CompressAI's .pth.tar", metavar="FILE", shown="required")
     part: Literal["full", "encoder", "decoder"] | None = option(
         None,
-        "encoder: x to y, and beside it h_a of a hyperprior; decoder: y_hat to x_hat; full: both with rounding, for checks",
+        "encoder: x to y, with h_a of a hyperprior beside it; decoder: y_hat to x_hat; full: both, for checks",
         shown="required",
     )
     out: str | None = option(None, "the ONNX file; the entropy tables go beside it", metavar="FILE", shown="required")
@@ -111,7 +111,8 @@ def export(options: ExportOptions) -> None:
             result = check.compare(model, codec, part, picture)
             if not result.passed:
                 raise InputError(
-                    f"{part} of {options.ckpt} differs in ONNX Runtime from PyTorch: {result.words}; nothing was written"
+                    f"{part} of {options.ckpt} differs in ONNX Runtime from PyTorch: {result.words}; nothing was "
+                    "written"
                 )
         models[part], words[part] = model, result.words
     written = build.write_all(Path(options.out), models, to_bytes(tables))

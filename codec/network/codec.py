@@ -10,7 +10,7 @@ from compressai.layers import GDN
 from compressai.models import CompressionModel
 from torch import Tensor, nn
 
-from codec.bitstream.tables import Tables
+from codec.bitstream.tables import AnyTables
 from codec.blocks import new_block
 from codec.description.architecture import KEEP_GDN, Architecture, BlockChoice
 from codec.errors import InputError
@@ -39,7 +39,7 @@ class Codec(CompressionModel, ABC):
     g_a: Any  # an nn.Sequential, or a graph with quantizers
     g_s: Any
     entropy_bottleneck: Bottleneck
-    calibrated_tables: Tables | None = None
+    calibrated_tables: AnyTables | None = None
 
     def __init__(self, architecture: Architecture) -> None:
         """Builds the float codec; it does not apply the architecture's quantization."""

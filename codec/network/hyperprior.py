@@ -1,6 +1,6 @@
 """bmshj2018_hyperprior and mbt2018_mean: a second latent z tells the decoder how each value of y is distributed."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from compressai.models import MeanScaleHyperprior, ScaleHyperprior
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ class HyperCodec(Codec):
     """
 
     has_means: ClassVar[bool]
-    h_a: nn.Sequential
+    h_a: Any  # an nn.Sequential, or a graph with quantizers
     h_s: nn.Sequential
 
     def __init__(self, architecture: Architecture) -> None:

@@ -6,9 +6,12 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from codec.bitstream.tables import Tables, tables_of_state
+from codec.bitstream.hyper_tables import PREFIX, network_arrays, source
+from codec.bitstream.tables import AnyTables, tables_of_state
 from codec.description.file import Arrays
 from codec.network.codec import Codec
+from codec.network.hyperprior import HyperCodec
+from codec.network.integer import integer_h_s
 
 CodecT = TypeVar("CodecT", bound=Codec)
 
@@ -20,7 +23,7 @@ def with_tables(codec: CodecT) -> CodecT:
     return fresh
 
 
-def tables_of(codec: Codec) -> Tables:
+def tables_of(codec: Codec) -> AnyTables:
     """The entropy tables of a codec from `with_tables` or a checkpoint; see `tables_of_state`.
 
     Raises:
@@ -28,7 +31,12 @@ def tables_of(codec: Codec) -> Tables:
     """
     if codec.calibrated_tables is not None:
         return codec.calibrated_tables
-    return tables_of_state(as_arrays(codec.state_dict()), asdict(codec.architecture.g_s))
+    state = as_arrays(codec.state_dict())
+    if isinstance(codec, HyperCodec) and codec.entropy_bottleneck.has_tables:
+        gaussian = codec.gaussian_conditional
+        network = integer_h_s(codec.h_s, codec.entropy_bottleneck, gaussian.scale_table, codec.has_means)
+        state |= {PREFIX + name: array for name, array in network_arrays(network, source(state)).items()}
+    return tables_of_state(state, asdict(codec.architecture.g_s))
 
 
 def as_arrays(tensors: dict[str, Tensor]) -> Arrays:

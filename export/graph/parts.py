@@ -163,6 +163,7 @@ class Full(nn.Module):
     """x [B, 3, H, W] to x_hat [B, 3, H, W] and the symbols, or y_hat, [B, M, H/16, W/16]."""
 
     medians: Tensor
+    means: "Means | None"
 
     def __init__(self, codec: Codec, deconv: Deconv, size: tuple[int, int] | None) -> None:
         super().__init__()
@@ -184,6 +185,8 @@ class Full(nn.Module):
 
 class Means(nn.Module):
     """y [B, M, h, w] to the means that h_a and h_s predict, [B, M, h, w]; files have those of h_s in integers."""
+
+    medians: Tensor
 
     def __init__(self, codec: HyperCodec) -> None:
         super().__init__()
