@@ -133,7 +133,11 @@ def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
     for family in FAMILIES:
         precision = precisions(quantized, parts) if family.int8 else "float"
         models = graphs(int8 if family.int8 else floats, family.deconv)
-        families.append(of_family(family, {**models}, f"{precision}, --deconv {family.deconv}"))
+        families.append(
+            of_family(
+                family, {str(part): model for part, model in models.items()}, f"{precision}, --deconv {family.deconv}"
+            )
+        )
     timed: dict[str, dict[Part, onnx.ModelProto]] = {
         "GDN original, float": graphs(original, "transpose"),
         "float": graphs(floats, "transpose"),

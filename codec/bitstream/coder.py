@@ -4,7 +4,7 @@ import numpy as np
 from constriction import stream
 from numpy.typing import NDArray
 
-from codec.bitstream.rows import RowCoder, bits
+from codec.bitstream.rows import RowCoder, bits_by_row
 from codec.bitstream.tables import Tables
 from codec.errors import InputError
 
@@ -58,8 +58,7 @@ class Coder:
 
     def bits(self, symbols: NDArray[np.int32], z: NDArray[np.int32] | None = None) -> float:
         """The bits of symbols [M, h, w] by the tables, without the few that a file has more."""
-        channels = np.arange(len(symbols))[:, None, None]
-        return bits(self.tables.rows, symbols.ravel(), np.broadcast_to(channels, symbols.shape).ravel())
+        return bits_by_row(self.tables.rows, symbols)
 
 
 def rounded(values: NDArray[np.float32]) -> NDArray[np.int32]:

@@ -12,9 +12,6 @@ Scalar = int | float | bool | str
 STRIDE = 16
 """Pixels of a picture a side for each position of y: g_a halves it four times."""
 
-HYPER_STRIDE = 4
-"""Positions of y a side for each position of z: h_a halves y twice."""
-
 KEEP_GDN = "gdn"
 """The baseline, which keeps GDN. It is not in the registry and has no options."""
 

@@ -135,14 +135,20 @@ class TorchIntegerNetwork(nn.Module):
 
     indexes: Tensor
     medians: Tensor
+    unit: Tensor
+    most: Tensor
 
     def __init__(self, network: IntegerNetwork) -> None:
         super().__init__()
         self.network = network
+        self.channels, self.has_means = network.channels, network.has_means
         scales = np.arange(MOST_SCALE + 1)
         indexes = np.searchsorted(network.thresholds, scales, side="right")
         self.register_buffer("indexes", torch.from_numpy(indexes), persistent=False)
         self.register_buffer("medians", torch.from_numpy(network.medians).double()[:, None, None], persistent=False)
+        # Tensors, not numbers: they differ from one table to the next, and would be compiled into the graph.
+        self.register_buffer("unit", torch.tensor(2.0**network.fraction, dtype=torch.float64), persistent=False)
+        self.register_buffer("most", torch.tensor(network.most, dtype=torch.float64), persistent=False)
         self.layers = nn.ModuleList(_TorchLayer(layer) for layer in network.layers)
 
     def forward(self, z: Tensor, height: int, width: int) -> tuple[Tensor, Tensor | None]:
@@ -154,14 +160,13 @@ class TorchIntegerNetwork(nn.Module):
         Returns:
             Indexes int64 [B, M, height, width], and means float64 in units of 2^-6, or None.
         """
-        network = self.network
-        x = z.double().clamp(-MOST_SYMBOL, MOST_SYMBOL) * (1 << network.fraction) + self.medians
-        x = x.clamp(-network.most, network.most)
+        x = z.double().clamp(-MOST_SYMBOL, MOST_SYMBOL) * self.unit + self.medians
+        x = torch.minimum(torch.maximum(x, -self.most), self.most)
         for layer in self.layers:
             x = layer(x)
         x = x[..., :height, :width]
-        indexes = self.indexes[x[:, : network.channels].clamp(0, MOST_SCALE).long()]
-        return indexes, x[:, network.channels :] if network.has_means else None
+        indexes = self.indexes[x[:, : self.channels].clamp(0, MOST_SCALE).long()]
+        return indexes, x[:, self.channels :] if self.has_means else None
 
 
 class _TorchLayer(nn.Module):

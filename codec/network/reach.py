@@ -7,7 +7,8 @@ import torch
 from compressai.layers import GDN
 from torch import fx, nn
 
-from codec.description.architecture import HYPER_STRIDE, STRIDE
+from codec.bitstream.integer import UPSAMPLING
+from codec.description.architecture import STRIDE
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.tiles import Margins
@@ -22,10 +23,10 @@ def margins(codec: Codec, part: str) -> Margins | None:
     """The receptive field of a transform: how many positions of y before and after its own a position depends on.
 
     In an encoder, a position of y depends on the pixels of these positions; in a decoder, the 16x16 pixels of a
-    position depend on these positions of y. In h_a the positions are those of z: 4x4 positions of y each.
+    position depend on these positions of y. For h_a the positions are those of z, and each has 4x4 of y.
 
     Args:
-        part: "g_a", "h_a" or "g_s".
+        part: "g_a", "g_s" or "h_a".
 
     Returns:
         None if a layer looks at the full picture, or if its receptive field is not known.
@@ -44,7 +45,7 @@ def margins(codec: Codec, part: str) -> Margins | None:
     first, last = interval
     if part == "g_s":
         return -first, last
-    stride = {"g_a": STRIDE, "h_a": HYPER_STRIDE}[part]
+    stride = STRIDE if part == "g_a" else UPSAMPLING
     return math.ceil(-first / stride), math.ceil((last - stride + 1) / stride)
 
 

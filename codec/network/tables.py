@@ -4,14 +4,9 @@ import copy
 from dataclasses import asdict
 from typing import TypeVar
 
-from torch import Tensor
-
-from codec.bitstream.hyper_tables import PREFIX, network_arrays, source
 from codec.bitstream.tables import AnyTables, tables_of_state
-from codec.description.file import Arrays
+from codec.network.arrays import as_arrays
 from codec.network.codec import Codec
-from codec.network.hyperprior import HyperCodec
-from codec.network.integer import integer_h_s
 
 CodecT = TypeVar("CodecT", bound=Codec)
 
@@ -31,14 +26,5 @@ def tables_of(codec: Codec) -> AnyTables:
     """
     if codec.calibrated_tables is not None:
         return codec.calibrated_tables
-    state = as_arrays(codec.state_dict())
-    if isinstance(codec, HyperCodec) and codec.entropy_bottleneck.has_tables:
-        gaussian = codec.gaussian_conditional
-        network = integer_h_s(codec.h_s, codec.entropy_bottleneck, gaussian.scale_table, codec.has_means)
-        state |= {PREFIX + name: array for name, array in network_arrays(network, source(state)).items()}
+    state = as_arrays(codec.state_dict()) | codec.coding_arrays()
     return tables_of_state(state, asdict(codec.architecture.g_s))
-
-
-def as_arrays(tensors: dict[str, Tensor]) -> Arrays:
-    """Tensors as numpy arrays."""
-    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from coco224.files import in_words, read_regular
 from codec.bitstream.hyper_coder import coder_of
 from codec.bitstream.hyper_tables import HyperTables
+from codec.bitstream.integer import UPSAMPLING
 from codec.bitstream.tables import read_tables
-from codec.description.architecture import HYPER_STRIDE, STRIDE
+from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from codec.tiles import LARGEST_WHOLE, Margins, Tile, least_size, tile_size, tiles
 
@@ -46,10 +47,10 @@ LONGEST_SIDE = 8192
 """Longest side of a model's fixed size; smaller pictures are padded to this size."""
 
 
-UNITS = {"encoder": STRIDE, "h_a": HYPER_STRIDE, "decoder": 1}
+UNITS = {"encoder": STRIDE, "h_a": UPSAMPLING, "decoder": 1}
 """Positions of a graph's input a side for each position of its tiles: of y, or of z for h_a."""
 
-PIXELS = {"encoder": STRIDE, "h_a": HYPER_STRIDE * STRIDE, "decoder": STRIDE}
+PIXELS = {"encoder": STRIDE, "h_a": UPSAMPLING * STRIDE, "decoder": STRIDE}
 """Pixels a side for each position of its tiles."""
 
 

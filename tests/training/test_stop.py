@@ -9,9 +9,33 @@ from pathlib import Path
 
 import psutil
 import pytest
-from programs import ROOT, SMALL, TINY, environment, into, train
+from programs import ROOT, SMALL, TINY, environment, into, run, train
 
 SECONDS = 5.0
+
+
+DROPPED = """
+import os, signal, sys, time, warnings
+sys.path.insert(0, sys.argv[1])
+from training.preempt import PREEMPTED, Preempted, StopSignal
+
+class Collected:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+
+stop = StopSignal().install()
+stop.start()
+try:
+    collected = Collected()
+    del collected
+    try:
+        time.sleep(60)
+    finally:
+        warnings.warn("Error detected in SoftplusBackward0. Traceback of forward call that caused the error")
+except Preempted:
+    print("stopped by", stop.name)
+"""
 
 
 def stopped(words: list[object], log: Path, what: str, seconds: float) -> tuple[int, float, str]:
@@ -52,6 +76,12 @@ def test_a_signal_stops_a_compilation(coco224: Path, tmp_path: Path, monkeypatch
     assert (status, "Traceback" in said) == (75, False)
     assert seconds < SECONDS
     assert not (tmp_path / "run" / "state").exists()
+
+
+def test_a_signal_in_a_callback_of_the_garbage_collector_stops_a_run_without_a_traceback() -> None:
+    """Python drops an exception there; autograd, in a compilation, warns of one with the traceback of a forward."""
+    done = run("-c", DROPPED, ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (75, "stopped by SIGTERM\n", "")
 
 
 def test_a_stopped_wandb_does_not_hold_up_the_end(coco224: Path, tmp_path: Path) -> None:
