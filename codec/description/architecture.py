@@ -120,9 +120,13 @@ class Architecture:
             raise InputError(f"quantization of h_a, which {self.arch} does not have")
 
     def in_short(self) -> str:
-        """A short description of what the codec computes in `eval()`: "encoder relu in int8, decoder relu"."""
+        """What the codec computes in `eval()`, with the architecture if it is not the default one.
+
+        For example "encoder relu in int8, decoder relu", or "mbt2018_mean, encoder gate, decoder gdn".
+        """
         words = {"encoder": self.g_a.name, "decoder": self.g_s.name}
         q = self.quantization
         if q and q.eval_fakequant and q.phase.fake_quantizes:
             words |= {part: f"{words[part]} in int8" for part in words if q.scope in (part, "all")}
-        return ", ".join(f"{part} {block}" for part, block in words.items())
+        named = [] if self.arch == DEFAULT_ARCH else [self.arch]
+        return ", ".join([*named, *(f"{part} {block}" for part, block in words.items())])
