@@ -19,7 +19,7 @@ from codec.network.codec import Codec
 from codec.network.pixels import to_uint8
 from training.distributed import sum_over_ranks
 from training.preempt import Preempted, StopSignal
-from training.qat import latent_in_float
+from training.qat import about_latent
 from training.record import Record
 from training.run import Run
 
@@ -43,6 +43,7 @@ def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: in
     shares = EvalBatches(run.data.validation, run.eval_batch, accelerator.process_index, accelerator.num_processes)
     until_stopped = (batch.images for batch in itertools.takewhile(lambda _: not stop.name, shares))
     mine: list[Figures] = []
+    codec.y_model.clamped.zero_()
     with contextlib.suppress(Preempted), stop.at_once():  # its compilation can take a minute
         mine.extend(evaluate(codec, until_stopped, run.device, batch_size=run.eval_batch))
     figures = _means(mine, run, bool(stop.name))
@@ -51,8 +52,8 @@ def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: in
     run.schedule.observe(figures["rd"] if "rd" in figures else -figures.get("psnr", math.inf))
     record.row("validation", step, {"epoch": epoch, **figures})
     record.say(f"epoch {epoch}: " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-    if in_float := latent_in_float(codec):
-        record.say(in_float)
+    for line in about_latent(codec):
+        record.say(line)
     run.last_metrics = figures
 
 
