@@ -11,9 +11,9 @@ from codec.bitstream.coder import Coder
 from codec.bitstream.tables import Tables
 from codec.checkpoint.zoo import zoo_widths
 from codec.description.architecture import Architecture
-from codec.network.bottleneck import with_tables
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
-from codec.network.tables import tables_of
+from codec.network.tables import tables_of, with_tables
 
 SHAPE = (32, 48)
 """Of y, for a picture of 768x512."""
@@ -24,7 +24,7 @@ PICTURES = 4
 def quality_8() -> Codec:
     """Quality 8's entropy model, its densities from wide to narrow so that a file has the 1.8 bpp it has on Kodak."""
     torch.manual_seed(0)
-    codec = Codec(Architecture(8, zoo_widths(8)[1]))
+    codec = new_codec(Architecture(8, zoo_widths(8)[1]))
     with torch.no_grad():
         codec.entropy_bottleneck.matrices[0].add_(torch.linspace(0, 22, codec.M)[:, None, None])
     return with_tables(codec)
@@ -43,7 +43,9 @@ def main() -> None:
     """Symbols to bytes and back, as CompressAI's `EntropyModel.compress` and `decompress` call its coder."""
     bottleneck = quality_8().entropy_bottleneck
     tables = (bottleneck._quantized_cdf, bottleneck._cdf_length.reshape(-1).int(), bottleneck._offset.reshape(-1).int())
-    coder = Coder(tables_of(quality_8()))
+    tables_of_8 = tables_of(quality_8())
+    assert isinstance(tables_of_8, Tables)
+    coder = Coder(tables_of_8)
     pictures = [drawn(coder.tables, seed) for seed in range(PICTURES)]
     tensors = [torch.from_numpy(symbols) for symbols in pictures]
     indexes = torch.arange(len(pictures[0]))[:, None, None].expand(tensors[0].shape).int()

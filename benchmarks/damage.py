@@ -14,8 +14,8 @@ from benchmarks.harness import Row, publish
 from codec.description.architecture import Architecture
 from codec.errors import InputError
 from codec.files import FileCodec
-from codec.network.bottleneck import with_tables
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
+from codec.network.tables import with_tables
 
 FILES = 10_000
 SIZES = ((300, 451), (97, 33), (1, 1))
@@ -53,7 +53,7 @@ def forged(file: bytes) -> bytes:
 def main() -> None:
     """Decodes them all in this process: a crash would end it."""
     torch.manual_seed(0)
-    codec = Codec(Architecture(16, 24))
+    codec = new_codec(Architecture(16, 24))
     with torch.no_grad():
         codec.g_a[6].weight *= 50
     coded = FileCodec(with_tables(codec))

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from benchmarks.harness import Row, publish
 from codec.description.architecture import Architecture, BlockChoice, Quantization
-from codec.network.bottleneck import with_tables
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
+from codec.network.tables import with_tables
 from codec.quantization.calibrate import calibrate
 from codec.quantization.freeze import frozen
 from export.graph.build import build
@@ -33,7 +34,7 @@ def random_codec(act: str, n: int = N, m: int = M) -> Codec:
     """A codec of these widths with entropy tables narrow enough that the latent is 8 bits, as a trained codec's are."""
     torch.manual_seed(0)
     activation = BlockChoice(act)
-    codec = Codec(Architecture(n, m, activation, activation))
+    codec = new_codec(Architecture(n, m, activation, activation))
     with torch.no_grad():
         for matrix in codec.entropy_bottleneck.matrices:
             matrix += 1.0

@@ -69,9 +69,9 @@ def lively(act: str) -> Codec:
 def of_block(act: str, x: Tensor) -> Iterator[Row]:
     """Float and int8 files of a block in both transforms."""
     codec = lively(act)
-    medians = codec.entropy_bottleneck.medians()
+    medians = codec.y_model.medians()
     y = codec.g_a(x)
-    symbols = codec.entropy_bottleneck.symbols(y)
+    symbols = codec.y_model.symbols(y)
     for part, given, wanted in (("encoder", x, y), ("decoder", symbols + medians, codec.g_s(symbols + medians))):
         (found,) = runner(build(codec, part, "transpose", x))(given)  # type: ignore[arg-type]
         share = np.abs(found - wanted.numpy()).max() / float(wanted.max() - wanted.min())
@@ -85,7 +85,7 @@ def of_block(act: str, x: Tensor) -> Iterator[Row]:
 
     int8 = frozen(calibrate(codec, [sample_picture(224)], Quantization("all")))
     graphs = {part: build(int8, part, "concat", x) for part in PARTS}
-    symbols = int8.entropy_bottleneck.symbols(int8.g_a(x))
+    symbols = int8.y_model.symbols(int8.g_a(x))
     (found,) = runner(graphs["encoder"])(x)
     equal = float((found == symbols.numpy()).mean())
     yield Row(f"{act} int8 encoder, symbols equal to the fake-quantized codec's", equal, "of all", at_least=0.999)

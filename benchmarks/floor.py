@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from codec.checkpoint.zoo import zoo_widths
 from codec.description.architecture import Architecture
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
 from training.deconvolution import set_biases_apart
 
 
@@ -17,7 +17,7 @@ class Convolutions(nn.Module):
 
     def __init__(self, quality: int) -> None:
         super().__init__()
-        codec = Codec(Architecture(*zoo_widths(quality)))
+        codec = new_codec(Architecture(*zoo_widths(quality)))
         layers = [*codec.g_a, *codec.g_s]
         self.layers = nn.Sequential(*(layer for layer in layers if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)))
 

@@ -15,6 +15,7 @@ from benchmarks.harness import Row, alternate, publish
 from benchmarks.step import BATCH, device
 from codec.checkpoint.zoo import zoo_widths
 from codec.description.architecture import Architecture
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from training.deconvolution import set_biases_apart
 from training.memory import keep_freed_memory
@@ -66,7 +67,7 @@ def rearranged(layer: Layer) -> nn.Module:
 def main() -> None:
     """Forward and backward in bf16 and channels_last, compiled, with the trainer's allocator."""
     keep_freed_memory()
-    codec = Codec(Architecture(*zoo_widths(QUALITY))).to(device(), memory_format=torch.channels_last)
+    codec = new_codec(Architecture(*zoo_widths(QUALITY))).to(device(), memory_format=torch.channels_last)
     if device().type == "cpu":
         set_biases_apart(codec)
     pictures = torch.rand(BATCH, 3, SIDE, SIDE, device=device()).contiguous(memory_format=torch.channels_last)

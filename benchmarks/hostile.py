@@ -46,14 +46,13 @@ class Inputs:
         from codec.checkpoint import Description, load_codec, save_codec
         from codec.description.architecture import Architecture
         from codec.files import FileCodec
-        from codec.network.bottleneck import with_tables
-        from codec.network.codec import Codec
-        from codec.network.tables import tables_of
+        from codec.network.architectures import new_codec
+        from codec.network.tables import tables_of, with_tables
 
         self.folder = folder
         self.checkpoint, self.photo, self.packed = (folder / name for name in ("c.safetensors", "photo.png", "p.bin"))
         torch.manual_seed(0)
-        codec = Codec(Architecture(8, 12))
+        codec = new_codec(Architecture(8, 12))
         with torch.no_grad():
             codec.g_a[6].weight *= 50
         save_codec(self.checkpoint, with_tables(codec), Description())

@@ -114,11 +114,11 @@ def make_codec(path: Path, act: str) -> None:
 
     from codec.checkpoint import Description, save_codec
     from codec.description.architecture import Architecture, BlockChoice
-    from codec.network.bottleneck import with_tables
-    from codec.network.codec import Codec
+    from codec.network.architectures import new_codec
+    from codec.network.tables import with_tables
 
     torch.manual_seed(0)
-    codec = Codec(Architecture(N, M, BlockChoice(act), BlockChoice(act)))
+    codec = new_codec(Architecture(N, M, BlockChoice(act), BlockChoice(act)))
     with torch.no_grad():
         codec.g_a[6].weight *= 50
     save_codec(path, with_tables(codec), Description())

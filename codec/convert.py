@@ -165,7 +165,9 @@ class _Worker:
         from codec.blocks import load_plugin
         from codec.checkpoint import open_codec
         from codec.files import FileCodec
+        from codec.network.exact import exact_fp32
 
+        exact_fp32()
         if threads:
             torch.set_num_threads(threads)
         if self._plugin:

@@ -20,8 +20,9 @@ from codec.evaluation.figures import means, sums_and_counts
 from codec.evaluation.pictures import open_pictures
 from codec.files import FileCodec
 from codec.network.codec import Codec
+from codec.network.hyperprior import HyperCodec
 from export.graph.check import optimized, runner
-from export.graph.parts import emits_symbols
+from export.graph.parts import Part
 from export.runtime import session_options
 
 CONVOLUTIONS = ("Conv", "FusedConv", "ConvTranspose")
@@ -82,13 +83,16 @@ def quality(codecs: Mapping[str, Codec], images: Path) -> dict[str, dict[str, fl
     return figures
 
 
-def in_onnx(codec: Codec, encoder: onnx.ModelProto, decoder: onnx.ModelProto) -> Codec:
-    """A copy of the codec whose transforms are these graphs in ONNX Runtime; the graphs must accept any size."""
+def in_onnx(codec: Codec, graphs: Mapping[Part, onnx.ModelProto]) -> Codec:
+    """A copy of the codec whose transforms are the graphs of these parts in ONNX Runtime, which accept any size."""
     shipped = copy.deepcopy(codec)
-    medians = codec.entropy_bottleneck.medians()
+    medians = codec.y_model.medians()
     none = torch.zeros_like(medians)
-    shipped.g_a = _Graph(encoder, none, medians if emits_symbols(codec, "g_a") else none)
-    shipped.g_s = _Graph(decoder, medians if emits_symbols(codec, "g_s") else none, none)
+    shipped.g_a = _Graph(graphs["encoder"], none, medians if codec.has_symbols("g_a") else none)
+    shipped.g_s = _Graph(graphs["decoder"], medians if codec.has_symbols("g_s") else none, none)
+    if isinstance(shipped, HyperCodec):
+        of_z = codec.entropy_bottleneck.medians()
+        shipped.h_a = _Graph(graphs["h_a"], torch.zeros_like(of_z), of_z)
     return shipped
 
 

@@ -113,23 +113,26 @@ def judge(options: NpuOptions) -> Iterator[Verdict]:
     """
     from codec.blocks import load_plugin
     from export.graph import build
-    from export.graph.parts import is_quantized
 
     assert options.ckpt
     if options.plugin:
         load_plugin(options.plugin)
     opened = build.open_for_export(Path(options.ckpt), options.replace_parts)
-    parts: tuple[Part, ...] = ("encoder", "decoder") if options.part == "both" else (options.part,)
+    asked: tuple[Part, ...] = ("encoder", "decoder") if options.part == "both" else (options.part,)
     calib_dir = Path(options.calib_dir) if options.calib_dir else None
     wanted: Part = "full" if options.part == "both" else options.part
     codec = build.in_int8(opened, wanted, calib_dir, options.input_size, options.ckpt)
-    for part in parts:
-        if not is_quantized(codec, *build.NEEDED[part]):
+    for part, transform in (("encoder", "g_a"), ("decoder", "g_s")):
+        if part in asked and not codec.is_quantized(transform):
             raise InputError(
                 f"{options.ckpt} was trained without quantization of the {part}; give --calib_dir DIR with photographs "
                 "for it, or compile only the other part with --part"
             )
-    if codec.entropy_bottleneck.symbol_limits is None:
+    parts = [each for part in asked for each in build.parts_of(codec, part)]
+    if "h_a" in parts and not codec.has_symbols("h_a"):
+        parts.remove("h_a")
+        print("h_a stays in float, on the host: give --calib_dir, or train with --qat_exclude_entropy false")
+    if codec.y_model.symbol_limits is None:
         latent = "y_hat" if options.part == "decoder" else "y"
         raise InputError(
             f"{options.ckpt}: the symbols of its tables do not fit -128..127, so {latent} is float, which no integer "
@@ -190,7 +193,7 @@ def qualcomm(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) ->
     model = build.build(codec, part, "depth_to_space", x)
     onnx.save(model, folder / f"{part}.onnx")
     example = exportable(codec, part, "depth_to_space", x).example
-    integers = example * 255 if part == "encoder" else example + SYMBOL_ZERO
+    integers = {"encoder": example * 255, "h_a": example, "decoder": example + SYMBOL_ZERO}[part]
     compiled = compile_model(model, integers.round().byte().numpy())
     figures = {"largest difference to the CPU, steps": compiled.largest, "mean": round(compiled.mean, 4)}
     return Verdict(part, QUALCOMM, compiled.reason, figures if compiled.whole else {})

@@ -7,6 +7,7 @@ tables integers.
 import torch
 
 from codec.description.architecture import Architecture, BlockChoice
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 
 COLOURS = 3
@@ -16,7 +17,9 @@ REACH = 29
 
 def golden_codec() -> Codec:
     """N=3, M=3, ReLU everywhere, in eval mode, with tables."""
-    codec = Codec(Architecture(COLOURS, COLOURS, BlockChoice("relu"), BlockChoice("relu"))).eval().requires_grad_(False)
+    codec = (
+        new_codec(Architecture(COLOURS, COLOURS, BlockChoice("relu"), BlockChoice("relu"))).eval().requires_grad_(False)
+    )
     for transform, tap in ((codec.g_a, 1 / 4), (codec.g_s, 1)):
         for layer in transform[::2]:  # a mean of 2x2 pixels each; a pixel repeated 2x2 times each
             layer.weight.zero_()

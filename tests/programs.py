@@ -15,6 +15,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).parent.parent
 DDP = ROOT / "accelerate_configs" / "ddp.yaml"
+FSDP = ROOT / "accelerate_configs" / "fsdp.yaml"
 DDP_NODES = ROOT / "accelerate_configs" / "ddp_nodes.yaml"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -49,9 +50,9 @@ def run(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def launch(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
-    """Runs a program on two ranks under Accelerate's launcher: DDP over gloo."""
-    launcher = ("-m", "accelerate.commands.launch", "--config_file", DDP)
+def launch(*words: object, config: Path = DDP, processes: int = 2, **more: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program on several ranks under Accelerate's launcher, on CPUs: DDP over gloo."""
+    launcher = ("-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", processes)
     return run(*launcher, *words, ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="", **more)
 
 

@@ -21,8 +21,8 @@ from programs import ROOT, train
 
 from codec.checkpoint import Description, save_codec
 from codec.description.architecture import Architecture
-from codec.network.bottleneck import with_tables
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
+from codec.network.tables import with_tables
 
 PAGES = [
     path.relative_to(ROOT)
@@ -78,7 +78,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coco224: Path, photogr
     (tmp_path / "my_blocks.py").write_text(block[1])
     torch.manual_seed(0)
     for name in ("zoo", *(f"{runs}/q{quality}/best_rd" for runs in ("runs", "runs_gdn") for quality in (1, 2))):
-        save_codec(tmp_path / f"{name}.safetensors", with_tables(Codec(Architecture(8, 12))), Description())
+        save_codec(tmp_path / f"{name}.safetensors", with_tables(new_codec(Architecture(8, 12))), Description())
     for split in ("coco2017/train2017", "coco2017/val2017", "kodak"):
         (tmp_path / split).mkdir(parents=True)
     with Image.open(photographs / "chelsea.png") as cat, Image.open(photographs / "coffee.png") as cup:

@@ -8,8 +8,8 @@ from programs import ROOT, into, rows, train
 
 from codec.checkpoint import Description, load_codec, save_codec
 from codec.description.architecture import Architecture
-from codec.network.bottleneck import with_tables
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
+from codec.network.tables import with_tables
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ SAID_OTHERWISE = {"coco_dir", "save_dir", "recon_dir", "N", "M", "distill_steps"
 def small_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A codec with GDN in the place of the zoo's, for recipes that start from a trained one."""
     file = tmp_path_factory.mktemp("codec") / "gdn.safetensors"
-    save_codec(file, with_tables(Codec(Architecture(8, 12))), Description())
+    save_codec(file, with_tables(new_codec(Architecture(8, 12))), Description())
     return file
 
 

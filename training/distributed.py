@@ -2,11 +2,18 @@
 
 import importlib.util
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, LoggerType, broadcast
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    LoggerType,
+    broadcast,
+)
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -60,8 +67,11 @@ def check_precision(amp_dtype: str | None) -> None:
         )
 
 
-def make_accelerator(reporting: ReportingOptions, project_dir: str) -> Accelerator:
+def make_accelerator(reporting: ReportingOptions, project_dir: str, timeout: int) -> Accelerator:
     """An Accelerator for launch, wrapping and trackers; precision and accumulation are handled by the loop.
+
+    Args:
+        timeout: seconds that a process waits for the others in a collective call.
 
     Raises:
         InputError: Accelerate does not know a tracker, or it is not installed.
@@ -80,7 +90,10 @@ def make_accelerator(reporting: ReportingOptions, project_dir: str) -> Accelerat
         log_with=trackers or None,
         project_dir=project_dir,
         step_scheduler_with_optimizer=False,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
+        ],
     )
 
 
@@ -98,6 +111,11 @@ def broadcast_parameters(model: nn.Module) -> None:
 def gathered(tensor: Tensor) -> Tensor:
     """A sharded tensor, gathered (a collective call), or the tensor itself."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This rank's shard of a sharded tensor, which may be empty, or the tensor itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def reduce_over_ranks(values: Tensor, how: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.quantization.layers import QuantizedLayer
-from training.distributed import gathered
+from training.distributed import local_part
 
 ADVICE = (
     "lower --lr, add --lr_warmup_steps 1000, widen --local_fp32 to entropy+decoder or all_normexp, lower "
@@ -35,17 +35,21 @@ class Watch:
             self.worst = torch.maximum(self.worst, torch.maximum(-low, high).float())
 
     def see_gradients(self, parameters: Iterable[nn.Parameter], *, forgive_overflow: bool) -> None:
-        """Includes gradients; a loss scaler handles overflows itself, so then they are not a fault."""
-        if not self.enabled:
+        """Includes gradients, of a sharded parameter this rank's shard; the loop adds up the flags of all ranks.
+
+        A loss scaler handles overflows itself: with `forgive_overflow` they are not a fault.
+        """
+        gradients = [local_part(p.grad) for p in parameters if p.grad is not None]
+        gradients = [gradient for gradient in gradients if gradient.numel()]  # a small parameter has empty shards
+        if not self.enabled or not gradients:
             return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        largest = gathered(torch.nn.utils.get_total_norm(gradients, float("inf")))
+        largest = torch.nn.utils.get_total_norm(gradients, float("inf"))
         if forgive_overflow:
             largest = torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))
         self.worst = torch.maximum(self.worst, largest.float())
 
     def faulty(self) -> Tensor:
-        """1 if a value was NaN, Inf or over the limit, else 0; 0-dim on the device."""
+        """1 if a value of this rank was NaN, Inf or over the limit, else 0; 0-dim on the device."""
         return 1 - (self.worst <= self.limit).float()
 
 

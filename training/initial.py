@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from codec.cli import OptionGroup, at_least, option
-from codec.description.architecture import Architecture
+from codec.description.architecture import DEFAULT_ARCH, Architecture
 from codec.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelOptions(OptionGroup):
+    arch: Literal["bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean"] | None = option(
+        None, "architecture of the codec", shown=f"{DEFAULT_ARCH}, or the checkpoint's", decides=True
+    )
     quality: int = option(
         8, "quality of the zoo's weights, 1..8", rule=(range(1, 9).__contains__, "must be within 1..8"), decides=True
     )
@@ -47,7 +50,7 @@ def initial_codec(model: ModelOptions) -> "Codec":
     """
     from codec.checkpoint import load_initial
     from codec.checkpoint.zoo import zoo_state
-    from codec.network.codec import Codec
+    from codec.network.architectures import new_codec
 
     if model.init_checkpoint:
         try:
@@ -59,15 +62,22 @@ def initial_codec(model: ModelOptions) -> "Codec":
                 f"--init_checkpoint {model.init_checkpoint} has N={codec.N}, M={codec.M}, not --N {model.N} "
                 f"--M {model.M}; leave --N and --M out"
             )
+        if model.arch and model.arch != codec.arch:
+            raise InputError(
+                f"--init_checkpoint {model.init_checkpoint} is a {codec.arch}, not --arch {model.arch}; leave "
+                "--arch out"
+            )
         return codec
-    codec = Codec(random_architecture(model))
+    codec = new_codec(random_architecture(model))
     if model.pretrained:
-        codec.load_weights(zoo_state(model.quality))
+        codec.load_weights(zoo_state(model.quality, codec.arch))
     return codec
 
 
 def random_architecture(model: ModelOptions) -> Architecture:
-    """The architecture of --N and --M, or of --quality, with all GDNs."""
+    """The architecture of --arch with the widths of --N and --M, or of --quality, with all GDNs."""
     from codec.checkpoint.zoo import zoo_widths
 
-    return Architecture(model.N, model.M) if model.N and model.M else Architecture(*zoo_widths(model.quality))
+    arch = model.arch or DEFAULT_ARCH
+    widths = (model.N, model.M) if model.N and model.M else zoo_widths(model.quality, arch)
+    return Architecture(*widths, arch=arch)

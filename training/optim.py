@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from codec.cli import NOT_NEGATIVE, POSITIVE, OptionGroup, at_least, option
 from codec.errors import InputError
@@ -81,16 +82,34 @@ def make_optimizer(
     return kinds[optimizer]([group for group in groups if group["params"]], lr=lr, fused=True)
 
 
+def apply_unless(fault: Tensor, optimizer: torch.optim.Optimizer, scaler: GradScaler) -> None:
+    """Applies the gradients. If `fault` is 1, weights and optimizer state stay as they are; the host need not know.
+
+    Args:
+        fault: 0 or 1, 0-dim on the device.
+    """
+
+    def skip(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        # A fused optimizer does nothing where found_inf is 1; an enabled scaler has set it for its own overflows.
+        optimizer.found_inf = torch.maximum(fault, getattr(optimizer, "found_inf", fault))  # type: ignore[attr-defined]
+
+    hook = optimizer.register_step_pre_hook(skip)
+    scaler.step(optimizer)
+    hook.remove()
+    optimizer.__dict__.pop("found_inf", None)  # the scaler removes it, if it is enabled
+
+
 def clipped_together(model: nn.Module, apart: bool) -> list[list[nn.Parameter]]:
     """Lists of parameters whose gradients are clipped to a common norm. Quantiles, which have their own loss, are not.
 
     Args:
-        apart: the entropy model has a separate norm, so that its loss does not rescale the transforms' gradients.
+        apart: entropy models and hyperprior have a separate norm, so that their loss does not rescale the transforms'
+            gradients.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad and not name.endswith(QUANTILES)}
-    densities = [p for name, p in trained.items() if "entropy_bottleneck." in name]
-    transforms = [p for name, p in trained.items() if "entropy_bottleneck." not in name]
-    lists = [transforms, densities] if apart else [transforms + densities]
+    rate = [p for name, p in trained.items() if "g_a." not in name and "g_s." not in name]
+    transforms = [p for name, p in trained.items() if "g_a." in name or "g_s." in name]
+    lists = [transforms, rate] if apart else [transforms + rate]
     return [parameters for parameters in lists if parameters]
 
 

@@ -1,15 +1,20 @@
 """Signals set a flag. Imports nothing heavy, so that handlers can be installed before torch is imported."""
 
+import atexit
 import contextlib
 import os
 import signal
+import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
 PREEMPTED = os.EX_TEMPFAIL  # exit status 75: stopped by a signal, with a checkpoint saved
 INTERRUPTED_TWICE = 130
 _SECONDS = 4.0  # longest time for an orderly end if nothing is to be saved
+_AGAIN_SECONDS = 0.05  # until Preempted is raised again where Python dropped it
 
 
 class Preempted(BaseException):
@@ -49,10 +54,34 @@ class StopSignal:
     def start(self) -> None:
         """Signals raise Preempted until `begun`; a process that does not end some seconds later is killed."""
         self._raises = self._ends = True
+        atexit.register(self._leave)  # called after the hooks of libraries, which are registered later
 
     def begun(self) -> None:
         """From now on there is something to save: signals only set the flag, which the loop reads."""
         self._raises = self._ends = False
+
+    def _leave(self) -> None:
+        """Ends a stopped process without the interpreter's own end, which takes seconds on a busy machine."""
+        if self._ends and self.name:
+            sys.stderr.flush()
+            os._exit(PREEMPTED)
+
+    def _interrupt(self) -> NoReturn:
+        """Raises Preempted, and keeps libraries and Python from reporting it with a traceback."""
+        self._raises = False
+        warnings.filterwarnings("ignore", "Error detected in")  # autograd's, inside a compilation
+        sys.unraisablehook = self._dropped
+        raise Preempted
+
+    def _dropped(self, lost: "sys.UnraisableHookArgs") -> None:
+        """Python drops an exception in a callback of the garbage collector. Raises Preempted again soon after it."""
+        if not isinstance(lost.exc_value, Preempted):
+            sys.__unraisablehook__(lost)
+            return
+        self._raises = True
+        again = threading.Timer(_AGAIN_SECONDS, os.kill, [os.getpid(), signal.SIGUSR1])
+        again.daemon = True
+        again.start()
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
@@ -65,5 +94,4 @@ class StopSignal:
             timer.daemon = True
             timer.start()
         if self._raises:
-            self._raises = False
-            raise Preempted
+            self._interrupt()

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from coco224.dataset import Rows
-from codec.description.architecture import TRANSFORMS, Quantization
+from codec.description.architecture import Quantization
 from codec.errors import InputError
-from codec.network.bottleneck import INT8
 from codec.network.codec import Codec, gdn_layers
 from codec.quantization.calibrate import CALIBRATION_PICTURES
 from codec.quantization.phases import (
@@ -16,11 +15,15 @@ from codec.quantization.phases import (
     forget_batches,
     learn_ranges,
     prepare,
+    quantization_of,
     quantizer_state,
 )
 from training.data import DataOptions, first_batches
-from training.distributed import reduce_over_ranks
+from training.distributed import reduce_over_ranks, sum_over_ranks
 from training.phases import QatOptions, phase_of
+
+MANY_CLAMPED = 1e-4
+"""Share of the symbols of y that may be clamped without a warning."""
 
 
 def check_regions(codec: Codec, fp32_modules: list[str]) -> None:
@@ -55,6 +58,7 @@ def quantize(codec: Codec, qat: QatOptions, initial: Codec | None) -> None:
             act_observer=qat.qat_act_observer,
             w_per_channel=qat.qat_w_per_channel,
             eval_fakequant=qat.qat_eval_fakequant,
+            hyper=quantizes_h_a(codec, qat),
         ),
     )
     if initial is None:
@@ -75,6 +79,11 @@ def quantize(codec: Codec, qat: QatOptions, initial: Codec | None) -> None:
                 f"no step learns ranges, and {unknown[0]} has none; use more calibration steps, or start from a "
                 "checkpoint of a run with the same --qat_scope"
             )
+
+
+def quantizes_h_a(codec: Codec, qat: QatOptions) -> bool:
+    """Whether the run quantizes h_a: it belongs to the encoder."""
+    return not qat.qat_exclude_entropy and qat.qat_scope != "decoder" and "h_a" in codec.entropy_models
 
 
 def enter_phase(codec: Codec, qat: QatOptions, step: int) -> None:
@@ -104,7 +113,7 @@ def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
     activations = sum(1 for _ in activation_quantizers(codec))
     weights = "one scale per output channel" if qat.qat_w_per_channel else "one scale per layer"
     closed = closed_layers(codec)
-    parts = TRANSFORMS[qat.qat_scope]
+    parts = quantization_of(codec).transforms
     in_float = [name for name, _ in gdn_layers(codec) if name.startswith(parts)]
     lines = [
         f"{' and '.join(parts)} in int8: {activations} tensors, weights with {weights}; calibration for "
@@ -116,17 +125,31 @@ def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
         lines.append(
             f"{', '.join(closed)} cannot be traced: quantized at input and output, and around every convolution inside"
         )
-    if not qat.qat_exclude_entropy:
-        lines.append("this entropy model has no h_a, h_s or other layer to quantize: CDF tables stay on the host")
+    if not qat.qat_exclude_entropy and "h_a" not in parts:
+        lines.append(
+            "h_a stays in float: it belongs to the encoder, which --qat_scope decoder leaves out"
+            if "h_a" in codec.entropy_models
+            else "this entropy model has no h_a, h_s or other layer to quantize: CDF tables stay on the host"
+        )
     if amp:
         lines.append("warning: --amp true rounds quantized values a second time; --amp false is the default with QAT")
     return lines
 
 
-def latent_in_float(shipped: Codec) -> str | None:
-    """The reason why y of a quantized codec stays in float; None if y is int8 or nothing is quantized."""
-    quantization, bottleneck = shipped.architecture.quantization, shipped.entropy_bottleneck
-    if quantization is None or not quantization.phase.fake_quantizes or bottleneck.symbols_fit(*INT8):
-        return None
-    low, high = bottleneck.symbol_range()
-    return f"y stays in float: the CDF tables' symbols are {low}..{high}, beyond {INT8[0]}..{INT8[1]}"
+def about_latent(shipped: Codec) -> list[str]:
+    """What to know about y of a quantized codec after an evaluation; a collective call if y is int8.
+
+    It says why y stays in float, or which share of the symbols 8 bits do not hold, if it is large.
+    """
+    quantization, model = shipped.architecture.quantization, shipped.y_model
+    if quantization is None or not quantization.phase.fake_quantizes:
+        return []
+    if reason := model.not_int8():
+        return [f"y stays in float: {reason}"]
+    clamped, total = sum_over_ranks(model.clamped.clone())
+    if clamped <= MANY_CLAMPED * total:
+        return []
+    return [
+        f"warning: {clamped / total:.2%} of the symbols of y do not fit -128..127 and are clamped; a larger "
+        "--lambda_bpp makes them smaller"
+    ]

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from coco224.batches import Batch
-from codec.network.bottleneck import refresh_tables
 from codec.network.codec import Codec
 from codec.network.pixels import to_float
 from codec.quantization.calibrate import round_to_grid
@@ -116,7 +115,7 @@ class Run:
         shipped.load_weights(model_tensors(self.codec))
         if quantization:
             enter(shipped, quantization.phase, quantization.learning)
-        refresh_tables(shipped)
+        shipped.refresh_tables()
         return shipped
 
     def to_pictures(self, images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from codec.description.architecture import TRANSFORMS
 if TYPE_CHECKING:
     from codec.network.codec import Codec
 
-ENTROPY_MODEL = ("entropy_bottleneck",)
+ENTROPY_MODEL = ("entropy_bottleneck", "gaussian_conditional")
 HYPER = (*ENTROPY_MODEL, "h_a", "h_s")
 
 
@@ -22,7 +22,7 @@ class ReplacementOptions(OptionGroup):
     )
     train_scope: Literal["replaced+hyper", "replaced", "replaced+entropy", "all"] = option(
         "replaced+hyper",
-        "what trains: the replaced transforms, these and the entropy model, or all",
+        "what trains: the replaced transforms, these and the entropy model (+hyper: h_a and h_s too), or all",
         decides=True,
     )
     plugin: str | None = option(None, "Python file that registers blocks of your own", metavar="FILE")

@@ -12,6 +12,7 @@ from codec.blocks import options_dict
 from codec.description.architecture import TRANSFORMS, Architecture, BlockChoice
 from codec.description.typed import from_json
 from codec.errors import InputError
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.quantization.calibrate import equalize_channels
 from codec.quantization.phases import in_float
@@ -52,7 +53,7 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
     """
     numerics, replacement, qat = options.numerics, options.replacement, options.qat
     if saved and saved.progress.architecture:  # the first weights and their file are not needed any more
-        initial = codec = Codec(from_json(Architecture, saved.progress.architecture, "architecture")).train()
+        initial = codec = new_codec(from_json(Architecture, saved.progress.architecture, "architecture")).train()
         distilled = {}
     else:
         initial = initial_codec(options.model)
@@ -92,7 +93,7 @@ def check_start(options: Options) -> None:
         if not Path(model.init_checkpoint).is_file():
             raise InputError(f"--init_checkpoint {model.init_checkpoint}: no such file; give the path of a checkpoint")
     elif replacement.plugin:
-        put_blocks(Codec(random_architecture(model)), options)
+        put_blocks(new_codec(random_architecture(model)), options)
 
 
 def put_blocks(codec: Codec, options: Options) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+from codec.description.architecture import ARCHITECTURES, DEFAULT_ARCH
+
 PLUGIN = Path(__file__).with_name("blocks.py")
 CONTROL = "linear"
 WITHOUT_MAP = ("gdn", "relu")  # nothing that a distilled start could teach
@@ -23,6 +25,7 @@ class Budget:
         int8_steps: of quantization-aware training, and of float training, from there.
         jobs: runs side by side.
         baseline: what the first codec has, and all others begin as.
+        arch: the architecture of all codecs.
     """
 
     N: int
@@ -42,6 +45,7 @@ class Budget:
     int8_blocks: tuple[str, ...]
     jobs: int
     baseline: str = "gdn"
+    arch: str = DEFAULT_ARCH
 
     @property
     def middle(self) -> float:
@@ -94,6 +98,22 @@ BUDGETS = {
         int8_blocks=("relu",),
         baseline="relu",
     ),
+    **{
+        f"arch_{arch}": replace(
+            CPU,
+            first_steps=5000,
+            base_steps=2500,
+            extra_steps=600,
+            rates=(1e-3,),
+            seeds=(0,),
+            int8_seeds=(0,),
+            blocks=("relu_mlp", "gate", "gate_mlp"),
+            int8_blocks=("gate_mlp",),
+            distill_steps=100,
+            arch=arch,
+        )
+        for arch in ARCHITECTURES
+    },
     "gpu": replace(
         CPU,
         N=128,
@@ -157,7 +177,7 @@ class Study:
     def stages(self) -> Iterator[list[Job]]:
         """Jobs that may run side by side; a stage is made up when those before it are done."""
         b = self.budget
-        first = ("--act", b.baseline, "--pretrained", "false", "--N", b.N, "--M", b.M, "--lr", 1e-3)
+        first = ("--arch", b.arch, "--act", b.baseline, "--pretrained", "false", "--N", b.N, "--M", b.M, "--lr", 1e-3)
         yield [Job("first", b.middle, b.first_steps, (*first, "--lr_warmup_steps", min(200, b.first_steps - 1)))]
         yield [Job(self.base(x), x, b.base_steps, ("--act", b.baseline, "--lr", 5e-4), "first") for x in b.lambdas]
         yield [self.swap(act, x) for act in b.blocks for x in b.lambdas]

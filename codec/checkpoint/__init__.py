@@ -6,8 +6,8 @@ from codec.checkpoint.compressai import load_compressai
 from codec.checkpoint.ours import as_file, load_codec, save_codec
 from codec.description.file import Description
 from codec.errors import InputError
-from codec.network.bottleneck import with_tables
 from codec.network.codec import Codec
+from codec.network.tables import with_tables
 
 __all__ = ["Description", "as_file", "load_codec", "load_initial", "open_codec", "save_codec"]
 

@@ -14,9 +14,10 @@ from compressai.zoo.pretrained import load_pretrained
 from torch import Tensor
 
 from coco224.files import in_words, open_regular
-from codec.description.architecture import Architecture, BlockChoice
+from codec.description.architecture import ARCHITECTURES, Architecture, BlockChoice
 from codec.description.file import MOST_BYTES
 from codec.errors import InputError
+from codec.network.architectures import new_codec
 from codec.network.bottleneck import TABLES
 from codec.network.codec import Codec
 
@@ -43,7 +44,7 @@ def load_compressai(path: Path) -> Codec:
         names = [name for mapping in _mappings(saved) for name in mapping if isinstance(name, str)]
         what = f"its entries are {', '.join(names[:3])}, ..." if names else f"it is a {type(saved).__name__}"
         raise InputError(
-            f"{path}: no bmshj2018_factorized model, it lacks {FIRST} ({what}); save that model's state_dict"
+            f"{path}: no codec of {', '.join(ARCHITECTURES)}: it lacks {FIRST} ({what}); save such a model's state_dict"
         )
     try:
         return _from_compressai(_checked(state, path.stat().st_size))
@@ -121,16 +122,23 @@ def _checked(state: dict[str, Any], size: int) -> dict[str, Tensor]:
     return renamed
 
 
+def _arch(state: dict[str, Tensor], channels: int) -> str:
+    """The architecture of a state dict whose y has so many channels; h_s predicts scales, or scales and means."""
+    if "h_s.4.weight" not in state:
+        return "bmshj2018_factorized"
+    return "mbt2018_mean" if len(state["h_s.4.weight"]) == 2 * channels else "bmshj2018_hyperprior"
+
+
 def _from_compressai(state: dict[str, Tensor]) -> Codec:
     shapes = {name: list(state[name].shape) if name in state else [] for name in (FIRST, "g_a.6.weight")}
     first, last = shapes.values()
     if first[1:] != [3, 5, 5] or last[1:] != [first[0], 5, 5] or not first[0] or not last[0]:
         found = " and ".join(f"{name} {shape or 'missing'}" for name, shape in shapes.items())
-        raise InputError(f"no bmshj2018_factorized model: {found}, and it has [N, 3, 5, 5] and [M, N, 5, 5]")
-    architecture = Architecture(first[0], last[0])
+        raise InputError(f"no codec of {', '.join(ARCHITECTURES)}: {found}, and they have [N, 3, 5, 5], [M, N, 5, 5]")
+    architecture = Architecture(first[0], last[0], arch=_arch(state, last[0]))
     for part in ("g_a", "g_s"):
         if f"{part}.1.gamma" not in state:
             architecture = replace(architecture, **{part: BlockChoice("relu")})  # type: ignore[arg-type]
-    codec = Codec(architecture)
+    codec = new_codec(architecture)
     codec.load_weights(state)
     return codec

@@ -1,20 +1,18 @@
 """Saves a codec to a safetensors file that describes itself, and loads it."""
 
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from coco224.files import whole_or_absent
+from codec.bitstream.hyper_tables import PREFIX
 from codec.blocks import block_named, make_options
 from codec.description.architecture import KEEP_GDN, Architecture
 from codec.description.file import Arrays, Description, read_checkpoint, to_bytes
 from codec.errors import InputError
+from codec.network.arrays import as_arrays
 from codec.network.codec import Codec
-from codec.network.tables import as_arrays
 from codec.quantization.phases import build
-
-CodecT = TypeVar("CodecT", bound=Codec)
 
 
 def save_codec(path: Path, codec: Codec, description: Description) -> None:
@@ -25,14 +23,11 @@ def save_codec(path: Path, codec: Codec, description: Description) -> None:
 
 def as_file(codec: Codec, description: Description) -> bytes:
     """The content of a checkpoint of `with_tables(codec)`: weights, CDF tables and what is needed to use them."""
-    return to_bytes(as_arrays(codec.state_dict()), codec.architecture, description)
+    return to_bytes(as_arrays(codec.state_dict()) | codec.coding_arrays(), codec.architecture, description)
 
 
-def load_codec(path: Path, cls: type[CodecT] = Codec) -> tuple[CodecT, Description]:
+def load_codec(path: Path) -> tuple[Codec, Description]:
     """Reads a checkpoint of ours, on the CPU, in eval mode.
-
-    Args:
-        cls: `Codec`, or a class derived from it.
 
     Raises:
         InputError: the file is missing, damaged, of another program, or uses a block that is not registered.
@@ -40,8 +35,11 @@ def load_codec(path: Path, cls: type[CodecT] = Codec) -> tuple[CodecT, Descripti
     saved = read_checkpoint(path)
     try:
         check_blocks(saved.architecture, saved.arrays)
-        codec = build(saved.architecture, cls)
-        codec.load_weights({name: torch.from_numpy(array) for name, array in saved.arrays.items()})
+        codec = build(saved.architecture)
+        coding = {name: array for name, array in saved.arrays.items() if name.startswith(PREFIX)}
+        weights = {name: torch.from_numpy(array) for name, array in saved.arrays.items() if name not in coding}
+        codec.load_weights(weights)
+        codec.load_coding_arrays(coding)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return codec.eval(), saved.description

@@ -8,12 +8,13 @@ from huggingface_hub import ModelHubMixin, hf_hub_download
 from codec.checkpoint.ours import load_codec, save_codec
 from codec.description.file import Description
 from codec.hub.repository import WEIGHTS, repository_files
-from codec.network.bottleneck import with_tables
 from codec.network.codec import Codec
+from codec.network.modules import mix_in
+from codec.network.tables import with_tables
 
 
 class PretrainedCodec(Codec, ModelHubMixin):
-    """A codec that is loaded from a checkpoint and can be uploaded to the Hub.
+    """What `from_pretrained` adds to a codec of any architecture: it can be uploaded to the Hub.
 
     Attributes:
         description: the description in the codec's checkpoint.
@@ -43,6 +44,8 @@ class PretrainedCodec(Codec, ModelHubMixin):
 
 
 def _load(path: Path) -> PretrainedCodec:
-    codec, description = load_codec(path, PretrainedCodec)
+    codec, description = load_codec(path)
+    mix_in(codec, PretrainedCodec)
+    assert isinstance(codec, PretrainedCodec)
     codec.description = description
     return codec

@@ -6,33 +6,37 @@ import torch
 from torch import Tensor
 
 from coco224.files import FULL, in_words
+from codec.description.architecture import DEFAULT_ARCH
 from codec.errors import InputError
 
-
-def zoo_widths(quality: int) -> tuple[int, int]:
-    """(N, M) of bmshj2018_factorized in CompressAI's zoo at quality 1..8."""
-    return (128, 192) if quality <= 5 else (192, 320)
+_LAST_NARROW = {"bmshj2018_factorized": 5, "bmshj2018_hyperprior": 5, "mbt2018_mean": 4}
+"""The last quality with the smaller widths."""
 
 
-def zoo_state(quality: int) -> dict[str, Tensor]:
-    """The zoo's weights of bmshj2018_factorized (MSE), downloaded once into torch's hub cache.
+def zoo_widths(quality: int, arch: str = DEFAULT_ARCH) -> tuple[int, int]:
+    """(N, M) of an architecture in CompressAI's zoo at quality 1..8."""
+    return (128, 192) if quality <= _LAST_NARROW[arch] else (192, 320)
+
+
+def zoo_state(quality: int, arch: str = DEFAULT_ARCH) -> dict[str, Tensor]:
+    """The zoo's weights of an architecture (MSE), downloaded once into torch's hub cache.
 
     Raises:
         InputError: the weights cannot be downloaded, or the file in the cache is damaged.
     """
-    from compressai.zoo import bmshj2018_factorized
+    from compressai import zoo
 
-    cached = Path(torch.hub.get_dir(), "checkpoints", _file_name(quality))
+    cached = Path(torch.hub.get_dir(), "checkpoints", _file_name(quality, arch))
     was_there = cached.exists()
     try:
-        state: dict[str, Tensor] = bmshj2018_factorized(quality, pretrained=True, progress=False).state_dict()
+        state: dict[str, Tensor] = getattr(zoo, arch)(quality, pretrained=True, progress=False).state_dict()
     except Exception as error:  # on damaged data the unpickler raises any exception, also OSError
         if isinstance(error, OSError) and (error.errno in FULL or error.filename):
             raise InputError(f"--pretrained true: {in_words(error)}; TORCH_HOME names another cache") from error
         if isinstance(error, OSError) and not was_there:  # URLError and every time-out below it
             raise InputError(
-                f"--pretrained true: CompressAI's weights of quality {quality} cannot be downloaded ({error}); use "
-                "--pretrained false to start from random weights or --init_checkpoint FILE to start from a file"
+                f"--pretrained true: CompressAI's {arch} of quality {quality} cannot be downloaded ({error}); "
+                "use --pretrained false to start from random weights or --init_checkpoint FILE to start from a file"
             ) from error
         if not cached.exists():
             raise
@@ -43,8 +47,8 @@ def zoo_state(quality: int) -> dict[str, Tensor]:
     return state
 
 
-def _file_name(quality: int) -> str:
+def _file_name(quality: int, arch: str) -> str:
     """The file name of the weights in torch's hub cache."""
     from compressai.zoo.image import model_urls
 
-    return str(model_urls["bmshj2018-factorized"]["mse"][quality]).rpartition("/")[2]
+    return str(model_urls[arch.replace("_", "-")]["mse"][quality]).rpartition("/")[2]

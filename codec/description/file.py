@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from coco224.files import in_words, open_regular
-from codec.description.architecture import Architecture, Scalar
+from codec.description.architecture import DEFAULT_ARCH, Architecture, Scalar
 from codec.description.fingerprint import fingerprint
 from codec.description.typed import as_object, from_json, parse_json
 from codec.errors import InputError
@@ -163,7 +163,10 @@ def _check_arrays(arrays: Arrays, architecture: Architecture) -> None:
     Ranges of activations may be infinite: then nothing has been learned yet.
     """
     n, m = architecture.N, architecture.M
-    for name, shape in (("g_a.0.weight", (n, 3, 5, 5)), ("g_a.6.weight", (m, n, 5, 5))):
+    shapes = {"g_a.0.weight": (n, 3, 5, 5), "g_a.6.weight": (m, n, 5, 5)}
+    if architecture.arch != DEFAULT_ARCH:
+        shapes["h_a.0.weight"] = (n, m, 3, 3)
+    for name, shape in shapes.items():
         found = arrays[name].shape if name in arrays else None
         if found != shape:
             raise ValueError(f"N={n}, M={m} ask for {name} of shape {shape}, and it has {found or 'none'}")

@@ -3,19 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.errors import InputError
 from codec.evaluation.figures import Figures, measure_pictures
-from codec.evaluation.metrics import bpp
 from codec.evaluation.pictures import Failures
 from codec.files import FileCodec, out_of_memory
-
-_POSITIONS = 512
-"""Likelihoods are computed for about so many positions of y at a time."""
 
 
 @dataclass(frozen=True)
@@ -74,24 +68,12 @@ def _code_or_none(codec: FileCodec, indices: Sequence[int], x: Tensor) -> list[D
 @torch.inference_mode()
 def _code(codec: FileCodec, indices: Sequence[int], x: Tensor) -> list[Decoded]:
     height, width = x.shape[-2:]
-    symbols = codec.symbols(x)
-    estimated = _bits(codec, symbols) / (height * width)
-    files = codec.encode(symbols, height, width)
-    del symbols  # for a large picture they take as much memory as its pixels
+    latents = codec.latents(x)
+    bits = [codec.coder.bits(each.y, each.z) for each in latents]
+    estimated = torch.tensor(bits) / (height * width)
+    files = codec.encode(latents, height, width)
+    del latents  # for a large picture they take as much memory as its pixels
     x_hat = codec.decompress(files)
     original = x.to(x_hat[0].device)
     rows = measure_pictures(original, torch.stack(x_hat) if x_hat[1:] else x_hat[0][None], estimated, files)
     return [Decoded(*decoded) for decoded in zip(indices, rows, original, x_hat, strict=True)]
-
-
-def _bits(codec: FileCodec, symbols: NDArray[np.int32]) -> Tensor:
-    """Estimated bits of each picture [B] from the likelihoods of its symbols [B, M, h, w], some rows at a time."""
-    bottleneck = codec.codec.entropy_bottleneck
-    medians = bottleneck.medians()
-    rows = max(1, _POSITIONS // symbols.shape[-1])
-    bits = []
-    for first in range(0, symbols.shape[-2], rows):
-        some = torch.from_numpy(symbols[..., first : first + rows, :])
-        _, likelihoods, _ = bottleneck(some.to(medians.device).float() + medians)
-        bits.append(bpp({"y": likelihoods}, 1))
-    return torch.stack(bits).sum(0)

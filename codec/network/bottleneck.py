@@ -1,15 +1,12 @@
 """The entropy model: CompressAI's bottleneck, changed so that it compiles and exports, with counter-based noise."""
 
-import copy
-from typing import TypeVar
-
 import torch
+import torch.nn.functional as F
 from compressai.entropy_models import EntropyBottleneck
-from torch import Tensor, nn
+from torch import Tensor
 
 from codec.errors import InputError
-
-CodecT = TypeVar("CodecT", bound=nn.Module)
+from codec.network.latent import INT8, LatentModel
 
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
 """Names of the buffers that hold the CDF tables."""
@@ -19,9 +16,6 @@ MOST_SQUARED = 4e9
 
 Trained codecs have about a hundred symbols per channel; for 192 channels the limit is 4500 per channel.
 """
-
-INT8 = (-128, 127)
-"""The smallest and the largest symbol of 8 bits."""
 
 
 def noise_keys(seed: int, step: int, places: Tensor) -> Tensor:
@@ -34,6 +28,11 @@ def noise_keys(seed: int, step: int, places: Tensor) -> Tensor:
         int64 [B], 32-bit values. A sample gets the same noise on every rank and with every accumulation.
     """
     return _hash32(_hash32(_hash32(places & _MASK) ^ (step & _MASK)) ^ (seed & _MASK))
+
+
+def other_keys(keys: Tensor) -> Tensor:
+    """Keys of another noise for the same samples, for a second latent."""
+    return _hash32(keys ^ 0x5BD1E995)
 
 
 def uniform_noise(keys: Tensor, shape: torch.Size) -> Tensor:
@@ -57,21 +56,22 @@ def _hash32(x: Tensor) -> Tensor:
     return x ^ (x >> 15)
 
 
-class Bottleneck(EntropyBottleneck):
+def computes_sums(values: Tensor) -> bool:
+    """Whether the densities' matrix products, 3x3 per channel, are computed as sums: in code compiled for a GPU.
+
+    There the sums become parts of a few loops; as products they are 34 library calls, which write all their results to
+    memory. On a CPU, and where nothing is compiled, the products are faster.
+    """
+    return values.device.type != "cpu" and torch.compiler.is_compiling()
+
+
+class Bottleneck(LatentModel, EntropyBottleneck):
     """CompressAI's `EntropyBottleneck` (Balle et al. 2018, arXiv:1802.01436, appendix 6.1) with a static transpose.
 
-    The parameters, buffers and tables are CompressAI's own, so state dicts load both ways. Only `forward` differs:
-    the parent builds its permutation as a tensor and reads it back, which breaks `torch.compile` and `torch.export`.
-
-    Attributes:
-        for_int8: the codec is fake-quantized in `eval()`: symbols are clamped to 8 bits if the tables' symbols fit.
-            `codec.quantization` sets it.
-        symbol_limits: the smallest and the largest symbol in `eval()`; None: no limits. It is computed from `for_int8`
-            and the tables, and stored because that reads the tables on the host.
+    The parameters, buffers and tables are CompressAI's own, so state dicts load both ways. `forward` differs: the
+    parent builds its permutation as a tensor and reads it back, which breaks `torch.compile` and `torch.export`. And
+    compiled for a GPU, the likelihood is computed in another way, with the same values up to rounding.
     """
-
-    for_int8: bool = False
-    symbol_limits: tuple[int, int] | None = None
 
     def forward(
         self, y: Tensor, keys: Tensor | None = None, detach_rate: bool = False
@@ -97,15 +97,40 @@ class Bottleneck(EntropyBottleneck):
             aux_loss = self.loss() if self.quantiles.requires_grad else likelihoods.new_zeros(())
         return y_hat, likelihoods, aux_loss
 
+    def _likelihood(self, inputs: Tensor, stop_gradient: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """CompressAI's method: the likelihood of values [M, 1, n], and the logits half a symbol below and above."""
+        if not computes_sums(inputs):
+            likelihood, lower, upper = super()._likelihood(inputs, stop_gradient)
+            return likelihood, lower, upper
+        halves = torch.arange(2, device=inputs.device) - 0.5
+        lower, upper = self._logits_cumulative(inputs + halves.view(2, 1, 1, 1), stop_gradient).unbind()
+        return torch.sigmoid(upper) - torch.sigmoid(lower), lower, upper
+
+    def _logits_cumulative(self, inputs: Tensor, stop_gradient: bool) -> Tensor:
+        """CompressAI's method: the logits of the cumulative densities at values [..., M, 1, n], in the same shape."""
+        if not computes_sums(inputs):
+            logits: Tensor = super()._logits_cumulative(inputs, stop_gradient)
+            return logits
+
+        def part(parameter: Tensor) -> Tensor:
+            return parameter.detach() if stop_gradient else parameter
+
+        rows = [inputs[..., 0, :]]
+        for i, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
+            weights, offsets = F.softplus(part(matrix)), part(bias)
+            rows = [
+                sum((weights[:, k, j, None] * row for j, row in enumerate(rows)), offsets[:, k])
+                for k in range(len(offsets[0]))
+            ]
+            if i < len(self.filters):
+                factors = torch.tanh(part(self.factors[i]))
+                rows = [row + factors[:, k] * torch.tanh(row) for k, row in enumerate(rows)]
+        return rows[0].unsqueeze(-2)
+
     def medians(self) -> Tensor:
         """The medians [1, M, 1, 1]; they are subtracted from y before rounding."""
         medians: Tensor = self.quantiles[:, 0, 1].detach().view(1, -1, 1, 1)
         return medians
-
-    def symbols(self, y: Tensor) -> Tensor:
-        """round(y - median) within the limits, [B, M, H, W], as floats."""
-        symbols = torch.round(y - self.medians())
-        return symbols if self.symbol_limits is None else symbols.clamp(*self.symbol_limits)
 
     def update(self, force: bool = False, update_quantiles: bool = False) -> bool:
         """Builds the CDF tables as in CompressAI, then sets `symbol_limits` from them.
@@ -131,10 +156,6 @@ class Bottleneck(EntropyBottleneck):
         self.limit_symbols()
         return changed
 
-    def limit_symbols(self) -> None:
-        """Sets `symbol_limits` after a change of `for_int8` or of the tables (a host read)."""
-        self.symbol_limits = INT8 if self.for_int8 and self.symbols_fit(*INT8) else None
-
     @property
     def has_tables(self) -> bool:
         """Whether the codec has CDF tables; a codec in training has none."""
@@ -145,31 +166,13 @@ class Bottleneck(EntropyBottleneck):
         last = self._offset + self._cdf_length - 3  # the length counts a 0 at the start and the escape symbol too
         return int(self._offset.min()), int(last.max())
 
-    def symbols_fit(self, low: int, high: int) -> bool:
-        """Whether the codec has tables and all their symbols are in low..high (a host read)."""
+    def not_int8(self) -> str:
+        """See `LatentModel`; the symbols of the tables decide, others are coded with an escape."""
         if not self.has_tables:
-            return False
-        least, greatest = self.symbol_range()
-        return low <= least and greatest <= high
-
-
-def with_tables(codec: CodecT) -> CodecT:
-    """A copy of the codec in eval mode after `refresh_tables`; the codec itself does not change."""
-    fresh = copy.deepcopy(codec).eval().requires_grad_(False)
-    refresh_tables(fresh)
-    return fresh
-
-
-def refresh_tables(codec: nn.Module) -> None:
-    """Rebuilds a codec's medians and CDF tables from its densities, in place.
-
-    Bisection finds the quantiles to 1e-3, even if the auxiliary loss has not converged. Stale CDF tables are the most
-    common reason why files are larger than their likelihoods say.
-
-    Raises:
-        InputError: a parameter of the entropy model is not finite, or a density is too wide for a table.
-    """
-    for name, parameter in codec.named_parameters():
-        if name.startswith("entropy_bottleneck.") and not torch.isfinite(parameter).all():
-            raise InputError(f"{name} of this codec is not finite; start from an earlier checkpoint")
-    codec.update(force=True, update_quantiles=True)  # type: ignore[operator]
+            return "there are no CDF tables"
+        low, high = self.symbol_range()
+        return (
+            ""
+            if INT8[0] <= low and high <= INT8[1]
+            else f"the CDF tables' symbols are {low}..{high}, beyond {INT8[0]}..{INT8[1]}"
+        )

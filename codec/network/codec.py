@@ -1,44 +1,57 @@
-"""The codec: CompressAI's bmshj2018_factorized with replaceable GDN layers."""
+"""A codec: CompressAI's transforms with replaceable GDN layers, around the entropy models of its architecture."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from compressai.layers import GDN
-from compressai.models import FactorizedPrior
+from compressai.models import CompressionModel
 from torch import Tensor, nn
 
-from codec.bitstream.tables import Tables
+from codec.bitstream.tables import AnyTables
 from codec.blocks import new_block
 from codec.description.architecture import KEEP_GDN, Architecture, BlockChoice
+from codec.description.file import Arrays
 from codec.errors import InputError
 from codec.network.bottleneck import TABLES, Bottleneck
+from codec.network.latent import LatentModel
 
 
-class Codec(FactorizedPrior):
-    """`FactorizedPrior` (Balle et al. 2018, arXiv:1802.01436) with a bottleneck that compiles, and replaceable GDNs.
+class Codec(CompressionModel, ABC):
+    """What all architectures share. A class of an architecture derives from this one and from CompressAI's model.
 
-    With GDN, its state dict has the same keys as CompressAI's. `codec.quantization.phases.build` makes a quantized one.
+    With GDN, its state dict has the same keys as CompressAI's. `codec.network.architectures.new_codec` makes a codec,
+    and `codec.quantization.phases.build` a quantized one.
 
     Attributes:
         architecture: its present architecture.
+        entropy_bottleneck: the entropy model of y, or of z in an architecture with a hyperprior.
         calibrated_tables: after post-training quantization, the tables of the float codec, whose files this codec
             writes and reads; its own weights give another fingerprint. None otherwise.
     """
 
-    calibrated_tables: Tables | None = None
+    arch: ClassVar[str]
+    """Name of the architecture."""
+
+    N: int
+    M: int
+    g_a: Any  # an nn.Sequential, or a graph with quantizers
+    g_s: Any
+    entropy_bottleneck: Bottleneck
+    calibrated_tables: AnyTables | None = None
 
     def __init__(self, architecture: Architecture) -> None:
         """Builds the float codec; it does not apply the architecture's quantization."""
         super().__init__(architecture.N, architecture.M)
-        self.entropy_bottleneck = Bottleneck(architecture.M)
-        self.architecture = Architecture(architecture.N, architecture.M)
+        self.entropy_bottleneck = Bottleneck(self.entropy_bottleneck.channels)
+        self.architecture = Architecture(architecture.N, architecture.M, arch=self.arch)
         for part in ("g_a", "g_s"):
             self.replace_blocks(part, getattr(architecture, part))
 
     def forward(self, x: Tensor, keys: Tensor | None = None, detach_rate: bool = False) -> dict[str, Any]:
-        """One pass through encoder, entropy model and decoder.
+        """One pass through encoder, entropy models and decoder.
 
         Args:
             x: pictures [B, 3, H, W] in [0, 1], H and W multiples of 16.
@@ -46,12 +59,63 @@ class Codec(FactorizedPrior):
             detach_rate: the rate gives the transforms no gradient.
 
         Returns:
-            `x_hat` [B, 3, H, W], `likelihoods` {"y": [B, M, H/16, W/16]}, and `aux_loss`. DDP and FSDP wrap this
-            forward; since `aux_loss` is computed inside it, one backward reduces all gradients.
+            `x_hat` [B, 3, H, W], `likelihoods` {"y": [B, M, H/16, W/16]} and, with a hyperprior, "z": [B, N, ..], and
+            `aux_loss`. DDP and FSDP wrap this forward; since `aux_loss` is computed inside it, one backward reduces
+            all gradients.
         """
-        y = self.g_a(x)
-        y_hat, likelihoods, aux_loss = self.entropy_bottleneck(y, keys, detach_rate)
-        return {"x_hat": self.g_s(y_hat), "likelihoods": {"y": likelihoods}, "aux_loss": aux_loss}
+        y_hat, likelihoods, aux_loss = self.quantize(self.g_a(x), keys, detach_rate)
+        return {"x_hat": self.g_s(y_hat), "likelihoods": likelihoods, "aux_loss": aux_loss}
+
+    @abstractmethod
+    def quantize(self, y: Tensor, keys: Tensor | None, detach_rate: bool) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """y_hat, the likelihoods by name, and the auxiliary loss of y; the arguments are those of `forward`."""
+
+    @property
+    @abstractmethod
+    def y_model(self) -> LatentModel:
+        """The entropy model of y."""
+
+    @property
+    def entropy_models(self) -> dict[str, LatentModel]:
+        """The entropy model of each transform's output that is coded: y of g_a, and with a hyperprior z of h_a."""
+        return {"g_a": self.y_model}
+
+    def is_quantized(self, part: str) -> bool:
+        """Whether g_a, h_a or g_s is quantized."""
+        quantization = self.architecture.quantization
+        return quantization is not None and part in quantization.transforms
+
+    def has_symbols(self, part: str) -> bool:
+        """Whether g_a or h_a in int8 gives symbols, or g_s takes them, in `eval()`; otherwise its latent is float."""
+        model = self.entropy_models.get(part, self.y_model)
+        return self.is_quantized(part) and model.symbol_limits is not None
+
+    def refresh_tables(self) -> None:
+        """Rebuilds from the weights, in place, all that coding needs: medians and CDF tables.
+
+        Bisection finds the quantiles to 1e-3, even if the auxiliary loss has not converged. Stale CDF tables are the
+        most common reason why files are larger than their likelihoods say.
+
+        Raises:
+            InputError: a parameter of the entropy model is not finite, or a density is too wide for a table.
+        """
+        for name, parameter in self.named_parameters():
+            if not name.startswith(("g_a.", "g_s.")) and not torch.isfinite(parameter).all():
+                raise InputError(f"{name} of this codec is not finite; start from an earlier checkpoint")
+        self.entropy_bottleneck.update(force=True, update_quantiles=True)
+
+    def coding_arrays(self) -> Arrays:
+        """What coding needs beside the state dict, by name, to store in a checkpoint."""
+        return {}
+
+    def load_coding_arrays(self, arrays: Arrays) -> None:
+        """Takes the arrays of `coding_arrays` back; call it after `load_weights`.
+
+        Raises:
+            InputError: they do not belong to these weights.
+        """
+        if arrays:
+            raise InputError(f"{self.arch} codes without {', '.join(sorted(arrays)[:3])}; use another checkpoint")
 
     def replace_blocks(self, part: str, new: BlockChoice) -> None:
         """Replaces a transform's GDNs, or its present blocks, with new blocks.
@@ -77,19 +141,18 @@ class Codec(FactorizedPrior):
         self.architecture = replace(self.architecture, **{part: new})  # type: ignore[arg-type]
 
     def load_weights(self, state: dict[str, Tensor]) -> None:
-        """Loads a state dict strictly; only the sizes of the CDF tables may differ.
+        """Loads a state dict strictly; only the sizes of the tables may differ.
 
         Raises:
             InputError: the state dict belongs to another architecture, or has CDF tables of another form.
         """
-        bottleneck = self.entropy_bottleneck
         own = self.state_dict()
         state = dict(state)
-        _check_tables(state, self.M)
-        for table in TABLES:
-            key = f"entropy_bottleneck.{table}"
+        _check_tables(state, self.entropy_bottleneck.channels)
+        for key in self.table_names():
+            module, _, name = key.rpartition(".")
             state.setdefault(key, own[key].new_empty(0))  # a state to train from may have no tables
-            bottleneck.register_buffer(table, torch.empty_like(state[key], device=own[key].device))
+            self.get_submodule(module).register_buffer(name, torch.empty_like(state[key], device=own[key].device))
             own[key] = state[key]
         wrong = sorted(own.keys() ^ state.keys()) + sorted(
             key
@@ -98,16 +161,21 @@ class Codec(FactorizedPrior):
         )
         if wrong:
             raise InputError(
-                f"the weights are of another architecture than N={self.N}, M={self.M}, encoder "
+                f"the weights are of another architecture than {self.arch}, N={self.N}, M={self.M}, encoder "
                 f"{self.architecture.g_a.name}, decoder {self.architecture.g_s.name}: tensors that differ in name, "
-                f"shape or type: {len(wrong)}, the first {wrong[0]}; check --quality, --N/--M and --act"
+                f"shape or type: {len(wrong)}, the first {wrong[0]}; check --arch, --quality, --N/--M and --act"
             )
         nn.Module.load_state_dict(self, state)
-        bottleneck.limit_symbols()
+        for model in self.entropy_models.values():
+            model.limit_symbols()
+
+    def table_names(self) -> list[str]:
+        """The state-dict keys of the tables, whose sizes depend on the weights."""
+        return [f"entropy_bottleneck.{name}" for name in TABLES]
 
 
 def _check_tables(state: dict[str, Tensor], channels: int) -> None:
-    """Raises InputError for CDF tables that are not int32 [M, L], [M], [M], or empty. Values are not checked."""
+    """Raises InputError for CDF tables that are not int32 [C, L], [C], [C], or empty. Values are not checked."""
     tables = [state[key] for name in TABLES if (key := f"entropy_bottleneck.{name}") in state]
     if not any(table.numel() for table in tables):
         return

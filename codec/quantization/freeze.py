@@ -26,8 +26,8 @@ What the graph contains:
   of g_s.
 
 **The latent y and y_hat.** The last convolution of g_a and the input of g_s have no quantizer.
-`codec.entropy_bottleneck.symbol_limits` is (-128, 127) if the symbols of the entropy model's tables lie in -128..127,
-else None, and then y stays float in both transforms. In evaluation the bottleneck clamps its symbols,
+`codec.y_model.symbol_limits` is (-128, 127) if the symbols of the entropy model's tables lie in -128..127,
+else None, and then y stays float in both transforms. In evaluation the entropy model clamps its symbols,
 round(y - median), to these limits. An int8 encoder gives the same symbols if the medians are folded into the bias of
 g_a's last convolution and its output has scale 1 and zero point 128. Training has no such limits: a clamp would stop
 the gradients of the few values outside, which the rate pulls inside.
@@ -43,7 +43,6 @@ import copy
 import torch
 import torch.nn.functional as F
 
-from codec.description.architecture import TRANSFORMS
 from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.quantization.graph import QuantizedTransform
@@ -68,7 +67,7 @@ def frozen(codec: Codec) -> Codec:
     fixed: Codec = copy.deepcopy(codec).eval().requires_grad_(False)
     switches_of(fixed).in_eval = True
     limit_symbols(fixed)
-    for part in TRANSFORMS[quantization.scope]:
+    for part in quantization.transforms:
         getattr(fixed, part)(example_input(fixed, part))  # scales that follow the weights are up to date after this
     switches_of(fixed).follow = False
     for module in fixed.modules():
@@ -76,7 +75,7 @@ def frozen(codec: Codec) -> Codec:
             module.frozen = (float(module.scale), int(module.zero_point))
         elif isinstance(module, WeightQuantizer) and module.axis is None:
             module.frozen = float(module.scale)
-    for part in TRANSFORMS[quantization.scope]:
+    for part in quantization.transforms:
         replace_clamps_by_relus(getattr(fixed, part))
     return fixed
 

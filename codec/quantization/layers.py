@@ -36,8 +36,8 @@ class QuantizedLayer(nn.Module):
 
     Attributes:
         is_linear: whether its forward is one of `LINEAR`.
-        wiring: the quantizers around it. For the first layer of g_s it also holds the bottleneck: if the symbols fit 8
-            bits, an int8 runtime gives this layer the symbols, and constant channels that add the medians.
+        wiring: the quantizers around it. For the first layer of g_s it also holds the entropy model of y: if its
+            symbols fit 8 bits, an int8 runtime gives this layer the symbols, and constant channels that add medians.
     """
 
     weight_quantizer: WeightQuantizer
@@ -68,9 +68,9 @@ class QuantizedLayer(nn.Module):
 
     @property
     def latent(self) -> nn.Module | None:
-        """The bottleneck, if an int8 runtime gives this layer the bottleneck's symbols; else None."""
-        bottleneck = self.wiring.bottleneck
-        return bottleneck if bottleneck is not None and bottleneck.symbol_limits is not None else None
+        """The entropy model of y, if an int8 runtime gives this layer its symbols; else None."""
+        model = self.wiring.y_model
+        return model if model is not None and model.symbol_limits is not None else None
 
     @property
     def weight(self) -> Tensor:

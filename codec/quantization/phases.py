@@ -14,34 +14,31 @@ rounding are in `codec.quantization.calibrate`; what an exporter gets is in `cod
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from codec.description.architecture import TRANSFORMS, Architecture, Phase, Quantization
+from codec.description.architecture import Architecture, Phase, Quantization
 from codec.errors import InputError
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.quantization.graph import insert_quantizers
 from codec.quantization.layers import QuantizedLayer
 from codec.quantization.observers import Reduction, observer_named
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer
 
-CodecT = TypeVar("CodecT", bound=Codec)
-
 PICTURE_RANGE = (0.0, 1.0)
+INPUT_RANGES = {"g_a": PICTURE_RANGE, "h_a": (0.0, 255.0)}
+"""The ranges of inputs: a picture's bytes have scale 1/255, and magnitudes of symbols have scale 1."""
 
 
-def build(architecture: Architecture, cls: type[CodecT] = Codec) -> CodecT:
+def build(architecture: Architecture) -> Codec:
     """A codec with fresh weights, quantized as the architecture says.
-
-    Args:
-        cls: `Codec`, or a class derived from it.
 
     Raises:
         InputError: the architecture names an unknown observer.
     """
-    codec = cls(architecture)
+    codec = new_codec(architecture)
     if architecture.quantization:
         prepare(codec, architecture.quantization)
     return codec
@@ -53,14 +50,14 @@ def prepare(codec: Codec, quantization: Quantization) -> None:
     If the phase is one of fake quantization, load the ranges with the weights before the codec is used.
     """
     switches = Switches(in_eval=quantization.eval_fakequant)
-    for part in TRANSFORMS[quantization.scope]:
+    for part in quantization.transforms:
         transform = insert_quantizers(
             getattr(codec, part),
             example_input(codec, part),
             switches,
             per_channel=quantization.w_per_channel,
             observer=observer_named(quantization.act_observer),
-            input_range=PICTURE_RANGE if part == "g_a" else None,
+            input_range=INPUT_RANGES.get(part),
             output_range=PICTURE_RANGE if part == "g_s" else None,
         )
         setattr(codec, part, transform.to(next(codec.parameters()).device))
@@ -71,9 +68,10 @@ def in_float(codec: Codec) -> Codec:
     """A float codec with the weights of a quantized codec; a codec that is not quantized is returned itself."""
     if not codec.architecture.quantization:
         return codec
-    plain = Codec(replace(codec.architecture, quantization=None))
+    plain = new_codec(replace(codec.architecture, quantization=None))
     added = quantizer_state(codec)
     plain.load_weights({name: tensor for name, tensor in codec.state_dict().items() if name not in added})
+    plain.load_coding_arrays(codec.coding_arrays())
     plain.train(codec.training)
     return plain
 
@@ -112,13 +110,15 @@ def _set_phase(codec: Codec, quantization: Quantization) -> None:
 
 
 def limit_symbols(codec: Codec) -> None:
-    """Tells the bottleneck whether an int8 runtime takes its symbols, and the first layer of g_s which bottleneck."""
-    switches, bottleneck = switches_of(codec), codec.entropy_bottleneck
+    """Tells the entropy models whether an int8 runtime has their symbols, and the first layer of g_s that of y."""
+    switches = switches_of(codec)
     first = codec.g_s.get_submodule("0")
     if isinstance(first, QuantizedLayer):
-        first.wiring.bottleneck = bottleneck
-    bottleneck.for_int8 = switches.quantize and switches.in_eval
-    bottleneck.limit_symbols()
+        first.wiring.y_model = codec.y_model
+    for part, model in codec.entropy_models.items():
+        of_chip = part == "g_a" or part in quantization_of(codec).transforms  # y is also the input of g_s
+        model.for_int8 = of_chip and switches.quantize and switches.in_eval
+        model.limit_symbols()
 
 
 def disable_fake_quant(codec: Codec) -> None:
@@ -164,12 +164,12 @@ def quantizer_state(codec: Codec) -> set[str]:
 
 def closed_layers(codec: Codec) -> list[str]:
     """Layers that could not be traced: quantized before and after, and around each convolution inside."""
-    parts = TRANSFORMS[quantization_of(codec).scope]
+    parts = quantization_of(codec).transforms
     return [f"{part}.{name}" for part in parts for name in getattr(codec, part).closed]
 
 
 def example_input(codec: Codec, part: str) -> Tensor:
-    """A small input of g_a or g_s, all zeros."""
+    """A small input of g_a, h_a or g_s, all zeros."""
     shape = (1, 3, 64, 64) if part == "g_a" else (1, codec.M, 4, 4)
     return torch.zeros(shape, device=next(codec.parameters()).device)
 

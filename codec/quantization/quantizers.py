@@ -205,12 +205,12 @@ class Wiring:
     Attributes:
         inputs: the quantizers of the operands; empty if one of the operands has none.
         output: the quantizer of the result, directly or after a rectifier; None if there is none.
-        bottleneck: for the first layer of g_s: the entropy bottleneck whose y_hat = symbol + median is its input.
+        y_model: for the first layer of g_s: the entropy model of y, whose y_hat = symbol + median is its input.
     """
 
     inputs: tuple[ActivationQuantizer, ...] = ()
     output: ActivationQuantizer | None = None
-    bottleneck: nn.Module | None = None
+    y_model: nn.Module | None = None
 
 
 def round_ste(x: Tensor) -> Tensor:

@@ -3,19 +3,19 @@
 import copy
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from codec.description.architecture import TRANSFORMS
 from codec.network.codec import Codec
+from codec.network.hyperprior import HyperCodec
+from codec.network.latent import LatentModel
 from codec.quantization.layers import QuantizedLayer
 from export.graph.rewrite import Deconv, parameter, rewrite
 from export.runtime import SYMBOL_ZERO
 
-Part = Literal["full", "encoder", "decoder"]
-PARTS: tuple[Part, ...] = get_args(Part)
+Part = Literal["full", "encoder", "h_a", "decoder"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Exportable:
 
     Attributes:
         module: maps one tensor to one or several; all are float32. The values of a tensor with the name `symbols` are
-            the integers -128..127.
+            the integers -128..127, those of `magnitudes` the magnitudes of y, or of its symbols.
         example: an input with the shape that the graph will have.
         inputs, outputs: names of its tensors.
     """
@@ -38,8 +38,9 @@ class Exportable:
 def exportable(codec: Codec, part: Part, deconv: Deconv, x: Tensor, dynamic: bool = False) -> Exportable:
     """A part of a codec, ready to be traced.
 
-    encoder: x to y, or to symbols. decoder: y_hat, or symbols, to x_hat. full: x to x_hat and y_hat or symbols; only
-    for checks, since rounding belongs on the host.
+    encoder: x to y, or to symbols. h_a: magnitudes, or with means y, to z less its medians, or to the symbols of z.
+    decoder: y_hat, or symbols, to x_hat. full: x to x_hat and y_hat or symbols; only for checks, since rounding belongs
+    on the host. Of a hyperprior it holds h_a and h_s, in float, where y_hat depends on them.
 
     Args:
         codec: with its tables, in eval mode; float, or from `codec.quantization.freeze.frozen`. A quantized transform
@@ -48,46 +49,50 @@ def exportable(codec: Codec, part: Part, deconv: Deconv, x: Tensor, dynamic: boo
         dynamic: the graph must accept any H and W.
     """
     latent = {
-        part: "symbols" if emits_symbols(codec, part) else name for part, name in (("g_a", "y"), ("g_s", "y_hat"))
+        part: "symbols" if codec.has_symbols(part) else name
+        for part, name in (("g_a", "y"), ("h_a", "z"), ("g_s", "y_hat"))
     }
     if part == "encoder":
         return Exportable(encoder(codec, deconv), x, ("x",), (latent["g_a"],))
     with torch.no_grad():
-        symbols = codec.entropy_bottleneck.symbols(codec.g_a(x))
+        y = codec.g_a(x)
+        symbols = codec.y_model.symbols(y)
+    if part == "h_a":
+        assert isinstance(codec, HyperCodec)
+        name = "y" if codec.has_means else "magnitudes"
+        return Exportable(hyper_analysis(codec), codec.seen_by_h_a(codec.emitted(y)), (name,), (latent["h_a"],))
     size = None if dynamic else (symbols.shape[2], symbols.shape[3])
     if part == "decoder":
-        example = symbols if latent["g_s"] == "symbols" else symbols + codec.entropy_bottleneck.medians()
+        example = symbols if latent["g_s"] == "symbols" else symbols + codec.y_model.medians()
         return Exportable(decoder(codec, deconv, size), example, (latent["g_s"],), ("x_hat",))
     outputs = ("x_hat", "symbols" if latent["g_a"] == "symbols" else "y_hat")
     return Exportable(Full(codec, deconv, size), x, ("x",), outputs)
 
 
-def is_quantized(codec: Codec, transform: str) -> bool:
-    """Whether g_a or g_s is quantized."""
-    quantization = codec.architecture.quantization
-    return quantization is not None and transform in TRANSFORMS[quantization.scope]
-
-
-def emits_symbols(codec: Codec, transform: str) -> bool:
-    """Whether g_a outputs, or g_s accepts, symbols as 8-bit integers, not y in float."""
-    return is_quantized(codec, transform) and codec.entropy_bottleneck.symbol_limits is not None
-
-
 def encoder(codec: Codec, deconv: Deconv) -> nn.Module:
     """g_a. If it emits symbols, its last bias includes the medians, and a rounding with scale 1 follows."""
     g_a = rewrite(codec.g_a, deconv)
-    if not emits_symbols(codec, "g_a"):
-        return g_a
-    last = g_a.get_submodule("6")
-    last.bias -= codec.entropy_bottleneck.medians().flatten()  # type: ignore[operator]
-    return nn.Sequential(g_a, Rounding())
+    return _centred(g_a, "6", codec.y_model) if codec.has_symbols("g_a") else g_a
+
+
+def hyper_analysis(codec: HyperCodec) -> nn.Module:
+    """h_a. Its last bias includes the medians of z, and if it emits symbols, a rounding with scale 1 follows."""
+    return _centred(rewrite(codec.h_a, "transpose"), "4", codec.entropy_bottleneck)
+
+
+def _centred(transform: nn.Module, last: str, model: LatentModel) -> nn.Module:
+    """Subtracts the medians of its latent in the bias of the last layer, and rounds if the symbols have limits."""
+    parameter(transform.get_submodule(last), "bias").sub_(model.medians().flatten())
+    return nn.Sequential(transform, Rounding()) if model.symbol_limits is not None else transform
 
 
 def decoder(codec: Codec, deconv: Deconv, size: tuple[int, int] | None) -> nn.Module:
     """g_s. If it accepts symbols, it has additional constant input channels, whose weights add the medians."""
-    if not emits_symbols(codec, "g_s"):
+    if not codec.has_symbols("g_s"):
         return rewrite(codec.g_s, deconv)
     g_s = copy.deepcopy(codec.g_s)
+    if not codec.y_model.medians().any():
+        return nn.Sequential(Rounding(), rewrite(g_s, deconv))
     constants = carry_medians(g_s.get_submodule("0"))
     return nn.Sequential(WithConstants(constants, size), rewrite(g_s, deconv))
 
@@ -158,18 +163,36 @@ class Full(nn.Module):
     """x [B, 3, H, W] to x_hat [B, 3, H, W] and the symbols, or y_hat, [B, M, H/16, W/16]."""
 
     medians: Tensor
+    means: "Means | None"
 
     def __init__(self, codec: Codec, deconv: Deconv, size: tuple[int, int] | None) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder(codec, deconv), decoder(codec, deconv, size)
-        self.gives_symbols, self.takes_symbols = (emits_symbols(codec, each) for each in ("g_a", "g_s"))
-        self.limits = codec.entropy_bottleneck.symbol_limits
-        self.register_buffer("medians", codec.entropy_bottleneck.medians().clone())
+        self.gives_symbols, self.takes_symbols = (codec.has_symbols(each) for each in ("g_a", "g_s"))
+        self.limits = codec.y_model.symbol_limits
+        self.means = Means(codec) if isinstance(codec, HyperCodec) and codec.has_means else None
+        self.register_buffer("medians", codec.y_model.medians().clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         symbols = self.encoder(x)
+        centres = self.medians if self.means is None else self.means(symbols)
         if not self.gives_symbols:
-            symbols = torch.round(symbols - self.medians)
+            symbols = torch.round(symbols - centres)
             symbols = symbols.clamp(*self.limits) if self.limits else symbols
-        y_hat = symbols + self.medians
+        y_hat = symbols + centres
         return self.decoder(symbols if self.takes_symbols else y_hat), symbols if self.gives_symbols else y_hat
+
+
+class Means(nn.Module):
+    """y [B, M, h, w] to the means that h_a and h_s predict, [B, M, h, w]; files have those of h_s in integers."""
+
+    medians: Tensor
+
+    def __init__(self, codec: HyperCodec) -> None:
+        super().__init__()
+        self.h_a, self.h_s = hyper_analysis(codec), rewrite(codec.h_s, "transpose")
+        self.register_buffer("medians", codec.entropy_bottleneck.medians().clone())
+
+    def forward(self, y: Tensor) -> Tensor:
+        predicted: Tensor = self.h_s(torch.round(self.h_a(y)) + self.medians)
+        return predicted.chunk(2, 1)[1][..., : y.shape[-2], : y.shape[-1]]

@@ -5,12 +5,12 @@ from torch import Tensor
 
 from benchmarks.forms import REARRANGED, STOCK, layers, rearranged, rows
 from codec.description.architecture import Architecture
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
 
 
 def test_every_convolution_rearranged_gives_the_same_values_and_gradients(picture: Tensor) -> None:
     torch.manual_seed(0)
-    codec = Codec(Architecture(8, 12))
+    codec = new_codec(Architecture(8, 12))
     names = []
     for name, layer, x in layers(codec, picture[..., :96, :64]):
         names.append(name)

@@ -13,7 +13,7 @@ from benchmarks.study.run import run
 from benchmarks.study.summary import bd_rates, draw, int8_row, percent, tables_row, verdicts
 from codec.blocks import block_named, load_plugin, make_options
 from codec.description.architecture import Architecture
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
 
 WORSE = {"relu": 1.2, "gate": 0.9}
 """How much larger than GDN's a block's files are, at the same PSNR."""
@@ -63,7 +63,7 @@ def test_a_block_of_the_study_learns_a_gdn_in_closed_form(act: str, picture: Ten
     load_plugin(PLUGIN)
     assert act not in WITHOUT_MAP
     torch.manual_seed(0)
-    gdn_codec = Codec(Architecture(16, 24))
+    gdn_codec = new_codec(Architecture(16, 24))
     with torch.no_grad():
         gdn_codec.g_a[1].gamma.add_(0.2)
         x = 20 * gdn_codec.g_a[0](picture[..., :256, :256])

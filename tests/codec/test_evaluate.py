@@ -23,8 +23,8 @@ from codec.description.architecture import Architecture, BlockChoice
 from codec.errors import InputError, SomeFailed
 from codec.evaluate import main
 from codec.files import FileCodec
-from codec.network.bottleneck import with_tables
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
+from codec.network.tables import with_tables
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ class Mine:
 def saved(path: Path, seed: int, activation: str = "gdn") -> Path:
     """A random codec whose latents spread over some symbols."""
     torch.manual_seed(seed)
-    codec = Codec(Architecture(8, 12, g_a=BlockChoice(activation)))
+    codec = new_codec(Architecture(8, 12, g_a=BlockChoice(activation)))
     with torch.no_grad():
         codec.g_a[6].weight *= 50
     save_codec(path, with_tables(codec), Description())
@@ -159,7 +159,7 @@ def test_a_picture_that_comes_back_identical_is_counted_and_not_averaged(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A codec that paints everything black returns a black picture as it was."""
-    codec = Codec(Architecture(8, 12))
+    codec = new_codec(Architecture(8, 12))
     with torch.no_grad():
         codec.g_s[6].weight.zero_()
         codec.g_s[6].bias.zero_()
@@ -261,7 +261,7 @@ def test_a_picture_that_one_codec_fails_on_counts_for_none(
 
 
 def test_a_codec_that_has_diverged_is_refused(folder: Path, tmp_path: Path) -> None:
-    codec = Codec(Architecture(8, 12))
+    codec = new_codec(Architecture(8, 12))
     with torch.no_grad():
         codec.g_s[0].bias[0] = math.nan
     save_codec(tmp_path / "nan.safetensors", with_tables(codec), Description())

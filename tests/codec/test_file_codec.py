@@ -19,10 +19,10 @@ from codec.cli import run as as_program
 from codec.description.architecture import Architecture, BlockChoice, Quantization
 from codec.errors import InputError
 from codec.files import FileCodec
-from codec.network.bottleneck import with_tables
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.network.pixels import pad, to_uint8
-from codec.network.tables import tables_of
+from codec.network.tables import tables_of, with_tables
 from codec.quantization.calibrate import calibrate
 
 
@@ -30,7 +30,7 @@ from codec.quantization.calibrate import calibrate
 def codec() -> Codec:
     """A random codec whose latents spread over some symbols."""
     torch.manual_seed(4)
-    codec = Codec(Architecture(8, 12, BlockChoice("relu"), BlockChoice("gate")))
+    codec = new_codec(Architecture(8, 12, BlockChoice("relu"), BlockChoice("gate")))
     with torch.no_grad():
         codec.g_a[6].weight *= 50
     return with_tables(codec)
@@ -119,7 +119,7 @@ def test_an_interrupted_folder_goes_on_and_keeps_what_is_whole_and_unchanged(
     with pytest.raises(KeyboardInterrupt):
         compress.main(words)
     assert len(list(out.rglob("*.bin"))) == 3
-    save_codec(tmp_path / "other.safetensors", with_tables(Codec(Architecture(8, 12))), Description())
+    save_codec(tmp_path / "other.safetensors", with_tables(new_codec(Architecture(8, 12))), Description())
     with pytest.raises(InputError, match="--overwrite true"):  # another codec's files are not kept
         compress.main([*words[:3], str(tmp_path / "other.safetensors")])
     capsys.readouterr()
@@ -213,7 +213,7 @@ def test_a_wrong_model_or_a_damaged_file_is_one_line_and_no_picture(
     file, out = tmp_path / "odd.bin", tmp_path / "odd.png"
     assert compress.main([str(folder / "odd.png"), str(file), "--checkpoint", str(checkpoint)]) == 0
     torch.manual_seed(5)
-    save_codec(tmp_path / "other.safetensors", with_tables(Codec(Architecture(8, 12))), Description())
+    save_codec(tmp_path / "other.safetensors", with_tables(new_codec(Architecture(8, 12))), Description())
     capsys.readouterr()
 
     def refused(checkpoint: Path) -> str:

@@ -14,10 +14,11 @@ from codec.description.architecture import Architecture, BlockChoice, Quantizati
 from codec.evaluation import tiled
 from codec.evaluation.figures import measure
 from codec.files import FileCodec, out_of_memory
-from codec.network.bottleneck import with_tables
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.network.pixels import pad, to_float
 from codec.network.reach import margins
+from codec.network.tables import with_tables
 from codec.quantization.calibrate import calibrate
 from codec.tiles import least_size, spans, tile_size
 
@@ -41,7 +42,7 @@ def photograph(photographs: Path) -> Tensor:
 def codec_of(block: BlockChoice) -> Codec:
     """A random codec whose latents spread over some symbols."""
     torch.manual_seed(4)
-    codec = Codec(Architecture(8, 12, block, block))
+    codec = new_codec(Architecture(8, 12, block, block))
     with torch.no_grad():
         codec.g_a[6].weight *= 50
         for parameter in codec.g_s.parameters():  # blocks that start as the identity look at nothing
@@ -120,10 +121,11 @@ def test_tiles_give_the_symbols_and_the_pixels_of_the_full_picture(
     x = photograph[..., :399, :597]
     with torch.no_grad():
         expected = codec.entropy_bottleneck.symbols(codec.g_a(pad(to_float(x))))
-    found = torch.from_numpy(files.symbols(x))
+    latents = files.latents(x)
+    found = torch.from_numpy(latents[0].y)[None]
     assert found.unique().numel() > 3
     assert (found != expected).float().mean() < 1e-4  # sums in another order may move one across a half
-    data = files.encode(found.numpy(), 399, 597)
+    data = files.encode(latents, 399, 597)
     (tiled,) = files.decompress(data)
     with torch.no_grad():
         x_hat = codec.g_s(found.float() + codec.entropy_bottleneck.medians())[0, :, :399, :597]
@@ -135,10 +137,10 @@ def test_tiles_give_the_symbols_and_the_pixels_of_the_full_picture(
 @pytest.mark.usefixtures("small_tiles")
 def test_smaller_margins_would_not_do(photograph: Tensor) -> None:
     files = FileCodec(codec_of(BlockChoice("relu")))
-    right = files.symbols(photograph)
+    right = files.latents(photograph)[0].y
     for wrong in ((1, 1), (2, 0)):
         files._margins["g_a"] = wrong
-        assert (files.symbols(photograph) != right).mean() > 1e-3
+        assert (files.latents(photograph)[0].y != right).mean() > 1e-3
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -148,7 +150,7 @@ def test_an_int8_codec_has_its_float_codec_s_margins_and_the_same_symbols_in_til
     assert margins(int8, "g_a") == margins(codec, "g_a")
     with torch.no_grad():
         expected = int8.entropy_bottleneck.symbols(int8.g_a(pad(to_float(photograph)))).numpy()
-    assert np.array_equal(FileCodec(int8).symbols(photograph), expected)  # integers: no sum is rounded
+    assert np.array_equal(FileCodec(int8).latents(photograph)[0].y[None], expected)  # integers: no sum is rounded
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -159,8 +161,8 @@ def test_a_block_that_looks_at_the_full_picture_takes_it_at_once_and_says_so_onc
     files = FileCodec(codec, "c.safetensors")
     with torch.no_grad():
         expected = codec.entropy_bottleneck.symbols(codec.g_a(pad(to_float(photograph)))).numpy()
-    assert np.array_equal(files.symbols(photograph), expected)
-    files.symbols(photograph)
+    assert np.array_equal(files.latents(photograph)[0].y[None], expected)
+    files.latents(photograph)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: gdnish in the encoder of c.safetensors looks at the full picture")
 

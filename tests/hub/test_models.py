@@ -23,9 +23,9 @@ from codec.description.architecture import BUILT_IN, Architecture, BlockChoice
 from codec.errors import InputError
 from codec.evaluation.figures import evaluate
 from codec.hub.repository import MARK, repository_files
-from codec.network.bottleneck import with_tables
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
-from codec.network.tables import tables_of
+from codec.network.tables import tables_of, with_tables
 from codec.push import main
 from training.options import parse
 
@@ -46,7 +46,7 @@ METRICS = {"psnr": 27.5, "ms_ssim": 0.95, "bpp_estimated": 0.41}
 def save(path: Path, widths: tuple[int, int] = (8, 12), **options: object) -> Codec:
     """A checkpoint with a GDNishLite encoder, and its codec."""
     torch.manual_seed(0)
-    model = with_tables(Codec(Architecture(*widths, BlockChoice("gdnish"))))
+    model = with_tables(new_codec(Architecture(*widths, BlockChoice("gdnish"))))
     save_codec(path, model, Description(options=options, metrics=METRICS, step=1000))
     return model
 
@@ -199,7 +199,7 @@ def test_a_block_of_ones_own_goes_up_with_the_codec_and_the_card_says_how_to_loa
 ) -> None:
     (tmp_path / "my_blocks.py").write_text(PLUGIN)
     options = parse(["--coco_dir", "x", "--act", "mine", "--plugin", str(tmp_path / "my_blocks.py")])
-    model = with_tables(Codec(Architecture(8, 12, BlockChoice("mine"))))
+    model = with_tables(new_codec(Architecture(8, 12, BlockChoice("mine"))))
     save_codec(tmp_path / "c.safetensors", model, Description(options.flat()))
     assert pushed(tmp_path / "c.safetensors") == 0
     assert "my_blocks.py" not in hub.files("models/alice/codec")  # what a checkpoint names is not trusted
@@ -234,7 +234,7 @@ def test_what_an_earlier_push_left_and_this_one_lacks_goes_away(hub: Hub, tmp_pa
 
 def test_a_dataset_of_the_hub_is_named_by_the_card(hub: Hub, tmp_path: Path) -> None:
     options = parse(["--coco_dir", "alice/coco224"])
-    model = with_tables(Codec(Architecture(8, 12)))
+    model = with_tables(new_codec(Architecture(8, 12)))
     save_codec(tmp_path / "c.safetensors", model, Description(options.flat(), METRICS, dataset="alice/coco224"))
     assert pushed(tmp_path / "c.safetensors") == 0
     assert ModelCard(hub.files("models/alice/codec")["README.md"].decode()).data.datasets == ["alice/coco224"]

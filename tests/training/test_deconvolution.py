@@ -4,13 +4,13 @@ import torch
 from torch import nn
 
 from codec.description.architecture import Architecture
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
 from training.deconvolution import BiasApart, set_biases_apart
 
 
 def test_a_codec_with_its_biases_apart_gives_the_same_pictures_gradients_and_names() -> None:
     torch.manual_seed(0)
-    codec, apart = Codec(Architecture(8, 12)), Codec(Architecture(8, 12))
+    codec, apart = new_codec(Architecture(8, 12)), new_codec(Architecture(8, 12))
     apart.load_weights(codec.state_dict())
     set_biases_apart(apart)
     assert sum(isinstance(module, BiasApart) for module in apart.modules()) == 4

@@ -10,6 +10,7 @@ from torch import Tensor
 from codec.blocks import make_options, options_dict
 from codec.description.architecture import Architecture, BlockChoice
 from codec.errors import InputError
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec, gdn_layers
 from training.distill import distill
 
@@ -20,7 +21,7 @@ STEPS = 20
 def teacher() -> Codec:
     """A codec whose GDNs bend: activations of the order of one, and norms that mix the channels."""
     torch.manual_seed(0)
-    codec = Codec(Architecture(8, 12))
+    codec = new_codec(Architecture(8, 12))
     with torch.no_grad():
         for _, gdn in gdn_layers(codec):
             gdn.gamma.uniform_(0.05, 0.4)

@@ -7,6 +7,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR
 
 from codec.description.architecture import Architecture, BlockChoice
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from training.optim import Schedule, clipped_together, make_optimizer
 from training.scope import set_trainable
@@ -88,7 +89,7 @@ def test_plateau_counts_a_loss_that_is_not_a_number_as_no_gain() -> None:
 
 @pytest.fixture
 def codec() -> Codec:
-    codec = Codec(Architecture(8, 12, g_a=BlockChoice("gdnish")))
+    codec = new_codec(Architecture(8, 12, g_a=BlockChoice("gdnish")))
     set_trainable(codec, ["g_a", "g_s", "entropy_bottleneck"], train_quantiles=True)
     return codec
 

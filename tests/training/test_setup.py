@@ -13,8 +13,8 @@ from codec.checkpoint import Description, load_codec, save_codec
 from codec.cli import DataError
 from codec.description.architecture import Architecture, BlockChoice
 from codec.errors import InputError
-from codec.network.bottleneck import with_tables
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
+from codec.network.tables import with_tables
 from training.options import parse
 from training.setup import set_up
 
@@ -116,7 +116,7 @@ def test_a_damaged_download_in_the_cache_is_named(
 def ours(tmp_path: Path) -> Path:
     """A checkpoint of ours: GDNishLite in the encoder, GDN in the decoder."""
     path = tmp_path / "ours.safetensors"
-    save_codec(path, with_tables(Codec(Architecture(8, 12, g_a=BlockChoice("gdnish")))), Description())
+    save_codec(path, with_tables(new_codec(Architecture(8, 12, g_a=BlockChoice("gdnish")))), Description())
     return path
 
 

@@ -9,9 +9,39 @@ from pathlib import Path
 
 import psutil
 import pytest
-from programs import ROOT, SMALL, TINY, environment, into, train
+import torch
+from programs import ROOT, SMALL, TINY, environment, into, run, states, train
+
+import train_accel
+from training.outcome import Outcome, Reading
+from training.preempt import StopSignal
+from training.run import Run
 
 SECONDS = 5.0
+
+
+DROPPED = """
+import os, signal, sys, time, warnings
+sys.path.insert(0, sys.argv[1])
+from training.preempt import PREEMPTED, Preempted, StopSignal
+
+class Collected:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+
+stop = StopSignal().install()
+stop.start()
+try:
+    collected = Collected()
+    del collected
+    try:
+        time.sleep(60)
+    finally:
+        warnings.warn("Error detected in SoftplusBackward0. Traceback of forward call that caused the error")
+except Preempted:
+    print("stopped by", stop.name)
+"""
 
 
 def stopped(words: list[object], log: Path, what: str, seconds: float) -> tuple[int, float, str]:
@@ -52,6 +82,31 @@ def test_a_signal_stops_a_compilation(coco224: Path, tmp_path: Path, monkeypatch
     assert (status, "Traceback" in said) == (75, False)
     assert seconds < SECONDS
     assert not (tmp_path / "run" / "state").exists()
+
+
+@pytest.mark.parametrize("compiled", ["true", "false"])
+def test_a_signal_stops_the_compilation_of_a_later_phase_with_the_state_before_it(
+    compiled: str, coco224: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the place of a step: nothing at first, then a signal in what would be a compilation."""
+
+    def step(run: Run, stop: StopSignal, meanwhile: object) -> Outcome:
+        if run.progress.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+        shared = torch.tensor([0.0, float(bool(stop.name)), 1.0, 1.0, 1.0])
+        return Outcome(run.progress.step + 1, 1e-4, [], ["loss", "bpp", "psnr"], Reading(shared))
+
+    monkeypatch.setattr(train_accel, "optimizer_step", step)
+    words = ["--coco_dir", coco224, *TINY, *into(tmp_path), "--qat", "true", "--qat_calib_steps", 2]
+    assert train(*words, "--qat_freeze_after", 4, "--max_steps", 6, "--compile", compiled) == 75
+    assert [state.name for state in states(tmp_path)] == ["step-00000002" if compiled == "true" else "step-00000003"]
+
+
+def test_a_signal_in_a_callback_of_the_garbage_collector_stops_a_run_without_a_traceback() -> None:
+    """Python drops an exception there; autograd, in a compilation, warns of one with the traceback of a forward."""
+    done = run("-c", DROPPED, ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (75, "stopped by SIGTERM\n", "")
 
 
 def test_a_stopped_wandb_does_not_hold_up_the_end(coco224: Path, tmp_path: Path) -> None:

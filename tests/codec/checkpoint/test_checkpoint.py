@@ -10,20 +10,20 @@ from torch import Tensor
 from codec.checkpoint import Description, load_codec, load_initial, save_codec
 from codec.description.architecture import Architecture, BlockChoice
 from codec.errors import InputError
-from codec.network.bottleneck import with_tables
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
+from codec.network.tables import with_tables
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    codec = with_tables(Codec(Architecture(8, 12, g_a=BlockChoice("gdnish", {"enc_t": 1.5}))))
+    codec = with_tables(new_codec(Architecture(8, 12, g_a=BlockChoice("gdnish", {"enc_t": 1.5}))))
     path = tmp_path / "last.safetensors"
     save_codec(path, codec, Description(options={"lr": 1e-4, "act": "gdnish"}, metrics={"psnr": 30.5}, step=20))
     return path
 
 
 def test_a_checkpoint_describes_itself_and_gives_the_same_codec_back(tmp_path: Path, picture: Tensor) -> None:
-    codec = with_tables(Codec(Architecture(8, 12, g_a=BlockChoice("gdnish", {"enc_t": 1.5}))))
+    codec = with_tables(new_codec(Architecture(8, 12, g_a=BlockChoice("gdnish", {"enc_t": 1.5}))))
     description = Description(options={"lr": 1e-4}, metrics={"psnr": 30.5}, step=20)
     save_codec(tmp_path / "last.safetensors", codec, description)
     again, read = load_codec(tmp_path / "last.safetensors")

@@ -16,8 +16,8 @@ from codec.description.file import MOST_HEADER
 from codec.description.fingerprint import fingerprint
 from codec.errors import InputError
 from codec.files import FileCodec
-from codec.network.bottleneck import with_tables
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
+from codec.network.tables import with_tables
 from codec.quantization.phases import build
 
 ARCHITECTURE = {
@@ -33,7 +33,7 @@ ARCHITECTURE = {
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("good") / "c.safetensors"
-    save_codec(path, with_tables(Codec(Architecture(8, 12, BlockChoice("relu")))), Description(step=6))
+    save_codec(path, with_tables(new_codec(Architecture(8, 12, BlockChoice("relu")))), Description(step=6))
     return path
 
 
@@ -195,8 +195,8 @@ def test_half_precision_becomes_float32(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "tensor", "said"),
     [
-        ("g_a__0__weight", torch.zeros(()), "no bmshj2018_factorized model"),
-        ("g_a__6__weight", torch.zeros(12, 8, 3, 3), "no bmshj2018_factorized model"),
+        ("g_a__0__weight", torch.zeros(()), "no codec of bmshj2018_factorized"),
+        ("g_a__6__weight", torch.zeros(12, 8, 3, 3), "no codec of bmshj2018_factorized"),
         ("g_a__2__weight", torch.zeros(8, 8, 5, 5).to(torch.int8), "int8"),
         ("g_a__2__weight", torch.zeros(8, 8, 5, 5).to_sparse(), "sparse"),
         ("g_a__2__weight", torch.zeros(1).expand(10**6, 10**6), "more than the file holds"),

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from codec.description.architecture import Architecture
 from codec.evaluation.figures import Figures, evaluate
-from codec.network.bottleneck import with_tables
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.network.pixels import pad
+from codec.network.tables import with_tables
 
 CPU = torch.device("cpu")
 
@@ -24,7 +25,7 @@ CPU = torch.device("cpu")
 def codec() -> Codec:
     """Random, but with latents that spread over some symbols."""
     torch.manual_seed(0)
-    codec = Codec(Architecture(8, 12))
+    codec = new_codec(Architecture(8, 12))
     with torch.no_grad():
         codec.g_a[6].weight *= 50
     return with_tables(codec)

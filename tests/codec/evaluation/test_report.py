@@ -29,8 +29,8 @@ from codec.evaluation.figures import Figures
 from codec.evaluation.ranks import Ranks
 from codec.evaluation.references import QUALITIES
 from codec.files import FileCodec
-from codec.network.bottleneck import with_tables
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
+from codec.network.tables import with_tables
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ def folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         coffee.crop((0, 0, 100, 90)).save(folder / "pictures" / HOSTILE)
     for name in ("gdn", "relu"):
         torch.manual_seed(len(name))
-        codec = Codec(Architecture(8, 12, g_a=BlockChoice(name)))
+        codec = new_codec(Architecture(8, 12, g_a=BlockChoice(name)))
         with torch.no_grad():
             codec.g_a[6].weight *= 50  # latents that spread over some symbols
         save_codec(folder / f"{name}.safetensors", with_tables(codec), Description())

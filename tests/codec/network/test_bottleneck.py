@@ -1,11 +1,15 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from compressai.models import FactorizedPrior
 from torch import Tensor
 
 from codec.description.architecture import Architecture
-from codec.network.bottleneck import noise_keys, uniform_noise, with_tables
-from codec.network.codec import Codec
+from codec.network import bottleneck
+from codec.network.architectures import new_codec
+from codec.network.bottleneck import Bottleneck, noise_keys, uniform_noise
+from codec.network.tables import with_tables
 
 LATENT = torch.Size((48, 14, 14))
 
@@ -40,7 +44,7 @@ def test_the_compiled_noise_has_the_same_bits() -> None:
 
 
 def test_training_likelihoods_are_compressai_s_at_the_same_noisy_latent(picture: Tensor) -> None:
-    codec = Codec(Architecture(16, 24))
+    codec = new_codec(Architecture(16, 24))
     keys = noise_keys(0, 0, torch.arange(1))
     y = codec.g_a(picture)
     y_hat, likelihoods, aux_loss = codec.entropy_bottleneck(y, keys)
@@ -54,7 +58,7 @@ def test_training_likelihoods_are_compressai_s_at_the_same_noisy_latent(picture:
 
 
 def test_a_detached_rate_moves_the_entropy_model_and_not_the_encoder(picture: Tensor) -> None:
-    codec = Codec(Architecture(16, 24))
+    codec = new_codec(Architecture(16, 24))
     out = codec(picture, noise_keys(0, 0, torch.arange(1)), detach_rate=True)
     out["likelihoods"]["y"].log2().sum().backward()
     assert all(p.grad is None for p in codec.g_a.parameters())
@@ -62,14 +66,14 @@ def test_a_detached_rate_moves_the_entropy_model_and_not_the_encoder(picture: Te
 
 
 def test_the_auxiliary_loss_moves_the_quantiles_and_nothing_else(picture: Tensor) -> None:
-    codec = Codec(Architecture(16, 24))
+    codec = new_codec(Architecture(16, 24))
     codec(picture, noise_keys(0, 0, torch.arange(1)))["aux_loss"].backward()
     moved = [name for name, p in codec.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
     assert moved == ["entropy_bottleneck.quantiles"]
 
 
 def test_tables_are_built_on_a_copy_and_hold_the_median(picture: Tensor) -> None:
-    codec = Codec(Architecture(16, 24)).train()
+    codec = new_codec(Architecture(16, 24)).train()
     before = {name: tensor.clone() for name, tensor in codec.state_dict().items()}
     fresh = with_tables(codec)
     assert all(torch.equal(tensor, before[name]) for name, tensor in codec.state_dict().items())
@@ -83,10 +87,48 @@ def test_tables_are_built_on_a_copy_and_hold_the_median(picture: Tensor) -> None
 
 @pytest.mark.slow
 def test_the_model_compiles_whole_and_gives_the_eager_result(picture: Tensor) -> None:
-    codec = Codec(Architecture(8, 12))
+    codec = new_codec(Architecture(8, 12))
     keys = noise_keys(0, 0, torch.arange(1))
     expected = codec(picture, keys)
     codec.compile(fullgraph=True)
     out = codec(picture, keys)
     torch.testing.assert_close(out["x_hat"], expected["x_hat"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(out["likelihoods"]["y"], expected["likelihoods"]["y"], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("detach_rate", [False, True])
+def test_the_form_for_gpus_has_the_values_and_the_gradients_of_the_form_for_cpus(
+    detach_rate: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = Bottleneck(6).double()
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.rand_like(parameter)
+    keys = noise_keys(0, 0, torch.arange(2))
+    y = (3 * torch.randn(2, 6, 3, 5)).double().contiguous(memory_format=torch.channels_last)
+
+    def values_and_gradients(call: Callable[..., tuple[Tensor, ...]]) -> list[Tensor]:
+        leaf = y.clone().requires_grad_()
+        y_hat, likelihoods, aux_loss = call(leaf, keys, detach_rate)
+        loss = y_hat.square().sum() - likelihoods.log2().sum() + aux_loss
+        return [likelihoods, aux_loss, *torch.autograd.grad(loss, [leaf, *model.parameters()])]
+
+    expected = values_and_gradients(model)
+    monkeypatch.setattr(bottleneck, "computes_sums", lambda _: True)
+    torch._dynamo.reset()
+    for call in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        for ours, theirs in zip(values_and_gradients(call), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_the_form_for_gpus_is_for_compiled_code_only() -> None:
+    forms = []
+
+    def look(values: Tensor) -> Tensor:
+        forms.append(bottleneck.computes_sums(values))
+        return values + 1
+
+    for device in ("cpu", "meta"):
+        look(torch.empty(2, device=device))
+        torch.compile(look, backend="eager", fullgraph=True)(torch.empty(2, device=device))
+    assert forms == [False, False, False, True]

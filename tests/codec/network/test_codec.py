@@ -6,16 +6,16 @@ from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
 from codec.blocks import block_names
-from codec.checkpoint.zoo import zoo_widths
 from codec.description.architecture import Architecture, BlockChoice, Phase, Quantization
 from codec.errors import InputError
-from codec.network.bottleneck import with_tables
-from codec.network.codec import Codec, gdn_layers
+from codec.network.architectures import new_codec
+from codec.network.codec import gdn_layers
+from codec.network.tables import with_tables
 from training.scope import set_trainable, trainable_modules
 
 
 def test_compressai_loads_our_gdn_codec_and_decodes_its_bytes_to_the_same_picture(picture: Tensor) -> None:
-    ours = with_tables(Codec(Architecture(16, 24)))
+    ours = with_tables(new_codec(Architecture(16, 24)))
     theirs = FactorizedPrior(16, 24).eval()
     theirs.load_state_dict(ours.state_dict())
     coded = ours.compress(picture)
@@ -26,35 +26,27 @@ def test_compressai_loads_our_gdn_codec_and_decodes_its_bytes_to_the_same_pictur
 def test_we_load_compressai_s_state_dict_with_and_without_tables(picture: Tensor) -> None:
     theirs = FactorizedPrior(16, 24).eval()
     for _ in range(2):
-        ours = Codec(Architecture(16, 24)).eval()
+        ours = new_codec(Architecture(16, 24)).eval()
         ours.load_weights(theirs.state_dict())
         assert torch.equal(ours(picture)["x_hat"], theirs(picture)["x_hat"])
         theirs.update()
 
 
-def test_the_widths_are_the_zoo_s() -> None:
-    from compressai.zoo import bmshj2018_factorized
-
-    for quality in (1, 5, 6, 8):
-        zoo = bmshj2018_factorized(quality, pretrained=False)
-        assert zoo_widths(quality) == (zoo.N, zoo.M)
-
-
 @pytest.mark.parametrize("name", [name for name in block_names() if name != "gdn"])
 def test_a_block_goes_where_it_is_asked_to_and_nowhere_else(name: str, picture: Tensor) -> None:
-    codec = Codec(Architecture(8, 12))
+    codec = new_codec(Architecture(8, 12))
     codec.replace_blocks("g_a", BlockChoice(name))
     assert [layer for layer, _ in gdn_layers(codec)] == ["g_s.1", "g_s.3", "g_s.5"]
     codec.replace_blocks("g_s", BlockChoice(name))
     assert not list(gdn_layers(codec))
     assert codec(picture)["x_hat"].shape == picture.shape
-    again = Codec(codec.architecture)
+    again = new_codec(codec.architecture)
     again.load_weights(codec.state_dict())
     assert torch.equal(again.eval()(picture)["x_hat"], codec.eval()(picture)["x_hat"])
 
 
 def test_a_block_that_is_there_already_keeps_its_weights() -> None:
-    codec = Codec(Architecture(8, 12, g_a=BlockChoice("gate")))
+    codec = new_codec(Architecture(8, 12, g_a=BlockChoice("gate")))
     block = codec.g_a[1]
     codec.replace_blocks("g_a", BlockChoice("gate"))
     assert codec.g_a[1] is block
@@ -62,14 +54,16 @@ def test_a_block_that_is_there_already_keeps_its_weights() -> None:
 
 def test_gdn_cannot_be_kept_where_it_is_gone() -> None:
     with pytest.raises(InputError, match="g_a has relu"):
-        Codec(Architecture(8, 12, g_a=BlockChoice("relu"))).replace_blocks("g_a", BlockChoice("gdn"))
+        new_codec(Architecture(8, 12, g_a=BlockChoice("relu"))).replace_blocks("g_a", BlockChoice("gdn"))
 
 
 def test_weights_of_another_architecture_are_refused_by_name() -> None:
     with pytest.raises(InputError, match="another architecture"):
-        Codec(Architecture(8, 12)).load_weights(Codec(Architecture(16, 12)).state_dict())
+        new_codec(Architecture(8, 12)).load_weights(new_codec(Architecture(16, 12)).state_dict())
     with pytest.raises(InputError, match=r"g_a\.1"):
-        Codec(Architecture(8, 12)).load_weights(Codec(Architecture(8, 12, g_a=BlockChoice("relu"))).state_dict())
+        new_codec(Architecture(8, 12)).load_weights(
+            new_codec(Architecture(8, 12, g_a=BlockChoice("relu"))).state_dict()
+        )
 
 
 @pytest.mark.parametrize(
@@ -84,7 +78,7 @@ def test_weights_of_another_architecture_are_refused_by_name() -> None:
     ],
 )
 def test_a_scope_trains_whole_transforms_and_freezes_the_rest(parts: str, scope: str, expected: set[str]) -> None:
-    codec = Codec(Architecture(8, 12, g_a=BlockChoice("relu"), g_s=BlockChoice("relu")))
+    codec = new_codec(Architecture(8, 12, g_a=BlockChoice("relu"), g_s=BlockChoice("relu")))
     set_trainable(codec, trainable_modules(codec, parts, scope), train_quantiles=True)
     trained = {name for name, p in codec.named_parameters() if p.requires_grad}
     assert {name.split(".")[0] for name in trained} == expected
@@ -92,14 +86,14 @@ def test_a_scope_trains_whole_transforms_and_freezes_the_rest(parts: str, scope:
 
 
 def test_hyper_transforms_train_where_a_model_has_them() -> None:
-    codec = Codec(Architecture(8, 12))
+    codec = new_codec(Architecture(8, 12))
     codec.h_a = nn.Conv2d(1, 1, 1)
     assert "h_a" in trainable_modules(codec, "encoder", "replaced+hyper")
     assert "h_a" not in trainable_modules(codec, "encoder", "replaced+entropy")
 
 
 def test_quantiles_stay_where_they_are_without_the_auxiliary_loss() -> None:
-    codec = Codec(Architecture(8, 12))
+    codec = new_codec(Architecture(8, 12))
     set_trainable(codec, trainable_modules(codec, "all", "all"), train_quantiles=False)
     assert not codec.entropy_bottleneck.quantiles.requires_grad
     assert codec.entropy_bottleneck.matrices[0].requires_grad
@@ -107,7 +101,7 @@ def test_quantiles_stay_where_they_are_without_the_auxiliary_loss() -> None:
 
 @pytest.mark.parametrize("name", block_names())
 def test_every_codec_exports_as_one_graph(name: str) -> None:
-    codec = Codec(Architecture(8, 12, BlockChoice(name), BlockChoice(name))).eval()
+    codec = new_codec(Architecture(8, 12, BlockChoice(name), BlockChoice(name))).eval()
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     exported = torch.export.export(codec, (x,)).module()
     torch.testing.assert_close(exported(x)["x_hat"], codec(x)["x_hat"])

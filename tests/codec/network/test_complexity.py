@@ -3,7 +3,7 @@
 import pytest
 
 from codec.description.architecture import Architecture, BlockChoice
-from codec.network.codec import Codec
+from codec.network.architectures import new_codec
 from codec.network.complexity import costs, training_flops
 
 N, M = 8, 12
@@ -18,7 +18,7 @@ def macs_by_hand(side: int) -> list[int]:
 
 def test_a_step_is_three_times_its_forward_but_for_the_pictures_gradient() -> None:
     macs = macs_by_hand(64)
-    counted = training_flops(Codec(Architecture(N, M, RELU, RELU)), 5, 64)
+    counted = training_flops(new_codec(Architecture(N, M, RELU, RELU)), 5, 64)
     assert counted == 2 * 5 * (3 * sum(macs) - macs[0])
 
 
@@ -27,3 +27,13 @@ def test_macs_per_pixel_are_those_of_the_published_widths() -> None:
     assert relu["g_a"][1] == pytest.approx(81_600, rel=1e-3)
     assert gdn["g_a"][1] == pytest.approx(93_700, rel=1e-3)
     assert relu["g_s"][1] == pytest.approx(81_600, rel=1e-3)
+    assert relu.keys() == {"g_a", "g_s"}
+
+
+def test_a_hyperprior_costs_what_its_layers_cost() -> None:
+    own = costs(Architecture(192, 320, arch="bmshj2018_hyperprior"))
+    h_a = 9 * 320 * 192 / 256 + 25 * 192 * 192 * (1 / 1024 + 1 / 4096)
+    h_s = 25 * 192 * 192 * (1 / 4096 + 1 / 1024) + 9 * 192 * 320 / 256  # a deconvolution: taps times its inputs
+    assert own["h_a"][1] == pytest.approx(h_a)
+    assert own["h_s"][1] == pytest.approx(h_s)
+    assert own["g_a"] == costs(Architecture(192, 320))["g_a"]

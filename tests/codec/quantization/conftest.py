@@ -6,8 +6,8 @@ from quantized_codecs import make, step
 from torch import Tensor
 
 from codec.description.architecture import Phase, Quantization
-from codec.network.bottleneck import with_tables
 from codec.network.codec import Codec
+from codec.network.tables import with_tables
 from codec.quantization.phases import enter
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from codec.description.architecture import Quantization
 from codec.errors import InputError
-from codec.network.bottleneck import with_tables
+from codec.network.tables import with_tables
 from codec.quantization.calibrate import calibrate
 from codec.quantization.phases import activation_quantizers
 

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from codec.blocks.gdnish import GDNishOptions
 from codec.description.architecture import Architecture, BlockChoice, Phase, Quantization
-from codec.network.bottleneck import noise_keys, with_tables
+from codec.network.architectures import new_codec
+from codec.network.bottleneck import noise_keys
 from codec.network.codec import Codec
+from codec.network.tables import with_tables
 from codec.quantization.calibrate import calibrate
 from codec.quantization.freeze import frozen
 from codec.quantization.layers import QuantizedLayer
@@ -158,5 +160,5 @@ def test_a_block_that_cannot_be_traced_is_quantized_around_and_at_its_layers(
 def test_gdnish_options_do_not_matter_to_tracing(pictures: list[Tensor]) -> None:
     options = vars(GDNishOptions(enc_eca=False, enc_residual=False, dec_residual=False, dec_gmin=0.0))
     chosen = BlockChoice("gdnish", options)
-    codec = calibrate(with_tables(Codec(Architecture(N, M, chosen, chosen))), pictures, Quantization("all"))
+    codec = calibrate(with_tables(new_codec(Architecture(N, M, chosen, chosen))), pictures, Quantization("all"))
     assert torch.isfinite(codec(pictures[0])["x_hat"]).all()

@@ -12,8 +12,9 @@ from quantized_codecs import N, make, step, with_block
 from torch import Tensor, nn
 
 from codec.description.architecture import Architecture, BlockChoice, Phase, Quantization
-from codec.network.bottleneck import with_tables
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
+from codec.network.tables import with_tables
 from codec.quantization.calibrate import calibrate
 from codec.quantization.layers import QuantizedLayer, quantize_layer
 from codec.quantization.observers import OBSERVERS
@@ -63,7 +64,7 @@ def test_biases_are_whole_numbers_of_an_int32_accumulator(trained: Codec) -> Non
 @pytest.mark.parametrize("trains", [True, False])
 def test_a_bias_is_exact_in_float32_where_the_weights_under_it_are_zero(pictures: list[Tensor], trains: bool) -> None:
     """As in a gate that has just started, W = 0 and a = 1, whose input is small."""
-    codec = Codec(Architecture(16, 24, BlockChoice("gate"), BlockChoice("gate")))
+    codec = new_codec(Architecture(16, 24, BlockChoice("gate"), BlockChoice("gate")))
     with torch.no_grad():
         codec.g_s.get_submodule("4").weight *= 1e-5
     if trains:

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.description.architecture import Architecture, BlockChoice, Phase, Quantization
-from codec.network.bottleneck import noise_keys, with_tables
+from codec.network.architectures import new_codec
+from codec.network.bottleneck import noise_keys
 from codec.network.codec import Codec
+from codec.network.tables import with_tables
 from codec.quantization.calibrate import calibrate, equalize_channels, round_to_grid
 from codec.quantization.layers import QuantizedLayer, quantize_layer
 from codec.quantization.phases import enter, learn_ranges, prepare
@@ -114,7 +116,7 @@ def test_a_layer_that_pads_otherwise_is_rounded_to_the_nearest(maps: Tensor) -> 
 def uneven(picture: Tensor) -> tuple[Codec, list[Tensor]]:
     """A ReLU codec whose channels reach from a thirtieth of the range to all of it, and pictures."""
     torch.manual_seed(0)
-    codec = Codec(Architecture(16, 24, BlockChoice("relu"), BlockChoice("relu")))
+    codec = new_codec(Architecture(16, 24, BlockChoice("relu"), BlockChoice("relu")))
     with torch.no_grad():
         for part, axis in (("g_a", 0), ("g_s", 1)):
             for i in (0, 2, 4):
