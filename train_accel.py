@@ -66,12 +66,14 @@ def run_training(argv: Sequence[str] | None, stop: StopSignal) -> int:
     with hold(folder, accelerator):
         run = set_up(options, accelerator)
         take_over(folder, run.progress.run, run.in_place, accelerator)
-        record = Record(accelerator, options, run.total, run.progress, run.data.batches.global_batch)
+        record = Record(accelerator, run.options, run.total, run.progress, run.data.batches.global_batch)
         announce(run, record)
         with contextlib.closing(record):
             status = train(run, record, stop)
-        stop.begun()
-        conclude(run, record, status)
+            stop.begun()
+            record.finish_files()  # and the summary, before trackers: a launcher kills 30 s after a signal
+            conclude(run, record, status)
+    accelerator.end_training()
     return status
 
 

@@ -1,6 +1,7 @@
 """Makes batches of rows. Their order depends only on the seed, not on workers, ranks or interruptions."""
 
 import itertools
+import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -163,7 +164,9 @@ def train_loader(
         pin_memory: put the batches into page-locked memory, from which a GPU copies them while it computes.
     """
     micro_batches = range(start_step * batches.grad_accum, stop_step * batches.grad_accum)
-    needed, free = num_workers * _BATCHES_PER_WORKER * batches.batch_bytes, shared_memory() if num_workers else 0
+    workers = num_workers * int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of all processes of this machine
+    needed, free = workers * _BATCHES_PER_WORKER * batches.batch_bytes, shared_memory() if num_workers else 0
+    pin_memory = pin_memory and _can_pin(batches.batch_bytes)
     if num_workers and needed <= free:
         loader = DataLoader(
             _Reporting(batches),
@@ -176,7 +179,7 @@ def train_loader(
         return _received(iter(loader))
     if num_workers:
         warnings.warn(
-            f"/dev/shm has {free / 1e6:.1f} MB free, {num_workers} worker processes need {needed / 1e6:.1f} MB: "
+            f"/dev/shm has {free / 1e6:.1f} MB free, {workers} worker processes need {needed / 1e6:.1f} MB: "
             "batches are read by threads; docker run --shm-size gives more",
             stacklevel=2,
         )
@@ -185,6 +188,17 @@ def train_loader(
         return Batch(*(tensor.pin_memory() for tensor in batches[k])) if pin_memory else batches[k]
 
     return read_ahead(read, micro_batches, max(1, num_workers))
+
+
+def _can_pin(size: int) -> bool:
+    """Whether page-locked memory can be had, which a container may limit; warns if not."""
+    try:
+        torch.empty(size, dtype=torch.uint8).pin_memory()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        warnings.warn(f"batches are not in page-locked memory, copies to the GPU are slower: {reason}", stacklevel=3)
+        return False
+    return True
 
 
 class _Reporting(Dataset[Batch | str]):

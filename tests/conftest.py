@@ -1,6 +1,7 @@
-"""Photographs and datasets that the tests share: real ones, from the scikit-image wheel."""
+"""Photographs and datasets that the tests share: real ones, from the scikit-image wheel. And the device of a test."""
 
 import importlib.util
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +20,31 @@ SLOW = {"chromium", "coco224", "command", "hub", "installed", "real_coco", "smal
 """Fixtures that start processes, servers, browsers or builds: a test with one of them is slow."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides GPUs from the tests and their processes: exact results are a CPU's. `pytest -m gpu` shows them."""
+    if not _of_gpus(config):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def _of_gpus(config: pytest.Config) -> bool:
+    return str(config.option.markexpr).startswith("gpu")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks as slow what `make check` leaves out; a test that starts a process of its own says so itself."""
     for item in items:
+        if item.get_closest_marker("gpu") and not _of_gpus(config):
+            item.add_marker(pytest.mark.skip(reason="tests of GPUs run with: pytest -m gpu"))
         if SLOW & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def gpu() -> torch.device:
+    """The GPU of a test that is marked `gpu`; skips where there is none."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU on this machine")
+    return torch.device("cuda")
 
 
 @pytest.fixture(scope="session")

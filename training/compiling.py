@@ -3,7 +3,9 @@
 import os
 import shutil
 import sys
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -16,24 +18,39 @@ from training.distributed import is_sharded
 from training.objective import RateDistortion
 from training.options import Options
 
-NO_COMPILER = "torch.compile needs a C++ compiler, and none is found"
+_OLDEST_GPU = (7, 0)  # compute capability, of Triton
 
 
-def has_compiler() -> bool:
+def obstacle(device: torch.device) -> str:
+    """Why torch.compile cannot work on this machine, and the remedy; empty if nothing is known against it."""
+    if not has_compiler(device):
+        return "torch.compile needs a C++ compiler, and none is found: install one"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "torch.compile needs Python's header Python.h, which is missing: install it (python3-dev)"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _OLDEST_GPU:
+        return f"torch.compile needs a newer GPU than {torch.cuda.get_device_name(device)}: use another"
+    return ""
+
+
+def has_compiler(device: torch.device) -> bool:
     """Whether this machine has a compiler for torch.compile's code: C++ for CPUs, C for Triton's launchers."""
     named = [os.environ[name] for name in ("CXX", "CC") if os.environ.get(name)]
-    known = ["g++", "clang++"] if not torch.cuda.is_available() else ["gcc", "clang", "cc", "g++"]
+    known = ["g++", "clang++"] if device.type == "cpu" else ["gcc", "clang", "cc", "g++"]
     return any(shutil.which(command) for command in (*named, *known))
 
 
-def check_compiler() -> None:
-    """Refuses --compile true on a machine without a compiler.
+def check_compile(accelerator: Accelerator) -> None:
+    """Refuses --compile true where it cannot work.
 
     Raises:
-        InputError: there is none.
+        InputError: under FSDP, without a compiler, or on a GPU that is too old.
     """
-    if not has_compiler():
-        raise InputError(f"{NO_COMPILER}: install one, or use --compile false")
+    if is_sharded(accelerator):
+        raise InputError(
+            "--compile true with FSDP, whose hooks cannot be part of a graph: leave --compile out, or use DDP"
+        )
+    if reason := obstacle(accelerator.device):
+        raise InputError(f"{reason}, or use --compile false")
 
 
 def check_dynamo(wanted: bool | None) -> None:
@@ -53,31 +70,28 @@ def check_dynamo(wanted: bool | None) -> None:
 def compile_all(
     codec: Codec, eval_codec: Codec, objective: RateDistortion, options: Options, accelerator: Accelerator
 ) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
-    """Compiles both codecs in place, and returns the loss, compiled too; without --compile the device decides.
-
-    Raises:
-        InputError: --compile true under FSDP.
-    """
+    """Compiles both codecs in place, and returns the loss, compiled too; without --compile the device decides."""
     sharded, wanted = is_sharded(accelerator), options.numerics.compile
+    on_gpu = accelerator.device.type == "cuda"
     if wanted is None:
-        wanted = accelerator.device.type == "cuda" and not sharded
-        if wanted and not has_compiler():
-            accelerator.print(f"warning     {NO_COMPILER}; this run is not compiled", file=sys.stderr)
+        wanted = on_gpu and not sharded
+        if wanted and (reason := obstacle(accelerator.device)):
+            accelerator.print(f"warning     {reason}; this run is not compiled (--compile false)", file=sys.stderr)
             wanted = False
     if not wanted:
         return objective
-    if sharded:
-        raise InputError(
-            "--compile true with FSDP, whose hooks cannot be part of a graph: leave --compile out, or use DDP"
-        )
-    if accelerator.device.type == "cpu":
+    if not on_gpu:
         set_biases_apart(codec)
     # DDP would split the graph to overlap communication; here communication takes only 1 % of a step.
     torch._dynamo.config.optimize_ddp = False
     # Training and evaluation share the forward's code and so its cache: one graph for each phase of QAT and,
     # in evaluation, for symbols that fit 8 bits and for symbols that do not.
     torch._dynamo.config.recompile_limit = 16
-    for model in (codec, eval_codec):  # in place: the names in the state dict stay
+    models = [codec, eval_codec]
+    if on_gpu and codec.architecture.quantization:
+        # Triton's division and fused multiply-adds round differently: a runtime's integers would not be met exactly.
+        models.remove(eval_codec)
+    for model in models:  # in place: the names in the state dict stay
         model.compile(fullgraph=True, dynamic=False)  # otherwise the two picture sizes would make sizes dynamic
     compiled: Callable[..., tuple[Tensor, dict[str, Tensor]]] = torch.compile(objective, fullgraph=True)
     return compiled

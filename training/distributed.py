@@ -2,11 +2,18 @@
 
 import importlib.util
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, LoggerType, broadcast
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    LoggerType,
+    broadcast,
+)
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -60,8 +67,11 @@ def check_precision(amp_dtype: str | None) -> None:
         )
 
 
-def make_accelerator(reporting: ReportingOptions, project_dir: str) -> Accelerator:
+def make_accelerator(reporting: ReportingOptions, project_dir: str, timeout: int) -> Accelerator:
     """An Accelerator for launch, wrapping and trackers; precision and accumulation are handled by the loop.
+
+    Args:
+        timeout: seconds that a process waits for the others in a collective call.
 
     Raises:
         InputError: Accelerate does not know a tracker, or it is not installed.
@@ -80,7 +90,10 @@ def make_accelerator(reporting: ReportingOptions, project_dir: str) -> Accelerat
         log_with=trackers or None,
         project_dir=project_dir,
         step_scheduler_with_optimizer=False,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
+        ],
     )
 
 

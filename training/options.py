@@ -19,6 +19,7 @@ from codec.description.file import TRAINING
 from codec.errors import InputError
 from training import recipe
 from training.data import DataOptions
+from training.hardware import LaunchOptions
 from training.initial import ModelOptions
 from training.objective import RateDistortion, min_input_size
 from training.optim import EntropyModelOptions, ScheduleOptions
@@ -31,7 +32,12 @@ from training.scope import ReplacementOptions
 
 @dataclass(frozen=True)
 class Options:
-    """The resolved options of a run. `block` holds the options of the chosen block, None if it has none."""
+    """The resolved options of a run.
+
+    Attributes:
+        block: the options of the chosen block; None if it has none.
+        typed: names of the options on the command line; the others are a file's or defaults.
+    """
 
     replacement: ReplacementOptions
     model: ModelOptions
@@ -43,7 +49,9 @@ class Options:
     qat: QatOptions
     output: OutputOptions
     reporting: ReportingOptions
+    launch: LaunchOptions
     block: Any
+    typed: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
 
     def __post_init__(self) -> None:
         least = min_input_size(self.loss.loss_type)
@@ -92,7 +100,9 @@ class Options:
         return {name: flat[name] for name in (*names, *registry.block_options(self.replacement.act))}
 
 
-_GROUPS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Options) if field.name != "block"}
+_GROUPS: dict[str, Any] = {
+    field.name: field.type for field in dataclasses.fields(Options) if dataclasses.is_dataclass(field.type)
+}
 _FIELDS = {field.name: field for cls in _GROUPS.values() for field in dataclasses.fields(cls)}
 _REMOVED = {"amp_warmup_steps": "was removed: bf16 + local FP32 + LR warm-up + gradient clipping do its job"}
 
@@ -169,7 +179,8 @@ def _build(given: Mapping[str, Any], typed: Collection[str]) -> Options:
         group: cls(**{field.name: given[field.name] for field in dataclasses.fields(cls) if field.name in given})
         for group, cls in _GROUPS.items()
     }
-    return Options(**groups, block=registry.make_options(act, {name: given[name] for name in own if name in given}))
+    block = registry.make_options(act, {name: given[name] for name in own if name in given})
+    return Options(**groups, block=block, typed=frozenset(typed))
 
 
 def _text(value: Any) -> str:

@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
@@ -40,6 +40,9 @@ class NumericsOptions(OptionGroup):
     overflow_tol: float = option(1e4, "largest absolute value that is not a fault", rule=POSITIVE)
     overflow_patience: int = option(10, "stop the run after so many skipped steps in a row", rule=at_least(1))
     compile: bool | None = option(None, "torch.compile", shown="per device")
+    deterministic: bool = option(
+        True, "on a GPU, only algorithms that give the same bits in every run; false: the fastest ones"
+    )
     channels_last: bool | None = option(None, "channels_last memory layout", shown="per device")
     seed: int = option(
         0,
@@ -108,6 +111,23 @@ def local_fp32_modules(model: nn.Module, policy: str, globs: Sequence[str] = ())
             raise InputError(f"--local_fp32 {policy}: no such policy; use one of {', '.join(POLICIES)}")
     inside = tuple(f"{name}." for name in names)
     return [name for name, _ in model.named_modules() if name in names and not name.startswith(inside)]
+
+
+def fit_to_gpu(numerics: NumericsOptions, typed: bool, device: torch.device) -> NumericsOptions:
+    """The options with fp16 instead of bf16 on a GPU that has no bf16: those before Ampere, compute capability 8.0.
+
+    Args:
+        typed: --amp_dtype is on the command line, so that it cannot be another one.
+
+    Raises:
+        InputError: bf16 was typed, and this GPU does not have it.
+    """
+    wants_bf16 = device.type == "cuda" and numerics.amp and numerics.amp_dtype == "bf16"
+    if not wants_bf16 or torch.cuda.is_bf16_supported(including_emulation=False):
+        return numerics
+    if typed:
+        raise InputError(f"--amp_dtype bf16: {torch.cuda.get_device_name(device)} has no bf16; use --amp_dtype fp16")
+    return replace(numerics, amp_dtype="fp16")
 
 
 def is_emulated(dtype: str, device: torch.device) -> bool:

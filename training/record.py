@@ -130,10 +130,14 @@ class Record:
         if self.writes:
             self.bar.write(line, file=sys.stderr)
 
-    def close(self) -> None:
-        """Ends the writer, the progress bar and the trackers."""
+    def finish_files(self) -> None:
+        """Ends the writer and the progress bar."""
         self.writer.close()
         self.bar.close()
+
+    def close(self) -> None:
+        """Ends the writer, the progress bar and the trackers."""
+        self.finish_files()
         self.trackers.finish()
 
 

@@ -1,5 +1,6 @@
 """Builds everything that the training loop uses, from the options. Options that cannot work are refused here."""
 
+import sys
 from dataclasses import asdict, replace
 
 import torch
@@ -13,16 +14,17 @@ from codec.evaluation.ranks import drop_empty_variables
 from codec.network.codec import Codec
 from codec.quantization.phases import build
 from training.agreement import check_agreement, facts
-from training.compiling import check_compiler, check_dynamo, compile_all
+from training.compiling import check_compile, check_dynamo, compile_all
 from training.data import TrainingData, batches_of, micro_batches, open_splits
 from training.distributed import check_launch, check_precision, is_sharded, make_accelerator
 from training.faults import Watch
 from training.folder import check_outputs
+from training.hardware import prepare_gpu
 from training.memory import keep_freed_memory
 from training.optim import clipped_together, make_optimizer
 from training.options import Options
 from training.phases import check_phases
-from training.precision import memory_format
+from training.precision import fit_to_gpu, memory_format
 from training.resume import accumulation_for, checksums, find_origin, fresh_progress, saved_state
 from training.run import Run
 from training.start import check_start, starting_codec
@@ -40,6 +42,10 @@ def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
         InputError, DataError: the options, the data, the checkpoint or the launch cannot work.
     """
     accelerator = accelerator or launch(options)
+    numerics = fit_to_gpu(options.numerics, "amp_dtype" in options.typed, accelerator.device)
+    if numerics != options.numerics:
+        accelerator.print("warning     this GPU has no bf16: the run takes fp16 (--amp_dtype fp16)", file=sys.stderr)
+        options = replace(options, numerics=numerics)
     origin = find_origin(options, accelerator)
     if origin.state is None:
         check_start(options)
@@ -54,23 +60,23 @@ def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
     total = _total(options, data.batches.steps_per_epoch, accelerator)
 
     # The codec: its weights, its blocks, its quantization.
-    set_seed(options.numerics.seed)
+    set_seed(numerics.seed)
     start = starting_codec(options, rows, saved, accelerator)
     progress.architecture = asdict(replace(start.codec.architecture, quantization=None))
     eval_codec: Codec = build(start.codec.architecture).eval().requires_grad_(False)
-    eval_codec.to(accelerator.device, memory_format=memory_format(options.numerics))
+    eval_codec.to(accelerator.device, memory_format=memory_format(numerics))
     loss = compile_all(start.codec, eval_codec, options.loss, options, accelerator)
 
     # The optimizer. FSDP replaces its parameters, so codec and optimizer are prepared together.
     schedule = options.schedule.over(total)
     model, prepared = accelerator.prepare(start.codec, _optimizer(start.codec, options))
     optimizer = prepared.optimizer
-    numerics = options.numerics
     scaler = GradScaler(accelerator.device.type, enabled=numerics.amp and numerics.amp_dtype == "fp16")
     if saved:
         load_optimizer_tensors(start.codec, optimizer, saved.optimizer)
         schedule.plateau.update(progress.plateau)
-        scaler.load_state_dict(progress.scaler)
+        if progress.scaler:  # a run in bf16 has none
+            scaler.load_state_dict(progress.scaler)
     return Run(
         options=options,
         accelerator=accelerator,
@@ -100,17 +106,17 @@ def launch(options: Options) -> Accelerator:
     """The Accelerator of this launch.
 
     Raises:
-        InputError: the launch contradicts the options, the processes differ, an output folder cannot be written, there
-            is no compiler, or this token may not upload to the Hub.
+        InputError: the launch contradicts the options, the processes differ, an output folder cannot be written,
+            --compile true cannot work, or this token may not upload to the Hub.
     """
     numerics = options.numerics
     drop_empty_variables()
     check_precision(numerics.amp_dtype if numerics.amp else None)
     check_dynamo(numerics.compile)
-    if numerics.compile:
-        check_compiler()
-    accelerator = make_accelerator(options.reporting, options.output.save_dir)
+    accelerator = make_accelerator(options.reporting, options.output.save_dir, options.launch.ddp_timeout)
     check_launch(accelerator)
+    if numerics.compile:
+        check_compile(accelerator)
     if accelerator.num_processes > 1:  # the facts are checksums of files
         check_agreement(facts(options, checksums(options)), accelerator)
     check_outputs(options.output, accelerator)
@@ -118,6 +124,8 @@ def launch(options: Options) -> Accelerator:
         check_hub(options.reporting, accelerator)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
+    if accelerator.device.type == "cuda":
+        prepare_gpu(numerics.deterministic)
     return accelerator
 
 

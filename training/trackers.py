@@ -84,11 +84,11 @@ class Trackers:
         if thread.is_alive():
             names = ", ".join(tracker.name for tracker in self.accelerator.trackers)
             warnings.warn(f"{names} did not end within {LAST_SECONDS} s and is ended now", stacklevel=2)
-            self.accelerator.trackers = []
             for process in self.processes:  # otherwise the interpreter waits for them when it exits
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             atexit.register(sys.stderr.close)  # before W&B's own hook, which would print that they are gone
+        self.accelerator.trackers = []  # `end_training` would end them a second time
 
     def _start(self, progress: Progress) -> None:
         """Starts the trackers with the run's options as configuration; a resumed run continues its W&B run."""

@@ -3,14 +3,17 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 
 from codec.errors import InputError
+from codec.network.exact import exact_fp32
 
 T = TypeVar("T")
 
+_TIMEOUT = timedelta(hours=1)  # until every process has finished its share
 
 _OF_LAUNCHERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -46,19 +49,20 @@ class Ranks:
 
     @classmethod
     def join(cls) -> "Ranks":
-        """Connects to the other processes.
+        """Connects to the other processes, and makes FP32 on a GPU exact.
 
         Raises:
             InputError: the launcher's processes are not connected to each other.
         """
         drop_empty_variables()
+        exact_fp32()
         launched = launched_processes() or 1
         if launched == 1:
             return cls(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         from accelerate import PartialState
         from accelerate.utils import parse_flag_from_env
 
-        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_TIMEOUT)
         if state.num_processes != launched:
             raise InputError(
                 f"the launcher started {launched} processes but Accelerate sees {state.num_processes}, so each would "

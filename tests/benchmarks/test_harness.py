@@ -21,9 +21,8 @@ def test_sides_take_turns_and_the_warm_up_does_not_count() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_side_lasts_until_the_gpu_has_done_its_work() -> None:
-    a = torch.randn(8192, 8192, device="cuda")
+def test_a_side_lasts_until_the_gpu_has_done_its_work(gpu: torch.device) -> None:
+    a = torch.randn(8192, 8192, device=gpu)
     (a @ a).sum().item()
     start = time.perf_counter()
     (a @ a).sum().item()

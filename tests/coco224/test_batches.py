@@ -241,3 +241,22 @@ def test_without_shared_memory_threads_read_the_same_batches(
         loaded = list(train_loader(train, 4, 14, 3, pin_memory=False))  # over the ends of two epochs
     monkeypatch.undo()
     assert all(map(equal, loaded, train_loader(batches(rows), 4, 14, 0, pin_memory=False)))
+
+
+def test_the_processes_of_a_machine_share_its_shared_memory(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = batches(rows)
+    monkeypatch.setattr("coco224.batches.shared_memory", lambda: 3 * train.batch_bytes)  # enough for one process
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.warns(UserWarning, match=r"/dev/shm has .* 4 worker processes need .* read by threads"):
+        next(train_loader(train, 0, 1, 1, pin_memory=False))
+
+
+def test_without_page_locked_memory_batches_are_in_ordinary_memory(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(tensor: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("CUDA error: out of memory\nCompile with ...")
+
+    train = batches(rows)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", refuse)
+    with pytest.warns(UserWarning, match="not in page-locked memory, .* CUDA error: out of memory$"):
+        loaded = list(train_loader(train, 0, 2, 0, pin_memory=True))
+    assert all(map(equal, loaded, train_loader(train, 0, 2, 0, pin_memory=False)))

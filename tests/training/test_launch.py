@@ -4,13 +4,28 @@ import os
 import re
 import subprocess
 import sys
+import types
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate import DistributedType
 from programs import DDP, ROOT, TINY, environment, into, train
 
+import training.compiling
+import training.setup
+from codec.description.architecture import Architecture, Quantization
 from codec.errors import InputError
-from training.compiling import check_dynamo, has_compiler
+from codec.network.architectures import new_codec
+from codec.quantization.phases import prepare
+from training.compiling import check_compile, check_dynamo, compile_all, has_compiler
+from training.distributed import make_accelerator
+from training.options import parse
+from training.reporting import ReportingOptions
+
+UNCOMPILED = "this run is not compiled (--compile false)"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +82,7 @@ def test_compile_without_a_compiler_is_refused(coco224: Path, tmp_path: Path, mo
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.delenv("CC", raising=False)
-    assert not has_compiler()
+    assert not has_compiler(torch.device("cpu"))
     with pytest.raises(
         InputError, match=re.escape("torch.compile needs a C++ compiler, and none is found: install one")
     ):
@@ -84,3 +99,98 @@ def test_a_configured_dynamo_backend_is_refused_unless_the_options_say_the_same(
         train("--coco_dir", coco224, *TINY, *into(tmp_path / "run"), "--compile", "false")
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")
     check_dynamo(False)
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.SimpleNamespace]:
+    """An Accelerator that says that its device is a GPU; what a run changes in torch is undone."""
+    said: list[str] = []
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    chosen = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla P100")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    yield types.SimpleNamespace(
+        device=torch.device("cuda"),
+        distributed_type=DistributedType.NO,
+        num_processes=1,
+        is_main_process=True,
+        said=said,
+        print=lambda line, file: said.append(line),
+    )
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = chosen
+
+
+def without_compiler(accelerator: types.SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.compiling, "has_compiler", lambda device: False)
+
+
+def without_header(accelerator: types.SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.compiling.sysconfig, "get_path", lambda name: folder)
+
+
+def too_old(accelerator: types.SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 0))
+
+
+def under_fsdp(accelerator: types.SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator.distributed_type = DistributedType.FSDP
+
+
+@pytest.mark.parametrize(
+    ("lacks", "says"),
+    [
+        (without_compiler, "needs a C++ compiler, and none is found: install one"),
+        (without_header, "needs Python's header Python.h, which is missing: install it (python3-dev)"),
+        (too_old, "needs a newer GPU than Tesla P100: use another"),
+        (under_fsdp, "--compile true with FSDP"),
+    ],
+)
+def test_what_cannot_be_compiled_on_a_gpu_is_refused_if_typed_and_runs_eagerly_if_not(
+    lacks: Callable[..., None],
+    says: str,
+    on_gpu: types.SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lacks(on_gpu, tmp_path, monkeypatch)
+    with pytest.raises(InputError, match=re.escape(says)):
+        check_compile(on_gpu)
+    options = parse(["--coco_dir", "coco224", *TINY])
+    codec = new_codec(Architecture(8, 12))
+    assert compile_all(codec, codec, options.loss, options, on_gpu) is options.loss
+    assert on_gpu.said == ([] if lacks is under_fsdp else [f"warning     torch.compile {says}; {UNCOMPILED}"])
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_quantized_codec_is_evaluated_uncompiled_on_a_gpu(quantized: bool, on_gpu: types.SimpleNamespace) -> None:
+    """Triton's division rounds differently, so that a compiled evaluation would not meet a runtime's integers."""
+    codecs = new_codec(Architecture(8, 12)), new_codec(Architecture(8, 12))
+    for codec in codecs if quantized else ():
+        prepare(codec, Quantization("all"))
+    options = parse(["--coco_dir", "coco224", *TINY])
+    assert compile_all(*codecs, options.loss, options, on_gpu) is not options.loss
+    assert [bool(codec._compiled_call_impl) for codec in codecs] == [True, not quantized]
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_fp32_on_a_gpu_is_exact_and_its_algorithms_are_deterministic_or_the_fastest(
+    deterministic: bool, on_gpu: types.SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.setup, "make_accelerator", lambda *_: on_gpu)
+    words = ["--coco_dir", "coco224", *TINY, *into(tmp_path), "--deterministic", str(deterministic)]
+    training.setup.launch(parse(words))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.deterministic == deterministic
+    assert torch.backends.cudnn.benchmark != deterministic
+    assert torch.are_deterministic_algorithms_enabled() == deterministic
+    assert torch.is_deterministic_algorithms_warn_only_enabled()  # so that a user's block may run
+
+
+def test_processes_wait_for_each_other_as_long_as_the_options_say(tmp_path: Path) -> None:
+    accelerator = make_accelerator(ReportingOptions(), str(tmp_path), timeout=7200)
+    assert accelerator.init_handler.timeout == timedelta(hours=2)

@@ -110,7 +110,7 @@ def test_the_defaults_are_the_tables() -> None:
         "sched": "cosine", "onecycle_pct_start": 0.1, "lr_warmup_steps": 0,
         "amp": True, "amp_dtype": "bf16", "local_fp32": "entropy", "local_fp32_custom": None,
         "max_grad_norm": 1.0, "overflow_check": True, "overflow_tol": 1e4, "overflow_patience": 10,
-        "compile": None, "channels_last": None, "seed": 0,
+        "compile": None, "deterministic": True, "channels_last": None, "seed": 0,
         "eb_aux": True, "eb_aux_lr": 1e-3,
         "qat": False, "qat_scope": "encoder", "qat_exclude_entropy": True, "qat_calib_steps": 2000,
         "qat_freeze_after": 8000, "qat_act_observer": "ema", "qat_w_per_channel": True,
@@ -120,6 +120,7 @@ def test_the_defaults_are_the_tables() -> None:
         "full_disk": "continue", "resume": "auto", "overwrite": False,
         "wandb": False, "wandb_project": "npu-image-codec", "run_name": None, "wandb_log_model": "false",
         "report_to": None, "push_to_hub": False, "hub_model_id": None, "hub_private": False,
+        "ddp_timeout": 3600,
     }  # fmt: skip
     assert vars(parse([*COCO, "--act", "gdnish"]).block) == {
         "enc_t": 2.0, "enc_kdw": 3, "enc_eca": True, "enc_residual": True,
@@ -342,7 +343,7 @@ def test_help_groups_the_options_one_line_each_with_its_default(capsys: pytest.C
     blocks = [f"{act} (with --act {act})" for act in registry.block_names() if registry.block_options(act)]
     assert groups == [
         "options", "replacement", *blocks, "model", "data", "loss", "schedule", "numerics", "entropy model",
-        "qat", "output", "reporting",
+        "qat", "output", "reporting", "launch",
     ]  # fmt: skip
     for name in parse([*COCO, "--act", "gdnish"]).flat():
         assert re.search(rf"^  --{name} \S+ +\S.*\[.+\]$", text, re.MULTILINE), name

@@ -15,9 +15,16 @@ from torch.utils._pytree import tree_leaves
 
 from codec.blocks import block_named, make_options
 from codec.errors import InputError
-from training.precision import POLICIES, Float32Region, apply_local_fp32, is_emulated, local_fp32_modules
+from training.precision import (
+    POLICIES,
+    Float32Region,
+    NumericsOptions,
+    apply_local_fp32,
+    fit_to_gpu,
+    is_emulated,
+    local_fp32_modules,
+)
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 GDNS = [f"{part}.{i}" for part in ("g_a", "g_s") for i in (1, 3, 5)]
 
 
@@ -29,7 +36,7 @@ def codec(name: str = "gdnish") -> FactorizedPrior:
         for i in (1, 3, 5):
             model.g_a[i] = block.encoder(8, options)
             model.g_s[i] = block.decoder(8, options)
-    return model.to(DEVICE)
+    return model
 
 
 class DtypesByModule(TorchDispatchMode):
@@ -62,14 +69,14 @@ class DtypesByModule(TorchDispatchMode):
 
 @contextmanager
 def bf16() -> Iterator[None]:
-    with torch.autocast(DEVICE, torch.bfloat16), torch.no_grad():
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         yield
 
 
 def dtypes(model: nn.Module) -> DtypesByModule:
     watch = DtypesByModule(model)
     with bf16(), watch:
-        model(torch.rand(1, 3, 64, 64, device=DEVICE))
+        model(torch.rand(1, 3, 64, 64))
     return watch
 
 
@@ -112,7 +119,7 @@ def test_regions_compute_in_fp32_and_the_rest_in_bf16(
 def test_a_region_gives_what_fp32_gives_for_the_same_input() -> None:
     plain, marked = codec(), codec()
     apply_local_fp32(marked, "entropy+decoder")
-    y = torch.randn(1, 12, 4, 4, device=DEVICE).bfloat16()
+    y = torch.randn(1, 12, 4, 4).bfloat16()
     with torch.no_grad():
         expected = plain.g_s(y.float())
     with bf16():
@@ -140,7 +147,7 @@ class Divides(Softened):
 
 def test_all_normexp_finds_the_guilty_part_of_a_users_block() -> None:
     model = codec("relu")
-    model.g_a[3], model.g_s[5] = Softened().to(DEVICE), Divides().to(DEVICE)
+    model.g_a[3], model.g_s[5] = Softened(), Divides()
     found = local_fp32_modules(model, "all_normexp")
     assert set(found) == {"g_a.3.inner.1", "g_a.3.norm", "g_s.5", "entropy_bottleneck"}
 
@@ -177,7 +184,7 @@ def test_all_normexp_knows_the_operators(operation: Any) -> None:
 
 def test_looking_for_regions_changes_nothing_in_the_model() -> None:
     model = codec("relu").train()
-    model.g_a[3] = nn.Sequential(Softened(), nn.Dropout(0.1)).to(DEVICE)
+    model.g_a[3] = nn.Sequential(Softened(), nn.Dropout(0.1))
     before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     local_fp32_modules(model, "all_normexp")
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -223,10 +230,10 @@ def test_copies_keep_their_regions_and_are_independent() -> None:
 def test_regions_compile_whole_and_train(policy: str) -> None:
     model = codec("gdn")
     apply_local_fp32(model, policy)
-    y = torch.randn(1, 12, 4, 4, device=DEVICE)
+    y = torch.randn(1, 12, 4, 4)
     torch._dynamo.reset()
     compiled = torch.compile(model.g_s, fullgraph=True, backend="aot_eager")
-    with torch.autocast(DEVICE, torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16):
         eager, graph = model.g_s(y), compiled(y)
     assert graph.dtype == eager.dtype == (torch.float32 if policy == "entropy+decoder" else torch.bfloat16)
     torch.testing.assert_close(graph, eager, rtol=2e-2, atol=2e-2)
@@ -254,3 +261,21 @@ def test_a_cpu_without_instructions_emulates(dtype: str, supported: bool, monkey
     monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{dtype}_supported", lambda: supported)
     assert is_emulated(dtype, torch.device("cpu")) == (not supported)
     assert not is_emulated(dtype, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_gpu_without_bf16_takes_fp16_unless_bf16_is_typed(typed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inductor generates no bf16 for Turing (T4, RTX 20xx): the run would end at its first compilation."""
+    gpu, default = torch.device("cuda"), NumericsOptions()
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    for kept in (NumericsOptions(amp=False), NumericsOptions(amp_dtype="fp16")):
+        assert fit_to_gpu(kept, typed, gpu) == kept
+    assert fit_to_gpu(default, typed, torch.device("cpu")) == default
+    if typed:
+        with pytest.raises(InputError, match="--amp_dtype bf16: Tesla T4 has no bf16; use --amp_dtype fp16"):
+            fit_to_gpu(default, typed, gpu)
+    else:
+        assert fit_to_gpu(default, typed, gpu) == NumericsOptions(amp_dtype="fp16")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert fit_to_gpu(default, typed, gpu) == default

@@ -282,3 +282,10 @@ class Leaky:
     @staticmethod
     def decoder(channels, options): return nn.LeakyReLU(0.1)
 """
+
+
+def test_a_run_in_bf16_goes_on_in_fp16_and_back(here: Callable[..., int], tmp_path: Path) -> None:
+    """fp16 has a loss scaler, whose state a run in bf16 does not have."""
+    for step, dtype in enumerate(("bf16", "fp16", "fp16", "bf16"), 1):
+        assert here(tmp_path, "--amp", "true", "--amp_dtype", dtype, "--max_steps", step) == 0
+    assert [row["step"] for row in rows(tmp_path, "train")] == [1, 2, 3, 4]

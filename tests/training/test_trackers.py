@@ -2,11 +2,15 @@
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 from programs import TINY, into, rows, run, train
+
+from training.trackers import Trackers
 
 pytestmark = pytest.mark.slow
 
@@ -115,3 +119,14 @@ def test_a_tracker_that_fails_never_stops_training(coco224: Path, tmp_path: Path
     with pytest.warns(UserWarning, match="tracking stopped, training goes on"):
         assert train(*words) == 0
     assert len(rows(tmp_path, "train")) == 2
+
+
+def test_files_and_summary_are_written_before_trackers_end_and_the_process_group_last(
+    here: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher kills 30 s after a signal; W&B alone may take 60 s to end."""
+    done: list[tuple[str, bool]] = []
+    monkeypatch.setattr(Trackers, "finish", lambda _: done.append(("trackers", (tmp_path / "summary.json").exists())))
+    monkeypatch.setattr(Accelerator, "end_training", lambda _: done.append(("group", True)))
+    assert here(tmp_path, "--max_steps", 1) == 0
+    assert done == [("trackers", True), ("group", True)]

@@ -1,0 +1,70 @@
+"""What a run needs of its machines: patience, settings of a GPU for exact results, and CPU cores."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from codec.cli import OptionGroup, at_least, option
+from codec.network.exact import exact_fp32
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time, and the period
+
+
+@dataclass(frozen=True)
+class LaunchOptions(OptionGroup):
+    ddp_timeout: int = option(
+        3600,
+        "seconds that a process waits for the others (downloads, slow disks) before the run fails",
+        rule=at_least(1),
+        local=True,
+    )
+
+
+def prepare_gpu(deterministic: bool) -> None:
+    """Sets exact FP32, and how algorithms are chosen.
+
+    Args:
+        deterministic: only algorithms that give the same bits in every run. Without it cuDNN tries which of its
+            algorithms is the fastest, and may choose another one after a resume.
+    """
+    exact_fp32()
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)  # a user's block may have no other algorithm
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a kernel per tensor
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+
+
+def usable_cores(quota: Path = _QUOTA) -> int:
+    """The CPU cores that this process may use: its affinity, and the quota of its container."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        limit, period = quota.read_text().split()
+        return max(1, min(cores, int(limit) // int(period)))
+    except (OSError, ValueError):  # no quota
+        return cores
+
+
+def core_warning(device: torch.device, processes: int, threads: int, cores: int) -> str:
+    """One line if the processes of a machine do not fit its CPU cores; empty if they do.
+
+    Args:
+        processes: processes of this run on this machine.
+        threads: threads with which each computes on the CPU.
+    """
+    if device.type == "cuda":
+        if cores >= 2 * processes:
+            return ""
+        return (
+            f"{processes} processes share {cores} CPU cores, and each needs one to drive its GPU and one to read data: "
+            "the GPUs may wait; ask for more (SLURM: --cpus-per-task)"
+        )
+    fitting = max(1, cores // processes)
+    if processes == 1 or fitting // 2 < threads <= fitting:
+        return ""
+    return (
+        f"{processes} processes compute with {threads} threads each, on {cores} CPU cores: OMP_NUM_THREADS={fitting} "
+        "is faster"
+    )
