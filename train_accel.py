@@ -205,7 +205,8 @@ def forward(run: Run, model: nn.Module, batch: Batch, step: int) -> tuple[dict[s
     from codec.network.bottleneck import noise_keys
 
     x = run.to_pictures(batch.images)
-    keys = noise_keys(run.options.numerics.seed, step, batch.places.to(run.device, non_blocking=True))
+    # Hashed on the host: on a GPU the keys would be 34 tiny kernels.
+    keys = noise_keys(run.options.numerics.seed, step, batch.places).to(run.device, non_blocking=True)
     with run.autocast():
         out = model(x, keys, run.objective.detaches_rate)
     loss, figures = run.loss(out, x)

@@ -22,6 +22,7 @@ SUBJECTS = {
     "curves": "Training: the fast path against plain FP32",
     "startup": "Training: start",
     "forms": "Training: forms of the convolutions",
+    "generated": "Training: the code for a GPU",
     "data": "Data: reading and preparing",
     "rd_study_cpu_long": "Quality: what each block costs",
     "rd_study_cpu_int8": "Quality: what int8 costs ReLU",

@@ -10,7 +10,7 @@ from coco224.files import link_or_copy, whole_or_absent
 from codec.checkpoint import Description, as_file
 from codec.errors import InputError
 from codec.network.codec import Codec
-from training.distributed import sum_over_ranks
+from training.distributed import is_sharded, sum_over_ranks
 from training.folder import STATE, Marker, mark
 from training.record import LAST, Record
 from training.run import Run
@@ -35,8 +35,9 @@ def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False, wa
     """
     progress, output, main = run.progress, run.options.output, run.accelerator.is_main_process
     progress.plateau, progress.scaler = dict(run.schedule.plateau), run.scaler.state_dict()
-    model, optimizer = model_tensors(run.codec), optimizer_tensors(run.codec, run.optimizer)
     written = True
+    if main or is_sharded(run.accelerator):
+        model, optimizer = model_tensors(run.codec), optimizer_tensors(run.codec, run.optimizer)
     if main:
         contents = as_file(shipped, describe(run, run.last_metrics))
         quantization = run.codec.architecture.quantization

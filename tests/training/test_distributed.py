@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from poison import POISONED
 from programs import ROUNDING, TINY, distance, into, launch, rows, same, train, weights
 from safetensors.torch import load_file
-from test_faults import POISONED
 from torch import Tensor
 
 from codec.errors import InputError
