@@ -21,6 +21,7 @@ SUBJECTS = {
     "memory": "Training: memory over the size of the dataset",
     "curves": "Training: the fast path against plain FP32",
     "startup": "Training: start",
+    "gpu": "Training: on a GPU",
     "forms": "Training: forms of the convolutions",
     "data": "Data: reading and preparing",
     "rd_study_cpu_long": "Quality: what each block costs",
@@ -61,6 +62,7 @@ Written by `python -m benchmarks.table` from `benchmarks/results/*.json`; do not
 
 ```sh
 make bench                    # every benchmark on this machine; writes this page anew
+make gpu                      # on a machine with a GPU: checks and measurements, see CONTRIBUTING.md
 python -m benchmarks.step     # one of them
 ```
 
