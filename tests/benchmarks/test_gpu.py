@@ -134,6 +134,15 @@ def test_a_part_that_fails_does_not_end_the_script(tmp_path: Path) -> None:
     assert not any(runs(int(pid)) for pid in (tmp_path / "pids").read_text().split())  # nor what a part started
 
 
+@pytest.mark.slow
+def test_where_there_is_a_gpu_a_part_is_no_fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA does not survive one: the part and its figures go to a new process and back."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("os.fork", lambda: pytest.fail("a fork"))
+    (outcome,) = run_all([Part("good", good)], Setting("cuda", True, tmp_path, tmp_path), gpus=1, minutes=10)
+    assert (outcome.status, outcome.rows) == (PASS, [Row("a figure", 1.0, "x", at_least=1.0)]), outcome.log
+
+
 def test_when_the_time_is_over_the_rest_says_so(tmp_path: Path) -> None:
     (outcome,) = run_all([Part("late", good)], Setting("cpu", True, tmp_path, tmp_path), gpus=1, minutes=0.1)
     assert (outcome.status, outcome.reason) == (NOT_APPLICABLE, "no time is left of --minutes 0.1")
