@@ -84,6 +84,11 @@ def phase_of(qat: QatOptions, step: int) -> Phase:
     return Phase.FIXED_SCALE if step < qat.qat_freeze_after else Phase.EVAL_READY
 
 
+def begins_phase(qat: QatOptions, step: int) -> bool:
+    """Whether an optimizer step (0-based) after the first is the first of a phase: code is compiled anew for it."""
+    return qat.qat and step > 0 and step in (qat.qat_calib_steps, qat.qat_freeze_after, qat.qat_disable_observer_step)
+
+
 def begins_fake_quantization(qat: QatOptions, step: int) -> bool:
     """Whether this optimizer step (0-based) is the first with fake quantization: weights are rounded before it.
 

@@ -11,8 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from coco224.batches import EvalBatches
+from coco224.files import whole_or_absent
 from coco224.reading.rows import Pixels
 from codec.evaluation.figures import Figures, evaluate, means, sums_and_counts
+from codec.hub.repository import RECONSTRUCTIONS
 from codec.network.codec import Codec
 from codec.network.pixels import to_uint8
 from training.distributed import sum_over_ranks
@@ -20,6 +22,8 @@ from training.preempt import Preempted, StopSignal
 from training.qat import about_latent
 from training.record import Record
 from training.run import Run
+
+BEFORE = "pre"  # the reconstructions before the first step
 
 
 class Stopped(Exception):
@@ -67,7 +71,8 @@ def _means(figures: list[Figures], run: Run, stopped: bool) -> dict[str, float]:
 def save_reconstructions(run: Run, record: Record, codec: Codec, name: str) -> None:
     """Writes originals and reconstructions of the first pictures to `recon_dir/{origin,NAME}/NNNNN.png`, in background.
 
-    A grid of the pairs goes to `recon_dir/NAME.png` and to the trackers.
+    A grid of the pairs goes to `recon_dir/NAME.png` and to the trackers, and after training to `save_dir`, for uploads:
+    another run may share `recon_dir`.
     """
     output = run.options.output
     count = min(output.recon_count, len(run.data.pictured))
@@ -90,6 +95,9 @@ def save_reconstructions(run: Run, record: Record, codec: Codec, name: str) -> N
                 write_png(root / "origin" / f"{number:05d}.png", original)
                 write_png(root / name / f"{number:05d}.png", reconstruction)
             write_png(root / f"{name}.png", grid)
+            if name != BEFORE:
+                with whole_or_absent(record.folder / RECONSTRUCTIONS) as beside:
+                    Image.fromarray(grid).save(beside, "png")
 
     record.writer.submit(write)
     record.trackers.pictures(run.progress.step, grid, pairs)

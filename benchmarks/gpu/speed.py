@@ -51,6 +51,20 @@ def _speed(setting: Setting, quality: int, act: str, batch: int) -> Row:
     return Row(what, batch / seconds, "pictures/s", sides=sides)
 
 
+def determinism(setting: Setting) -> Iterator[Row]:
+    """What it costs that a run repeats bit for bit: a step with and without --deterministic."""
+    quality, act, batch = 8, "relu", 2 if setting.tiny else BATCHES[0]
+    rates = {}
+    for flag in ("true", "false"):
+        words = [*options(setting, quality, act, batch), "--deterministic", flag]
+        trainer = Trainer(setting.coco224, setting.folder / flag, *words)
+        rates[f"--deterministic {flag}, pictures/s"] = batch / seconds_of(setting, trainer.step)
+        torch._dynamo.reset()
+    exact, fastest = rates.values()
+    what = f"speed with the same bits in every run over the fastest, quality {quality}, {act}, batch {batch}"
+    yield Row(what, exact / fastest, "x", sides=rates)
+
+
 def options(setting: Setting, quality: int, act: str, batch: int) -> list[str]:
     """The training options of a measurement, which begins with random weights and must not diverge."""
     compiles = "true" if setting.device == "cuda" else "false"

@@ -193,7 +193,7 @@ def test_only_kernels_count_as_time_of_the_gpu() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 def test_a_part_passes_on_the_gpu(part: Part, coco224: Path, tmp_path: Path) -> None:
     """With the dry run's sizes, so without its bars of speed; `make gpu` measures."""
