@@ -93,7 +93,7 @@ def runner(model: onnx.ModelProto) -> Callable[[Tensor], list[Array]]:
     def run(value: Tensor) -> list[Array]:
         real: Array = value.numpy()
         if entry.type == "tensor(uint8)":
-            scale, zero = _grid(entry.name)
+            scale, zero = grid(entry.name)
             real = np.rint(real / np.float32(scale) + zero).astype(np.uint8)
         outputs = session.run(None, {entry.name: real})
         names = [each.name for each in session.get_outputs()]
@@ -102,7 +102,7 @@ def runner(model: onnx.ModelProto) -> Callable[[Tensor], list[Array]]:
     return run
 
 
-def _grid(name: str) -> tuple[float, int]:
+def grid(name: str) -> tuple[float, int]:
     """Scale and zero point of an 8-bit input or output; that of a picture is 1/255."""
     grids = {"symbols": (1.0, SYMBOL_ZERO), "levels": (1.0, SYMBOL_ZERO), "magnitudes": (1.0, 0)}
     return grids.get(name, (1 / 255, 0))
@@ -111,7 +111,7 @@ def _grid(name: str) -> tuple[float, int]:
 def _real(name: str, value: NDArray[np.generic]) -> Array:
     if value.dtype != np.uint8:
         return value.astype(np.float32)
-    scale, zero = _grid(name)
+    scale, zero = grid(name)
     return ((value.astype(np.float32) - zero) * np.float32(scale)).astype(np.float32)
 
 
