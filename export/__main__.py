@@ -135,8 +135,9 @@ def in_float_after_all(codec: "Codec") -> list[str]:
     lines = []
     for transform, name in (("g_a", "y"), ("h_a", "z")):
         model = codec.entropy_models.get(transform)
-        if model is not None and model.symbol_limits is None and (transform == "g_a" or codec.is_quantized(transform)):
-            lines.append(f"{name} stays in float: {model.not_int8()}")
+        reason = model.not_int8() if model is not None else ""
+        if reason and (transform == "g_a" or codec.is_quantized(transform)):
+            lines.append(f"{name} stays in float: {reason}")
     return lines
 
 

@@ -129,10 +129,10 @@ def judge(options: NpuOptions) -> Iterator[Verdict]:
                 "for it, or compile only the other part with --part"
             )
     parts = [each for part in asked for each in build.parts_of(codec, part)]
-    if "h_a" in parts and not codec.has_symbols("h_a"):
+    if "h_a" in parts and not codec.has_symbols("h_a"):  # also if the tables of z do not fit 8 bits
         parts.remove("h_a")
         print("h_a stays in float, on the host: give --calib_dir, or train with --qat_exclude_entropy false")
-    if codec.y_model.symbol_limits is None:
+    if not codec.has_means and codec.y_model.symbol_limits is None:
         latent = "y_hat" if options.part == "decoder" else "y"
         raise InputError(
             f"{options.ckpt}: the symbols of its tables do not fit -128..127, so {latent} is float, which no integer "
@@ -185,16 +185,16 @@ def qualcomm(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) ->
 
     from export.chips.qualcomm import compile_model
     from export.graph import build
+    from export.graph.check import grid
     from export.graph.parts import exportable
     from export.pictures import sample_picture
-    from export.runtime import SYMBOL_ZERO
 
     x = sample_picture(*options.input_size)
     model = build.build(codec, part, "depth_to_space", x)
     onnx.save(model, folder / f"{part}.onnx")
-    example = exportable(codec, part, "depth_to_space", x).example
-    integers = {"encoder": example * 255, "h_a": example, "decoder": example + SYMBOL_ZERO}[part]
-    compiled = compile_model(model, integers.round().byte().numpy())
+    ready = exportable(codec, part, "depth_to_space", x)
+    scale, zero = grid(ready.inputs[0])
+    compiled = compile_model(model, (ready.example / scale + zero).round().byte().numpy())
     figures = {"largest difference to the CPU, steps": compiled.largest, "mean": round(compiled.mean, 4)}
     return Verdict(part, QUALCOMM, compiled.reason, figures if compiled.whole else {})
 

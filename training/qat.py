@@ -1,5 +1,7 @@
 """Quantization-aware training in a run: starts its phases, and learns ranges over all ranks."""
 
+import itertools
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -8,6 +10,7 @@ from codec.description.architecture import Quantization
 from codec.errors import InputError
 from codec.network.codec import Codec, gdn_layers
 from codec.quantization.calibrate import CALIBRATION_PICTURES
+from codec.quantization.levels import levels_of, set_steps
 from codec.quantization.phases import (
     activation_quantizers,
     closed_layers,
@@ -68,9 +71,11 @@ def quantize(codec: Codec, qat: QatOptions, initial: Codec | None) -> None:
     ranges = {
         key: earlier[key]
         for key in quantizer_state(codec)
-        if key in earlier and earlier[key].shape == own[key].shape and not key.endswith(".steps")
+        if key in earlier and earlier[key].shape == own[key].shape and not key.endswith((".steps", "levels.step"))
     }
     nn.Module.load_state_dict(codec, ranges, strict=False)
+    for _, levels in itertools.islice(levels_of(initial), 1):
+        set_steps(codec, levels.step)
     if 0 in (qat.qat_calib_steps, qat.qat_disable_observer_step):
         unknown = [name for name, quantizer in activation_quantizers(codec) if not quantizer.has_range]
         if unknown:

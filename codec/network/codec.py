@@ -35,6 +35,9 @@ class Codec(CompressionModel, ABC):
     arch: ClassVar[str]
     """Name of the architecture."""
 
+    has_means: ClassVar[bool] = False
+    """Whether a hyperprior predicts means of y."""
+
     N: int
     M: int
     g_a: Any  # an nn.Sequential, or a graph with quantizers
@@ -89,6 +92,10 @@ class Codec(CompressionModel, ABC):
         """Whether g_a or h_a in int8 gives symbols, or g_s takes them, in `eval()`; otherwise its latent is float."""
         model = self.entropy_models.get(part, self.y_model)
         return self.is_quantized(part) and model.symbol_limits is not None
+
+    def has_levels(self, part: str) -> bool:
+        """Whether g_a in int8 gives levels of y (`codec.quantization.levels`), or h_a and g_s take them."""
+        return self.has_means and self.is_quantized(part)
 
     def refresh_tables(self) -> None:
         """Rebuilds from the weights, in place, all that coding needs: medians and CDF tables.

@@ -1,6 +1,6 @@
 """bmshj2018_hyperprior and mbt2018_mean: a second latent z tells the decoder how each value of y is distributed."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from compressai.models import MeanScaleHyperprior, ScaleHyperprior
@@ -30,7 +30,6 @@ class HyperCodec(Codec):
             while the weights train; then h_s predicts.
     """
 
-    has_means: ClassVar[bool]
     h_a: Any  # an nn.Sequential, or a graph with quantizers
     h_s: nn.Sequential
 

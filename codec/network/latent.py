@@ -48,5 +48,5 @@ class LatentModel(EntropyModel):
         self.symbol_limits = INT8 if self.for_int8 and not self.not_int8() else None
 
     def not_int8(self) -> str:
-        """Why 8 bits cannot hold the symbols; empty if they can (a host read)."""
+        """Why 8 bits cannot hold what an int8 runtime has of the latent; empty if they can (a host read)."""
         raise NotImplementedError

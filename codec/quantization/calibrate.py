@@ -15,6 +15,7 @@ from codec.network.hyperprior import HyperCodec
 from codec.network.tables import tables_of
 from codec.quantization.equalize import equalize
 from codec.quantization.layers import QuantizedLayer
+from codec.quantization.levels import fit_levels
 from codec.quantization.phases import (
     activation_quantizers,
     enter,
@@ -80,10 +81,14 @@ def equalize_channels(codec: Codec, pictures: Sequence[Tensor]) -> None:
 def round_to_grid(codec: Codec, pictures: Sequence[Tensor]) -> None:
     """GPTQ rounding of the weights (`codec.quantization.rounding`), in place, with scales from the weights as they are.
 
+    The steps of y's levels are chosen before, if the codec has any.
+
     Args:
         codec: in a phase of fake quantization.
         pictures: float [B, 3, H, W] in [0, 1] each.
     """
+    with _in_evaluation(codec, quantize=False):
+        fit_levels(codec, pictures)
     for layer in codec.modules():
         if isinstance(layer, QuantizedLayer) and quantization_of(codec).learning:
             layer.update_weight_scale()

@@ -12,6 +12,7 @@
 rounding are in `codec.quantization.calibrate`; what an exporter gets is in `codec.quantization.freeze`.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -24,12 +25,13 @@ from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.quantization.graph import insert_quantizers
 from codec.quantization.layers import QuantizedLayer
+from codec.quantization.levels import Levels, levels_of, set_steps, with_levels
 from codec.quantization.observers import Reduction, observer_named
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer
 
 PICTURE_RANGE = (0.0, 1.0)
-INPUT_RANGES = {"g_a": PICTURE_RANGE, "h_a": (0.0, 255.0)}
-"""The ranges of inputs: a picture's bytes have scale 1/255, and magnitudes of symbols have scale 1."""
+MAGNITUDE_RANGE = (0.0, 255.0)
+"""Gives magnitudes of symbols the scale 1."""
 
 
 def build(architecture: Architecture) -> Codec:
@@ -52,16 +54,23 @@ def prepare(codec: Codec, quantization: Quantization) -> None:
     switches = Switches(in_eval=quantization.eval_fakequant)
     for part in quantization.transforms:
         transform = insert_quantizers(
-            getattr(codec, part),
+            with_levels(codec, part),
             example_input(codec, part),
             switches,
             per_channel=quantization.w_per_channel,
             observer=observer_named(quantization.act_observer),
-            input_range=INPUT_RANGES.get(part),
+            input_range=_input_range(codec, part),
             output_range=PICTURE_RANGE if part == "g_s" else None,
         )
         setattr(codec, part, transform.to(next(codec.parameters()).device))
     _set_phase(codec, quantization)
+
+
+def _input_range(codec: Codec, part: str) -> tuple[float, float] | None:
+    """The range of a transform's input; None for y_hat, and for y, whose levels have one."""
+    if part == "h_a" and not codec.has_means:
+        return MAGNITUDE_RANGE
+    return PICTURE_RANGE if part == "g_a" else None
 
 
 def in_float(codec: Codec) -> Codec:
@@ -69,6 +78,9 @@ def in_float(codec: Codec) -> Codec:
     if not codec.architecture.quantization:
         return codec
     plain = new_codec(replace(codec.architecture, quantization=None))
+    if any(levels_of(codec)):
+        codec = copy.deepcopy(codec)
+        set_steps(codec, torch.ones_like(next(levels_of(codec))[1].step))
     added = quantizer_state(codec)
     plain.load_weights({name: tensor for name, tensor in codec.state_dict().items() if name not in added})
     plain.load_coding_arrays(codec.coding_arrays())
@@ -157,7 +169,7 @@ def quantizer_state(codec: Codec) -> set[str]:
     return {
         f"{name}.{buffer}"
         for name, module in codec.named_modules()
-        if isinstance(module, ActivationQuantizer | WeightQuantizer)
+        if isinstance(module, ActivationQuantizer | WeightQuantizer | Levels)
         for buffer in module.state_dict()
     }
 

@@ -23,7 +23,7 @@ from export.graph.parts import Part, exportable
 from export.graph.qdq import to_int8
 from export.graph.rewrite import Deconv
 from export.pictures import calibration_pictures
-from export.runtime.session import H_A, H_A_SUFFIX, MARGINS, TABLES_SUFFIX, digest
+from export.runtime.session import H_A, H_A_SUFFIX, MARGINS, STEPS, TABLES_SUFFIX, digest
 
 
 def transforms_of(codec: Codec, part: Part) -> tuple[str, ...]:
@@ -53,7 +53,10 @@ def build(
         to_int8(model)
     known = margins(codec, *own) if part != "full" else None
     properties = {"part": part, "deconv": deconv, "fingerprint": f"{fingerprint:08x}"}
-    onnx.helper.set_model_props(model, properties | {MARGINS: " ".join(map(str, known or ()))})
+    properties[MARGINS] = " ".join(map(str, known or ()))
+    if part != "full" and codec.has_levels(own[0]):
+        properties[STEPS] = getattr(codec, own[0]).levels.step.numpy().astype("<f4").tobytes().hex()
+    onnx.helper.set_model_props(model, properties)
     onnx_file.check(model, opset)
     return model
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from codec.network.codec import Codec
 from codec.network.hyperprior import HyperCodec
-from export.graph.parts import Part
+from export.graph.parts import Part, in_levels
 from export.runtime import SYMBOL_ZERO, session_options
 
 Array = NDArray[np.float32]
@@ -50,19 +50,21 @@ def compare(model: onnx.ModelProto, codec: Codec, part: Part, x: Tensor) -> Chec
         (latent,) = run(x)
         if not codec.is_quantized("g_a"):
             return _in_range("y", latent, y)
+        if codec.has_levels("g_a"):
+            return _symbols(latent, in_levels(codec, "g_a", y), FLIPPED_INT8)
         ours = latent if codec.has_symbols("g_a") else np.rint(latent - medians.numpy())
         return _symbols(ours, codec.y_model.symbols(y), FLIPPED_INT8)
     if part == "h_a":
         assert isinstance(codec, HyperCodec)
         seen = codec.seen_by_h_a(codec.emitted(y))
-        (latent,) = run(seen)
+        (latent,) = run(in_levels(codec, "h_a", seen))
         z, z_model = codec.h_a(seen), codec.entropy_bottleneck
         if not codec.is_quantized("h_a"):
             return _in_range("z", latent, z - z_model.medians())
         return _symbols(np.rint(latent), z_model.symbols(z), FLIPPED_INT8)
     if part == "decoder":
         symbols = codec.y_model.symbols(y)
-        (x_hat,) = run(symbols if codec.has_symbols("g_s") else symbols + medians)
+        (x_hat,) = run(symbols if codec.has_symbols("g_s") else in_levels(codec, "g_s", symbols + medians))
         return _picture(x_hat, codec.g_s(symbols + medians), codec.is_quantized("g_s"))
     x_hat, latent = run(x)
     y_hat = torch.from_numpy(latent) + medians if codec.has_symbols("g_a") else torch.from_numpy(latent)
@@ -91,7 +93,7 @@ def runner(model: onnx.ModelProto) -> Callable[[Tensor], list[Array]]:
     def run(value: Tensor) -> list[Array]:
         real: Array = value.numpy()
         if entry.type == "tensor(uint8)":
-            scale, zero = _grid(entry.name)
+            scale, zero = grid(entry.name)
             real = np.rint(real / np.float32(scale) + zero).astype(np.uint8)
         outputs = session.run(None, {entry.name: real})
         names = [each.name for each in session.get_outputs()]
@@ -100,15 +102,16 @@ def runner(model: onnx.ModelProto) -> Callable[[Tensor], list[Array]]:
     return run
 
 
-def _grid(name: str) -> tuple[float, int]:
+def grid(name: str) -> tuple[float, int]:
     """Scale and zero point of an 8-bit input or output; that of a picture is 1/255."""
-    return {"symbols": (1.0, SYMBOL_ZERO), "magnitudes": (1.0, 0)}.get(name, (1 / 255, 0))
+    grids = {"symbols": (1.0, SYMBOL_ZERO), "levels": (1.0, SYMBOL_ZERO), "magnitudes": (1.0, 0)}
+    return grids.get(name, (1 / 255, 0))
 
 
 def _real(name: str, value: NDArray[np.generic]) -> Array:
     if value.dtype != np.uint8:
         return value.astype(np.float32)
-    scale, zero = _grid(name)
+    scale, zero = grid(name)
     return ((value.astype(np.float32) - zero) * np.float32(scale)).astype(np.float32)
 
 

@@ -43,6 +43,7 @@ def _analysed(pixels: Pixels, model: Model) -> NDArray[Any]:
         found = model.run(piece if model.takes_bytes else piece.astype(np.float32) / np.float32(255))
         if found.dtype == np.uint8:
             found = found.astype(np.int32) - SYMBOL_ZERO
+            found = found if model.steps is None else found.astype(np.float32) * model.steps
         else:
             _check(found, LARGEST)
             found = found if model.h_a else model.coder.round(found)
@@ -58,8 +59,10 @@ def _hyper_analysed(y: NDArray[Any], h_a: Graph) -> NDArray[np.int32]:
     z: NDArray[np.int32] | None = None
     for tile in h_a.tiles(y.shape[1:]):
         piece = h_a.piece(y, tile)
-        piece = np.abs(piece) if h_a.takes_magnitudes else piece
-        found = h_a.run(piece.astype(np.uint8 if h_a.takes_bytes else np.float32))
+        if h_a.takes_magnitudes:
+            found = h_a.run(np.abs(piece).astype(np.uint8 if h_a.takes_bytes else np.float32))
+        else:
+            found = h_a.run(_levels(piece, h_a) if h_a.takes_bytes else piece.astype(np.float32))
         if found.dtype == np.uint8:
             found = found.astype(np.int32) - SYMBOL_ZERO
         else:
@@ -83,7 +86,7 @@ def decode(data: bytes, model: Model) -> Pixels:
     for tile in model.tiles(found.shape[1:]):
         piece = model.piece(found, tile)
         if model.takes_bytes:
-            x_hat = model.run(np.clip(piece + SYMBOL_ZERO, 0, 255).astype(np.uint8))
+            x_hat = model.run(_levels(piece * np.float32(model.coder.unit), model))
         else:
             x_hat = model.run(piece.astype(np.float32) * np.float32(model.coder.unit) + model.medians)
         if x_hat.dtype != np.uint8:
@@ -92,6 +95,13 @@ def decode(data: bytes, model: Model) -> Pixels:
         place = pixels[tile.kept(STRIDE)]  # ends with the picture; x_hat may extend beyond it
         place[:] = x_hat[:, *tile.used(STRIDE)][:, : place.shape[0], : place.shape[1]].transpose(1, 2, 0)
     return pixels
+
+
+def _levels(y: NDArray[Any], graph: Graph) -> NDArray[np.uint8]:
+    """y, y_hat or symbols [M, h, w] as the graph's levels, or symbols, in 8 bits."""
+    values = np.rint(y if graph.steps is None else y.astype(np.float32) / graph.steps)
+    levels: NDArray[np.uint8] = np.clip(values + SYMBOL_ZERO, 0, 255).astype(np.uint8)
+    return levels
 
 
 def _check(values: NDArray[Any], most: float = np.inf) -> None:

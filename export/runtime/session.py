@@ -28,6 +28,9 @@ H_A_SUFFIX = ".h_a.onnx"
 H_A = "h_a"
 """The encoder's metadata property with the `digest` of the file of h_a."""
 
+STEPS = "steps"
+"""The property with the steps of y's levels: a float32 for each channel, little-endian, in hexadecimal."""
+
 LARGEST_FILE = 2**29
 """Largest file of h_a, in bytes."""
 
@@ -68,6 +71,7 @@ class Graph:
         margins: its receptive field, in positions of its tiles; None if it is not known, or is the full picture.
         takes_bytes: its input is uint8.
         takes_magnitudes: its input has no sign, as that of h_a may have.
+        steps: float32 [M, 1, 1], y or y_hat is its levels times this; None for a graph that has no levels.
 
     Raises:
         InputError: the file is not a model of that part.
@@ -84,6 +88,7 @@ class Graph:
         self._entry = self.session.get_inputs()[0]
         self.takes_bytes = self._entry.type == "tensor(uint8)"
         self.takes_magnitudes = self._entry.name == "magnitudes"
+        self.steps = read_steps(self.properties.get(STEPS, ""), path)
 
     def check_shapes(self, inputs: int, outputs: int) -> None:
         """Raises InputError if it does not have these channels, or takes a size that no codec has."""
@@ -94,6 +99,8 @@ class Graph:
             raise InputError(
                 f"{self._path} is no {self._part} of {channels} channels, which its tables have; export it again"
             )
+        if self.steps is not None and len(self.steps) != (outputs if self._part == "encoder" else inputs):
+            raise InputError(f"{self._path} has {len(self.steps)} steps, which its latent has not; export it again")
         sides = [side for side in self._entry.shape[2:] if isinstance(side, int)]
         whole = STRIDE if self._part == "encoder" else 1
         if any(side < whole or side % whole or side > LONGEST_SIDE for side in sides):
@@ -193,6 +200,19 @@ class Model(Graph):
 def digest(h_a: bytes) -> str:
     """What an encoder's property `h_a` says of the file of h_a."""
     return hashlib.sha256(h_a).hexdigest()[:16]
+
+
+def read_steps(words: str, path: Path) -> NDArray[np.float32] | None:
+    """The steps of a model's levels from its property; InputError if they are not positive numbers."""
+    if not words:
+        return None
+    try:
+        steps = np.frombuffer(bytes.fromhex(words), "<f4").astype(np.float32)
+    except ValueError:
+        steps = np.zeros(1, np.float32)
+    if not (np.isfinite(steps).all() and (steps > 0).all()):
+        raise InputError(f"{path} has steps that are no positive numbers; export it again")
+    return steps[:, None, None]
 
 
 def read_margins(words: str) -> Margins | None:

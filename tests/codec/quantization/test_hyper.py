@@ -19,7 +19,9 @@ from codec.network.tables import with_tables
 from codec.quantization.calibrate import calibrate
 from codec.quantization.freeze import frozen
 from codec.quantization.layers import QuantizedLayer
+from codec.quantization.levels import levels_of
 from codec.quantization.phases import enter
+from codec.quantization.phases import in_float as in_float_again
 
 ARCH = "bmshj2018_hyperprior"
 
@@ -104,6 +106,33 @@ def test_a_checkpoint_and_an_exporters_copy_compute_the_same(
         again = other(pictures[0])
         assert torch.equal(again["x_hat"], out["x_hat"])
         assert all(torch.equal(again["likelihoods"][name], out["likelihoods"][name]) for name in ("y", "z"))
+
+
+def test_y_of_a_codec_with_means_has_levels_and_the_float_codec_stays(pictures: list[Tensor]) -> None:
+    plain = make(arch="mbt2018_mean")
+    with torch.no_grad():
+        plain.g_a[6].weight *= 20
+        plain.g_s[0].weight /= 20
+    plain = with_tables(plain)
+    codec = calibrate(plain, pictures, Quantization("all", hyper=True))
+    x, (_, levels) = pictures[0], next(levels_of(codec))
+    y, exact = codec.g_a(x), plain.g_a(x)
+    integers = y / levels.step.view(-1, 1, 1)
+    torch.testing.assert_close(integers, integers.round(), rtol=0, atol=1e-3)
+    assert 60 < integers.abs().max() < 128
+    assert (y - exact).square().mean() < 2e-3 * exact.square().mean()
+    z, exact = codec.h_a(y), plain.h_a(y)
+    assert (z - exact).square().mean() < 2e-3 * exact.square().mean()
+    y_hat, _, _ = codec.quantize(y, None, False)
+    x_hat, exact = codec.g_s(y_hat), plain.g_s(y_hat).clamp(0, 1)
+    assert (x_hat - exact).abs().mean() < 0.02
+    far = torch.zeros(1, M, 2, 2) + 1e4  # beyond all levels
+    assert torch.equal(codec.g_s(far), codec.g_s(torch.zeros(1, M, 2, 2) + 127 * levels.step.view(-1, 1, 1)))
+    back = in_float_again(codec)
+    torch.testing.assert_close(back.g_a[6].bias, plain.g_a[6].bias)
+    assert (back.g_s(y_hat).clamp(0, 1) - exact).abs().mean() < 0.02
+    again = with_tables(codec)
+    assert torch.equal(again(x)["x_hat"], codec(x)["x_hat"])
 
 
 def test_metadata_without_hyper_and_impossible_ones() -> None:
