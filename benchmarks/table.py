@@ -23,6 +23,7 @@ SUBJECTS = {
     "startup": "Training: start",
     "gpu": "Training: on a GPU",
     "forms": "Training: forms of the convolutions",
+    "generated": "Training: the code for a GPU",
     "data": "Data: reading and preparing",
     "rd_study_cpu_long": "Quality: what each block costs",
     "rd_study_cpu_int8": "Quality: what int8 costs ReLU",

@@ -24,6 +24,7 @@ _ORDER, _WINDOW = 0, 1
 
 _BATCHES_PER_WORKER = 3  # in shared memory: two that were read ahead, and one in transfer
 _TIMEOUT = 600  # seconds without a batch after which the workers have failed
+_EXPECTED = 4  # how many micro-batches ahead the kernel learns which rows come
 _DECODERS = 4  # threads that decode rows ahead of an evaluation; Pillow decodes without the interpreter's lock
 
 
@@ -90,12 +91,11 @@ class TrainBatches(Dataset[Batch]):
         self._drawn: dict[int, tuple[Ints, Ints, Ints, Flags]] = {}
 
     def __getitem__(self, k: int) -> Batch:
-        step, micro = divmod(k, self.grad_accum)
-        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        order, tops, lefts, mirrored = self._draw(epoch)
-        first = (micro * self._world_size + self._rank) * self._batch_size
-        places = np.arange(first, first + self._batch_size)
-        rows = order[step_in_epoch * self.global_batch + places]
+        places, rows = self._places_and_rows(k)
+        epoch, of_epoch = divmod(k, self.grad_accum * self.steps_per_epoch)
+        if of_epoch + _EXPECTED < self.grad_accum * self.steps_per_epoch:
+            self._rows.expect(self._places_and_rows(k + _EXPECTED)[1])
+        _, tops, lefts, mirrored = self._draw(epoch)
         pixels = self._rows.read(rows, tops[rows], lefts[rows], self._input_size)
         if self._hflip:
             # One by one: torch.flip is vectorized for HxWx3, ten times faster than a reversed numpy view.
@@ -103,6 +103,14 @@ class TrainBatches(Dataset[Batch]):
                 picture = torch.from_numpy(pixels[place])
                 picture.copy_(torch.flip(picture, (1,)))
         return _batch(pixels, rows, places)
+
+    def _places_and_rows(self, k: int) -> tuple[Ints, Ints]:
+        """The places of micro-batch k in the global batch, and the rows there."""
+        step, micro = divmod(k, self.grad_accum)
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        first = (micro * self._world_size + self._rank) * self._batch_size
+        places = np.arange(first, first + self._batch_size)
+        return places, self._draw(epoch)[0][step_in_epoch * self.global_batch + places]
 
     def _draw(self, epoch: int) -> tuple[Ints, Ints, Ints, Flags]:
         """Order, corners and mirroring of a complete epoch. They are cached, so that a batch takes microseconds.

@@ -1,5 +1,6 @@
 """The data of a run: training rows, validation rows, and batches in an order that a resumed run repeats."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +40,7 @@ class DataOptions(OptionGroup):
     batch_size: int = option(16, "crops per process in a micro-batch", rule=at_least(1))
     grad_accum: int = option(1, "micro-batches per optimizer step", rule=at_least(1))
     num_workers: int | None = option(
-        None, "processes per rank that read data", rule=NOT_NEGATIVE, shown="0 for raw rows, else 2", local=True
+        None, "processes per rank that read data", rule=NOT_NEGATIVE, shown="0 for raw rows, else by cores", local=True
     )
 
     def __post_init__(self) -> None:
@@ -122,8 +123,16 @@ def micro_batches(
         decodes: the rows are decoded when they are read. Raw rows need no workers: reading is faster than a transfer.
     """
     if num_workers is None:
-        num_workers = 2 if decodes else 0
+        num_workers = decoders(device) if decodes else 0
     return iter(train_loader(batches, first, last, num_workers, pin_memory=device.type == "cuda"))
+
+
+def decoders(device: torch.device) -> int:
+    """Processes that decode rows for a rank: beside a GPU, 2 to 8 by the rank's share of the cores; on a CPU 2."""
+    if device.type != "cuda":
+        return 2
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(8, max(2, len(os.sched_getaffinity(0)) // ranks_here - 1))
 
 
 def first_batches(

@@ -21,14 +21,14 @@ def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
     """Multi-scale SSIM, the mean over pictures; x_hat, x float [B, C, H, W] in [0, 1], sides over 160.
 
     Source: Wang, Simoncelli and Bovik 2003. As in pytorch_msssim: an 11x11 Gaussian of sigma 1.5 without padding, five
-    scales halved by averaging, negative similarities set to 0. It is faster, because four maps are blurred at once, not
-    five one by one, and because the blur is a sum of shifted pictures, which compiles to one loop.
+    scales halved by averaging, negative similarities set to 0. It is faster, because the three maps that need
+    a gradient are blurred at once, and because the blur is a sum of shifted pictures, which compiles to one loop.
     """
     assert min(x.shape[-2:]) >= MS_SSIM_MIN_SIZE, "sides must be larger than 160, or nothing is left of the fifth scale"
     similarities = []
     for scale in range(len(SCALES)):
-        blurred = Blur.apply(torch.stack([x_hat, x, x_hat * x_hat + x * x, x_hat * x]))
-        mean_hat, mean, squares, product = blurred.unbind()
+        mean_hat, squares, product = Blur.apply(torch.stack([x_hat, x_hat * x_hat + x * x, x_hat * x])).unbind()
+        mean = blur(x)
         means, mean_squares = mean_hat * mean, mean_hat * mean_hat + mean * mean
         similarity = (2 * (product - means) + C2) / (squares - mean_squares + C2)
         if scale == len(SCALES) - 1:
@@ -41,18 +41,20 @@ def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 class Blur(torch.autograd.Function):
-    """The Gaussian window over the last two dimensions, without padding: each side loses 10.
-
-    The window is symmetric, so the backward is the same blur of the padded gradient.
-    """
+    """`blur` with a short backward: the window is symmetric, so it is the same blur of the padded gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _along(_along(x, -2), -1)
+        return blur(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _along(_along(F.pad(gradient, [2 * RADIUS] * 4), -1), -2)
+        return blur(F.pad(gradient, [2 * RADIUS] * 4))
+
+
+def blur(x: Tensor) -> Tensor:
+    """The Gaussian window over the last two dimensions, without padding: each side loses 10."""
+    return _along(_along(x, -2), -1)
 
 
 def _along(x: Tensor, dim: int) -> Tensor:

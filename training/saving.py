@@ -10,7 +10,7 @@ from coco224.files import link_or_copy, whole_or_absent
 from codec.checkpoint import Description, as_file
 from codec.errors import InputError
 from codec.network.codec import Codec
-from training.distributed import sum_over_ranks
+from training.distributed import is_sharded, sum_over_ranks
 from training.folder import STATE, Marker, mark
 from training.record import LAST, Record
 from training.run import Run
@@ -20,20 +20,24 @@ from training.state import model_tensors, optimizer_tensors, save_state
 BEST = {"psnr": ("best_psnr", True), "ms_ssim": ("best_msssim", True), "rd": ("best_rd", False)}
 
 
-def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False) -> None:
+def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False, waits: bool = False) -> bool:
     """Copies everything to host memory and gives it to the main process's writer; training continues meanwhile.
 
     Every rank calls it, since a sharded model is gathered here. `shipped` is `run.shipped()` of these weights. If the
     disk is full, the previous state stays intact, and training continues without this one. The run waits for the disk
-    only at its end, and at every save with `--full_disk stop`.
+    only at its end, with `waits`, and at every save with `--full_disk stop`.
+
+    Returns:
+        False if the run waited and the disk is full.
 
     Raises:
         InputError: on every rank, if the disk is full and the run ends here or has `--full_disk stop`.
     """
     progress, output, main = run.progress, run.options.output, run.accelerator.is_main_process
     progress.plateau, progress.scaler = dict(run.schedule.plateau), run.scaler.state_dict()
-    model, optimizer = model_tensors(run.codec), optimizer_tensors(run.codec, run.optimizer)
     written = True
+    if main or is_sharded(run.accelerator):
+        model, optimizer = model_tensors(run.codec), optimizer_tensors(run.codec, run.optimizer)
     if main:
         contents = as_file(shipped, describe(run, run.last_metrics))
         quantization = run.codec.architecture.quantization
@@ -54,17 +58,19 @@ def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False) ->
             return False
 
         job = record.writer.submit(write)
-    if not ends_run and output.full_disk == "continue":
-        return
+    must = ends_run or output.full_disk == "stop"
+    if not must and not waits:
+        return True
     if main:
         record.writer.wait()
         written = job.result()
     (failed,) = sum_over_ranks(torch.tensor([float(not written)], device=run.device))
-    if failed:
+    if failed and must:
         raise InputError(
             f"the disk of --save_dir {output.save_dir} is full at step {progress.step}; the previous state is intact: "
             "make room, and the same command continues from there"
         )
+    return not failed
 
 
 def write_last(folder: Path, contents: bytes) -> None:

@@ -1,7 +1,9 @@
 """Reads rows of pixels of a prepared dataset from a memory map, many at a time."""
 
+import ctypes
 import io
 import math
+import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from coco224.reading.rows import Ints, Pixels, Rows
 
 _COLUMNS = ["image", "file_name"]
 _LARGEST = 8192  # largest side of an encoded row in pixels
+_madvise = ctypes.CDLL(None).madvise
+_madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def open_folder(folder: Path, split: str) -> Rows | None:
@@ -136,6 +140,9 @@ class _ArrowRows:
         # starts[c] is the first row of chunk c.
         self._starts = np.cumsum([0, *map(len, self._images)])
 
+    def expect(self, indices: Ints) -> None:
+        pass
+
     def __len__(self) -> int:
         return int(self._starts[-1])
 
@@ -175,6 +182,15 @@ class RawRows(_ArrowRows):
                 raise DataError(f"{folder / split} has rows of different sizes: prepare the dataset again")
             pixels = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
             self._chunks.append(pixels.reshape(len(chunk), self.size, self.size, 3))
+        self._addresses = [pixels.ctypes.data for pixels in self._chunks]
+
+    def expect(self, indices: Ints) -> None:
+        """Asks the kernel to read these rows from the disk in the background; one reader would wait for each page."""
+        row_bytes = self.size**2 * 3
+        for chunk, row in self._find(indices):
+            start = self._addresses[chunk] + row * row_bytes
+            page = start // mmap.PAGESIZE * mmap.PAGESIZE
+            _madvise(page, start + row_bytes - page, mmap.MADV_WILLNEED)
 
     def read(self, indices: Ints, top: Ints, left: Ints, size: int) -> Pixels:
         out = np.empty((len(indices), size, size, 3), np.uint8)

@@ -56,6 +56,9 @@ class PhotographRows:
     def names(self, indices: Sequence[int] | Ints) -> list[str]:
         return [self._source.names[int(index)] for index in indices]
 
+    def expect(self, indices: Ints) -> None:
+        pass
+
     def read(self, indices: Ints, top: Ints, left: Ints, size: int) -> Pixels:
         out = np.empty((len(indices), size, size, 3), np.uint8)
         windows = zip(out, indices.tolist(), top.tolist(), left.tolist(), strict=True)

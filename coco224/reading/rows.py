@@ -35,6 +35,10 @@ class Rows(Protocol):
         """The source files of rows, for reports."""
         ...
 
+    def expect(self, indices: Ints) -> None:
+        """Says that these rows will be read soon; what maps files may let the kernel read them from the disk."""
+        ...
+
     def read(self, indices: Ints, top: Ints, left: Ints, size: int) -> Pixels:
         """One size x size window of each of B rows.
 

@@ -91,6 +91,9 @@ class StreamedRows:
     def names(self, indices: Sequence[int] | Ints) -> list[str]:
         return [self._block(block).names([row])[0] for block, row in self._find(np.asarray(indices))]
 
+    def expect(self, indices: Ints) -> None:
+        pass
+
     def read(self, indices: Ints, top: Ints, left: Ints, size: int) -> Pixels:
         out = np.empty((len(indices), size, size, 3), np.uint8)
         for i, (block, row) in enumerate(self._find(indices)):

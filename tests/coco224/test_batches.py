@@ -163,6 +163,19 @@ def test_unprepared_photographs_make_batches_too(real_coco: Path) -> None:
     assert all(map(equal, train_loader(train, 0, 2, 2, pin_memory=False), (train[0], train[1])))
 
 
+@pytest.mark.parametrize("grad_accum", [1, 2])
+def test_the_rows_that_are_expected_are_read_soon_after_in_the_same_epoch(
+    rows: Rows, grad_accum: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected: list[list[int]] = []
+    monkeypatch.setattr(rows, "expect", lambda indices: expected.append(indices.tolist()), raising=False)
+    mine = batches(rows, batch_size=2, grad_accum=grad_accum)
+    epoch = mine.steps_per_epoch * grad_accum
+    read = [mine[k].rows.tolist() for k in range(2 * epoch)]
+    assert epoch > 8
+    assert expected == read[4:epoch] + read[epoch + 4 :]
+
+
 class Broken:
     """Rows of which one cannot be decoded."""
 
@@ -179,6 +192,9 @@ class Broken:
 
     def names(self, indices: object) -> list[str]:
         return []
+
+    def expect(self, indices: np.ndarray) -> None:
+        pass
 
     def read(self, indices: np.ndarray, top: np.ndarray, left: np.ndarray, size: int) -> np.ndarray:
         if 5 in indices.tolist():
