@@ -13,7 +13,7 @@ import contextlib
 import math
 import os
 import sys
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,15 +21,18 @@ from codec.cli import run as run_command
 from training.preempt import PREEMPTED, Preempted, StopSignal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor, nn
 
     from coco224.batches import Batch
+    from training.outcome import Outcome
     from training.record import Record
     from training.run import Run
 
 TOO_MANY_FAULTS = 3
+READ_LATE = ("cuda",)
+"""Devices that compute while the host continues: there the outcome of a step is read during the next step."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +85,7 @@ def cli() -> NoReturn:
 def train(run: Run, record: Record, stop: StopSignal) -> int:
     """The loop: steps, with checkpoints, evaluations and reconstructions in between. Returns the exit status."""
     from training.saving import save
-    from training.validation import BEFORE, save_reconstructions
+    from training.validation import BEFORE, Stopped, save_reconstructions
 
     output, progress = run.options.output, run.progress
     if progress.step == 0 and output.recon_every:
@@ -90,26 +93,28 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
     # If a kill came between the last step of an epoch and its evaluation, the resumed run evaluates first.
     if not end_epoch(run, record, stop):
         return PREEMPTED
+    unread: Outcome | None = None
     while progress.step < run.total:
+        # The outcome of the step before is read while a GPU computes the gradients of this one.
         try:
             with interruptible_compilation(run, record, stop):
-                outcome = optimizer_step(run, stop)
-        except Preempted:
+                last, unread = unread, optimizer_step(run, stop, partial(settle, run, record, unread))
+        except Stopped:
             return PREEMPTED
         stop.begun()
-        progress.faults_in_a_row = progress.faults_in_a_row + 1 if outcome.fault else 0
-        if outcome.fault:
-            report_fault(run, record, outcome)
         progress.step += 1
         run.last_metrics = {}
-        record.step(progress.step, outcome.figures, outcome.lr)  # a row every --log_every steps
+        stopping = last is not None and last.stopping
+        if stopping or not may_wait(run):
+            settle(run, record, unread)
+            stopping, unread = stopping or unread.stopping, None
 
         # Every --checkpoint_every steps, and when the run must end here: save the state to resume from.
         exhausted = progress.faults_in_a_row >= run.options.numerics.overflow_patience
-        ends_run = outcome.stopping or exhausted
+        ends_run = stopping or exhausted
         if ends_run or progress.step % output.checkpoint_every == 0:
             save(run, record, run.shipped(), ends_run=ends_run)
-        if outcome.stopping:
+        if stopping:
             return PREEMPTED
         if exhausted:
             return TOO_MANY_FAULTS
@@ -127,16 +132,43 @@ def interruptible_compilation(run: Run, record: Record, stop: StopSignal) -> Ite
     With several processes a signal waits for the step, since the others would wait for this one.
 
     Raises:
-        Preempted: a signal came, and the state before this step is saved.
+        Stopped: a signal came, and the state before this step is saved.
     """
     from training.phases import begins_phase
     from training.saving import save
+    from training.validation import Stopped
 
     compiled, alone = run.loss is not run.objective, run.accelerator.num_processes == 1
     takes_long = compiled and alone and begins_phase(run.options.qat, run.progress.step)
     saved = takes_long and save(run, record, run.shipped(), waits=True)
-    with stop.at_once() if saved else contextlib.nullcontext():
-        yield
+    try:
+        with stop.at_once() if saved else contextlib.nullcontext():
+            yield
+    except Preempted:
+        if saved:
+            raise Stopped from None
+        raise
+
+
+def may_wait(run: Run) -> bool:
+    """Whether the outcome of the last step may be read during the next step.
+
+    Not before a checkpoint or an evaluation, with QAT, which learns ranges, and where one more fault ends the run.
+    """
+    step, faults = run.progress.step, run.progress.faults_in_a_row
+    saves = step % run.options.output.checkpoint_every == 0 or ends_epoch(run, 1)
+    exhausts = faults + 1 >= run.options.numerics.overflow_patience
+    return run.device.type in READ_LATE and not (saves or exhausts or run.options.qat.qat)
+
+
+def settle(run: Run, record: Record, outcome: Outcome | None) -> None:
+    """Reads the outcome of a step, if there is one, and records it."""
+    if outcome is None:
+        return
+    run.progress.faults_in_a_row = run.progress.faults_in_a_row + 1 if outcome.fault else 0
+    if outcome.fault:
+        report_fault(run, record, outcome)
+    record.step(outcome.step, outcome.figures, outcome.lr)  # a row every --log_every steps
 
 
 def end_epoch(run: Run, record: Record, stop: StopSignal) -> bool:
@@ -170,49 +202,40 @@ def ends_epoch(run: Run, every: int) -> bool:
     return step >= run.total or step % (every * run.steps_per_epoch) == 0
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The result of an optimizer step.
+def forward(run: Run, model: nn.Module, batch: Batch, step: int) -> tuple[dict[str, Any], Tensor, dict[str, Tensor]]:
+    """Runs codec and objective on a micro-batch of a step (0-based, for the noise).
 
-    Attributes:
-        fault: a rank had NaN, Inf or a huge value; no rank applied the step.
-        stopping: a rank received a signal to stop.
-        lr: the network's learning rate.
-        figures: means over the global batch.
-        batches: this rank's micro-batches.
+    Returns:
+        The outputs, the loss (distortion and rate), and figures.
     """
-
-    fault: bool
-    stopping: bool
-    lr: float
-    figures: dict[str, float]
-    batches: list[Batch]
-
-
-def forward(run: Run, model: nn.Module, batch: Batch) -> tuple[dict[str, Any], Tensor, dict[str, Tensor]]:
-    """Runs codec and objective on a micro-batch; returns the outputs, the loss (distortion and rate), and figures."""
     from codec.network.bottleneck import noise_keys
 
     x = run.to_pictures(batch.images)
-    keys = noise_keys(run.options.numerics.seed, run.progress.step, batch.places.to(run.device, non_blocking=True))
+    keys = noise_keys(run.options.numerics.seed, step, batch.places.to(run.device, non_blocking=True))
     with run.autocast():
         out = model(x, keys, run.objective.detaches_rate)
     loss, figures = run.loss(out, x)
     return out, loss, figures
 
 
-def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
-    """One step over the global batch: forward, backward, clip, agree, apply."""
+def optimizer_step(run: Run, stop: StopSignal, meanwhile: Callable[[], None] = lambda: None) -> Outcome:
+    """One step over the global batch: forward, backward, clip, agree, apply.
+
+    Args:
+        meanwhile: called before the weights change, while a GPU computes the gradients.
+    """
     import torch
 
-    from training.distributed import sum_over_ranks
+    from training.distributed import reduce_over_ranks
+    from training.optim import apply_unless
+    from training.outcome import Outcome, Reading
     from training.phases import begins_fake_quantization
     from training.qat import end_step, enter_phase
 
-    optimizer, watch, max_norm = run.optimizer, run.watch, run.options.numerics.max_grad_norm
-    lr = run.schedule.apply(optimizer, run.progress.step)
-    enter_phase(run.codec, run.options.qat, run.progress.step)
-    if begins_fake_quantization(run.options.qat, run.progress.step):
+    optimizer, watch, max_norm, step = run.optimizer, run.watch, run.options.numerics.max_grad_norm, run.progress.step
+    lr = run.schedule.apply(optimizer, step)
+    enter_phase(run.codec, run.options.qat, step)
+    if begins_fake_quantization(run.options.qat, step):
         run.round_weights()
     optimizer.zero_grad(set_to_none=True)
     watch.reset()
@@ -223,11 +246,12 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
         batches.append(batch)
         last = micro == run.grad_accum - 1
         with contextlib.nullcontext() if last else run.accelerator.no_sync(run.model):
-            out, loss, figures = forward(run, run.model, batch)
+            out, loss, figures = forward(run, run.model, batch, step)
             # The auxiliary loss trains only the quantiles; with one backward, every gradient is reduced once.
             run.scaler.scale((loss + out["aux_loss"]) / run.grad_accum).backward()
         watch.see(out["x_hat"], loss)
         sums = sums + torch.stack(list(figures.values()))
+    meanwhile()
 
     run.scaler.unscale_(optimizer)
     for parameters in run.clipped:
@@ -235,17 +259,17 @@ def optimizer_step(run: Run, stop: StopSignal) -> Outcome:
         if max_norm:
             torch.nn.utils.clip_grad_norm_(parameters, max_norm)
 
-    # The only host read of the step: a fault or a stop of one rank is shared with all, figures become global means.
+    # A fault or a stop of one rank is shared with all, and figures become global means.
     stopping = torch.full((), float(bool(stop.name)), device=run.device)  # a fill, which does not synchronize
     share = run.grad_accum * run.accelerator.num_processes
-    flags = torch.stack([watch.faulty(), stopping])
-    faults, stops, *means = sum_over_ranks(torch.cat([flags, sums / share]))
-    if not faults:
-        run.scaler.step(optimizer)
+    shared = torch.cat([torch.stack([watch.faulty(), stopping]), sums / share])
+    reduce_over_ranks(shared, "sum")
+    apply_unless(shared[0].clamp(max=1), optimizer, run.scaler)
     run.scaler.update()
-    end_step(run.codec, faulty=faults > 0)
-    named = dict(zip(figures, means, strict=True))
-    return Outcome(faults > 0, stops > 0, lr, named, batches)
+    outcome = Outcome(step + 1, lr, batches, list(figures), Reading(shared))
+    if run.options.qat.qat:
+        end_step(run.codec, outcome.fault)
+    return outcome
 
 
 def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
@@ -255,18 +279,17 @@ def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
     """
     from training.faults import guilty_module
 
-    step = run.progress.step + 1
     suspect = run.replica()  # on every rank: a sharded codec is gathered here
     for batch in outcome.batches:
 
         def loss_of(codec: nn.Module, batch: Batch = batch) -> Tensor:
-            return run.scaler.scale(forward(run, codec, batch)[1])
+            return run.scaler.scale(forward(run, codec, batch, outcome.step - 1)[1])
 
         module = guilty_module(suspect, loss_of, run.options.numerics.overflow_tol)
         if module:
-            record.fault(step, module, run.data.rows.names(batch.rows.tolist()))
+            record.fault(outcome.step, module, run.data.rows.names(batch.rows.tolist()))
             return
-    record.row("fault", step, {"skipped": 1})
+    record.row("fault", outcome.step, {"skipped": 1})
 
 
 if __name__ == "__main__":

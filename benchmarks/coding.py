@@ -43,7 +43,9 @@ def main() -> None:
     """Symbols to bytes and back, as CompressAI's `EntropyModel.compress` and `decompress` call its coder."""
     bottleneck = quality_8().entropy_bottleneck
     tables = (bottleneck._quantized_cdf, bottleneck._cdf_length.reshape(-1).int(), bottleneck._offset.reshape(-1).int())
-    coder = Coder(tables_of(quality_8()))
+    tables_of_8 = tables_of(quality_8())
+    assert isinstance(tables_of_8, Tables)
+    coder = Coder(tables_of_8)
     pictures = [drawn(coder.tables, seed) for seed in range(PICTURES)]
     tensors = [torch.from_numpy(symbols) for symbols in pictures]
     indexes = torch.arange(len(pictures[0]))[:, None, None].expand(tensors[0].shape).int()

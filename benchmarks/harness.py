@@ -81,12 +81,13 @@ class Apart:
     Args:
         make: builds the side, in that process, and returns what a round calls; a function of a module.
         args: what it takes.
+        forks: fork this process, which must not have computed before, instead of starting one that imports all anew.
     """
 
-    def __init__(self, make: Callable[..., Callable[[], Any]], *args: Any) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_serve, args=(theirs, make, args))
+    def __init__(self, make: Callable[..., Callable[[], Any]], *args: Any, forks: bool = False) -> None:
+        context = multiprocessing.get_context("fork") if forks else multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, args))
         self._process.start()
         theirs.close()
         self.peak_mb = 0.0
@@ -126,19 +127,20 @@ def publish(name: str, rows: list[Row], details: Mapping[str, Any] | None = None
     """
     where = machine()
     stem = f"{name}-{slug(where['gpu'])}" if where["gpu"] else name
-    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    command = shlex.join(["python", "-m", f"benchmarks.{name}", *words])
-    result = {
-        "benchmark": name,
-        "command": command,
-        "machine": where,
-        "rows": [asdict(row) for row in rows],
-        **(details or {}),
-    }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+    write(RESULTS / f"{stem}.json", name, where, rows, details)
     print(table(rows))
     print(", ".join(f"{key} {value}" for key, value in where.items() if value and key != "versions"))
+
+
+def write(
+    path: Path, name: str, where: Mapping[str, Any], rows: list[Row], details: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a result: benchmark, command, machine, rows, and what else it keeps."""
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    command = shlex.join(["python", "-m", f"benchmarks.{name}", *words])
+    result = {"benchmark": name, "command": command, "machine": where, "rows": [asdict(row) for row in rows]}
+    path.write_text(json.dumps({**result, **(details or {})}, indent=1) + "\n")
 
 
 def table(rows: list[Row]) -> str:

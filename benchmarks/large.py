@@ -1,7 +1,8 @@
 """`python -m benchmarks.large`: memory and time of 12 and 48 megapixels, each command in a process of its own.
 
 The pictures are a sample photograph side by side. `--before DIR` measures another checkout as well, at 12 megapixels
-alone: its memory may grow with the picture.
+alone: its memory may grow with the picture. The system counts a process's memory from its parent's on, so this one
+does not load torch before the end. ONNX Runtime takes all cores, whatever `--threads` says.
 """
 
 import argparse
@@ -9,7 +10,9 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -45,7 +48,11 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         for act in given.acts:
-            make_codec(folder / "c.safetensors", act)
+            with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+                apart.submit(make_codec, folder / "c.safetensors", act).result()
+            for part in ("encoder", "decoder"):
+                words = ("--ckpt", folder / "c.safetensors", "--part", part, "--out", folder / f"{part}.onnx")
+                run(ROOT, 1, "export", *words, "--dynamic")
             for megapixels, size in SIZES.items():
                 picture = make_picture(folder / f"{megapixels}.jpg", size)
                 for threads in given.threads:
@@ -69,11 +76,16 @@ def row(what: str, cost: Cost, before: Cost | None) -> Row:
 
 def measure(checkout: Path, folder: Path, picture: Path, threads: int) -> dict[str, Cost]:
     """What the commands of a checkout take for one picture."""
-    packed, back, use = folder / "p.bin", folder / "p.png", ("--checkpoint", folder / "c.safetensors", "--overwrite")
-    return {
-        "codec.compress": run(checkout, threads, "codec.compress", picture, packed, *use),
-        "codec.decompress": run(checkout, threads, "codec.decompress", packed, back, *use),
+    packed, back, codec = folder / "p.bin", folder / "p.png", ("--checkpoint", folder / "c.safetensors")
+    encoder, decoder = folder / "encoder.onnx", folder / "decoder.onnx"
+    commands = {
+        "codec.compress": ("codec.compress", picture, packed, *codec, "--overwrite"),
+        "codec.decompress": ("codec.decompress", packed, back, *codec, "--overwrite"),
+        "codec.evaluate": ("codec.evaluate", "--images", picture, *codec),
+        "export.runtime encode": ("export.runtime", "encode", picture, packed, "--model", encoder),
+        "export.runtime decode": ("export.runtime", "decode", packed, back, "--model", decoder),
     }
+    return {name: run(checkout, threads, *words) for name, words in commands.items()}
 
 
 def run(checkout: Path, threads: int, *words: object) -> Cost:
@@ -90,7 +102,7 @@ def run(checkout: Path, threads: int, *words: object) -> Cost:
 def make_picture(path: Path, size: tuple[int, int]) -> Path:
     """A JPEG picture of this height and width."""
     source = sample_splits(include_val=True)["validation"]
-    one = np.array(read_photograph(source.folder / source.names[0]).image)
+    one = read_photograph(source.folder / source.names[0]).pixels()
     times = [-(-side // length) for side, length in zip(size, one.shape, strict=False)]
     Image.fromarray(np.tile(one, (*times, 1))[: size[0], : size[1]]).save(path, quality=92)
     return path

@@ -30,7 +30,9 @@ SUBJECTS = {
     "families": "Deployment: chip families",
     "fidelity": "Deployment: exported files against PyTorch",
     "coding": "Files: the entropy coder",
+    "large": "Files: large pictures",
     "damage": "Files: damage",
+    "fuzz": "Commands: hostile inputs",
 }
 """The order and the titles of the page; results that are not named here come after them."""
 

@@ -1,12 +1,14 @@
 """The trainer's own step as a side of a benchmark: the loop of `train_accel.py` without its evaluations and files."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from codec.network.bottleneck import noise_keys
-from train_accel import optimizer_step
+from train_accel import optimizer_step, settle
 from training.options import parse
+from training.outcome import Outcome
 from training.preempt import StopSignal
 from training.record import Record
 from training.run import Run
@@ -30,14 +32,14 @@ class Trainer:
         run = self.run
         self.record = Record(run.accelerator, run.options, run.total, run.progress, run.data.batches.global_batch)
         self.stop = StopSignal()
+        self.unread: Outcome | None = None
         self.device = run.device
 
     def step(self) -> None:
         """Reads a batch, steps, records: what the loop does between two evaluations."""
-        outcome = optimizer_step(self.run, self.stop)
-        assert not outcome.fault
+        self.unread = optimizer_step(self.run, self.stop, partial(settle, self.run, self.record, self.unread))
         self.run.progress.step += 1
-        self.record.step(self.run.progress.step, outcome.figures, outcome.lr)
+        assert not self.run.progress.faults_in_a_row
 
     def hold(self) -> None:
         """Keeps a batch in memory for `bare_step`."""

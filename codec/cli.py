@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 from coco224.errors import DataError, message, one_line
 from coco224.files import expanded, in_words
-from codec.errors import InputError
+from codec.errors import InputError, SomeFailed
 
 Rule = tuple[Callable[[Any], bool], str]
 """A condition that a value must satisfy, and the words for an error if it does not."""
@@ -48,6 +48,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         status = main()
     except (InputError, DataError) as error:
         if (os.environ.get("LOCAL_RANK") or "0") == "0":
+            if isinstance(error, SomeFailed) and len(error.failures) > 1:
+                for each in error.failures:
+                    print("failed:", one_line(each), file=sys.stderr)
             print("error:", one_line(error), file=sys.stderr)
         status = 2
     except Exception as error:

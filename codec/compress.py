@@ -16,13 +16,12 @@ if TYPE_CHECKING:
 
 def compress_file(codec: "FileCodec", source: Path, target: Path) -> None:
     """Compresses a JPEG, PNG, BMP or WebP picture, as upright RGB, to a file; InputError if it is not a picture."""
-    import numpy as np
     import torch
 
     from coco224.files import whole_or_absent
 
     try:
-        pixels = np.array(read_photograph(source).image)
+        pixels = read_photograph(source).pixels()
     except BadPhotograph as error:
         raise InputError(f"not a picture: {error}") from error
     (data,) = codec.compress(torch.from_numpy(pixels).permute(2, 0, 1)[None])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from coco224.files import shared_memory
 from coco224.walk import say_left_out, walk
 from codec.cli import ArgumentParser, OptionGroup, at_least, option
-from codec.errors import InputError
+from codec.errors import InputError, SomeFailed
 from codec.unfinished import Job, Unfinished
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
     """Runs the command; returns its exit status.
 
     Raises:
-        InputError: the options cannot work, and nothing was written; or some files failed, and all others are written.
+        InputError: the options cannot work, and nothing was written.
+        SomeFailed: some files failed, and all others are written.
     """
     parser = ArgumentParser(
         prog=f"python -m {conversion.name}",
@@ -83,10 +84,8 @@ def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
     failures = list(_failures(conversion, jobs, options, unfinished))
     if unfinished:
         unfinished.remove()
-    if len(failures) > 1:
-        raise InputError(f"{len(failures)} of {len(jobs)} files failed, the first: {failures[0]}")
     if failures:
-        raise InputError(failures[0])
+        raise SomeFailed(failures, len(jobs), "file")
     return 0
 
 

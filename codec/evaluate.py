@@ -11,7 +11,7 @@ from coco224.errors import one_line
 from coco224.files import expanded, whole_or_absent
 from codec.cli import ArgumentParser, OptionGroup, at_least, option
 from codec.cli import run as run_command
-from codec.errors import InputError
+from codec.errors import InputError, SomeFailed
 from codec.evaluation.references import QUALITIES, check_format
 
 if TYPE_CHECKING:
@@ -52,7 +52,12 @@ class EvaluateOptions(OptionGroup):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command; returns its exit status.
+
+    Raises:
+        InputError: the input cannot be evaluated, and nothing was written.
+        SomeFailed: some pictures failed; the figures of all others are written.
+    """
     options, checkpoints, references = parse(argv)
     from codec.blocks import load_plugin
     from codec.evaluation.compare import measure_all
@@ -73,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if ranks.rank == 0:
         write(options, found)
+    if found.failures:
+        raise SomeFailed(found.failures, len(found.failures) + len(found.pictures.names), "picture")
     return 0
 
 
@@ -88,13 +95,14 @@ def write(options: EvaluateOptions, found: "Comparison") -> None:
     from codec.evaluation.report import write_report
 
     title, names, measured = found.pictures.title, found.pictures.names, [*found.ours, *found.theirs]
-    results.print_table(found.pictures, measured)
+    results.print_table(found.pictures, measured, len(found.failures))
     against = results.differences(found.curves[0], found.curves[1:])
     alarms = [said for each in found.ours if (said := results.alarm(each, names))]
     for said in alarms:
         print(one_line(said))
     if options.json:
         content = results.as_results(found.pictures, found.ours) | {"references": against, "alarms": alarms}
+        content["failed"] = found.failures
         with whole_or_absent(Path(options.json)) as path:
             path.write_text(json.dumps(content, indent=2) + "\n")
     if options.per_image:
@@ -103,7 +111,8 @@ def write(options: EvaluateOptions, found: "Comparison") -> None:
     if options.plot:
         plot(Path(options.plot), title, found.curves)
     if options.report:
-        write_report(Path(options.report), title, names, measured, found.curves, against, found.shown)
+        page, failed = Path(options.report), len(found.failures)
+        write_report(page, title, names, measured, found.curves, against, found.shown, failed)
 
 
 def parse(argv: Sequence[str] | None) -> tuple[EvaluateOptions, list[str], list[str]]:

@@ -2,7 +2,8 @@
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.bitstream.coder import Coder
 from codec.bitstream.container import check_size, latent_size, pack, unpack
+from codec.bitstream.hyper_coder import coder_of, z_size
+from codec.bitstream.integer import UPSAMPLING
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from codec.network.codec import Codec
+from codec.network.hyperprior import HyperCodec
 from codec.network.pixels import pad, to_float, to_uint8
 from codec.network.reach import margins
 from codec.network.tables import tables_of
-from codec.tiles import LARGEST_WHOLE, Tile, tile_size, tiles
+from codec.tiles import LARGEST_WHOLE, Tile, Window, tile_size, tiles
 
 _LARGEST = 2.0**31 - 128
 """The largest int32 that a float32 holds."""
@@ -29,6 +32,19 @@ def out_of_memory(error: BaseException) -> bool:
     words = ("not enough memory", "bad_alloc", "could not create a memory object", "could not create a primitive")
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return known or (isinstance(error, RuntimeError) and any(each in str(error) for each in words))
+
+
+@dataclass(frozen=True)
+class Latent:
+    """The symbols of a picture.
+
+    Attributes:
+        y: int32 [M, ceil(H/16), ceil(W/16)].
+        z: int32 [N, ceil(H/64), ceil(W/64)]; None without a hyperprior.
+    """
+
+    y: NDArray[np.int32]
+    z: NDArray[np.int32] | None = None
 
 
 class FileCodec:
@@ -50,43 +66,69 @@ class FileCodec:
         self.codec = codec
         self._name = name
         try:
-            self.coder = Coder(tables_of(codec))
+            self.coder = coder_of(tables_of(codec))
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
-        self._margins = {part: margins(codec, part) for part in ("g_a", "g_s")}
+        self._margins = {part: margins(codec, part) for part in ("g_a", "g_s", "h_a") if hasattr(codec, part)}
         self._warned: set[str] = set()
 
     def compress(self, x: Tensor) -> list[bytes]:
         """A file for each picture of uint8 [B, 3, H, W], any H and W."""
-        return self.encode(self.symbols(x), *x.shape[-2:])
+        return self.encode(self.latents(x), *x.shape[-2:])
 
     @torch.inference_mode()
-    def symbols(self, x: Tensor) -> NDArray[np.int32]:
-        """The symbols int32 [B, M, ceil(H/16), ceil(W/16)] of uint8 pictures [B, 3, H, W].
+    def latents(self, x: Tensor) -> list[Latent]:
+        """The symbols of uint8 pictures [B, 3, H, W].
 
         Raises:
             InputError: the symbols are not finite or do not fit int32, or the picture is too large.
         """
-        bottleneck = self.codec.entropy_bottleneck
-        device = bottleneck.quantiles.device
         check_size(*x.shape[-2:])
         size = latent_size(*x.shape[-2:])
+        if isinstance(self.codec, HyperCodec):
+            values = np.empty((len(x), self.codec.M, *size), np.float32)
+            for place, y in self._y(x, size):
+                values[..., *place] = y.cpu().numpy()
+            return [Latent(self.coder.round(y, z), z) for y, z in zip(values, self._z(values), strict=True)]
         symbols = np.empty((len(x), self.codec.M, *size), np.int32)
+        for place, y in self._y(x, size):
+            found = self.codec.y_model.symbols(y)
+            symbols[..., *place] = found.to(torch.int32).cpu().numpy()
+        return [Latent(each) for each in symbols]
+
+    def _y(self, x: Tensor, size: Sequence[int]) -> Iterator[tuple[Window, Tensor]]:
+        """y of pictures, tile by tile, with its place."""
         for tile in self._tiles(size, "g_a"):
             rows, columns = tile.seen(STRIDE)
-            y = self.codec.g_a(pad(to_float(x[..., rows, columns], device)))
-            found = bottleneck.symbols(y)[..., *tile.used()]
+            y = self.codec.g_a(pad(to_float(x[..., rows, columns], self._device)))[..., *tile.used()]
+            self._check(y, _LARGEST)
+            yield tile.kept(), y
+
+    def _z(self, y: NDArray[np.float32]) -> NDArray[np.int32]:
+        """The symbols of z [B, N, ..] for y."""
+        codec = self.codec
+        assert isinstance(codec, HyperCodec)
+        size = z_size(*y.shape[-2:])
+        symbols = np.empty((len(y), codec.N, *size), np.int32)
+        for tile in self._tiles(size, "h_a"):
+            piece = torch.from_numpy(y[..., *tile.seen(UPSAMPLING)]).to(self._device)
+            found = codec.entropy_bottleneck.symbols(codec.h_a(codec.seen_by_h_a(piece)))[..., *tile.used()]
             self._check(found, _LARGEST)
             symbols[..., *tile.kept()] = found.to(torch.int32).cpu().numpy()
         return symbols
 
-    def encode(self, symbols: NDArray[np.int32], height: int, width: int) -> list[bytes]:
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = self.codec.entropy_bottleneck.quantiles.device
+        return device
+
+    def encode(self, latents: Sequence[Latent], height: int, width: int) -> list[bytes]:
         """The files of pictures of this size from their symbols.
 
         Raises:
             InputError: the picture has almost no information for its size.
         """
-        return [pack(height, width, picture, self.coder) for picture in symbols]
+        return [pack(height, width, each.y, self.coder, each.z) for each in latents]
 
     @torch.inference_mode()
     def decompress(self, files: Sequence[bytes]) -> list[Tensor]:
@@ -98,25 +140,25 @@ class FileCodec:
         pictures: list[Tensor] = []
         read = (unpack(data, self.coder) for data in files)
         for (height, width), group in itertools.groupby(read, key=lambda picture: picture[:2]):
-            symbols = [_narrowed(picture[2]) for picture in group]
-            pictures += self._pictures(np.stack(symbols) if symbols[1:] else symbols[0][None], height, width)
+            values = [_narrowed(picture[2]) for picture in group]
+            pictures += self._pictures(np.stack(values) if values[1:] else values[0][None], height, width)
         return pictures
 
-    def _pictures(self, symbols: NDArray[np.integer[Any]], height: int, width: int) -> Sequence[Tensor]:
-        """The pictures of symbols [B, M, h, w]; their memory layout is [B, H, W, 3], as in picture files."""
-        medians = self.codec.entropy_bottleneck.medians()
-        pixels = torch.empty((len(symbols), height, width, 3), dtype=torch.uint8, device=medians.device)
+    def _pictures(self, values: NDArray[np.integer[Any]], height: int, width: int) -> Sequence[Tensor]:
+        """The pictures of decoded values [B, M, h, w]; their memory layout is [B, H, W, 3], as in picture files."""
+        medians, unit = self.codec.y_model.medians(), self.coder.unit
+        pixels = torch.empty((len(values), height, width, 3), dtype=torch.uint8, device=self._device)
         pictures = pixels.permute(0, 3, 1, 2)
-        for tile in self._tiles(symbols.shape[-2:], "g_s"):
-            piece = torch.from_numpy(symbols[..., *tile.seen()])
-            x_hat = self.codec.g_s(piece.to(medians.device).float() + medians)[..., *tile.used(STRIDE)]
+        for tile in self._tiles(values.shape[-2:], "g_s"):
+            piece = torch.from_numpy(values[..., *tile.seen()]).to(self._device).float() * unit
+            x_hat = self.codec.g_s(piece + medians)[..., *tile.used(STRIDE)]
             self._check(x_hat)
             place = pictures[..., *tile.kept(STRIDE)]  # ends with the picture; x_hat may extend beyond it
             place[:] = to_uint8(x_hat[..., : place.shape[-2], : place.shape[-1]])
         return pictures.unbind()
 
     def _tiles(self, size: Sequence[int], part: str) -> list[Tile]:
-        """The tiles of y; a single one if y is small, or if the transform must see it at once."""
+        """The tiles of y, or for h_a of z; a single one if it is small, or if the transform must see it at once."""
         whole = (size[0], size[1])
         known = self._margins[part]
         if size[0] * size[1] > LARGEST_WHOLE:

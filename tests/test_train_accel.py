@@ -109,7 +109,7 @@ def test_a_run_says_what_it_does_and_where_its_files_are(finished: tuple[Path, s
         "precision   bf16 on cpu, FP32 in entropy_bottleneck",
         "batch       16 x 1 accumulated x 1 processes = 16; 3 steps per epoch, 11 in all",
         f"checkpoints {folder}   reconstructions {folder / 'recon'}",
-        f"--checkpoint {folder}/best_msssim.safetensors",
+        f"--checkpoint {folder}/best_rd.safetensors",
     ):
         assert line in said
     assert re.search(r"trains      [\d,]+ of [\d,]+ parameters \(all\)", said)
@@ -193,7 +193,7 @@ def test_the_first_of_the_next_commands_gives_the_figures_that_training_saw(
     command = shlex.split(said.partition("next        python -m codec.evaluate")[2].splitlines()[0])
     assert main([*command, "--json", str(tmp_path / "out.json")]) == 0
     results = json.loads((tmp_path / "out.json").read_text())["results"]
-    metrics = load_codec(folder / "best_msssim.safetensors")[1].metrics
+    metrics = load_codec(folder / "best_rd.safetensors")[1].metrics
     for theirs, ours in (("psnr-rgb", "psnr"), ("ms-ssim-rgb", "ms_ssim"), ("bpp-estimated", "bpp_estimated")):
         assert results[theirs] == [pytest.approx(metrics[ours], rel=1e-5)]
 
@@ -215,12 +215,12 @@ def test_the_next_commands_run_as_printed(
     said = capsys.readouterr().err.partition("next  ")[2].strip().splitlines()
     commands = [shlex.split(line) for line in said]
     assert [command[:3] for command in commands] == [
-        ["python", "-m", module] for module in ("codec.evaluate", "export", "codec.push")
+        ["python", "-m", module] for module in ("codec.evaluate", "export", "export", "codec.push")
     ]
     for command in commands:
         module = import_module({"export": "export.__main__"}.get(command[2], command[2]))
         assert not module.main([word.replace("USER", USER) for word in command[3:]])
-    assert "convolutions run in int8" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("convolutions run in int8") == 2
     assert {"report.html", "rd.png"} <= {path.name for path in (tmp_path / "my run").iterdir()}
     assert "(rd.png)" in hub.files(f"models/{USER}/NAME")["README.md"].decode()
     assert hub.files(f"models/{USER}/NAME")["my_blocks.py"].decode() == PLUGIN

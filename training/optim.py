@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from codec.cli import NOT_NEGATIVE, POSITIVE, OptionGroup, at_least, option
 from codec.errors import InputError
@@ -79,6 +80,23 @@ def make_optimizer(
     ]
     kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     return kinds[optimizer]([group for group in groups if group["params"]], lr=lr, fused=True)
+
+
+def apply_unless(fault: Tensor, optimizer: torch.optim.Optimizer, scaler: GradScaler) -> None:
+    """Applies the gradients. If `fault` is 1, weights and optimizer state stay as they are; the host need not know.
+
+    Args:
+        fault: 0 or 1, 0-dim on the device.
+    """
+
+    def skip(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        # A fused optimizer does nothing where found_inf is 1; an enabled scaler has set it for its own overflows.
+        optimizer.found_inf = torch.maximum(fault, getattr(optimizer, "found_inf", fault))  # type: ignore[attr-defined]
+
+    hook = optimizer.register_step_pre_hook(skip)
+    scaler.step(optimizer)
+    hook.remove()
+    optimizer.__dict__.pop("found_inf", None)  # the scaler removes it, if it is enabled
 
 
 def clipped_together(model: nn.Module, apart: bool) -> list[list[nn.Parameter]]:

@@ -41,7 +41,7 @@ def announce(run: Run, record: Record) -> None:
     amp = options.numerics.amp_dtype if options.numerics.amp else "FP32"
     regions = f", FP32 in {', '.join(run.fp32_modules)}" if run.fp32_modules else ""
     batches = run.data.batches
-    record.say(f"codec       N={codec.N} M={codec.M}, {what}")
+    record.say(f"codec       {codec.arch} N={codec.N} M={codec.M}, {what}")
     if record.writes:
         record.say(f"size        {size(codec.architecture)}")
     record.say(f"trains      {trained:,} of {everything:,} parameters ({replaced.train_scope})")
@@ -72,11 +72,10 @@ def announce(run: Run, record: Record) -> None:
 def size(architecture: Architecture) -> str:
     """Parameters and multiply-accumulates of the transforms, compared with GDN."""
     ours, gdn = costs(architecture), costs(Architecture(architecture.N, architecture.M, arch=architecture.arch))
-    return "; ".join(
-        f"{part} {ours[part][0]:,} parameters, {ours[part][1] / 1000:.1f} kMAC/pixel (GDN: {gdn[part][0]:,}, "
-        f"{gdn[part][1] / 1000:.1f})"
-        for part in ours
-    )
+    words = {part: f"{part} {own[0]:,} parameters, {own[1] / 1000:.1f} kMAC/pixel" for part, own in ours.items()}
+    for part in ("g_a", "g_s"):
+        words[part] += f" (GDN: {gdn[part][0]:,}, {gdn[part][1] / 1000:.1f})"
+    return "; ".join(words.values())
 
 
 def conclude(run: Run, record: Record, status: int) -> None:
@@ -95,11 +94,11 @@ def conclude(run: Run, record: Record, status: int) -> None:
     if record.uploads and (Path(output.save_dir) / LAST).exists():
         finish_uploads(record, record.uploads, PATIENCE if status == 0 else HURRY)
     if status == 0:
-        best = "best_msssim" if "ms_ssim" in run.progress.best else "last"
+        best = "best_rd" if "rd" in run.progress.best else "last"
         checkpoint = f"{output.save_dir}/{best}.safetensors"
         record.say(f"checkpoints {output.save_dir}   reconstructions {output.recon_dir}")
-        for heading, words in zip(("next", "", ""), next_commands(run, checkpoint), strict=False):
-            record.say(f"{heading:12}{shlex.join(words)}")
+        for place, words in enumerate(next_commands(run, checkpoint)):
+            record.say(f"{'' if place else 'next':12}{shlex.join(words)}")
 
 
 def next_commands(run: Run, checkpoint: str) -> list[list[str]]:
@@ -111,11 +110,10 @@ def next_commands(run: Run, checkpoint: str) -> list[list[str]]:
     plugin = ["--plugin", options.replacement.plugin] if options.replacement.plugin else []
     fake = [] if options.qat.qat_eval_fakequant else ["--qat_eval_fakequant", "false"]
     pages = ["--plot", f"{folder}/rd.png", "--report", f"{folder}/report.html"]
-    precision = ["--precision", "int8"] if options.qat.qat else []
-    commands = [
-        ["codec.evaluate", *pictures, "--checkpoint", checkpoint, *plugin, *fake, *pages],
-        ["export", "--ckpt", checkpoint, "--part", "full", "--out", "onnx/full.onnx", *precision, *plugin],
-    ]
+    commands = [["codec.evaluate", *pictures, "--checkpoint", checkpoint, *plugin, *fake, *pages]]
+    for part, file in (("encoder", "enc"), ("decoder", "dec")):
+        int8 = ["--precision", "int8"] if options.qat.qat and options.qat.qat_scope in (part, "all") else []
+        commands.append(["export", "--ckpt", checkpoint, "--part", part, "--out", f"onnx/{file}.onnx", *int8, *plugin])
     if not options.reporting.push_to_hub:
         commands.append(["codec.push", "--checkpoint", checkpoint, "--hub_model_id", "USER/NAME", *plugin])
     return [["python", "-m", *words] for words in commands]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from coco224.files import read_regular
@@ -53,6 +54,15 @@ class Photograph:
     width: int
     height: int
     reduction: int
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """The image as uint8 [height, width, 3], copied in strips: at once there would be two copies for a while."""
+        width, height = self.image.size
+        rows = max(1, _STRIP_PIXELS // width)
+        pixels = np.empty((height, width, 3), np.uint8)
+        for top in range(0, height, rows):
+            pixels[top : top + rows] = np.asarray(self.image.crop((0, top, width, min(top + rows, height))))
+        return pixels
 
 
 def read_photograph(path: Path, shortest: int | None = None) -> Photograph:

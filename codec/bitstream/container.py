@@ -9,12 +9,16 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.bitstream.coder import Coder
+from codec.bitstream.hyper_coder import AnyCoder
+from codec.bitstream.hyper_tables import ARCHES, HyperTables
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
 
 MAGIC = b"NIC"
 VERSION = 1
+"""Of a file without z; it does not name its architecture."""
+HYPER_VERSION = 2
+"""Of a file with z: the number of its architecture (`ARCHES`) comes before the size."""
 MAX_PIXELS = 178_956_970
 """Pillow's limit against decompression bombs: it opens no larger picture, so no valid file holds one."""
 
@@ -30,22 +34,27 @@ def latent_size(height: int, width: int) -> tuple[int, int]:
     return -(-height // STRIDE), -(-width // STRIDE)
 
 
-def pack(height: int, width: int, symbols: NDArray[np.int32], coder: Coder) -> bytes:
+def pack(
+    height: int, width: int, symbols: NDArray[np.int32], coder: AnyCoder, z: NDArray[np.int32] | None = None
+) -> bytes:
     """The file of a picture's symbols, int32 [M, *latent_size(height, width)].
+
+    Args:
+        z: with a hyperprior, the symbols of z, int32 [N, *z_size(*latent_size(height, width))].
 
     Raises:
         InputError: the picture has more than MAX_PIXELS, or next to no information for its size.
     """
     check_size(height, width)
-    payload = coder.encode(symbols)
+    payload = coder.encode(symbols, z)
     _check_length(payload, height, width, coder)  # every file that is written must be readable
-    body = _varint(width) + _varint(height) + payload
-    fingerprint = coder.tables.fingerprint
-    return _HEADER.pack(MAGIC, VERSION, fingerprint, _checksum(VERSION, fingerprint, body)) + body
+    version, fingerprint = _version(coder), coder.tables.fingerprint
+    body = _arch(coder) + _varint(width) + _varint(height) + payload
+    return _HEADER.pack(MAGIC, version, fingerprint, _checksum(version, fingerprint, body)) + body
 
 
-def unpack(data: bytes, coder: Coder) -> tuple[int, int, NDArray[np.int32]]:
-    """Height and width of the picture, and its symbols, int32 [M, *latent_size(height, width)].
+def unpack(data: bytes, coder: AnyCoder) -> tuple[int, int, NDArray[np.int32]]:
+    """Height and width of the picture, and `coder.decode`'s result, int32 [M, *latent_size(height, width)].
 
     Raises:
         InputError: the data is not such a file, is of another version or codec, or is damaged. The message is the
@@ -54,22 +63,43 @@ def unpack(data: bytes, coder: Coder) -> tuple[int, int, NDArray[np.int32]]:
     if len(data) < _HEADER.size or not data.startswith(MAGIC):
         raise InputError("no compressed picture, or one that ends early; give a file that codec.compress wrote")
     _, version, fingerprint, checksum = _HEADER.unpack_from(data)
-    if version != VERSION:
-        raise InputError(f"it is of version {version} and this program reads version {VERSION}; or it is damaged")
+    if version not in (VERSION, HYPER_VERSION):
+        raise InputError(
+            f"it is of version {version} and this program reads versions {VERSION} and {HYPER_VERSION}; or it is "
+            "damaged"
+        )
     body = data[_HEADER.size :]
     if _checksum(version, fingerprint, body) != checksum:
         raise InputError("it is truncated or altered: the checksum does not match; fetch it again")
     if fingerprint != coder.tables.fingerprint:
         raise InputError(
-            f"it was written with codec {fingerprint:08x} and this one is {coder.tables.fingerprint:08x}; "
-            "give the checkpoint that it was written with"
+            f"it was written with codec {fingerprint:08x}{_in_words(version, body)} and this one is "
+            f"{coder.tables.fingerprint:08x}; give the checkpoint that it was written with"
         )
-    width, start = _read_varint(body, 0)
+    arch = _arch(coder)
+    if version != _version(coder) or not body.startswith(arch):
+        raise InputError("its fingerprint is this codec's and its architecture is not; it is damaged, fetch it again")
+    width, start = _read_varint(body, len(arch))
     height, start = _read_varint(body, start)
     check_size(height, width)
     payload = body[start:]
     _check_length(payload, height, width, coder)
     return height, width, coder.decode(payload, *latent_size(height, width))
+
+
+def _version(coder: AnyCoder) -> int:
+    return HYPER_VERSION if isinstance(coder.tables, HyperTables) else VERSION
+
+
+def _arch(coder: AnyCoder) -> bytes:
+    """The byte that names the architecture; version 1 has none."""
+    return bytes([coder.tables.number]) if isinstance(coder.tables, HyperTables) else b""
+
+
+def _in_words(version: int, body: bytes) -> str:
+    """The architecture that a file of version 2 names."""
+    named = ARCHES.get(body[0]) if version == HYPER_VERSION and body else None
+    return f" ({named})" if named else ""
 
 
 def _checksum(version: int, fingerprint: int, body: bytes) -> int:
@@ -88,10 +118,9 @@ def check_size(height: int, width: int) -> None:
         )
 
 
-def _check_length(payload: bytes, height: int, width: int, coder: Coder) -> None:
+def _check_length(payload: bytes, height: int, width: int, coder: AnyCoder) -> None:
     """Refuses a size that so few bytes cannot hold, before memory is taken for it."""
-    rows, columns = latent_size(height, width)
-    fewest = coder.fewest_bytes(rows * columns)
+    fewest = coder.fewest_bytes(*latent_size(height, width))
     if len(payload) < fewest:
         raise InputError(
             f"{len(payload)} bytes for a picture of {width}x{height} pixels, whose symbols take {fewest} at least"

@@ -4,10 +4,8 @@ The tables are integers, so that all machines with the same tables read the same
 docs/rd.md describes the file byte by byte.
 """
 
-import json
 import struct
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coco224.files import in_words, read_regular
-from codec.description.fingerprint import fingerprint
+from codec.bitstream import hyper_tables
+from codec.bitstream.hyper_tables import HyperTables, hyper_tables_of_state
+from codec.bitstream.rows import PRECISION, Rows
+from codec.bitstream.state import State, decoder_fingerprint, medians_of, rows_of
 from codec.errors import InputError
-
-PRECISION = 16
-"""Bits of a CDF: every row ends at 2**16, as CompressAI's do."""
 
 MAGIC = b"NICT"
 VERSION = 1
-_HEADER = struct.Struct("<4s6I")  # magic, version, CRC-32 of what follows it, fingerprint, precision, M, L
-_CHECKED_FROM = 12
+_START = struct.Struct("<4s2I")  # magic, version, CRC-32 of what follows
+_HEADER = struct.Struct("<4I")  # fingerprint, precision, M, L
 _MOST_BYTES = 2**28
 
 
@@ -33,13 +31,9 @@ _MOST_BYTES = 2**28
 class Tables:
     """The integer CDF of each channel of y, in the form of CompressAI's entropy bottleneck.
 
-    Row c codes the symbol s as the interval s - offsets[c]; the last interval stands for all symbols outside the table.
-
     Attributes:
         medians: float32 [M]; a symbol is round(y - median).
-        offsets: int32 [M], the symbol of each row's first interval.
-        lengths: int32 [M], number of used entries of each row: its intervals + 1.
-        cdfs: int32 [M, L], each row rises from 0 to 65536; zeros follow.
+        offsets, lengths, cdfs: int32 [M], [M] and [M, L], as in `Rows`: a row for each channel.
         fingerprint: 32 bits that identify the codec's decoder and tables.
 
     Raises:
@@ -53,73 +47,84 @@ class Tables:
     fingerprint: int
 
     def __post_init__(self) -> None:
-        channels, longest = self.cdfs.shape if self.cdfs.ndim == 2 else (0, 0)
-        integers = (self.offsets, self.lengths, self.cdfs)
-        if self.medians.dtype.kind != "f" or any(array.dtype != np.int32 for array in integers):
+        """Checks the arrays."""
+        if self.medians.dtype.kind != "f":
             raise InputError("entropy tables of another type than float medians and int32 rows")
-        if not {(channels,)} == {self.medians.shape, self.offsets.shape, self.lengths.shape}:
+        if self.medians.shape != self.rows.offsets.shape:
             raise InputError("entropy tables whose arrays differ in their number of channels")
-        if not channels or self.lengths.min() < 3 or self.lengths.max() > longest:
-            raise InputError("entropy tables with a row that is too short or too long")
-        used = np.arange(longest) < self.lengths[:, None]
-        rising = (np.diff(self.cdfs, axis=1) > 0) | ~used[:, 1:]
-        last = self.cdfs[np.arange(channels), self.lengths - 1]
-        if not (rising.all() and (self.cdfs[:, 0] == 0).all() and (last == 1 << PRECISION).all()):
-            raise InputError("entropy tables with a row that does not rise from 0 to 65536")
         if not np.isfinite(self.medians).all():
             raise InputError("entropy tables whose medians are not finite")
 
+    @property
+    def rows(self) -> Rows:
+        """The rows."""
+        return Rows(self.offsets, self.lengths, self.cdfs)
 
-def tables_of_state(state: Mapping[str, NDArray[Any]], g_s: dict[str, Any]) -> Tables:
+    @property
+    def channels(self) -> int:
+        """M, the channels of y."""
+        return len(self.medians)
+
+
+AnyTables = Tables | HyperTables
+
+
+def tables_of_state(state: State, g_s: dict[str, Any]) -> AnyTables:
     """The entropy tables of a checkpoint.
 
-    The fingerprint covers all that decoding a file depends on: the tables, g_s and its block. Codecs that differ only
-    in g_a or in quantization read each other's files: an int8 encoder can write for a float decoder.
+    The fingerprint covers all that decoding a file depends on: the tables, with a hyperprior h_s in integers, g_s and
+    its block. Codecs that differ only in g_a, h_a or in quantization read each other's files: an int8 encoder can write
+    for a float decoder.
 
     Args:
-        state: a codec's state dict.
+        state: a codec's state dict, with a hyperprior also the arrays under `hyper_tables.PREFIX`.
         g_s: the block of the decoder, as in the architecture.
 
     Raises:
-        InputError: the codec has no tables.
+        InputError: the codec has no tables, or they do not fit its weights.
     """
-    names = [f"entropy_bottleneck.{name}" for name in ("_quantized_cdf", "_offset", "_cdf_length", "quantiles")]
-    if not all(name in state and state[name].size for name in names):
-        raise InputError("this codec has no CDF tables; give a checkpoint that training wrote")
-    cdfs, offsets, lengths, quantiles = (state[name] for name in names)
-    if quantiles.shape[1:] != (1, 3):
-        raise InputError(f"quantiles of shape {quantiles.shape}; an entropy model has [M, 1, 3]")
-    medians = quantiles[:, 0, 1].copy()
-    read = {"medians": medians, "cdfs": cdfs, "offsets": offsets, "lengths": lengths}
-    read |= {name: array for name, array in state.items() if name.startswith("g_s.") and "quantizer" not in name}
-    identity = fingerprint(read, {"g_s": json.dumps(g_s, sort_keys=True)})
-    return Tables(medians, offsets.copy(), lengths.copy(), cdfs.copy(), int(identity[:8], 16))
+    if any(name.startswith("h_s.") for name in state):
+        return hyper_tables_of_state(state, g_s)
+    rows, medians = rows_of(state, "entropy_bottleneck"), medians_of(state)
+    read = {"medians": medians, "cdfs": rows.cdfs, "offsets": rows.offsets, "lengths": rows.lengths}
+    return Tables(medians, rows.offsets, rows.lengths, rows.cdfs, decoder_fingerprint(state, g_s, read))
 
 
-def to_bytes(tables: Tables) -> bytes:
-    """The file: a header of seven little-endian 32-bit words, then medians, offsets, lengths and CDFs."""
-    arrays = (tables.medians.astype("<f4"), *(a.astype("<i4") for a in (tables.offsets, tables.lengths, tables.cdfs)))
-    fields = (tables.fingerprint, PRECISION, *tables.cdfs.shape)
-    checked = struct.pack("<4I", *fields) + b"".join(array.tobytes() for array in arrays)
-    return struct.pack("<4sII", MAGIC, VERSION, zlib.crc32(checked)) + checked
+def to_bytes(tables: AnyTables) -> bytes:
+    """The file of the tables: version 1 without a hyperprior, version 2 with one."""
+    version = VERSION
+    if isinstance(tables, HyperTables):
+        version, checked = hyper_tables.VERSION, hyper_tables.to_bytes(tables)
+    else:
+        words = (tables.offsets, tables.lengths, tables.cdfs)
+        arrays = (tables.medians.astype("<f4"), *(array.astype("<i4") for array in words))
+        checked = _HEADER.pack(tables.fingerprint, PRECISION, *tables.cdfs.shape)
+        checked += b"".join(array.tobytes() for array in arrays)
+    return _START.pack(MAGIC, version, zlib.crc32(checked)) + checked
 
 
-def from_bytes(data: bytes) -> Tables:
+def from_bytes(data: bytes) -> AnyTables:
     """The inverse of `to_bytes`.
 
     Raises:
         InputError: the data is not such a file, is of another version, or is damaged.
     """
-    if len(data) < _HEADER.size or not data.startswith(MAGIC):
+    if len(data) < _START.size + _HEADER.size or not data.startswith(MAGIC):
         raise InputError("no entropy tables; give the file that the export wrote beside the model")
-    _, version, checksum, fingerprint, precision, channels, longest = _HEADER.unpack_from(data)
-    if (version, precision) != (VERSION, PRECISION):
+    _, version, checksum = _START.unpack_from(data)
+    checked = memoryview(data)[_START.size :]
+    fingerprint, precision, channels, longest = _HEADER.unpack_from(checked)
+    if version not in (VERSION, hyper_tables.VERSION) or precision != PRECISION:
         raise InputError(
-            f"entropy tables of version {version}, {precision} bits; this program reads {VERSION}, 16 bits"
+            f"entropy tables of version {version}, {precision} bits; this program reads {VERSION} and "
+            f"{hyper_tables.VERSION}, {PRECISION} bits"
         )
-    if len(data) != _HEADER.size + 4 * channels * (3 + longest) or zlib.crc32(data[_CHECKED_FROM:]) != checksum:
+    whole = version != VERSION or len(checked) == _HEADER.size + 4 * channels * (3 + longest)
+    if not whole or zlib.crc32(checked) != checksum:
         raise InputError("damaged entropy tables: the checksum does not match; export the model again")
-    words = np.frombuffer(data, "<i4", offset=_HEADER.size)
+    if version == hyper_tables.VERSION:
+        return hyper_tables.from_bytes(checked)
+    words = np.frombuffer(checked, "<i4", offset=_HEADER.size)
     medians, offsets, lengths = words[: 3 * channels].reshape(3, channels)
     return Tables(
         medians=medians.view("<f4").astype(np.float32),
@@ -130,7 +135,7 @@ def from_bytes(data: bytes) -> Tables:
     )
 
 
-def read_tables(path: Path) -> Tables:
+def read_tables(path: Path) -> AnyTables:
     """Reads the tables of a file; an InputError names the file."""
     try:
         return from_bytes(read_regular(path, _MOST_BYTES))

@@ -5,12 +5,13 @@ from pathlib import Path
 import torch
 
 from coco224.files import whole_or_absent
+from codec.bitstream.hyper_tables import PREFIX
 from codec.blocks import block_named, make_options
 from codec.description.architecture import KEEP_GDN, Architecture
 from codec.description.file import Arrays, Description, read_checkpoint, to_bytes
 from codec.errors import InputError
+from codec.network.arrays import as_arrays
 from codec.network.codec import Codec
-from codec.network.tables import as_arrays
 from codec.quantization.phases import build
 
 
@@ -22,7 +23,7 @@ def save_codec(path: Path, codec: Codec, description: Description) -> None:
 
 def as_file(codec: Codec, description: Description) -> bytes:
     """The content of a checkpoint of `with_tables(codec)`: weights, CDF tables and what is needed to use them."""
-    return to_bytes(as_arrays(codec.state_dict()), codec.architecture, description)
+    return to_bytes(as_arrays(codec.state_dict()) | codec.coding_arrays(), codec.architecture, description)
 
 
 def load_codec(path: Path) -> tuple[Codec, Description]:
@@ -35,7 +36,10 @@ def load_codec(path: Path) -> tuple[Codec, Description]:
     try:
         check_blocks(saved.architecture, saved.arrays)
         codec = build(saved.architecture)
-        codec.load_weights({name: torch.from_numpy(array) for name, array in saved.arrays.items()})
+        coding = {name: array for name, array in saved.arrays.items() if name.startswith(PREFIX)}
+        weights = {name: torch.from_numpy(array) for name, array in saved.arrays.items() if name not in coding}
+        codec.load_weights(weights)
+        codec.load_coding_arrays(coding)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return codec.eval(), saved.description

@@ -115,7 +115,7 @@ def chart(curves: Sequence[Curve], labels: Mapping[Point, str], quality: Quality
 def _heights(each: Curve, quality: Quality) -> list[tuple[Point, float]]:
     """The points of a curve that can be drawn, with their PSNR or -10 log10(1 - MS-SSIM) in dB."""
     if quality == "psnr":
-        found = [(point, point.psnr) for point in each.points]
+        found = [(point, point.psnr) for point in each.points if point.psnr is not None]
     else:
         scored = ((point, point.ms_ssim) for point in each.points)
         found = [(point, -10 * math.log10(1 - score)) for point, score in scored if score is not None and score < 1]
@@ -124,7 +124,8 @@ def _heights(each: Curve, quality: Quality) -> list[tuple[Point, float]]:
 
 def _label(name: str, point: Point) -> str:
     similarity = "" if point.ms_ssim is None else f", MS-SSIM {point.ms_ssim:.4f}"
-    return f"{name}: {point.bpp:.4f} bpp, {point.psnr:.2f} dB{similarity}"
+    quality = "" if point.psnr is None else f", {point.psnr:.2f} dB"
+    return f"{name}: {point.bpp:.4f} bpp{quality}{similarity}"
 
 
 def _ticks(low: float, high: float) -> list[float]:

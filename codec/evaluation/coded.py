@@ -3,16 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.errors import InputError
 from codec.evaluation.figures import Figures, measure_pictures
-from codec.evaluation.metrics import bpp
+from codec.evaluation.pictures import Failures
 from codec.files import FileCodec, out_of_memory
-from codec.tiles import LARGEST_WHOLE
 
 
 @dataclass(frozen=True)
@@ -31,48 +28,52 @@ class Decoded:
     x_hat: Tensor
 
 
-def through_files(codec: FileCodec, batches: Iterable[tuple[Sequence[int], Tensor]]) -> Iterator[Decoded]:
+def through_files(
+    codec: FileCodec, batches: Iterable[tuple[Sequence[int], Tensor]], failures: Failures | None = None
+) -> Iterator[Decoded]:
     """Compresses and decompresses pictures, in the order of the batches.
 
     The files have the bytes that `codec.compress` writes; they stay in memory.
 
     Args:
         batches: indices of the pictures, and uint8 [B, 3, H, W].
+        failures: pictures that do not fit into memory are added. None: such a picture is an InputError.
 
     Raises:
-        InputError: the codec gives values that are not finite, or a picture does not fit into memory.
+        InputError: the codec gives values that are not finite.
     """
     for indices, x in batches:
-        try:
-            yield from _code(codec, indices, x)
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            height, width = x.shape[-2:]
-            raise InputError(f"a picture of {width}x{height} pixels does not fit into memory") from error
+        decoded = _code_or_none(codec, indices, x)
+        if decoded is None and len(indices) > 1:
+            yield from through_files(codec, zip(([index] for index in indices), x.split(1), strict=True), failures)
+        elif decoded is None:
+            reason = f"{x.shape[-1]}x{x.shape[-2]} pixels do not fit into memory"
+            if failures is None:
+                raise InputError(f"a picture of {reason}")
+            failures[indices[0]] = reason
+        else:
+            yield from decoded
+
+
+def _code_or_none(codec: FileCodec, indices: Sequence[int], x: Tensor) -> list[Decoded] | None:
+    """The decoded pictures; None if memory ran out."""
+    try:
+        return _code(codec, indices, x)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return None
 
 
 @torch.inference_mode()
 def _code(codec: FileCodec, indices: Sequence[int], x: Tensor) -> list[Decoded]:
     height, width = x.shape[-2:]
-    symbols = codec.symbols(x)
-    estimated = _bits(codec, symbols) / (height * width)
-    files = codec.encode(symbols, height, width)
-    del symbols  # for a large picture they take as much memory as its pixels
+    latents = codec.latents(x)
+    bits = [codec.coder.bits(each.y, each.z) for each in latents]
+    estimated = torch.tensor(bits) / (height * width)
+    files = codec.encode(latents, height, width)
+    del latents  # for a large picture they take as much memory as its pixels
     x_hat = codec.decompress(files)
     original = x.to(x_hat[0].device)
     rows = measure_pictures(original, torch.stack(x_hat) if x_hat[1:] else x_hat[0][None], estimated, files)
     return [Decoded(*decoded) for decoded in zip(indices, rows, original, x_hat, strict=True)]
-
-
-def _bits(codec: FileCodec, symbols: NDArray[np.int32]) -> Tensor:
-    """Estimated bits of each picture [B] from the likelihoods of its symbols [B, M, h, w], some rows at a time."""
-    bottleneck = codec.codec.entropy_bottleneck
-    medians = bottleneck.medians()
-    rows = max(1, LARGEST_WHOLE // symbols.shape[-1])
-    bits = []
-    for first in range(0, symbols.shape[-2], rows):
-        some = torch.from_numpy(symbols[..., first : first + rows, :])
-        _, likelihoods, _ = bottleneck(some.to(medians.device).float() + medians)
-        bits.append(bpp({"y": likelihoods}, 1))
-    return torch.stack(bits).sum(0)

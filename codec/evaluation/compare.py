@@ -9,12 +9,12 @@ from tqdm import tqdm
 
 from coco224.errors import one_line
 from codec.checkpoint import open_codec
-from codec.errors import InputError
+from codec.errors import InputError, SomeFailed
 from codec.evaluation.album import Album, Shown, spread
-from codec.evaluation.coded import through_files
+from codec.evaluation.coded import Decoded, through_files
 from codec.evaluation.curves import PUBLISHED, Curve, curve, read_curve
 from codec.evaluation.figures import Evaluated, Figures, means, sums_and_counts
-from codec.evaluation.pictures import Pictures
+from codec.evaluation.pictures import Batches, Failures, Pictures
 from codec.evaluation.ranks import Ranks
 from codec.evaluation.references import QUALITIES, check_sides, through_pillow
 from codec.files import FileCodec
@@ -31,6 +31,7 @@ class Comparison:
         theirs: the references that were measured, in the given order.
         curves: one curve for each kind of codec, then one for each reference.
         shown: the pictures for the report.
+        failures: the pictures that could not be evaluated, with the reasons; nothing else here includes them.
     """
 
     pictures: Pictures
@@ -38,6 +39,7 @@ class Comparison:
     theirs: list[Evaluated]
     curves: list[Curve]
     shown: list[Shown]
+    failures: list[str]
 
 
 def measure_all(
@@ -57,7 +59,7 @@ def measure_all(
         keep_pictures: keep some pictures and their reconstructions.
 
     Raises:
-        InputError: a checkpoint or a reference cannot be read, or a codec's training has diverged.
+        InputError: a checkpoint or a reference cannot be read, a codec's training has diverged, or no picture works.
     """
     codecs = {path: open_codec(Path(path)) for path in checkpoints}
     for codec in codecs.values():
@@ -71,13 +73,22 @@ def measure_all(
     compared = len(codecs) + len(anchors) + len(formats)
     album = Album(spread(len(pictures.names), compared) if keep_pictures else ())
 
-    ours = [evaluate_codec(name, codec, pictures, ranks, album) for name, codec in codecs.items()]
-    theirs = {"reference": [evaluate_codec(name, codec, pictures, ranks, album) for name, codec in anchors.items()]}
+    work = _Work(pictures, ranks, album)
+    found = {"": [work.through_codec(name, codec) for name, codec in codecs.items()]}
+    found["reference"] = [work.through_codec(name, codec) for name, codec in anchors.items()]
     for name in formats:
-        theirs[name] = [evaluate_pillow(name, quality, pictures, ranks, album) for quality in QUALITIES[name]]
-    curves = [*_by_blocks(ours), *(_curve(*item) for item in theirs.items() if item[1]), *known]
-    measured = [each for points in theirs.values() for each in points]
-    return Comparison(pictures, ours, measured, curves, album.gather(ranks))
+        found[name] = [work.through_format(name, quality) for quality in QUALITIES[name]]
+    kept = [index for index in range(len(pictures.names)) if index not in work.failures]
+    figures = {name: [each.on(kept) for each in points] for name, points in found.items()}
+    ours = figures.pop("")
+    return Comparison(
+        replace(pictures, names=[pictures.names[index] for index in kept]),
+        ours,
+        [each for points in figures.values() for each in points],
+        [*_by_blocks(ours), *(_curve(name, points) for name, points in figures.items() if points), *known],
+        [replace(each, index=kept.index(each.index)) for each in album.gather(ranks) if each.index in kept],
+        work.reasons(),
+    )
 
 
 def _is_checkpoint(reference: str) -> bool:
@@ -88,37 +99,73 @@ def _curve_file(reference: str) -> Path:
     return PUBLISHED if reference == "published" else Path(reference)
 
 
-def evaluate_codec(name: str, codec: Codec, pictures: Pictures, ranks: Ranks, album: Album) -> Evaluated:
-    """A codec's figures on all pictures, on every rank. Each rank codes its share and keeps some in the album.
+@dataclass(frozen=True)
+class _Measured:
+    """A codec's figures, by the picture's index."""
 
-    Raises:
-        InputError: the codec's training has diverged.
+    name: str
+    rows: dict[int, Figures]
+    blocks: str = ""
+
+    def on(self, indices: Sequence[int]) -> Evaluated:
+        """The codec on these pictures alone."""
+        rows = [self.rows[index] for index in indices]
+        return Evaluated(self.name, rows, means(sums_and_counts(rows)), self.blocks)
+
+
+class _Work:
+    """Measures one codec after the other; each rank codes its share of the pictures and keeps some in the album.
+
+    Attributes:
+        failures: the pictures of all ranks that failed so far. The next codecs pass over them.
     """
-    files = FileCodec(codec.to(ranks.device), name)
-    decoded = through_files(files, pictures.read(ranks.rank, ranks.world_size))
-    evaluated = _evaluated(name, album.keep(name, name, decoded), pictures, ranks)
-    codec.cpu()
-    return replace(evaluated, blocks=codec.architecture.in_short())
 
+    def __init__(self, pictures: Pictures, ranks: Ranks, album: Album) -> None:
+        self._pictures, self._ranks, self._album = pictures, ranks, album
+        self.failures: Failures = {}
 
-def evaluate_pillow(name: str, quality: int, pictures: Pictures, ranks: Ranks, album: Album) -> Evaluated:
-    """The same as `evaluate_codec` for one of Pillow's formats."""
-    coded = through_pillow(name, quality, pictures.read(ranks.rank, ranks.world_size), ranks.device)
-    point = f"{name} {quality}"
-    return _evaluated(point, album.keep(name, point, coded), pictures, ranks)
+    def through_codec(self, name: str, codec: Codec) -> _Measured:
+        """The figures on all pictures, on every rank.
 
+        Raises:
+            InputError: the codec's training has diverged, or all pictures failed.
+        """
+        files = FileCodec(codec.to(self._ranks.device), name)
+        rows = self._rows(name, name, through_files(files, self._batches(), self.failures))
+        codec.cpu()
+        return _Measured(name, rows, codec.architecture.in_short())
 
-def _evaluated(name: str, figures: Iterable[tuple[int, Figures]], pictures: Pictures, ranks: Ranks) -> Evaluated:
-    share = len(range(ranks.rank, len(pictures.names), ranks.world_size))
-    progress = tqdm(
-        figures, desc=one_line(Path(name).name), total=share, unit=" pictures", leave=False, disable=ranks.rank != 0
-    )
-    rows = dict(ranks.gather(progress))
-    assert rows.keys() == set(range(len(pictures.names))), "a picture was lost or counted twice"
-    ordered = [rows[i] for i in range(len(rows))]
-    if not all(math.isfinite(row.l1) for row in ordered):
-        raise InputError(f"{name} gives values that are not finite; its training has diverged, use an earlier one")
-    return Evaluated(name, ordered, means(sums_and_counts(ordered)))
+    def through_format(self, name: str, quality: int) -> _Measured:
+        """The same for one of Pillow's formats."""
+        point = f"{name} {quality}"
+        coded = through_pillow(name, quality, self._batches(), self._ranks.device)
+        return _Measured(point, self._rows(name, point, coded))
+
+    def reasons(self) -> list[str]:
+        """A sentence for each picture that failed."""
+        return [f"{self._pictures.names[index]}: {reason}" for index, reason in sorted(self.failures.items())]
+
+    def _batches(self) -> Batches:
+        return self._pictures.read(self._ranks.rank, self._ranks.world_size, self.failures)
+
+    def _rows(self, codec: str, name: str, decoded: Iterable[Decoded]) -> dict[int, Figures]:
+        ranks, names = self._ranks, self._pictures.names
+        progress = tqdm(
+            self._album.keep(codec, name, decoded),
+            desc=one_line(Path(name).name),
+            total=len(range(ranks.rank, len(names), ranks.world_size)),
+            unit=" pictures",
+            leave=False,
+            disable=ranks.rank != 0,
+        )
+        rows = dict(ranks.gather(progress))
+        self.failures.update(ranks.gather(self.failures.items()))
+        assert rows.keys() | self.failures.keys() == set(range(len(names))), "a picture was lost"
+        if len(self.failures) == len(names):
+            raise SomeFailed(self.reasons(), len(names), "picture")
+        if not all(math.isfinite(row.l1) for row in rows.values()):
+            raise InputError(f"{name} gives values that are not finite; its training has diverged, use an earlier one")
+        return rows
 
 
 def _by_blocks(ours: list[Evaluated]) -> list[Curve]:

@@ -8,22 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coco224.errors import printable
+from coco224.errors import counted, printable
 from coco224.files import in_words, read_json, whole_or_absent
 from codec.errors import InputError
 from codec.evaluation.drawing import plain_text
 
 PUBLISHED = Path(__file__).parent / "published" / "bmshj2018-factorized-mse-kodak.json"
 FEWEST_POINTS = 2
+_COLUMNS = ("bpp", "psnr-rgb", "ms-ssim-rgb", "ms-ssim-db-rgb")
 _LARGEST = 1e9  # limit of a curve's values
 
 
 @dataclass(frozen=True)
 class Point:
-    """A codec at one rate; all values are means over pictures."""
+    """A codec at one rate; all values are means over pictures, and at least one quality is known."""
 
     bpp: float
-    psnr: float
+    psnr: float | None
     ms_ssim: float | None = None
 
 
@@ -61,10 +62,11 @@ def curve(name: str, points: Sequence[Point]) -> Curve:
 def read_curve(path: Path) -> Curve:
     """A JSON file in CompressAI's result format: {"name", "results": {"bpp": [], "psnr-rgb": [], "ms-ssim-rgb": []}}.
 
-    A point without PSNR is left out: there every picture was decoded without any difference.
+    Only one of the qualities is needed, and MS-SSIM may be "ms-ssim-db-rgb", -10 log10(1 - MS-SSIM). A point with null
+    for its PSNR is left out: there every picture was decoded without any difference.
 
     Raises:
-        InputError: the file has another format, no PSNR, or a value that is not a finite number.
+        InputError: the file has another format, no quality, or a value that is not a finite number.
     """
     try:
         saved = read_json(path)
@@ -76,17 +78,28 @@ def read_curve(path: Path) -> Curve:
         raise InputError(
             f'--reference {path} is not in CompressAI\'s result format, {{"results": {{"bpp": [], "psnr-rgb": []}}}}'
         ) from error
-    columns = [_column(path, results, name) for name in ("bpp", "psnr-rgb") if name in results]
-    if len(columns) < 2:
-        raise InputError(f"--reference {path} has no bpp and psnr-rgb (it has {names}); a curve needs both")
-    similarities = _column(path, results, "ms-ssim-rgb") if results.get("ms-ssim-rgb") else [None] * len(columns[0])
-    if not len(columns[0]) == len(columns[1]) == len(similarities):
+    known = {name: _column(path, results, name) for name in _COLUMNS if results.get(name)}
+    if "bpp" not in known or len(known) < 2:
+        raise InputError(
+            f"--reference {path} has no bpp and psnr-rgb (it has {names}); a curve needs bpp and psnr-rgb, ms-ssim-rgb "
+            "or ms-ssim-db-rgb"
+        )
+    if len({len(column) for column in known.values()}) > 1:
         raise InputError(f"--reference {path}: its lists differ in length; give one value a point")
-    rows = zip(*columns, similarities, strict=True)
-    points = [Point(bpp, psnr, similarity) for bpp, psnr, similarity in rows if bpp is not None and psnr is not None]
+    rows = (dict(zip(known, values, strict=True)) for values in zip(*known.values(), strict=True))
+    points = [point for row in rows if (point := _point(row))]
     if not points:
         raise InputError(f"--reference {path} has no points")
     return curve(str(saved.get("name", path.stem)), points)
+
+
+def _point(row: dict[str, float | None]) -> Point | None:
+    """The point of a row; None if its rate or its quality is null."""
+    bpp, psnr, similarity, decibels = (row.get(name) for name in _COLUMNS)
+    if similarity is None and decibels is not None:
+        similarity = 1 - 10 ** (-decibels / 10)
+    quality = psnr if "psnr-rgb" in row else similarity
+    return None if bpp is None or quality is None else Point(bpp, psnr, similarity)
 
 
 def _column(path: Path, results: dict[str, Any], name: str) -> list[float | None]:
@@ -107,13 +120,17 @@ def difference(tested: Curve, reference: Curve) -> Difference:
     """BD-rate and BD-PSNR of a curve against a reference.
 
     Raises:
-        NoDifference: a curve has fewer than two points or falls somewhere, or the curves have no PSNR in common.
+        NoDifference: a curve has fewer than two points with PSNR or falls somewhere, or the curves have no PSNR in
+            common.
     """
     import bjontegaard
 
     for each in (tested, reference):
-        if len(each.points) < FEWEST_POINTS:
-            raise NoDifference(f"{each.name} has one point, and a curve takes {FEWEST_POINTS}")
+        known = len(_axes(each)[0])
+        if known < FEWEST_POINTS:
+            raise NoDifference(
+                f"{each.name} has {counted(known, 'point')} with PSNR, and BD-rate takes {FEWEST_POINTS}"
+            )
         if any(b <= a for axis in _axes(each) for a, b in itertools.pairwise(axis)):
             raise NoDifference(f"{each.name} does not rise everywhere")
     (_, ours), (_, theirs) = _axes(tested), _axes(reference)
@@ -128,7 +145,9 @@ def difference(tested: Curve, reference: Curve) -> Difference:
 
 
 def _axes(each: Curve) -> tuple[list[float], list[float]]:
-    return [point.bpp for point in each.points], [point.psnr for point in each.points]
+    """Rates and PSNR of the points that have it."""
+    known = [(point.bpp, point.psnr) for point in each.points if point.psnr is not None]
+    return [bpp for bpp, _ in known], [psnr for _, psnr in known]
 
 
 def plot(path: Path, title: str, curves: Sequence[Curve]) -> None:
@@ -142,7 +161,8 @@ def plot(path: Path, title: str, curves: Sequence[Curve]) -> None:
         axes = figure.subplots(1, 1 + similar, squeeze=False)
         for place, each in enumerate(curves):
             style: dict[str, Any] = {"marker": "o", "linewidth": 2} if place == 0 else {"marker": ".", "linewidth": 1}
-            axes[0, 0].plot(*_axes(each), label=printable(each.name), **style)
+            if _axes(each)[0]:
+                axes[0, 0].plot(*_axes(each), label=printable(each.name), **style)
             scored = [point for point in each.points if point.ms_ssim is not None and point.ms_ssim < 1]
             if similar and scored:
                 decibels = [-10 * math.log10(1 - point.ms_ssim) for point in scored]  # type: ignore[operator]

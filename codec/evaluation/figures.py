@@ -11,7 +11,7 @@ from torch import Tensor
 from codec.description.architecture import STRIDE
 from codec.evaluation.curves import Point
 from codec.evaluation.metrics import bpp, ms_ssim, psnr
-from codec.evaluation.strips import in_strips
+from codec.evaluation.tiled import in_tiles
 from codec.network.codec import Codec
 from codec.network.pixels import pad, to_float
 from codec.tiles import LARGEST_WHOLE
@@ -111,7 +111,7 @@ def measure_pictures(x: Tensor, x_hat: Tensor, estimated: Tensor | None, files: 
     """`measure` of uint8 pictures [B, 3, H, W]. Large pictures take less extra memory than their own size."""
     if x[0, 0].numel() <= LARGEST_WHOLE * STRIDE**2:
         return measure(to_float(x), to_float(x_hat), estimated, files)
-    found = zip(*map(in_strips, x, x_hat), strict=True)
+    found = zip(*map(in_tiles, x, x_hat), strict=True)
     columns = [None if each[0] is None else torch.stack(each) for each in found]
     return _rows(x, dict(zip(("psnr", "ms_ssim", "l1"), columns, strict=True)), estimated, files)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,6 +16,7 @@ from coco224.dataset import Rows, open_rows
 from coco224.files import open_regular
 from coco224.photographs.decode import FORMATS, SUFFIXES, BadPhotograph, read_photograph
 from coco224.walk import say_left_out, walk
+from codec.bitstream.container import check_size
 from codec.errors import InputError
 
 _READERS = 2  # threads that decode ahead of the codec
@@ -28,20 +28,31 @@ CROP_PIXELS = 224 * 224
 Batches = Iterator[tuple[Sequence[int], Tensor]]
 """Indices of B pictures, and the pictures, uint8 [B, 3, H, W]."""
 
+Failures = dict[int, str]
+"""Indices of pictures that cannot be evaluated, and the reasons."""
+
 
 @dataclass(frozen=True)
 class Pictures:
     """The names of pictures, and a function that reads a rank's share.
 
     Attributes:
-        read: `read(rank, world_size)`; all ranks together read each picture once.
+        reader: the function; its arguments are those of `read`.
         files: the pictures' files, if every picture is a file.
     """
 
     title: str
     names: list[str]
-    read: Callable[[int, int], Batches]
+    reader: Callable[[int, int, Failures | None], Batches]
     files: Sequence[Path] = ()
+
+    def read(self, rank: int, world_size: int, failures: Failures | None = None) -> Batches:
+        """A rank's share; all ranks together read each picture once.
+
+        Args:
+            failures: pictures to pass over; files that are no pictures are added. None: such a file is an InputError.
+        """
+        return self.reader(rank, world_size, failures)
 
 
 def open_pictures(images: str | None, coco_dir: str | None, use_prepared: bool, batch_size: int) -> Pictures:
@@ -75,15 +86,21 @@ def open_pictures(images: str | None, coco_dir: str | None, use_prepared: bool, 
     raise InputError(f"--coco_dir {coco_dir} has neither a validation nor a train split")
 
 
-def _read_rows(rows: Rows, batch_size: int, rank: int, world_size: int) -> Batches:
+def _read_rows(rows: Rows, batch_size: int, rank: int, world_size: int, failures: Failures | None) -> Batches:
+    del failures  # a dataset that holds no pictures is refused as a whole
     return ((batch.rows.tolist(), batch.images) for batch in EvalBatches(rows, batch_size, rank, world_size))
 
 
-def _read_files(paths: list[Path], batch_size: int, rank: int, world_size: int) -> Batches:
+def _read_files(paths: list[Path], batch_size: int, rank: int, world_size: int, failures: Failures | None) -> Batches:
     """Batches of equal-sized pictures: these wait until a batch is full, but never more than two batches wait."""
     waiting: dict[torch.Size, list[tuple[int, Tensor]]] = {}
-    mine = range(rank, len(paths), world_size)
+    mine = [index for index in range(rank, len(paths), world_size) if index not in (failures or {})]
     for index, picture in zip(mine, _in_turn([paths[i] for i in mine]), strict=True):
+        if isinstance(picture, str):
+            if failures is None:
+                raise InputError(f"{paths[index]}: {picture}")
+            failures[index] = picture
+            continue
         alike = waiting.setdefault(picture.shape, [])
         alike.append((index, picture))
         if (len(alike) + 1) * picture[0].numel() > batch_size * CROP_PIXELS:
@@ -94,8 +111,11 @@ def _read_files(paths: list[Path], batch_size: int, rank: int, world_size: int) 
         yield _batch(pictures)
 
 
-def _in_turn(paths: Sequence[Path]) -> Iterator[Tensor]:
-    """The pictures in order, read ahead. A large one is read only when it is next, so memory holds one at a time."""
+def _in_turn(paths: Sequence[Path]) -> Iterator[Tensor | str]:
+    """The pictures in order, or the reasons why they are none, read ahead.
+
+    A large picture is read only when it is next, so that memory holds one at a time.
+    """
     for large, group in itertools.groupby(paths, _is_large):
         if large:
             yield from map(_read, group)
@@ -116,9 +136,12 @@ def _batch(pictures: list[tuple[int, Tensor]]) -> tuple[Sequence[int], Tensor]:
     return indices, torch.stack([picture for _, picture in pictures])
 
 
-def _read(path: Path) -> Tensor:
+def _read(path: Path) -> Tensor | str:
     try:
-        pixels = np.array(read_photograph(path).image)
+        pixels = read_photograph(path).pixels()
+        check_size(*pixels.shape[:2])
     except BadPhotograph as error:
-        raise InputError(f"--images: {path} is no picture ({error}); take it out") from error
+        return f"not a picture ({error}); take it out"
+    except InputError as error:
+        return f"{error}; take it out"
     return torch.from_numpy(pixels).permute(2, 0, 1)

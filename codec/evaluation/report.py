@@ -33,6 +33,7 @@ def write_report(
     curves: Sequence[Curve],
     against: Sequence[dict[str, Any]],
     shown: Sequence[Shown],
+    failed: int = 0,
 ) -> None:
     """Writes the page, completely or not at all.
 
@@ -41,6 +42,7 @@ def write_report(
         names: names of all pictures.
         against: for each reference its "name" and, if they exist, "bd-rate", "bd-psnr" and "overlap".
         shown: the pictures to compare, all with the same codecs.
+        failed: number of pictures that could not be evaluated.
     """
     from jinja2 import Environment
 
@@ -61,6 +63,7 @@ def write_report(
         charts=[chart(curves, labels, quality) for quality in ("psnr", "ms_ssim")],
         against=against,
         shown=shown,
+        failed=failed,
     )
     with whole_or_absent(path) as beside:
         beside.write_text(page, encoding="utf-8", errors="replace")  # a name may hold bytes that are no text

@@ -18,8 +18,12 @@ OVERHEAD = 20
 """plus the bytes of a file that code no symbol: the header and the last word of the coder."""
 
 
-def print_table(pictures: Pictures, measured: list[Evaluated]) -> None:
-    """Prints one line per codec, and the number of pictures that a mean leaves out."""
+def print_table(pictures: Pictures, measured: list[Evaluated], failed: int = 0) -> None:
+    """Prints one line per codec, and the number of pictures that a mean leaves out.
+
+    Args:
+        failed: number of pictures that could not be evaluated; `pictures` does not include them.
+    """
     width = max(len("checkpoint"), *(len(one_line(each.name)) for each in measured))
     print(f"{one_line(pictures.title)}: {counted(len(pictures.names), 'picture')}, means over pictures")
     print(f"{'checkpoint':{width}}  PSNR dB  MS-SSIM     bpp  estimated")
@@ -29,6 +33,8 @@ def print_table(pictures: Pictures, measured: list[Evaluated]) -> None:
         print(f"{one_line(each.name):{width}}  {cells[0]:>7}  {cells[1]:>7}  {cells[2]:>6}  {cells[3]:>9}")
     small = sum(row.ms_ssim is None for row in measured[0].rows)
     identical = max(sum(row.psnr == math.inf for row in each.rows) for each in measured)
+    if failed:
+        print(f"{counted(failed, 'picture')} failed, in none of the means")
     if small:
         print(f"{counted(small, 'picture')} under 161 pixels, without MS-SSIM")
     if identical:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from coco224.files import read_regular
-from codec.bitstream.tables import Tables, from_bytes, tables_of_state, to_bytes
+from codec.bitstream.tables import AnyTables, from_bytes, tables_of_state, to_bytes
 from codec.description.architecture import BUILT_IN
 from codec.description.file import TRAINING, CheckpointFile, read_checkpoint
 from codec.errors import InputError
@@ -140,7 +140,7 @@ def _add_reconstructions(found: Repository, folder: Path | None) -> None:
         _add(found, max(grids), RECONSTRUCTIONS)
 
 
-def _add_exports(found: Repository, folder: Path, tables: Tables) -> None:
+def _add_exports(found: Repository, folder: Path, tables: AnyTables) -> None:
     """Adds graphs and tables with the checkpoint's fingerprint; links to folders are not followed."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
@@ -156,7 +156,7 @@ def _add_exports(found: Repository, folder: Path, tables: Tables) -> None:
             found.left_out.append(f"{path} was not exported from this checkpoint")
 
 
-def _belongs(content: bytes, suffix: str, tables: Tables) -> bool:
+def _belongs(content: bytes, suffix: str, tables: AnyTables) -> bool:
     if suffix == ".onnx":
         return f"{tables.fingerprint:08x}".encode() in content  # a property of the graph
     try:

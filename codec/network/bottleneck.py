@@ -1,6 +1,7 @@
 """The entropy model: CompressAI's bottleneck, changed so that it compiles and exports, with counter-based noise."""
 
 import torch
+import torch.nn.functional as F
 from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor
 
@@ -55,11 +56,21 @@ def _hash32(x: Tensor) -> Tensor:
     return x ^ (x >> 15)
 
 
+def computes_sums(values: Tensor) -> bool:
+    """Whether the densities' matrix products, 3x3 per channel, are computed as sums: in code compiled for a GPU.
+
+    There the sums become parts of a few loops; as products they are 34 library calls, which write all their results to
+    memory. On a CPU, and where nothing is compiled, the products are faster.
+    """
+    return values.device.type != "cpu" and torch.compiler.is_compiling()
+
+
 class Bottleneck(LatentModel, EntropyBottleneck):
     """CompressAI's `EntropyBottleneck` (Balle et al. 2018, arXiv:1802.01436, appendix 6.1) with a static transpose.
 
-    The parameters, buffers and tables are CompressAI's own, so state dicts load both ways. Only `forward` differs:
-    the parent builds its permutation as a tensor and reads it back, which breaks `torch.compile` and `torch.export`.
+    The parameters, buffers and tables are CompressAI's own, so state dicts load both ways. `forward` differs: the
+    parent builds its permutation as a tensor and reads it back, which breaks `torch.compile` and `torch.export`. And
+    compiled for a GPU, the likelihood is computed in another way, with the same values up to rounding.
     """
 
     def forward(
@@ -85,6 +96,36 @@ class Bottleneck(LatentModel, EntropyBottleneck):
         with torch.autocast(y.device.type, enabled=False):
             aux_loss = self.loss() if self.quantiles.requires_grad else likelihoods.new_zeros(())
         return y_hat, likelihoods, aux_loss
+
+    def _likelihood(self, inputs: Tensor, stop_gradient: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """CompressAI's method: the likelihood of values [M, 1, n], and the logits half a symbol below and above."""
+        if not computes_sums(inputs):
+            likelihood, lower, upper = super()._likelihood(inputs, stop_gradient)
+            return likelihood, lower, upper
+        halves = torch.arange(2, device=inputs.device) - 0.5
+        lower, upper = self._logits_cumulative(inputs + halves.view(2, 1, 1, 1), stop_gradient).unbind()
+        return torch.sigmoid(upper) - torch.sigmoid(lower), lower, upper
+
+    def _logits_cumulative(self, inputs: Tensor, stop_gradient: bool) -> Tensor:
+        """CompressAI's method: the logits of the cumulative densities at values [..., M, 1, n], in the same shape."""
+        if not computes_sums(inputs):
+            logits: Tensor = super()._logits_cumulative(inputs, stop_gradient)
+            return logits
+
+        def part(parameter: Tensor) -> Tensor:
+            return parameter.detach() if stop_gradient else parameter
+
+        rows = [inputs[..., 0, :]]
+        for i, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
+            weights, offsets = F.softplus(part(matrix)), part(bias)
+            rows = [
+                sum((weights[:, k, j, None] * row for j, row in enumerate(rows)), offsets[:, k])
+                for k in range(len(offsets[0]))
+            ]
+            if i < len(self.filters):
+                factors = torch.tanh(part(self.factors[i]))
+                rows = [row + factors[:, k] * torch.tanh(row) for k, row in enumerate(rows)]
+        return rows[0].unsqueeze(-2)
 
     def medians(self) -> Tensor:
         """The medians [1, M, 1, 1]; they are subtracted from y before rounding."""

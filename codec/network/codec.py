@@ -10,9 +10,10 @@ from compressai.layers import GDN
 from compressai.models import CompressionModel
 from torch import Tensor, nn
 
-from codec.bitstream.tables import Tables
+from codec.bitstream.tables import AnyTables
 from codec.blocks import new_block
 from codec.description.architecture import KEEP_GDN, Architecture, BlockChoice
+from codec.description.file import Arrays
 from codec.errors import InputError
 from codec.network.bottleneck import TABLES, Bottleneck
 from codec.network.latent import LatentModel
@@ -39,7 +40,7 @@ class Codec(CompressionModel, ABC):
     g_a: Any  # an nn.Sequential, or a graph with quantizers
     g_s: Any
     entropy_bottleneck: Bottleneck
-    calibrated_tables: Tables | None = None
+    calibrated_tables: AnyTables | None = None
 
     def __init__(self, architecture: Architecture) -> None:
         """Builds the float codec; it does not apply the architecture's quantization."""
@@ -87,6 +88,19 @@ class Codec(CompressionModel, ABC):
             if not name.startswith(("g_a.", "g_s.")) and not torch.isfinite(parameter).all():
                 raise InputError(f"{name} of this codec is not finite; start from an earlier checkpoint")
         self.entropy_bottleneck.update(force=True, update_quantiles=True)
+
+    def coding_arrays(self) -> Arrays:
+        """What coding needs beside the state dict, by name, to store in a checkpoint."""
+        return {}
+
+    def load_coding_arrays(self, arrays: Arrays) -> None:
+        """Takes the arrays of `coding_arrays` back; call it after `load_weights`.
+
+        Raises:
+            InputError: they do not belong to these weights.
+        """
+        if arrays:
+            raise InputError(f"{self.arch} codes without {', '.join(sorted(arrays)[:3])}; use another checkpoint")
 
     def replace_blocks(self, part: str, new: BlockChoice) -> None:
         """Replaces a transform's GDNs, or its present blocks, with new blocks.

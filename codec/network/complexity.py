@@ -15,19 +15,19 @@ _SIDE = 4 * STRIDE
 
 
 def costs(architecture: Architecture) -> dict[str, tuple[int, float]]:
-    """Parameters, and multiply-accumulates per pixel of the picture, of "g_a" and of "g_s".
+    """Parameters, and multiply-accumulates per pixel of the picture, of "g_a", "g_s", and "h_a", "h_s" if any.
 
     Convolutions and matrix products are counted; elementwise operations are not.
     """
     with torch.random.fork_rng(devices=[]):  # building draws unused initial weights; keep the random state
         codec = new_codec(replace(architecture, quantization=None)).eval()
-    x = torch.zeros(1, 3, _SIDE, _SIDE)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        codec(torch.zeros(1, 3, _SIDE, _SIDE))
+    flops = {name.rpartition(".")[2]: sum(each.values()) for name, each in counter.get_flop_counts().items()}
     result = {}
-    for name, transform in (("g_a", codec.g_a), ("g_s", codec.g_s)):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            x = transform(x)
-        parameters = sum(parameter.numel() for parameter in transform.parameters())
-        result[name] = parameters, counter.get_total_flops() / 2 / _SIDE**2
+    for name in (name for name in ("g_a", "g_s", "h_a", "h_s") if hasattr(codec, name)):
+        parameters = sum(parameter.numel() for parameter in codec.get_submodule(name).parameters())
+        result[name] = parameters, flops[name] / 2 / _SIDE**2
     return result
 
 

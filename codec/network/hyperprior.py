@@ -2,13 +2,20 @@
 
 from typing import ClassVar
 
+import numpy as np
 from compressai.models import MeanScaleHyperprior, ScaleHyperprior
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from codec.bitstream.hyper_tables import PREFIX, network_arrays, network_of_arrays, source
+from codec.bitstream.integer import MEAN_BITS, IntegerNetwork
 from codec.description.architecture import Architecture
+from codec.description.file import Arrays
+from codec.network.arrays import as_arrays
 from codec.network.bottleneck import other_keys
 from codec.network.codec import Codec
 from codec.network.gaussian import TABLES, Gaussian
+from codec.network.integer import TorchIntegerNetwork, integer_h_s
 
 
 class HyperCodec(Codec):
@@ -16,21 +23,31 @@ class HyperCodec(Codec):
 
     y and z may have any size: z has a quarter of y's height and width, rounded up, and the output of h_s is cropped.
     CompressAI pads the picture to multiples of 64 instead; for these sizes the values are the same.
+
+    Attributes:
+        integer_h_s: h_s in integers, which belongs to the tables: it codes, and it predicts where y is rounded. None
+            while the weights train; then h_s predicts.
     """
 
     has_means: ClassVar[bool]
     h_a: nn.Sequential
     h_s: nn.Sequential
 
+    integer_h_s: TorchIntegerNetwork | None
+
     def __init__(self, architecture: Architecture) -> None:
         super().__init__(architecture)
         self.gaussian_conditional = Gaussian(self.M, self.has_means)
+        self.integer_h_s = None
 
     def quantize(self, y: Tensor, keys: Tensor | None, detach_rate: bool) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """See `Codec.quantize`."""
         z = self.h_a(self.seen_by_h_a(y.detach() if detach_rate else y))
         z_hat, z_likelihoods, aux_loss = self.entropy_bottleneck(z, None if keys is None else other_keys(keys))
-        scales, means = self.predict(z_hat, y)
+        if keys is None and self.integer_h_s is not None:
+            scales, means = self.predict_in_integers(self.entropy_bottleneck.symbols(z), y)
+        else:
+            scales, means = self.predict(z_hat, y)
         y_hat, y_likelihoods = self.gaussian_conditional(y, scales, means, keys, detach_rate)
         return y_hat, {"y": y_likelihoods, "z": z_likelihoods}, aux_loss
 
@@ -46,6 +63,13 @@ class HyperCodec(Codec):
         scales, means = predicted.chunk(2, 1)
         return scales, means
 
+    def predict_in_integers(self, symbols: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`predict` from the symbols of z as the entropy coder does it, the same on every machine."""
+        assert self.integer_h_s is not None
+        indexes, means = self.integer_h_s(symbols, *y.shape[-2:])
+        scales = self.gaussian_conditional.scale_table[indexes]
+        return scales, None if means is None else (means * 2.0**-MEAN_BITS).to(y.dtype)
+
     @property
     def y_model(self) -> Gaussian:
         """The Gaussian."""
@@ -55,6 +79,33 @@ class HyperCodec(Codec):
         """See `Codec.refresh_tables`."""
         super().refresh_tables()
         self.gaussian_conditional.build_tables()
+        table = self.gaussian_conditional.scale_table
+        self._set_integer_h_s(integer_h_s(self.h_s, self.entropy_bottleneck, table, self.has_means), self._source())
+
+    def load_weights(self, state: dict[str, Tensor]) -> None:
+        """See `Codec.load_weights`; h_s in integers belonged to the old weights."""
+        super().load_weights(state)
+        self.integer_h_s = None
+
+    def coding_arrays(self) -> Arrays:
+        """h_s in integers, and a checksum of what it was made from."""
+        if self.integer_h_s is None:
+            return {}
+        arrays = network_arrays(self.integer_h_s.network, self._made_from)
+        return {PREFIX + name: array for name, array in arrays.items()}
+
+    def load_coding_arrays(self, arrays: Arrays) -> None:
+        """See `Codec.load_coding_arrays`; a codec to train from may have none."""
+        if arrays:
+            named = {name.removeprefix(PREFIX): array for name, array in arrays.items()}
+            self._set_integer_h_s(network_of_arrays(named, self._source()), self._source())
+
+    def _source(self) -> NDArray[np.uint8]:
+        return source(as_arrays(self.state_dict()))
+
+    def _set_integer_h_s(self, network: IntegerNetwork, made_from: NDArray[np.uint8]) -> None:
+        self._made_from = made_from
+        self.integer_h_s = TorchIntegerNetwork(network).to(self.gaussian_conditional.scale_bound.device)
 
     def table_names(self) -> list[str]:
         """The keys of the tables of both entropy models."""

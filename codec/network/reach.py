@@ -7,6 +7,7 @@ import torch
 from compressai.layers import GDN
 from torch import fx, nn
 
+from codec.bitstream.integer import UPSAMPLING
 from codec.description.architecture import STRIDE
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec
@@ -22,10 +23,10 @@ def margins(codec: Codec, part: str) -> Margins | None:
     """The receptive field of a transform: how many positions of y before and after its own a position depends on.
 
     In an encoder, a position of y depends on the pixels of these positions; in a decoder, the 16x16 pixels of a
-    position depend on these positions of y.
+    position depend on these positions of y. For h_a the positions are those of z, and each has 4x4 of y.
 
     Args:
-        part: "g_a" or "g_s".
+        part: "g_a", "g_s" or "h_a".
 
     Returns:
         None if a layer looks at the full picture, or if its receptive field is not known.
@@ -36,15 +37,16 @@ def margins(codec: Codec, part: str) -> Margins | None:
             transform = getattr(new_codec(replace(codec.architecture, quantization=None)), part)
     if not isinstance(transform, nn.Sequential):
         return None
-    interval: _Interval | None = (0, 0) if part == "g_a" else (0, STRIDE - 1)
+    interval: _Interval | None = (0, STRIDE - 1) if part == "g_s" else (0, 0)
     for layer in reversed(transform):
         interval = interval and seen_by(layer, interval)
     if interval is None:
         return None
     first, last = interval
-    if part == "g_a":
-        return math.ceil(-first / STRIDE), math.ceil((last - STRIDE + 1) / STRIDE)
-    return -first, last
+    if part == "g_s":
+        return -first, last
+    stride = STRIDE if part == "g_a" else UPSAMPLING
+    return math.ceil(-first / stride), math.ceil((last - stride + 1) / stride)
 
 
 def seen_by(layer: nn.Module, outputs: _Interval) -> _Interval | None:

@@ -4,10 +4,8 @@ import copy
 from dataclasses import asdict
 from typing import TypeVar
 
-from torch import Tensor
-
-from codec.bitstream.tables import Tables, tables_of_state
-from codec.description.file import Arrays
+from codec.bitstream.tables import AnyTables, tables_of_state
+from codec.network.arrays import as_arrays
 from codec.network.codec import Codec
 
 CodecT = TypeVar("CodecT", bound=Codec)
@@ -20,7 +18,7 @@ def with_tables(codec: CodecT) -> CodecT:
     return fresh
 
 
-def tables_of(codec: Codec) -> Tables:
+def tables_of(codec: Codec) -> AnyTables:
     """The entropy tables of a codec from `with_tables` or a checkpoint; see `tables_of_state`.
 
     Raises:
@@ -28,9 +26,5 @@ def tables_of(codec: Codec) -> Tables:
     """
     if codec.calibrated_tables is not None:
         return codec.calibrated_tables
-    return tables_of_state(as_arrays(codec.state_dict()), asdict(codec.architecture.g_s))
-
-
-def as_arrays(tensors: dict[str, Tensor]) -> Arrays:
-    """Tensors as numpy arrays."""
-    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+    state = as_arrays(codec.state_dict()) | codec.coding_arrays()
+    return tables_of_state(state, asdict(codec.architecture.g_s))

@@ -69,6 +69,7 @@ def in_float(codec: Codec) -> Codec:
     plain = new_codec(replace(codec.architecture, quantization=None))
     added = quantizer_state(codec)
     plain.load_weights({name: tensor for name, tensor in codec.state_dict().items() if name not in added})
+    plain.load_coding_arrays(codec.coding_arrays())
     plain.train(codec.training)
     return plain
 

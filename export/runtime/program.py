@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
-
 from coco224.files import read_regular, whole_or_absent
 from codec.cli import ArgumentParser, run
 from codec.errors import InputError
@@ -75,6 +73,6 @@ def read_picture(path: Path) -> Pixels:
     from coco224.photographs.decode import BadPhotograph, read_photograph
 
     try:
-        return np.array(read_photograph(path).image)
+        return read_photograph(path).pixels()
     except BadPhotograph as error:
         raise InputError(f"{path} is no picture: {error}") from error

@@ -15,13 +15,14 @@ from compressai.models import FactorizedPrior
 from PIL import Image
 from programs import launch, run
 
-from codec import compress
+from codec import cli, compress
 from codec.blocks import registry
 from codec.checkpoint import Description, load_codec, save_codec
 from codec.cli import DataError
 from codec.description.architecture import Architecture, BlockChoice
-from codec.errors import InputError
+from codec.errors import InputError, SomeFailed
 from codec.evaluate import main
+from codec.files import FileCodec
 from codec.network.architectures import new_codec
 from codec.network.tables import with_tables
 
@@ -193,10 +194,70 @@ def test_what_cannot_be_evaluated_is_refused(checkpoint: Path, folder: Path, coc
     assert "no picture there" in refusal(*one, "--images", tmp_path / "empty")
     assert "is no prepared dataset" in refusal(*one, "--coco_dir", tmp_path / "empty")
     (tmp_path / "empty" / "broken.png").write_bytes((folder / "2-chelsea.png").read_bytes()[:1000])
-    assert "broken.png is no picture" in refusal(*one, "--images", tmp_path / "empty")
+    assert "broken.png: not a picture" in refusal(*one, "--images", tmp_path / "empty")
     assert "its folder does not exist" in refusal(*one, "--images", folder, "--json", tmp_path / "no" / "out.json")
     (tmp_path / "torn.safetensors").write_bytes(checkpoint.read_bytes()[:-9])
     assert "damaged" in refusal("--images", folder, "--checkpoint", tmp_path / "torn.safetensors")
+
+
+@pytest.fixture(scope="module")
+def damaged(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copies of the pictures, with two files among them that are none."""
+    damaged = tmp_path_factory.mktemp("damaged")
+    for path in folder.glob("*.png"):
+        (damaged / path.name).write_bytes(path.read_bytes())
+    (damaged / "0-torn.png").write_bytes((folder / "2-chelsea.png").read_bytes()[:1000])
+    (damaged / "2-text.png").write_text("no picture")
+    return damaged
+
+
+def test_files_that_are_no_pictures_are_named_and_all_others_measured(
+    checkpoint: Path, folder: Path, damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected, rows = evaluated(tmp_path, "--images", folder, "--checkpoint", checkpoint)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(lambda: evaluated(tmp_path, "--images", damaged, "--checkpoint", checkpoint)[0])
+    shown = capsys.readouterr()
+    said = [line for line in shown.err.splitlines() if line.startswith(("failed: ", "error: "))]
+    assert [line.partition(": not a picture")[0] for line in said] == [
+        f"failed: {damaged / '0-torn.png'}",
+        f"failed: {damaged / '2-text.png'}",
+        f"error: 2 of 6 pictures failed, the first: {damaged / '0-torn.png'}",
+    ]
+    assert "4 pictures, means over pictures" in shown.out
+    assert "2 pictures failed, in none of the means" in shown.out
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert len(found["failed"]) == 2
+    assert found["results"] == expected["results"]
+    table = csv.DictReader((tmp_path / "rows.csv").read_text().splitlines())
+    assert [Path(row["picture"]).name for row in table] == [Path(row["picture"]).name for row in rows]
+
+
+def test_a_picture_that_one_codec_fails_on_counts_for_none(
+    checkpoint: Path, other: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two pictures in one batch, one does not fit into memory with the second codec."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in "abc":
+        (pictures / f"{name}.png").write_bytes((folder / "3-160x200.png").read_bytes())
+    Image.new("RGB", (160, 200), "white").save(pictures / "b.png")
+    whole = FileCodec.symbols
+
+    def without_memory(self: FileCodec, x: torch.Tensor) -> np.ndarray:
+        if self.codec.architecture.g_a.name == "relu" and any(each.min() == 255 for each in x):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, x)
+
+    monkeypatch.setattr(FileCodec, "symbols", without_memory)
+    outputs = ["--json", str(tmp_path / "out.json"), "--per_image", str(tmp_path / "rows.csv")]
+    with pytest.raises(SomeFailed, match=r"^1 of 3 pictures failed: .*b\.png: 160x200 pixels do not fit into memory$"):
+        main(["--images", str(pictures), "--checkpoint", str(checkpoint), str(other), *outputs])
+    found = json.loads((tmp_path / "out.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
+    assert [Path(row["picture"]).name for row in rows] == ["a.png", "c.png"] * 2
+    assert found["results"]["psnr-rgb"] == [pytest.approx(float(rows[place]["psnr"])) for place in (0, 2)]
 
 
 def test_a_codec_that_has_diverged_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -236,18 +297,23 @@ def test_files_that_are_larger_than_their_likelihoods_say_raise_the_alarm(
     assert alarm in said
 
 
-def test_two_ranks_write_what_one_writes(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+def test_two_ranks_write_what_one_writes(checkpoint: Path, damaged: Path, tmp_path: Path) -> None:
+    """Also where some files are no pictures."""
+
     def words(name: str) -> list[object]:
         outputs = ["--json", tmp_path / f"{name}.json", "--per_image", tmp_path / f"{name}.csv"]
         outputs += ["--report", tmp_path / f"{name}.html"]
-        return ["--images", folder, "--checkpoint", checkpoint, "--batch_size", 1, *outputs]
+        return ["--images", damaged, "--checkpoint", checkpoint, "--batch_size", 1, *outputs]
 
-    assert main([str(word) for word in words("one")]) == 0
+    with pytest.raises(SomeFailed, match="2 of 6 pictures failed") as failed:
+        main([str(word) for word in words("one")])
     done = launch("-m", "codec.evaluate", *words("two"))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode != 0  # the launcher's own status
+    assert done.stderr.count(f"error: {failed.value}") == 1
     assert done.stdout.count("means over pictures") == 1
     for name in ("json", "csv", "html"):
         assert (tmp_path / f"two.{name}").read_text() == (tmp_path / f"one.{name}").read_text()
+    assert "in none of the means: 2." in (tmp_path / "one.html").read_text()
 
 
 def test_references_are_measured_on_the_same_pictures_and_compared(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from codec.checkpoint import Description, save_codec
 from codec.compress import main as compress
 from codec.description.architecture import Architecture, BlockChoice, Quantization
-from codec.evaluation import strips
+from codec.evaluation import tiled
 from codec.evaluation.figures import measure
 from codec.files import FileCodec, out_of_memory
 from codec.network.architectures import new_codec
@@ -121,10 +121,11 @@ def test_tiles_give_the_symbols_and_the_pixels_of_the_full_picture(
     x = photograph[..., :399, :597]
     with torch.no_grad():
         expected = codec.entropy_bottleneck.symbols(codec.g_a(pad(to_float(x))))
-    found = torch.from_numpy(files.symbols(x))
+    latents = files.latents(x)
+    found = torch.from_numpy(latents[0].y)[None]
     assert found.unique().numel() > 3
     assert (found != expected).float().mean() < 1e-4  # sums in another order may move one across a half
-    data = files.encode(found.numpy(), 399, 597)
+    data = files.encode(latents, 399, 597)
     (tiled,) = files.decompress(data)
     with torch.no_grad():
         x_hat = codec.g_s(found.float() + codec.entropy_bottleneck.medians())[0, :, :399, :597]
@@ -136,10 +137,10 @@ def test_tiles_give_the_symbols_and_the_pixels_of_the_full_picture(
 @pytest.mark.usefixtures("small_tiles")
 def test_smaller_margins_would_not_do(photograph: Tensor) -> None:
     files = FileCodec(codec_of(BlockChoice("relu")))
-    right = files.symbols(photograph)
+    right = files.latents(photograph)[0].y
     for wrong in ((1, 1), (2, 0)):
         files._margins["g_a"] = wrong
-        assert (files.symbols(photograph) != right).mean() > 1e-3
+        assert (files.latents(photograph)[0].y != right).mean() > 1e-3
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -149,7 +150,7 @@ def test_an_int8_codec_has_its_float_codec_s_margins_and_the_same_symbols_in_til
     assert margins(int8, "g_a") == margins(codec, "g_a")
     with torch.no_grad():
         expected = int8.entropy_bottleneck.symbols(int8.g_a(pad(to_float(photograph)))).numpy()
-    assert np.array_equal(FileCodec(int8).symbols(photograph), expected)  # integers: no sum is rounded
+    assert np.array_equal(FileCodec(int8).latents(photograph)[0].y[None], expected)  # integers: no sum is rounded
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -160,22 +161,22 @@ def test_a_block_that_looks_at_the_full_picture_takes_it_at_once_and_says_so_onc
     files = FileCodec(codec, "c.safetensors")
     with torch.no_grad():
         expected = codec.entropy_bottleneck.symbols(codec.g_a(pad(to_float(photograph)))).numpy()
-    assert np.array_equal(files.symbols(photograph), expected)
-    files.symbols(photograph)
+    assert np.array_equal(files.latents(photograph)[0].y[None], expected)
+    files.latents(photograph)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: gdnish in the encoder of c.safetensors looks at the full picture")
 
 
 @pytest.mark.parametrize(("height", "width"), [(400, 600), (399, 597), (161, 333), (150, 600)])
-def test_figures_in_strips_are_those_of_the_full_picture(
+def test_figures_in_tiles_are_those_of_the_full_picture(
     height: int, width: int, photograph: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(strips, "_PIXELS", 20_000)
+    monkeypatch.setattr(tiled, "_PIXELS", 20_000)
     x = photograph[..., :height, :width]
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     x_hat = (x.float() + 12 * noise).clamp(0, 255).to(torch.uint8)
     (expected,) = measure(to_float(x), to_float(x_hat), None)
-    psnr, ms_ssim, l1 = strips.in_strips(x[0], x_hat[0])
+    psnr, ms_ssim, l1 = tiled.in_tiles(x[0], x_hat[0])
     assert float(psnr) == pytest.approx(expected.psnr, abs=1e-5)
     assert float(l1) == pytest.approx(expected.l1, rel=1e-5)
     if expected.ms_ssim is None:

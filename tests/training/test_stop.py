@@ -9,10 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from programs import ROOT, SMALL, TINY, environment, into, run, states, train
 
 import train_accel
-from train_accel import Outcome
+from training.outcome import Outcome, Reading
 from training.preempt import StopSignal
 from training.run import Run
 
@@ -80,7 +81,8 @@ def test_a_signal_stops_a_compilation(coco224: Path, tmp_path: Path, monkeypatch
     status, seconds, said = stopped(words, tmp_path / "log", "batch       8 x 1", 4.0)
     assert (status, "Traceback" in said) == (75, False)
     assert seconds < SECONDS
-    assert not (tmp_path / "run" / "state").exists()
+    assert "stopped by SIGTERM before the first step; run the same command again" in said
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("compiled", ["true", "false"])
@@ -89,11 +91,12 @@ def test_a_signal_stops_the_compilation_of_a_later_phase_with_the_state_before_i
 ) -> None:
     """In the place of a step: nothing at first, then a signal in what would be a compilation."""
 
-    def step(run: Run, stop: StopSignal) -> Outcome:
+    def step(run: Run, stop: StopSignal, meanwhile: object) -> Outcome:
         if run.progress.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.1)
-        return Outcome(False, bool(stop.name), 1e-4, {"loss": 1.0, "bpp": 1.0, "psnr": 1.0}, [])
+        values = Reading(torch.tensor([0.0, bool(stop.name), 1.0, 1.0, 1.0]))
+        return Outcome(run.progress.step + 1, 1e-4, [], ["loss", "bpp", "psnr"], values)
 
     monkeypatch.setattr(train_accel, "optimizer_step", step)
     words = ["--coco_dir", coco224, *TINY, *into(tmp_path), "--qat", "true", "--qat_calib_steps", 2]

@@ -62,7 +62,7 @@ def test_the_line_says_what_is_wrong(coder: Coder, tables: Tables) -> None:
         (b"", "no compressed picture"),
         (b"\x89PNG" + data[4:], "no compressed picture"),
         (data[:10], "ends early"),
-        (data[:3] + b"\2" + data[4:], "version 2"),
+        (data[:3] + b"\3" + data[4:], "version 3"),
         (data[:-1], "truncated or altered"),
         (sealed(data[:12] + b"\xff" * 9), "no picture size"),
     ):
@@ -103,8 +103,8 @@ def test_the_fewest_bytes_are_never_more_than_the_most_probable_symbols_take(cod
         symbols = np.repeat(likely[:, None, None], positions, 2)
         first = symbols.copy()
         first[-1] = tables.offsets[-1]  # the last row is coded first, and its first interval costs nothing there
-        assert coder.fewest_bytes(positions) <= min(len(coder.encode(each.copy())) for each in (symbols, first))
-    assert coder.fewest_bytes(400_000) > 1_000
+        assert coder.fewest_bytes(1, positions) <= min(len(coder.encode(each.copy())) for each in (symbols, first))
+    assert coder.fewest_bytes(1, 400_000) > 1_000
 
 
 def test_damaged_files_never_give_a_picture(coder: Coder, tables: Tables) -> None:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from codec.errors import InputError
+from codec.evaluation.chart import chart
 from codec.evaluation.curves import PUBLISHED, NoDifference, Point, curve, difference, plot, read_curve
 
 
@@ -35,7 +36,7 @@ def test_curves_that_cannot_be_compared_say_why() -> None:
     one = curve("one", [Point(0.5, 31.0)])
     falling = curve("falling", [Point(0.2, 30.0), Point(0.4, 29.0), Point(0.6, 31.0)])
     far = curve("far", [Point(4.0, 50.0), Point(5.0, 52.0)])
-    for other, words in ((one, "one has one point"), (falling, "does not rise"), (far, "in common")):
+    for other, words in ((one, "one has 1 point with PSNR"), (falling, "does not rise"), (far, "in common")):
         with pytest.raises(NoDifference, match=words):
             difference(other, published)
 
@@ -59,7 +60,7 @@ def test_a_file_that_is_no_curve_is_refused(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("results", "said"),
     [
-        ('{"bpp": [0.1, 0.2], "ms-ssim-db-rgb": [12, 14]}', "no bpp and psnr-rgb .it has bpp, ms-ssim-db-rgb"),
+        ('{"bpp": [0.1, 0.2], "ssim": [0.9, 0.95]}', "no bpp and psnr-rgb .it has bpp, ssim"),
         ('{"bpp": [0.1, 0.2], "psnr-rgb": [30, NaN]}', "psnr-rgb has nan"),
         ('{"bpp": [0.1, 1e999], "psnr-rgb": [30, 31]}', "bpp has inf"),
         ('{"bpp": [1%s], "psnr-rgb": [30]}' % ("0" * 400), "bpp has 1000"),
@@ -83,6 +84,23 @@ def test_a_curve_with_a_byte_order_mark_and_without_a_psnr_somewhere_is_read(tmp
     text = '{"results": {"bpp": [0.1, 0.2], "psnr-rgb": [30, null], "ms-ssim-rgb": [null, 1]}}'
     (tmp_path / "curve.json").write_text(text, encoding="utf-8-sig")
     assert read_curve(tmp_path / "curve.json").points == [Point(0.1, 30.0)]
+
+
+def test_a_curve_of_ms_ssim_alone_is_drawn_and_has_no_bd_rate(tmp_path: Path) -> None:
+    """The form of some of CompressAI's own results."""
+    (tmp_path / "curve.json").write_text(
+        '{"name": "theirs", "results": {"bpp": [0.2, 0.1], "ms-ssim-db-rgb": [20, 10]}}'
+    )
+    theirs = read_curve(tmp_path / "curve.json")
+    assert theirs.points == [Point(0.1, None, pytest.approx(0.9)), Point(0.2, None, pytest.approx(0.99))]
+    with pytest.raises(NoDifference, match="theirs has 0 points with PSNR"):
+        difference(read_curve(PUBLISHED), theirs)
+    plot(tmp_path / "rd.svg", "pictures", [read_curve(PUBLISHED), theirs])
+    with_psnr, with_ms_ssim = (chart([read_curve(PUBLISHED), theirs], {}, quality) for quality in ("psnr", "ms_ssim"))
+    assert with_psnr
+    assert with_ms_ssim
+    assert [line.name for line in with_psnr.lines] == [read_curve(PUBLISHED).name]
+    assert [(line.name, len(line.marks)) for line in with_ms_ssim.lines] == [("theirs", 2)]
 
 
 @pytest.mark.filterwarnings("error")

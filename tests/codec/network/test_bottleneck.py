@@ -1,11 +1,14 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from compressai.models import FactorizedPrior
 from torch import Tensor
 
 from codec.description.architecture import Architecture
+from codec.network import bottleneck
 from codec.network.architectures import new_codec
-from codec.network.bottleneck import noise_keys, uniform_noise
+from codec.network.bottleneck import Bottleneck, noise_keys, uniform_noise
 from codec.network.tables import with_tables
 
 LATENT = torch.Size((48, 14, 14))
@@ -91,3 +94,41 @@ def test_the_model_compiles_whole_and_gives_the_eager_result(picture: Tensor) ->
     out = codec(picture, keys)
     torch.testing.assert_close(out["x_hat"], expected["x_hat"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(out["likelihoods"]["y"], expected["likelihoods"]["y"], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("detach_rate", [False, True])
+def test_the_form_for_gpus_has_the_values_and_the_gradients_of_the_form_for_cpus(
+    detach_rate: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = Bottleneck(6).double()
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.rand_like(parameter)
+    keys = noise_keys(0, 0, torch.arange(2))
+    y = (3 * torch.randn(2, 6, 3, 5)).double().contiguous(memory_format=torch.channels_last)
+
+    def values_and_gradients(call: Callable[..., tuple[Tensor, ...]]) -> list[Tensor]:
+        leaf = y.clone().requires_grad_()
+        y_hat, likelihoods, aux_loss = call(leaf, keys, detach_rate)
+        loss = y_hat.square().sum() - likelihoods.log2().sum() + aux_loss
+        return [likelihoods, aux_loss, *torch.autograd.grad(loss, [leaf, *model.parameters()])]
+
+    expected = values_and_gradients(model)
+    monkeypatch.setattr(bottleneck, "computes_sums", lambda _: True)
+    torch._dynamo.reset()
+    for call in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        for ours, theirs in zip(values_and_gradients(call), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_the_form_for_gpus_is_for_compiled_code_only() -> None:
+    forms = []
+
+    def look(values: Tensor) -> Tensor:
+        forms.append(bottleneck.computes_sums(values))
+        return values + 1
+
+    for device in ("cpu", "meta"):
+        look(torch.empty(2, device=device))
+        torch.compile(look, backend="eager", fullgraph=True)(torch.empty(2, device=device))
+    assert forms == [False, False, False, True]

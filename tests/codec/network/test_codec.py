@@ -6,7 +6,6 @@ from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
 from codec.blocks import block_names
-from codec.checkpoint.zoo import zoo_widths
 from codec.description.architecture import Architecture, BlockChoice, Phase, Quantization
 from codec.errors import InputError
 from codec.network.architectures import new_codec
@@ -31,14 +30,6 @@ def test_we_load_compressai_s_state_dict_with_and_without_tables(picture: Tensor
         ours.load_weights(theirs.state_dict())
         assert torch.equal(ours(picture)["x_hat"], theirs(picture)["x_hat"])
         theirs.update()
-
-
-def test_the_widths_are_the_zoo_s() -> None:
-    from compressai.zoo import bmshj2018_factorized
-
-    for quality in (1, 5, 6, 8):
-        zoo = bmshj2018_factorized(quality, pretrained=False)
-        assert zoo_widths(quality) == (zoo.N, zoo.M)
 
 
 @pytest.mark.parametrize("name", [name for name in block_names() if name != "gdn"])

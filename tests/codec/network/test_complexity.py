@@ -27,3 +27,13 @@ def test_macs_per_pixel_are_those_of_the_published_widths() -> None:
     assert relu["g_a"][1] == pytest.approx(81_600, rel=1e-3)
     assert gdn["g_a"][1] == pytest.approx(93_700, rel=1e-3)
     assert relu["g_s"][1] == pytest.approx(81_600, rel=1e-3)
+    assert relu.keys() == {"g_a", "g_s"}
+
+
+def test_a_hyperprior_costs_what_its_layers_cost() -> None:
+    own = costs(Architecture(192, 320, arch="bmshj2018_hyperprior"))
+    h_a = 9 * 320 * 192 / 256 + 25 * 192 * 192 * (1 / 1024 + 1 / 4096)
+    h_s = 25 * 192 * 192 * (1 / 4096 + 1 / 1024) + 9 * 192 * 320 / 256  # a deconvolution: taps times its inputs
+    assert own["h_a"][1] == pytest.approx(h_a)
+    assert own["h_s"][1] == pytest.approx(h_s)
+    assert own["g_a"] == costs(Architecture(192, 320))["g_a"]

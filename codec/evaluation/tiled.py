@@ -1,5 +1,7 @@
-"""The figures of one large picture, some rows at a time: the float copies of a picture take twelve times its bytes."""
+"""The figures of one large picture in tiles: the float copies of a full picture take twelve times its bytes."""
 
+import itertools
+import math
 from collections.abc import Iterator
 
 import torch
@@ -8,22 +10,22 @@ from torch import Tensor
 
 from codec.evaluation.metrics import MS_SSIM_MIN_SIZE
 
-_PIXELS = 2**18
-"""About so many pixels are in float at a time."""
+_PIXELS = 2**16
+"""About so many pixels are in float at a time: their copies stay in the processor's cache."""
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 
 
-def in_strips(x: Tensor, x_hat: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+def in_tiles(x: Tensor, x_hat: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     """PSNR, MS-SSIM (None where a side is too short) and mean absolute difference of uint8 pictures [3, H, W].
 
     The values are those of `codec.evaluation.metrics`; another order of sums changes the last digits.
     """
     squares = absolute = 0
-    for rows in _strips(x.shape[1], x.shape[2]):
-        difference = x[:, rows].int() - x_hat[:, rows].int()
+    for tile in _tiles(*x.shape[1:]):
+        difference = x[:, *tile].int() - x_hat[:, *tile].int()
         squares += int(difference.square().sum())
         absolute += int(difference.abs().sum())
     psnr = 10 * torch.log10(255**2 / torch.tensor(squares / x.numel(), dtype=torch.float64))
@@ -33,9 +35,11 @@ def in_strips(x: Tensor, x_hat: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     return psnr.float(), similarity, torch.tensor(absolute / x.numel() / 255)
 
 
-def _strips(height: int, width: int) -> Iterator[slice]:
-    rows = 2 * max(1, _PIXELS // (2 * width))  # even: every strip begins with a pair of rows
-    return (slice(first, first + rows) for first in range(0, height, rows))
+def _tiles(height: int, width: int, more: int = 0) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of squares that cover a picture; each has `more` rows and columns of the next ones."""
+    side = max(1, math.isqrt(_PIXELS))
+    for top, left in itertools.product(range(0, height, side), range(0, width, side)):
+        yield slice(top, top + side + more), slice(left, left + side + more)
 
 
 def _ms_ssim(x: Tensor, y: Tensor) -> Tensor:
@@ -45,7 +49,8 @@ def _ms_ssim(x: Tensor, y: Tensor) -> Tensor:
         last = scale == len(_WEIGHTS) - 1
         factors.append(_ssim(x, y, with_luminance=last))
         if not last:
-            x, y = _halved(x), _halved(y)
+            x = _halved(x)  # the former x is free before y is halved
+            y = _halved(y)
     return torch.stack(factors).relu().pow(torch.tensor(_WEIGHTS, device=x.device)).prod()
 
 
@@ -53,8 +58,8 @@ def _ssim(x: Tensor, y: Tensor, with_luminance: bool) -> Tensor:
     """The mean of SSIM, or of only its contrast and structure, over all windows inside the picture."""
     height, width = x.shape[0] - _WINDOW + 1, x.shape[1] - _WINDOW + 1
     total = torch.zeros((), dtype=torch.float64, device=x.device)
-    for rows in _strips(height, width):
-        a, b = (_float(each[rows.start : rows.stop + _WINDOW - 1]) for each in (x, y))
+    for tile in _tiles(height, width, more=_WINDOW - 1):
+        a, b = _float(x[tile]), _float(y[tile])
         mean_a, mean_b, aa, bb, ab = _blurred(torch.stack([a, b, a * a, b * b, a * b])[:, None])
         found = (2 * (ab - mean_a * mean_b) + _C2) / (aa - mean_a.square() + bb - mean_b.square() + _C2)
         if with_luminance:
@@ -71,15 +76,15 @@ def _blurred(x: Tensor) -> Tensor:
 
 
 def _halved(x: Tensor) -> Tensor:
-    """Means of 2x2 values; a side of odd length is padded with zeros on both ends, as in pytorch_msssim."""
-    odd = [side % 2 for side in x.shape]
-    strips = []
-    for rows in _strips(x.shape[0] + 2 * odd[0], x.shape[1]):
-        first, end = rows.start - odd[0], min(rows.stop - odd[0], x.shape[0] + odd[0])
-        inside = _float(x[max(0, first) : min(end, x.shape[0])])
-        padded = F.pad(inside, (odd[1], odd[1], max(0, -first), max(0, end - x.shape[0])))
-        strips.append(F.avg_pool2d(padded[None, None], 2)[0, 0])
-    return torch.cat(strips)
+    """Means of 2x2 values; a side of odd length is padded with a zero at its start, as in pytorch_msssim."""
+    (height, width), (top, left) = x.shape, (side % 2 for side in x.shape)
+    halved = torch.empty(((height + top) // 2, (width + left) // 2), device=x.device)
+    for rows, columns in _tiles(*halved.shape):
+        first, start = (2 * each.start - odd for each, odd in ((rows, top), (columns, left)))
+        inside = _float(x[max(0, first) : 2 * rows.stop - top, max(0, start) : 2 * columns.stop - left])
+        padded = F.pad(inside, (max(0, -start), 0, max(0, -first), 0))
+        halved[rows, columns] = F.avg_pool2d(padded[None, None], 2)[0, 0]
+    return halved
 
 
 def _float(x: Tensor) -> Tensor:

@@ -1,0 +1,193 @@
+"""`python -m benchmarks.generated`: counts what the GPU code of a training step does; no GPU is needed.
+
+The step is traced with fake tensors on the CPU. Then Inductor schedules the graphs for an H100, and the kernels are
+counted. They are not run.
+"""
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+import torch
+import torch._inductor.compile_fx as inductor
+from torch import Tensor, nn
+from torch._guards import TracingContext, tracing
+from torch._inductor import ir
+from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.exc import InductorError
+from torch._inductor.scheduler import Scheduler
+from torch._inductor.utils import BoxedBool
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from benchmarks.harness import Row, publish
+from benchmarks.pretended import GPU, H100, pretended_gpu
+from codec.checkpoint.zoo import zoo_widths
+from codec.description.architecture import Architecture, BlockChoice
+from codec.network import bottleneck
+from codec.network.architectures import new_codec
+from training.objective import RateDistortion
+from training.precision import apply_local_fp32
+
+QUALITY, BATCH, SIDE = 8, 128, 224
+BLOCKS = ("relu", "gdn", "gate_mlp")
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
+
+
+@dataclass
+class Counts:
+    """What generated code does.
+
+    Attributes:
+        kernels: Triton kernels.
+        calls: library calls by operator: convolutions and matrix products.
+        kernels_gb: memory that the kernels read and write, in GB; each kernel counts each of its buffers once.
+        calls_gb: the same of the library calls.
+    """
+
+    kernels: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+    kernels_gb: float = 0.0
+    calls_gb: float = 0.0
+
+    @property
+    def products(self) -> int:
+        """Calls of matrix products."""
+        return sum(self.calls[name] for name in PRODUCTS)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph that Inductor would compile, with its inputs: shape, strides and type of each tensor."""
+
+    module: torch.fx.GraphModule
+    inputs: list[Any]
+    backward: bool
+
+
+class Counted(Exception):
+    """Ends a compilation after the scheduler's kernels were counted, before code is written."""
+
+
+def main() -> None:
+    """A row for each block."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--blocks", nargs="*", default=BLOCKS)
+    publish("generated", [row(block, of_step(block)) for block in parser.parse_args().blocks])
+
+
+def row(block: str, counts: Counts) -> Row:
+    """The result of a block."""
+    sides = {
+        "Triton kernels": counts.kernels,
+        "convolutions": counts.calls["convolution"] + counts.calls["convolution_backward"],
+        "matrix products": counts.products,
+        "Triton kernels, GB": counts.kernels_gb,
+        "library calls, GB": counts.calls_gb,
+    }
+    return Row(
+        f"memory traffic of a training step, quality {QUALITY}, batch {BATCH}, MSE + bpp, bf16, {block}",
+        counts.kernels_gb + counts.calls_gb,
+        "GB",
+        sides=sides,
+        note=f"generated for an {H100.name} on a CPU, not run",
+    )
+
+
+def of_step(block: str, quality: int = QUALITY, batch: int = BATCH) -> Counts:
+    """Counts of a step's forward, objective and backward, compiled as in `train_accel.py`; every part trains."""
+    counts = Counts()
+    for graph in graphs_of_step(block, quality, batch):
+        count(graph, counts)
+    return counts
+
+
+def graphs_of_step(block: str, quality: int, batch: int) -> list[Graph]:
+    """Forward and backward of codec and objective."""
+    choice = BlockChoice(block)
+    codec = new_codec(Architecture(*zoo_widths(quality), choice, choice)).train()
+    apply_local_fp32(codec, "entropy")
+    codec.to(memory_format=torch.channels_last)
+    objective = RateDistortion(loss_type="mse")
+    graphs: list[Graph] = []
+    backend = partial(inductor.compile_fx, inner_compile=partial(keep, graphs))
+    compiled = partial(torch.compile, backend=backend, fullgraph=True, dynamic=False)
+    torch._dynamo.reset()
+    mode = FakeTensorMode()
+    make_fake(codec, mode)
+    # The tensors are traced on a CPU, where the likelihood would take its form for CPUs.
+    with mode, patch.object(bottleneck, "computes_sums", lambda _: True):
+        x = torch.empty(batch, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = compiled(codec)(x, torch.zeros(batch, dtype=torch.int64), objective.detaches_rate)
+        loss, _ = compiled(objective)(out, x)
+        (loss + out["aux_loss"]).backward()
+    return graphs
+
+
+def keep(graphs: list[Graph], module: torch.fx.GraphModule, inputs: list[Any], **options: Any) -> Any:
+    """Instead of Inductor's compilation of a graph: keeps the graph, and returns it as it is."""
+    described = [(i.shape, i.stride(), i.dtype) if isinstance(i, Tensor) else i for i in inputs]
+    graphs.append(Graph(module, described, bool(options.get("is_backward"))))
+
+    def run(args: list[Any]) -> Any:
+        return module(*args)
+
+    run._boxed_call = True  # type: ignore[attr-defined]
+    return run
+
+
+def make_fake(codec: nn.Module, mode: FakeTensorMode) -> None:
+    """Replaces a codec's parameters and buffers by fake tensors."""
+    for module in codec.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(mode.from_tensor(parameter.detach())))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, mode.from_tensor(buffer))
+
+
+def count(graph: Graph, counts: Counts) -> None:
+    """Lets Inductor schedule a graph for the GPU and adds its kernels to the counts."""
+
+    def add(schedule: Scheduler) -> NoReturn:
+        for node in schedule.nodes:
+            gb, kernel = node.get_read_write_buffers_sizes() / 1e9, node.node
+            if not isinstance(kernel, ir.ExternKernel):
+                counts.kernels += 1
+                counts.kernels_gb += gb
+            elif kernel.op_overload is not None:  # None: a name for one of a call's results
+                counts.calls[str(kernel.op_overload).split(".")[1]] += 1
+                counts.calls_gb += gb
+        raise Counted
+
+    options: dict[str, Any] = {"cudagraphs": BoxedBool(False), "static_input_idxs": [], "graph_id": 0}
+    with pretended_gpu(), FakeTensorMode(allow_non_fake_inputs=True) as mode, tracing(TracingContext(mode)):
+        inputs = [
+            torch.empty_strided(i[0], i[1], dtype=i[2], device=GPU) if isinstance(i, tuple) else i for i in graph.inputs
+        ]
+        module = make_fx(on_gpu(graph.module), decomposition_table=select_decomp_table())(*inputs)
+        with patch.object(Scheduler, "codegen", add):
+            try:
+                inductor.compile_fx_inner(module, inputs, is_backward=graph.backward, **options)
+            except InductorError as error:
+                if not isinstance(error.inner_exception, Counted):
+                    raise
+
+
+def on_gpu(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """The graph with the GPU wherever it names a device."""
+    for node in module.graph.nodes:
+        if "device" in node.kwargs:
+            node.kwargs = {**node.kwargs, "device": GPU}
+        node.args = tuple(GPU if isinstance(arg, torch.device) else arg for arg in node.args)
+        if node.target is torch.ops.aten.view.default:  # a view of another memory format may need a copy
+            node.target = torch.ops.aten.reshape.default
+    module.recompile()
+    return module
+
+
+if __name__ == "__main__":
+    main()

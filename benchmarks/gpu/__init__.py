@@ -1,0 +1,1 @@
+"""`make gpu`: checks and measures this trainer on one GPU, and on two where there are two."""

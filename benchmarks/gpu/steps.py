@@ -1,0 +1,63 @@
+"""Twenty steps of each kind of run, through the real command: losses, faults, evaluation, checkpoint."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.gpu.runs import logged, losses
+from benchmarks.gpu.setting import Setting
+from benchmarks.harness import Row
+from codec.checkpoint import open_codec
+from training.record import LAST
+
+STEPS = 20
+DISTILL_STEPS = 20
+RD_SIDE = 176  # MS-SSIM needs 161 pixels
+
+
+def relu(setting: Setting) -> Iterator[Row]:
+    """ReLU, bf16, MSE + bpp."""
+    yield from _twenty(setting, "relu, bf16, mse", "--act", "relu", "--loss_type", "mse")
+
+
+def gdnish(setting: Setting) -> Iterator[Row]:
+    """GDNishLite, fp16 with its loss scaler, the rate-distortion loss with MS-SSIM."""
+    side = ("--input_size", RD_SIDE, "--batch_size", 2) if setting.tiny else ()
+    yield from _twenty(
+        setting, "gdnish, fp16, rd", "--act", "gdnish", "--loss_type", "rd", "--amp_dtype", "fp16", *side
+    )
+
+
+def gate_mlp(setting: Setting) -> Iterator[Row]:
+    """gate_mlp that first learns the map of a GDN codec, which is trained here for as many steps."""
+    teacher = setting.train("teacher", "--act", "gdn", "--loss_type", "mse", "--max_steps", STEPS)
+    start = ("--init_checkpoint", teacher / LAST, "--distill_steps", DISTILL_STEPS)
+    yield from _twenty(setting, "gate_mlp, distilled start, mse", "--act", "gate_mlp", "--loss_type", "mse", *start)
+
+
+def qat(setting: Setting) -> Iterator[Row]:
+    """ReLU in int8 through all three phases."""
+    phases = ("--qat", "true", "--qat_scope", "all", "--qat_calib_steps", 6, "--qat_freeze_after", 12)
+    yield from _twenty(setting, "relu, QAT, mse", "--act", "relu", "--loss_type", "mse", *phases)
+
+
+def _twenty(setting: Setting, what: str, *options: object) -> Iterator[Row]:
+    end = ("--max_steps", STEPS, "--eval_every", 100_000)  # an evaluation at the end
+    folder = setting.train("run", *end, *options)
+    yield from rows_of(setting, what, folder)
+
+
+def rows_of(setting: Setting, what: str, folder: Path) -> Iterator[Row]:
+    """What a finished run of STEPS steps must show; its checkpoint must open."""
+    open_codec(folder / LAST)
+    series, (evaluated,) = losses(folder), logged(folder, "validation")
+    what = f"{STEPS} steps of {what}"
+    yield Row(f"{what}: finite losses", len(series), "steps", at_least=STEPS)
+    yield Row(f"{what}: skipped steps", len(logged(folder, "fault")), "steps", at_most=0)
+    yield Row(
+        f"{what}: loss of the last five steps over the first five",
+        fmean(series[-5:]) / fmean(series[:5]),
+        "x",
+        at_most=setting.bar(1.0),
+        sides={"first loss": series[0], "last loss": series[-1], "validation PSNR, dB": evaluated["psnr"]},
+    )

@@ -1,0 +1,335 @@
+"""The synthesis h_s of a hyperprior in integers: the same results on every machine. Needs no torch.
+
+A layer is a convolution of int8 weights with integer activations, summed in 32 bits, and then
+
+    output = clamp((sum * multiplier + 2^(shift - 1)) >> shift)
+
+with a multiplier and a shift for each output channel (a dyadic rescaling, rounded half up). Every number is an integer,
+so a C program with int8, int32 and int64 computes the same; no result depends on the order of a sum.
+
+Here the sums are matrix products of floats, which numpy computes fastest. A float32 represents every integer up to
+2^24. A product is split into groups of taps and channels whose partial sums all stay below this bound, so each of them
+is exact in any order, with or without fused multiply-adds. A float64 (up to 2^53) adds the groups and rescales.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.errors import InputError
+
+Span = tuple[int, int]
+"""First and end row, or column."""
+
+SCALE_BITS = 8
+"""Fractional bits of a scale: the Gaussian's smallest scale, 0.11, is 28 of these units."""
+MEAN_BITS = 6
+"""Fractional bits of a mean: rounded to 1/64, it costs about 0.001 % of the bits."""
+LEAKY_SLOPE = 655
+"""LeakyReLU's 0.01 in units of 2^-16."""
+LINEAR = 1 << 16
+"""The slope of a layer without activation, in units of 2^-16."""
+
+MOST_MEAN = (1 << 20) - 1
+MOST_SCALE = (1 << 16) - 1
+MOST_MULTIPLIER = 1 << 16
+MOST_SHIFT = 45
+"""The sum, below 2^31, times the multiplier, plus 2^(shift - 1), is below 2^53."""
+_MOST_SUM = 1 << 31
+_EXACT = 1 << 24
+"""A float32 represents all integers up to this one."""
+MOST_SYMBOL = 1 << 20
+"""Symbols of z beyond it are taken for this one, before they are scaled; no trained codec has any."""
+MOST_ACTIVATION = 1 << 16
+_CHUNK = 1 << 18
+"""Sums that are computed at once: they and their rescaling stay in the processor's cache."""
+
+UPSAMPLING = 4
+"""Rows and columns of y for each of z: h_s doubles them twice."""
+HALO = 2
+"""Rows and columns of z on each side that a value of y depends on, beside its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A convolution in integers with its activation.
+
+    Attributes:
+        weight: int8 [C_out, C_in, k, k]; k = 3 is a convolution of stride 1 and padding 1; k = 5 is a transposed
+            convolution of stride 2, padding 2 and output padding 1, which doubles rows and columns.
+        bias: int32 [C_out].
+        multiplier: int32 [C_out], 0 to 2^16, of sums that are not negative.
+        shift: int32 [C_out], 1 to 45.
+        slope: of the activation for negative sums, in units of 2^-16: 0 is ReLU, 65536 is none. For negative sums the
+            multiplier is (multiplier * slope + 2^15) >> 16.
+        most: outputs are clamped to -most..most.
+    """
+
+    weight: NDArray[np.int8]
+    bias: NDArray[np.int32]
+    multiplier: NDArray[np.int32]
+    shift: NDArray[np.int32]
+    slope: int
+    most: int
+
+    def __post_init__(self) -> None:
+        """Raises InputError if the numbers are not such a layer."""
+        channels = (len(self.weight),)
+        vectors = (self.bias, self.multiplier, self.shift)
+        if self.weight.dtype != np.int8 or any(each.dtype != np.int32 for each in vectors):
+            raise InputError("an integer network of another type than int8 weights and int32 vectors")
+        if self.weight.ndim != 4 or self.weight.shape[2:] not in ((3, 3), (5, 5)) or not self.weight.size:
+            raise InputError(f"an integer network with weights of shape {self.weight.shape}")
+        if any(each.shape != channels for each in vectors):
+            raise InputError("an integer network whose vectors differ in their number of channels")
+        for name, values, least, most in (
+            ("multiplier", self.multiplier, 0, MOST_MULTIPLIER),
+            ("shift", self.shift, 1, MOST_SHIFT),
+            ("slope", np.array(self.slope), 0, LINEAR),
+            ("range", np.array(self.most), 1, MOST_MEAN),
+        ):
+            if values.min() < least or values.max() > most:
+                raise InputError(f"an integer network whose {name} is not in {least}..{most}")
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the layer doubles rows and columns."""
+        return self.weight.shape[-1] == 5
+
+    @property
+    def least(self) -> int:
+        """The smallest output."""
+        return -self.most if self.slope else 0
+
+    @cached_property
+    def factors(self) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], ...]:
+        """For positive sums and for negative ones: with factor and offset [C_out, 1], floor(sum * factor + offset)."""
+        multiplier = self.multiplier.astype(np.int64)
+        unit = np.ldexp(1.0, -self.shift)[:, None]
+        factors = [each[:, None] * unit for each in (multiplier, (multiplier * self.slope + (1 << 15)) >> 16)]
+        return tuple((factor, self.bias[:, None] * factor + 0.5) for factor in factors)
+
+    def bound(self, inputs: int) -> int:
+        """The largest magnitude that a sum can have for inputs of at most this magnitude."""
+        sums = np.abs(self.weight.astype(np.int64)).sum((1, 2, 3)) * inputs + np.abs(self.bias.astype(np.int64))
+        return int(sums.max())
+
+    def needed(self, outputs: Span, length: int) -> Span:
+        """The rows of the input, of `length`, that these rows of the output depend on."""
+        first, end = (outputs[0] // 2, -(-outputs[1] // 2)) if self.transposed else outputs
+        return max(0, first - 1), min(length, end + 1)
+
+
+Place = tuple[int, int]
+Product = tuple[Place, slice, NDArray[np.float32]]
+"""A tap's offset in rows and columns, a slice of input channels, and its weights [C_out, channels]."""
+
+
+def taps(layer: Layer) -> dict[Place, dict[Place, NDArray[np.int8]]]:
+    """A layer as convolutions of stride 1: one, or in a transposed layer one for each parity of rows and columns.
+
+    Returns:
+        By the row and column of its first output, each convolution's weights [C_out, C_in] by the offset, in rows and
+        columns, of the input that they take.
+    """
+    if not layer.transposed:
+        return {(0, 0): {(dy, dx): layer.weight[:, :, dy + 1, dx + 1] for dy in _OFFSETS[0] for dx in _OFFSETS[0]}}
+    # Output 2i + r takes weight r + 2 - 2d times input i + d.
+    return {
+        (ry, rx): {
+            (dy, dx): layer.weight[:, :, ry + 2 - 2 * dy, rx + 2 - 2 * dx] for dy in _OFFSETS[ry] for dx in _OFFSETS[rx]
+        }
+        for ry in (0, 1)
+        for rx in (0, 1)
+    }
+
+
+_OFFSETS = ((-1, 0, 1), (0, 1))
+"""Of a convolution of stride 1, and of the even rows of a transposed one; of its odd rows."""
+
+
+def _groups(weights: Mapping[Place, NDArray[np.int8]], least: int, most: int) -> list[list[Product]]:
+    """Splits a convolution into groups of products, none of whose partial sums leaves the exact range of float32."""
+    groups: list[list[Product]] = []
+    low = high = np.zeros(1)
+    for offset, weight in weights.items():
+        for channels in _slices(weight, least, most):
+            part = weight[:, channels].astype(np.float64)
+            ends = np.stack([part * least, part * most])
+            down, up = ends.min(0).sum(1), ends.max(0).sum(1)
+            if not groups or max((high + up).max(), -(low + down).min()) > _EXACT:
+                groups.append([])
+                low = high = np.zeros(1)
+            low, high = low + down, high + up
+            groups[-1].append((offset, channels, np.ascontiguousarray(part, np.float32)))
+    return groups
+
+
+def _slices(weight: NDArray[np.int8], least: int, most: int) -> Iterator[slice]:
+    """Slices of input channels that are each exact by themselves."""
+    cost = np.abs(weight.astype(np.int64)) * max(most, -least)
+    start = 0
+    for end in range(1, cost.shape[1] + 1):
+        if end == cost.shape[1] or cost[:, start : end + 1].sum(1).max() > _EXACT:
+            yield slice(start, end)
+            start = end
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerNetwork:
+    """h_s in integers: from the symbols of z to the table index of each value of y, and to its mean.
+
+    Attributes:
+        layers: two transposed layers and one of stride 1, or any others whose channels fit. The last one's output is
+            the scale in units of 2^-8, and for a mean-scale hyperprior, as a second half of its channels, the mean in
+            units of 2^-6.
+        medians: int32 [N], of z, in units of 2^-fraction.
+        fraction: fractional bits of the input.
+        most: the input is clamped to -most..most.
+        thresholds: int32 [rows - 1], rising: a scale's index is the number of thresholds that are not above it.
+        has_means: whether there are means.
+
+    Raises:
+        InputError: the numbers are not such a network, or a sum can leave 32 bits.
+    """
+
+    layers: tuple[Layer, ...]
+    medians: NDArray[np.int32]
+    fraction: int
+    most: int
+    thresholds: NDArray[np.int32]
+    has_means: bool
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        if self.medians.dtype != np.int32 or self.thresholds.dtype != np.int32 or self.thresholds.ndim != 1:
+            raise InputError("an integer network of another type than int32 medians and thresholds")
+        if not 0 <= self.fraction <= 10 or not 1 <= self.most < MOST_ACTIVATION:
+            raise InputError(f"an integer network with {self.fraction} fractional bits and inputs up to {self.most}")
+        if len(self.thresholds) > 255 or (np.diff(self.thresholds, prepend=0) < 0).any():
+            raise InputError("an integer network whose thresholds do not rise")
+        if [each.transposed for each in self.layers] != [True, True, False]:
+            raise InputError("an integer network of other layers than h_s has")
+        widths = [len(self.medians), *(len(each.weight) for each in self.layers)]
+        if self.medians.ndim != 1 or [each.weight.shape[1] for each in self.layers] != widths[:-1]:
+            raise InputError("an integer network whose layers do not fit together")
+        if self.has_means and widths[-1] % 2:
+            raise InputError("an integer network with other numbers of scales and of means")
+        inputs = self.most
+        for layer in self.layers:
+            if inputs >= MOST_ACTIVATION or layer.bound(inputs) >= _MOST_SUM:
+                raise InputError("an integer network whose sums can leave 32 bits")
+            inputs = layer.most
+
+    @property
+    def channels(self) -> int:
+        """M, the channels of y."""
+        return len(self.layers[-1].weight) // (2 if self.has_means else 1)
+
+    @cached_property
+    def _split(self) -> list[dict[Place, list[list[Product]]]]:
+        """The products of each layer's convolutions, in groups."""
+        limits = [(-self.most, self.most)]
+        limits += [(each.least, each.most) for each in self.layers[:-1]]
+        return [
+            {place: _groups(weights, *limit) for place, weights in taps(layer).items()}
+            for layer, limit in zip(self.layers, limits, strict=True)
+        ]
+
+    @cached_property
+    def _indexes(self) -> NDArray[np.uint8]:
+        """The index of each scale."""
+        scales = np.arange(MOST_SCALE + 1)
+        return np.searchsorted(self.thresholds, scales, side="right").astype(np.uint8)
+
+    def context(
+        self, z: NDArray[np.int32], rows: Span, columns: Span
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
+        """Table indexes and means of the values of y that belong to a window of z.
+
+        Args:
+            z: symbols [N, zh, zw] of the whole picture.
+            rows, columns: the window, in rows and columns of z.
+
+        Returns:
+            Indexes uint8 and means int32 (in units of 2^-6; None without means), both [M, 4 * rows, 4 * columns].
+        """
+        seen = [(max(0, a - HALO), min(n, b + HALO)) for (a, b), n in zip((rows, columns), z.shape[1:], strict=True)]
+        z = z[:, slice(*seen[0]), slice(*seen[1])]
+        first, left = (UPSAMPLING * (own[0] - each[0]) for own, each in zip((rows, columns), seen, strict=True))
+        end, right = (UPSAMPLING * (own[1] - each[0]) for own, each in zip((rows, columns), seen, strict=True))
+        values = self._run(z, (first, end))[:, :, left:right]
+        scales = np.clip(values[: self.channels], 0, MOST_SCALE).astype(np.uint16)
+        means = values[self.channels :].astype(np.int32) if self.has_means else None
+        return self._indexes[scales], means
+
+    def _run(self, z: NDArray[np.int32], rows: Span) -> NDArray[np.float32]:
+        """The last layer's outputs [C, rows, 4 * zw] for all columns of z, which borders on zeros."""
+        spans, lengths = [rows], [z.shape[1], 2 * z.shape[1], 4 * z.shape[1]]
+        for layer, length in zip(reversed(self.layers), reversed(lengths), strict=True):
+            spans.insert(0, layer.needed(spans[0], length))
+        unit = 1 << self.fraction
+        x = np.clip(z, -MOST_SYMBOL, MOST_SYMBOL) * np.int32(unit) + self.medians[:, None, None]
+        x = np.clip(x[:, slice(*spans[0])], -self.most, self.most).astype(np.float32)
+        for layer, split, inputs, outputs in zip(self.layers, self._split, spans[:-1], spans[1:], strict=True):
+            x = _convolve(x, layer, split, inputs[0], outputs)
+        return x
+
+
+def _convolve(
+    x: NDArray[np.float32], layer: Layer, split: Mapping[Place, list[list[Product]]], first: int, outputs: Span
+) -> NDArray[np.float32]:
+    """Rows `outputs` of a layer's result [C_out, rows, columns].
+
+    Args:
+        x: [C_in, h, w], integers; the input's rows from `first` on. Beyond them are zeros, or rows that do not matter.
+    """
+    step = 2 if layer.transposed else 1
+    start, end = outputs[0] // step - first, -(-outputs[1] // step) - first
+    rows, width = end - start, x.shape[2]
+    # Between two rows lies one zero: the right neighbour of the upper row, and the left neighbour of the lower one.
+    # So a tap sees a shifted contiguous piece of each channel, and its product needs no copy of the input.
+    pitch = width + 1
+    padded = np.zeros((len(x), (x.shape[1] + 2) * pitch + 2), np.float32)
+    padded[:, : (x.shape[1] + 2) * pitch].reshape(len(x), -1, pitch)[:, 1:-1, 1:] = x
+    found = np.empty((len(layer.weight), step * rows, step * width), np.float32)
+    chunk = max(1, _CHUNK // (len(layer.weight) * pitch))
+    for place, groups in split.items():
+        places = found[:, place[0] :: step, place[1] :: step]
+        for row in range(0, rows, chunk):
+            count = min(chunk, rows - row)
+            sums = _sums(padded, groups, (start + row + 1) * pitch + 1, count * pitch, pitch)
+            places[:, row : row + count] = _rescaled(sums, layer).reshape(-1, count, pitch)[:, :, :width]
+    cut = outputs[0] - step * (start + first)
+    return found[:, cut : cut + outputs[1] - outputs[0]]
+
+
+def _sums(padded: NDArray[np.float32], groups: list[list[Product]], start: int, count: int, pitch: int) -> NDArray[Any]:
+    """The sums of a convolution [C_out, count], without bias, at `count` places of the padded input from `start` on."""
+    total: NDArray[Any] | None = None
+    for group in groups:
+        partial = np.empty((len(group[0][2]), count), np.float32)
+        one = np.empty_like(partial)
+        for number, ((dy, dx), channels, weight) in enumerate(group):
+            place = start + dy * pitch + dx
+            np.matmul(weight, padded[channels, place : place + count], out=one if number else partial)
+            if number:
+                partial += one
+        total = partial if total is None else np.add(total, partial, dtype=np.float64)
+    assert total is not None
+    return total
+
+
+def _rescaled(sums: NDArray[Any], layer: Layer) -> NDArray[np.float64]:
+    """The layer's outputs from its sums; every number is a multiple of 2^-shift that a float64 represents."""
+    (factor, offset), (negative, negative_offset) = layer.factors
+    scaled = np.multiply(sums, factor, dtype=np.float64)
+    scaled += offset
+    if 0 < layer.slope < LINEAR:
+        np.maximum(scaled, sums * negative + negative_offset, out=scaled)
+    np.floor(scaled, out=scaled)
+    return np.clip(scaled, layer.least, layer.most, out=scaled)
