@@ -82,7 +82,7 @@ def test_a_signal_stops_a_compilation(coco224: Path, tmp_path: Path, monkeypatch
     assert (status, "Traceback" in said) == (75, False)
     assert seconds < SECONDS
     assert "stopped by SIGTERM before the first step; run the same command again" in said
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "state").exists()
 
 
 @pytest.mark.parametrize("compiled", ["true", "false"])
