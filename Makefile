@@ -1,10 +1,10 @@
-# `make demo`, `make check`, `make test` and `make bench` each do their own set-up from nothing.
+# `make demo`, `make check`, `make test`, `make bench` and `make gpu` each do their own set-up from nothing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo check test static bench npu docs clean
+.PHONY: setup demo check test static bench gpu npu docs clean
 
 setup: $(READY)
 
@@ -50,6 +50,10 @@ static: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+# Checks and measurements on one GPU or two, ten minutes.
+gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu
 
 docs: $(READY)
 	$(BIN)/python docs/make_options.py

@@ -21,7 +21,7 @@ from codec.cli import run as run_command
 from training.preempt import PREEMPTED, Preempted, StopSignal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -85,18 +85,22 @@ def cli() -> NoReturn:
 def train(run: Run, record: Record, stop: StopSignal) -> int:
     """The loop: steps, with checkpoints, evaluations and reconstructions in between. Returns the exit status."""
     from training.saving import save
-    from training.validation import save_reconstructions
+    from training.validation import BEFORE, save_reconstructions
 
     output, progress = run.options.output, run.progress
     if progress.step == 0 and output.recon_every:
-        save_reconstructions(run, record, run.shipped(), "pre")  # shows the loss from the new blocks before training
+        save_reconstructions(run, record, run.shipped(), BEFORE)  # shows the loss from the new blocks before training
     # If a kill came between the last step of an epoch and its evaluation, the resumed run evaluates first.
     if not end_epoch(run, record, stop):
         return PREEMPTED
     unread: Outcome | None = None
     while progress.step < run.total:
-        # The outcome of the step before is read while a GPU computes the gradients of this one.
-        last, unread = unread, optimizer_step(run, stop, partial(settle, run, record, unread))
+        try:
+            with interruptible_compilation(run, record, stop):
+                # The outcome of the step before is read while a GPU computes the gradients of this one.
+                last, unread = unread, optimizer_step(run, stop, partial(settle, run, record, unread))
+        except Preempted:
+            return PREEMPTED
         stop.begun()
         progress.step += 1
         run.last_metrics = {}
@@ -140,6 +144,25 @@ def settle(run: Run, record: Record, outcome: Outcome | None) -> None:
     if outcome.fault:
         report_fault(run, record, outcome)
     record.step(outcome.step, outcome.figures, outcome.lr)  # a row every --log_every steps
+
+
+@contextlib.contextmanager
+def interruptible_compilation(run: Run, record: Record, stop: StopSignal) -> Iterator[None]:
+    """Around a step: if it compiles a phase of QAT, which can take a minute, saves first, and signals stop it at once.
+
+    With several processes a signal waits for the step, since the others would wait for this one.
+
+    Raises:
+        Preempted: a signal came, and the state before this step is saved.
+    """
+    from training.phases import begins_phase
+    from training.saving import save
+
+    compiled, alone = run.loss is not run.objective, run.accelerator.num_processes == 1
+    takes_long = compiled and alone and begins_phase(run.options.qat, run.progress.step)
+    saved = takes_long and save(run, record, run.shipped(), waits=True)
+    with stop.at_once() if saved else contextlib.nullcontext():
+        yield
 
 
 def end_epoch(run: Run, record: Record, stop: StopSignal) -> bool:

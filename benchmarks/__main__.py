@@ -1,10 +1,10 @@
-"""`python -m benchmarks`: every benchmark in a process of its own, then the pages that show them."""
+"""`python -m benchmarks`: every benchmark but benchmarks.gpu in a process of its own, then the pages that show them."""
 
 import subprocess
 import sys
 
 BENCHMARKS = (
-    *("step", "forms", "profile", "overhead", "ddp", "curves", "data", "memory", "startup", "gpu", "coding", "damage"),
+    *("step", "forms", "profile", "overhead", "ddp", "curves", "data", "memory", "startup", "coding", "damage"),
     *("generated", "large", "deployment", "fidelity", "families", "compilers"),
 )
 

@@ -21,6 +21,7 @@ SUBJECTS = {
     "memory": "Training: memory over the size of the dataset",
     "curves": "Training: the fast path against plain FP32",
     "startup": "Training: start",
+    "gpu": "Training: on a GPU",
     "forms": "Training: forms of the convolutions",
     "generated": "Training: the code for a GPU",
     "data": "Data: reading and preparing",
@@ -62,6 +63,7 @@ Written by `python -m benchmarks.table` from `benchmarks/results/*.json`; do not
 
 ```sh
 make bench                    # every benchmark on this machine; writes this page anew
+make gpu                      # on a machine with a GPU: checks and measurements, see CONTRIBUTING.md
 python -m benchmarks.step     # one of them
 ```
 

@@ -41,6 +41,11 @@ class Trainer:
         self.run.progress.step += 1
         assert not self.run.progress.faults_in_a_row
 
+    def finish(self) -> None:
+        """Records the last step, whose outcome would be read during the next one."""
+        settle(self.run, self.record, self.unread)
+        self.unread = None
+
     def hold(self) -> None:
         """Keeps a batch in memory for `bare_step`."""
         run = self.run

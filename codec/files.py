@@ -88,7 +88,7 @@ class FileCodec:
         if isinstance(self.codec, HyperCodec):
             values = np.empty((len(x), self.codec.M, *size), np.float32)
             for place, y in self._y(x, size):
-                values[..., *place] = y.cpu().numpy()
+                values[..., *place] = self.codec.emitted(y).cpu().numpy()
             return [Latent(self.coder.round(y, z), z) for y, z in zip(values, self._z(values), strict=True)]
         symbols = np.empty((len(x), self.codec.M, *size), np.int32)
         for place, y in self._y(x, size):

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 class ExportOptions(OptionGroup):
     ckpt: str | None = option(None, "checkpoint, ours or CompressAI's .pth.tar", metavar="FILE", shown="required")
     part: Literal["full", "encoder", "decoder"] | None = option(
-        None, "encoder: x to y; decoder: y_hat to x_hat; full: both with rounding, for checks", shown="required"
+        None,
+        "encoder: x to y, with h_a of a hyperprior beside it; decoder: y_hat to x_hat; full: both, for checks",
+        shown="required",
     )
     out: str | None = option(None, "the ONNX file; the entropy tables go beside it", metavar="FILE", shown="required")
     input_size: tuple[int, int] = shared.input_size()
@@ -100,26 +102,43 @@ def export(options: ExportOptions) -> None:
     deconv = options.deconv if options.deconv != "auto" else "concat" if int8 else "transpose"
     check_tiles(codec, options)
     x = sample_picture(*options.input_size)
-    model = build.build(codec, options.part, deconv, x, options.opset, options.dynamic, tables.fingerprint)
     several = options.dynamic and min(options.input_size) > STRIDE
     sizes = [x, x[..., : STRIDE * 2], x[..., STRIDE:, :]] if several else [x]
-    for picture in reversed(sizes):
-        result = check.compare(model, codec, options.part, picture)
-        if not result.passed:
-            raise InputError(
-                f"{options.part} of {options.ckpt} differs in ONNX Runtime from PyTorch: {result.words}; nothing was "
-                "written"
-            )
-    beside = build.write(Path(options.out), model.SerializeToString(), to_bytes(tables))
-    print(f"{options.out} (opset {options.opset}) and {beside}")
-    print(f"ONNX Runtime against PyTorch on a photograph: {result.words}")
+    models, words = {}, {}
+    for part in build.parts_of(codec, options.part):
+        model = build.build(codec, part, deconv, x, options.opset, options.dynamic, tables.fingerprint)
+        for picture in reversed(sizes):
+            result = check.compare(model, codec, part, picture)
+            if not result.passed:
+                raise InputError(
+                    f"{part} of {options.ckpt} differs in ONNX Runtime from PyTorch: {result.words}; nothing was "
+                    "written"
+                )
+        models[part], words[part] = model, result.words
+    written = build.write_all(Path(options.out), models, to_bytes(tables))
+    print(f"{written[0]} (opset {options.opset}) and {' and '.join(map(str, written[1:]))}")
+    for part, model in models.items():
+        named = f"{part}: " if models.keys() - {part} else ""
+        print(f"{named}ONNX Runtime against PyTorch on a photograph: {words[part]}")
+        if int8:
+            runs = executed(model)
+            print(f"{named}{runs.int8} of {runs.convolutions} convolutions run in int8 in ONNX Runtime")
     if int8:
-        runs = executed(model)
-        print(f"{runs.int8} of {runs.convolutions} convolutions run in int8 in ONNX Runtime")
-        if codec.y_model.symbol_limits is None:
-            print("y stays in float: its symbols do not fit -128..127")
+        for line in in_float_after_all(codec):
+            print(line)
     elif opened.architecture.quantization:
         print("float: the checkpoint was trained for int8; --precision int8 keeps its quantization")
+
+
+def in_float_after_all(codec: "Codec") -> list[str]:
+    """Why latents of a quantized codec stay in float."""
+    lines = []
+    for transform, name in (("g_a", "y"), ("h_a", "z")):
+        model = codec.entropy_models.get(transform)
+        reason = model.not_int8() if model is not None else ""
+        if reason and (transform == "g_a" or codec.is_quantized(transform)):
+            lines.append(f"{name} stays in float: {reason}")
+    return lines
 
 
 def check_tiles(codec: "Codec", options: ExportOptions) -> None:

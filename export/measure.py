@@ -20,8 +20,10 @@ from codec.evaluation.figures import means, sums_and_counts
 from codec.evaluation.pictures import open_pictures
 from codec.files import FileCodec
 from codec.network.codec import Codec
+from codec.network.hyperprior import HyperCodec
+from codec.quantization.levels import levels_of
 from export.graph.check import optimized, runner
-from export.graph.parts import emits_symbols
+from export.graph.parts import Part
 from export.runtime import session_options
 
 CONVOLUTIONS = ("Conv", "FusedConv", "ConvTranspose")
@@ -82,27 +84,37 @@ def quality(codecs: Mapping[str, Codec], images: Path) -> dict[str, dict[str, fl
     return figures
 
 
-def in_onnx(codec: Codec, encoder: onnx.ModelProto, decoder: onnx.ModelProto) -> Codec:
-    """A copy of the codec whose transforms are these graphs in ONNX Runtime; the graphs must accept any size."""
+def in_onnx(codec: Codec, graphs: Mapping[Part, onnx.ModelProto]) -> Codec:
+    """A copy of the codec whose transforms are the graphs of these parts in ONNX Runtime, which accept any size."""
     shipped = copy.deepcopy(codec)
     medians = codec.y_model.medians()
-    none = torch.zeros_like(medians)
-    shipped.g_a = _Graph(encoder, none, medians if emits_symbols(codec, "g_a") else none)
-    shipped.g_s = _Graph(decoder, medians if emits_symbols(codec, "g_s") else none, none)
+    steps = {part: levels.step.view(-1, 1, 1) for part, levels in levels_of(codec)}
+    shipped.g_a = _Graph(graphs["encoder"], after=(steps.get("g_a"), medians if codec.has_symbols("g_a") else None))
+    shipped.g_s = _Graph(graphs["decoder"], before=(steps.get("g_s"), medians if codec.has_symbols("g_s") else None))
+    if isinstance(shipped, HyperCodec):
+        after = (None, codec.entropy_bottleneck.medians())
+        shipped.h_a = _Graph(graphs["h_a"], before=(steps.get("h_a"), None), after=after)
     return shipped
 
 
-class _Graph(nn.Module):
-    """A graph as a transform; `before` is subtracted from its input and `after` is added to its output."""
+_Affine = tuple[Tensor | None, Tensor | None]
+"""A factor and a summand, where there are any."""
 
-    def __init__(self, model: onnx.ModelProto, before: Tensor, after: Tensor) -> None:
+
+class _Graph(nn.Module):
+    """A graph as a transform. Its input is (x - summand) / factor of `before`, its result result * factor + summand."""
+
+    def __init__(self, model: onnx.ModelProto, before: _Affine = (None, None), after: _Affine = (None, None)) -> None:
         super().__init__()
         self.run, self.before, self.after = runner(model), before, after
 
     def forward(self, value: Tensor) -> Tensor:
-        shifted = value if not self.before.any() else value - self.before
-        (result,) = self.run(shifted)
-        return torch.from_numpy(result) + self.after if self.after.any() else torch.from_numpy(result)
+        factor, summand = self.before
+        value = value if summand is None else value - summand
+        (found,) = self.run(value if factor is None else value / factor)
+        factor, summand = self.after
+        result = torch.from_numpy(found) if factor is None else torch.from_numpy(found) * factor
+        return result if summand is None else result + summand
 
 
 def _inference(model: onnx.ModelProto, threads: int) -> Callable[[], Sequence[NDArray[Any]]]:

@@ -113,23 +113,26 @@ def judge(options: NpuOptions) -> Iterator[Verdict]:
     """
     from codec.blocks import load_plugin
     from export.graph import build
-    from export.graph.parts import is_quantized
 
     assert options.ckpt
     if options.plugin:
         load_plugin(options.plugin)
     opened = build.open_for_export(Path(options.ckpt), options.replace_parts)
-    parts: tuple[Part, ...] = ("encoder", "decoder") if options.part == "both" else (options.part,)
+    asked: tuple[Part, ...] = ("encoder", "decoder") if options.part == "both" else (options.part,)
     calib_dir = Path(options.calib_dir) if options.calib_dir else None
     wanted: Part = "full" if options.part == "both" else options.part
     codec = build.in_int8(opened, wanted, calib_dir, options.input_size, options.ckpt)
-    for part in parts:
-        if not is_quantized(codec, *build.NEEDED[part]):
+    for part, transform in (("encoder", "g_a"), ("decoder", "g_s")):
+        if part in asked and not codec.is_quantized(transform):
             raise InputError(
                 f"{options.ckpt} was trained without quantization of the {part}; give --calib_dir DIR with photographs "
                 "for it, or compile only the other part with --part"
             )
-    if codec.y_model.symbol_limits is None:
+    parts = [each for part in asked for each in build.parts_of(codec, part)]
+    if "h_a" in parts and not codec.has_symbols("h_a"):  # also if the tables of z do not fit 8 bits
+        parts.remove("h_a")
+        print("h_a stays in float, on the host: give --calib_dir, or train with --qat_exclude_entropy false")
+    if not codec.has_means and codec.y_model.symbol_limits is None:
         latent = "y_hat" if options.part == "decoder" else "y"
         raise InputError(
             f"{options.ckpt}: the symbols of its tables do not fit -128..127, so {latent} is float, which no integer "
@@ -182,16 +185,16 @@ def qualcomm(codec: "Codec", part: "Part", options: NpuOptions, folder: Path) ->
 
     from export.chips.qualcomm import compile_model
     from export.graph import build
+    from export.graph.check import grid
     from export.graph.parts import exportable
     from export.pictures import sample_picture
-    from export.runtime import SYMBOL_ZERO
 
     x = sample_picture(*options.input_size)
     model = build.build(codec, part, "depth_to_space", x)
     onnx.save(model, folder / f"{part}.onnx")
-    example = exportable(codec, part, "depth_to_space", x).example
-    integers = example * 255 if part == "encoder" else example + SYMBOL_ZERO
-    compiled = compile_model(model, integers.round().byte().numpy())
+    ready = exportable(codec, part, "depth_to_space", x)
+    scale, zero = grid(ready.inputs[0])
+    compiled = compile_model(model, (ready.example / scale + zero).round().byte().numpy())
     figures = {"largest difference to the CPU, steps": compiled.largest, "mean": round(compiled.mean, 4)}
     return Verdict(part, QUALCOMM, compiled.reason, figures if compiled.whole else {})
 

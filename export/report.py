@@ -5,7 +5,7 @@ A checkpoint gives the complete report; ONNX files give the sections that need n
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -18,12 +18,12 @@ from export.json_file import check_json, write_json
 if TYPE_CHECKING:
     import onnx
 
-    from codec.network.architectures import new_codec
     from codec.network.codec import Codec
     from export.chips.operators import Family, Finding
     from export.graph.parts import Part
 
-PARTS: tuple["Part", "Part"] = ("encoder", "decoder")
+PARTS: tuple["Part", ...] = ("encoder", "h_a", "decoder")
+"""The parts of a codec in this order; only one with a hyperprior has h_a."""
 INT8 = "int8"
 """Name of the graphs whose transforms are in int8."""
 
@@ -107,10 +107,10 @@ def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
     """
     from codec.blocks import load_plugin
     from codec.description.architecture import Architecture
+    from codec.network.architectures import new_codec
     from codec.quantization.phases import in_float
     from export.chips.operators import FAMILIES
     from export.graph import build
-    from export.graph.parts import is_quantized
     from export.measure import in_onnx, quality
     from export.pictures import sample_picture
 
@@ -121,36 +121,41 @@ def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
     floats = in_float(opened)
     calib_dir = Path(options.calib_dir) if options.calib_dir else None
     int8 = build.in_int8(opened, "full", calib_dir, options.input_size, options.ckpt)
-    quantized = [part for part in PARTS if is_quantized(int8, *build.NEEDED[part])]
+    parts: tuple[Part, ...] = (*build.parts_of(opened, "encoder"), "decoder")
+    quantized = [part for part in parts if int8.is_quantized({"encoder": "g_a", "decoder": "g_s"}.get(part, part))]
     original = new_codec(Architecture(opened.N, opened.M, arch=opened.arch)).eval()
     x = sample_picture(*options.input_size)
 
-    def graphs(codec: "Codec", deconv: Any, dynamic: bool = False) -> dict[str, "onnx.ModelProto"]:
-        return {part: build.build(codec, part, deconv, x, dynamic=dynamic) for part in PARTS}
+    def graphs(codec: "Codec", deconv: Any, dynamic: bool = False) -> dict["Part", "onnx.ModelProto"]:
+        return {part: build.build(codec, part, deconv, x, dynamic=dynamic) for part in parts}
 
     families = []
     for family in FAMILIES:
-        precision = precisions(quantized) if family.int8 else "float"
+        precision = precisions(quantized, parts) if family.int8 else "float"
         models = graphs(int8 if family.int8 else floats, family.deconv)
-        families.append(of_family(family, models, f"{precision}, --deconv {family.deconv}"))
-    timed: dict[str, dict[str, onnx.ModelProto]] = {
+        families.append(
+            of_family(
+                family, {str(part): model for part, model in models.items()}, f"{precision}, --deconv {family.deconv}"
+            )
+        )
+    timed: dict[str, dict[Part, onnx.ModelProto]] = {
         "GDN original, float": graphs(original, "transpose"),
         "float": graphs(floats, "transpose"),
         INT8: {part: model for part, model in graphs(int8, "concat").items() if part in quantized},
     }
-    by_part = {f"{part}, {name}": models[part] for part in PARTS for name, models in timed.items() if part in models}
+    by_part = {f"{part}, {name}": models[part] for part in parts for name, models in timed.items() if part in models}
     report: dict[str, Any] = {"checkpoint": options.ckpt, "families": families, "graphs": of_graphs(by_part, options)}
     if options.images:
-        shipped = in_onnx(int8, *graphs(int8, "concat", dynamic=True).values())
+        shipped = in_onnx(int8, graphs(int8, "concat", dynamic=True))
         codecs = {"float": floats, "fake-quantized": int8, "ONNX int8": shipped}
         report["quality"] = quality(codecs, Path(options.images))
     return report
 
 
-def precisions(quantized: Sequence["Part"]) -> str:
-    """The precision of every part in words, if these parts are in int8."""
-    words = [f"{part} in {'int8' if part in quantized else 'float'}" for part in PARTS]
-    return INT8 if len(quantized) == len(PARTS) else ", ".join(words)
+def precisions(quantized: Collection["Part"], parts: Sequence["Part"]) -> str:
+    """The precision of every part in words, if those `quantized` are in int8."""
+    words = [f"{part} in {'int8' if part in quantized else 'float'}" for part in parts]
+    return INT8 if len(quantized) == len(parts) else ", ".join(words)
 
 
 def of_family(family: "Family", models: Mapping[str, "onnx.ModelProto"], form: str) -> dict[str, Any]:
@@ -232,19 +237,21 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def speed(graphs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The speed of encoder and decoder together, relative to the GDN original, if that was timed.
+    """The speed of all parts together, relative to the GDN original, if that was timed.
 
     For a transform that is not in int8, the time in float is used.
     """
     times: dict[str, dict[Part, float]] = {}
     for row in graphs:
         part, _, name = row["graph"].partition(", ")
-        if part in PARTS:
+        if part in PARTS:  # the name of a file's graph is its path
             times.setdefault(name, {})[part] = row["ms"]
-    original = sum(times.pop("GDN original, float", {}).values())
+    of_original = times.pop("GDN original, float", {})
+    original, parts = sum(of_original.values()), list(of_original)
+    together = f"{', '.join(parts[:-1]).capitalize()} and {parts[-1]}" if parts else ""
     cores = len(os.sched_getaffinity(0))
     return [
-        f"Encoder and decoder together, {precisions(list(own)) if name == INT8 else name}: "
+        f"{together} together, {precisions(own, parts) if name == INT8 else name}: "
         f"{original / sum((times['float'] | own).values()):.2f} times as fast as the GDN original in float "
         f"(medians, in turn, on a machine with {cores} cores)."
         for name, own in times.items()

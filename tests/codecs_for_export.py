@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from codec.checkpoint import Description, save_codec
-from codec.description.architecture import Architecture, BlockChoice, Quantization
+from codec.description.architecture import DEFAULT_ARCH, Architecture, BlockChoice, Quantization
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.network.tables import with_tables
@@ -14,26 +14,32 @@ from codec.quantization.calibrate import calibrate
 from codec.quantization.freeze import frozen
 
 
-def make(act: str, options: dict | None = None, N: int = 8, M: int = 12, spread: float = 8.0) -> Codec:
+def make(
+    act: str, options: dict | None = None, N: int = 8, M: int = 12, spread: float = 8.0, arch: str = DEFAULT_ARCH
+) -> Codec:
     """A codec with this block in both transforms, medians off zero, and tables whose symbols fit 8 bits."""
     torch.manual_seed(0)
     activation = BlockChoice(act, options or {})
-    codec = new_codec(Architecture(N, M, activation, activation))
+    codec = new_codec(Architecture(N, M, activation, activation, arch=arch))
     with torch.no_grad():
-        for transform in (codec.g_a, codec.g_s):
+        for transform in (getattr(codec, name) for name in ("g_a", "g_s", "h_a", "h_s") if hasattr(codec, name)):
             for parameter in transform.parameters():
                 parameter += 0.1 * parameter.abs().mean() * torch.randn_like(parameter)
         codec.g_a[6].weight *= spread
         codec.g_s[6].bias += 0.5
         for matrix in codec.entropy_bottleneck.matrices:
             matrix += 1.0  # narrower densities than CompressAI starts with
-        codec.entropy_bottleneck.biases[0] += torch.randn(M, 3, 1)
+        channels = codec.entropy_bottleneck.channels
+        codec.entropy_bottleneck.biases[0] += torch.randn(channels, 3, 1)
+        if arch != DEFAULT_ARCH:  # which has no medians that make y something to code
+            codec.g_a[6].weight *= 12
+            codec.g_s[0].weight /= 12
     return with_tables(codec)
 
 
 def in_int8(codec: Codec, x: Tensor) -> Codec:
     """Quantized on this picture, frozen."""
-    return frozen(calibrate(codec, [x], Quantization("all")))
+    return frozen(calibrate(codec, [x], Quantization("all", hyper=hasattr(codec, "h_a"))))
 
 
 def trained(act: str, scope: str, x: Tensor, N: int = 8) -> Codec:

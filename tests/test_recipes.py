@@ -7,7 +7,7 @@ import yaml
 from programs import ROOT, into, rows, train
 
 from codec.checkpoint import Description, load_codec, save_codec
-from codec.description.architecture import Architecture
+from codec.description.architecture import ARCHITECTURES, DEFAULT_ARCH, Architecture
 from codec.network.architectures import new_codec
 from codec.network.tables import with_tables
 
@@ -20,19 +20,27 @@ SAID_OTHERWISE = {"coco_dir", "save_dir", "recon_dir", "N", "M", "distill_steps"
 
 
 @pytest.fixture(scope="module")
-def small_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A codec with GDN in the place of the zoo's, for recipes that start from a trained one."""
-    file = tmp_path_factory.mktemp("codec") / "gdn.safetensors"
-    save_codec(file, with_tables(new_codec(Architecture(8, 12))), Description())
-    return file
+def small_codecs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of codecs with GDN in the place of the zoo's, for recipes that start from a trained one."""
+    folder = tmp_path_factory.mktemp("codecs")
+    for arch in ARCHITECTURES:
+        save_codec(
+            folder / f"{arch}.safetensors", with_tables(new_codec(Architecture(8, 12, arch=arch))), Description()
+        )
+    return folder
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "recipes")))
-def test_a_recipe_trains(recipe: Path, coco224: Path, tmp_path: Path, small_codec: Path) -> None:
+def test_a_recipe_trains(recipe: Path, coco224: Path, tmp_path: Path, small_codecs: Path) -> None:
     written = yaml.safe_load(recipe.read_text())
     words = ["--config", recipe, "--coco_dir", coco224, *into(tmp_path), "--max_steps", 3, "--N", 8, "--M", 12]
     words += ["--qat_calib_steps", 1, "--qat_freeze_after", 2] if written.get("qat") else []
-    distilled = ["--init_checkpoint", small_codec, "--distill_steps", 2]
+    distilled = [
+        "--init_checkpoint",
+        small_codecs / f"{written.get('arch', DEFAULT_ARCH)}.safetensors",
+        "--distill_steps",
+        2,
+    ]
     words += distilled if written.get("distill_steps") else ["--pretrained", "false"]
     assert train(*words) == 0
     _, description = load_codec(tmp_path / "last.safetensors")

@@ -257,17 +257,19 @@ def test_evaluations_and_reconstructions_can_be_turned_off(coco224: Path, tmp_pa
     assert load_codec(tmp_path / "last.safetensors")[1].metrics == {}
 
 
-def test_without_validation_a_run_says_so_at_the_start_and_has_no_best(tmp_path: Path) -> None:
+def test_without_validation_a_run_says_so_at_the_start_and_has_no_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "coco224"
     made = run("-m", "coco224.prepare", "--coco_dir", "sample", "--out_dir", data, "--include_val", "false")
     assert made.returncode == 0, made.stderr
-    words = ("train_accel.py", "--coco_dir", data, *TINY, "--eval_every", 1, "--recon_every", 1, "--recon_count", 2)
-    done = run(*words, *into(tmp_path / "run"), "--max_steps", 2)
-    assert done.returncode == 0, done.stderr
-    assert "validation  none in this dataset: no evaluation and no best_* files" in done.stderr
+    words = ("--coco_dir", data, *TINY, "--eval_every", 1, "--recon_every", 1, "--recon_count", 2)
+    assert train(*words, *into(tmp_path / "run"), "--max_steps", 2) == 0
+    said = capsys.readouterr().err
+    assert "validation  none in this dataset: no evaluation and no best_* files" in said
     assert not list((tmp_path / "run").glob("best_*"))
     assert len(list((tmp_path / "run" / "recon" / "e001").iterdir())) == 2  # of training pictures
-    ending = done.stderr.partition("next  ")[2]
+    ending = said.partition("next  ")[2]
     assert f"--images /path/to/pictures --checkpoint {tmp_path}/run/last.safetensors " in ending
 
 

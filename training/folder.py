@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from coco224.errors import DataError
 from coco224.files import check_writable, lock, make_folder, read_json, remove_empty, write_whole
 from codec.errors import InputError
-from codec.hub.repository import CONFIG, MARK, RESOLVED
+from codec.hub.repository import CONFIG, MARK, RECONSTRUCTIONS, RESOLVED
 from training.output import OutputOptions
 from training.state import own_states, remove_folder
 
@@ -31,11 +31,14 @@ RUN_FILES = (
     "metrics.jsonl",
     "curves.png",
     "rd.png",
+    RECONSTRUCTIONS,
     "summary.json",
     MARKER,
 )
 _FORMAT = "npu-image-codec/run/1"
-_LEFTOVER = re.compile(r"\.(last|best_\w+|metrics|curves|rd|summary|run|config|resolved)\.\w+(\..+)?\.partial")
+_LEFTOVER = re.compile(
+    r"\.(last|best_\w+|metrics|curves|rd|reconstructions|summary|run|config|resolved)\.\w+(\..+)?\.partial"
+)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ _OF_QAT: dict[str, Any] = {"decides": True, "only_with": ("qat", (True,))}
 class QatOptions(OptionGroup):
     qat: bool = option(False, "quantization-aware training", decides=True)
     qat_scope: Literal["encoder", "decoder", "all"] = option("encoder", "which transforms are quantized", **_OF_QAT)
-    qat_exclude_entropy: bool = option(True, "do not quantize the entropy model, h_a and h_s", **_OF_QAT)
+    qat_exclude_entropy: bool = option(
+        True, "do not quantize h_a of a hyperprior with the encoder; CDF tables and h_s stay on the host", **_OF_QAT
+    )
     qat_calib_steps: int = option(
         2000,
         "optimizer steps that learn the ranges of activations, before fake quantization begins",
@@ -80,6 +82,11 @@ def phase_of(qat: QatOptions, step: int) -> Phase:
     if step < qat.qat_calib_steps:
         return Phase.CALIBRATION
     return Phase.FIXED_SCALE if step < qat.qat_freeze_after else Phase.EVAL_READY
+
+
+def begins_phase(qat: QatOptions, step: int) -> bool:
+    """Whether an optimizer step (0-based) after the first is the first of a phase: code is compiled anew for it."""
+    return qat.qat and step > 0 and step in (qat.qat_calib_steps, qat.qat_freeze_after, qat.qat_disable_observer_step)
 
 
 def begins_fake_quantization(qat: QatOptions, step: int) -> bool:

@@ -1,13 +1,16 @@
 """Quantization-aware training in a run: starts its phases, and learns ranges over all ranks."""
 
+import itertools
+
 import torch
 from torch import Tensor, fx, nn
 
 from coco224.dataset import Rows
-from codec.description.architecture import TRANSFORMS, Quantization
+from codec.description.architecture import Quantization
 from codec.errors import InputError
 from codec.network.codec import Codec, gdn_layers
 from codec.quantization.calibrate import CALIBRATION_PICTURES
+from codec.quantization.levels import levels_of, set_steps
 from codec.quantization.phases import (
     activation_quantizers,
     closed_layers,
@@ -15,11 +18,15 @@ from codec.quantization.phases import (
     forget_batches,
     learn_ranges,
     prepare,
+    quantization_of,
     quantizer_state,
 )
 from training.data import DataOptions, first_batches
-from training.distributed import reduce_over_ranks
+from training.distributed import reduce_over_ranks, sum_over_ranks
 from training.phases import QatOptions, phase_of
+
+MANY_CLAMPED = 1e-4
+"""Share of the symbols of y that may be clamped without a warning."""
 
 
 def check_regions(codec: Codec, fp32_modules: list[str]) -> None:
@@ -54,6 +61,7 @@ def quantize(codec: Codec, qat: QatOptions, initial: Codec | None) -> None:
             act_observer=qat.qat_act_observer,
             w_per_channel=qat.qat_w_per_channel,
             eval_fakequant=qat.qat_eval_fakequant,
+            hyper=quantizes_h_a(codec, qat),
         ),
     )
     if initial is None:
@@ -63,9 +71,11 @@ def quantize(codec: Codec, qat: QatOptions, initial: Codec | None) -> None:
     ranges = {
         key: earlier[key]
         for key in quantizer_state(codec)
-        if key in earlier and earlier[key].shape == own[key].shape and not key.endswith(".steps")
+        if key in earlier and earlier[key].shape == own[key].shape and not key.endswith((".steps", "levels.step"))
     }
     nn.Module.load_state_dict(codec, ranges, strict=False)
+    for _, levels in itertools.islice(levels_of(initial), 1):
+        set_steps(codec, levels.step)
     if 0 in (qat.qat_calib_steps, qat.qat_disable_observer_step):
         unknown = [name for name, quantizer in activation_quantizers(codec) if not quantizer.has_range]
         if unknown:
@@ -74,6 +84,11 @@ def quantize(codec: Codec, qat: QatOptions, initial: Codec | None) -> None:
                 f"no step learns ranges, and {unknown[0]} has none; use more calibration steps, or start from a "
                 "checkpoint of a run with the same --qat_scope"
             )
+
+
+def quantizes_h_a(codec: Codec, qat: QatOptions) -> bool:
+    """Whether the run quantizes h_a: it belongs to the encoder."""
+    return not qat.qat_exclude_entropy and qat.qat_scope != "decoder" and "h_a" in codec.entropy_models
 
 
 def enter_phase(codec: Codec, qat: QatOptions, step: int) -> None:
@@ -103,7 +118,7 @@ def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
     activations = sum(1 for _ in activation_quantizers(codec))
     weights = "one scale per output channel" if qat.qat_w_per_channel else "one scale per layer"
     closed = closed_layers(codec)
-    parts = TRANSFORMS[qat.qat_scope]
+    parts = quantization_of(codec).transforms
     in_float = [name for name, _ in gdn_layers(codec) if name.startswith(parts)]
     lines = [
         f"{' and '.join(parts)} in int8: {activations} tensors, weights with {weights}; calibration for "
@@ -115,16 +130,31 @@ def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
         lines.append(
             f"{', '.join(closed)} cannot be traced: quantized at input and output, and around every convolution inside"
         )
-    if not qat.qat_exclude_entropy:
-        lines.append("this entropy model has no h_a, h_s or other layer to quantize: CDF tables stay on the host")
+    if not qat.qat_exclude_entropy and "h_a" not in parts:
+        lines.append(
+            "h_a stays in float: it belongs to the encoder, which --qat_scope decoder leaves out"
+            if "h_a" in codec.entropy_models
+            else "this entropy model has no h_a, h_s or other layer to quantize: CDF tables stay on the host"
+        )
     if amp:
         lines.append("warning: --amp true rounds quantized values a second time; --amp false is the default with QAT")
     return lines
 
 
-def latent_in_float(shipped: Codec) -> str | None:
-    """The reason why y of a quantized codec stays in float; None if y is int8 or nothing is quantized."""
-    quantization, reason = shipped.architecture.quantization, shipped.y_model.not_int8()
-    if quantization is None or not quantization.phase.fake_quantizes or not reason:
-        return None
-    return f"y stays in float: {reason}"
+def about_latent(shipped: Codec) -> list[str]:
+    """What to know about y of a quantized codec after an evaluation; a collective call if y is int8.
+
+    It says why y stays in float, or which share of the symbols 8 bits do not hold, if it is large.
+    """
+    quantization, model = shipped.architecture.quantization, shipped.y_model
+    if quantization is None or not quantization.phase.fake_quantizes:
+        return []
+    if reason := model.not_int8():
+        return [f"y stays in float: {reason}"]
+    clamped, total = sum_over_ranks(model.clamped.clone())
+    if clamped <= MANY_CLAMPED * total:
+        return []
+    return [
+        f"warning: {clamped / total:.2%} of the symbols of y do not fit -128..127 and are clamped; a larger "
+        "--lambda_bpp makes them smaller"
+    ]

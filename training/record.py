@@ -62,8 +62,7 @@ class Record:
                     f"options     {self.folder / CONFIG} is another program's and stays: they are in {written.name}"
                 )
             if options.reporting.push_to_hub:
-                plugin, recon_dir = options.replacement.plugin, options.output.recon_dir
-                self.uploads = Uploads(self.folder / LAST, options.reporting, self.say, plugin, recon_dir)
+                self.uploads = Uploads(self.folder / LAST, options.reporting, self.say, options.replacement.plugin)
         self.trackers = Trackers(accelerator, options, progress)
 
     def step(self, step: int, figures: dict[str, float], lr: float) -> None:

@@ -20,12 +20,15 @@ from training.state import model_tensors, optimizer_tensors, save_state
 BEST = {"psnr": ("best_psnr", True), "ms_ssim": ("best_msssim", True), "rd": ("best_rd", False)}
 
 
-def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False) -> None:
+def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False, waits: bool = False) -> bool:
     """Copies everything to host memory and gives it to the main process's writer; training continues meanwhile.
 
     Every rank calls it, since a sharded model is gathered here. `shipped` is `run.shipped()` of these weights. If the
     disk is full, the previous state stays intact, and training continues without this one. The run waits for the disk
-    only at its end, and at every save with `--full_disk stop`.
+    only at its end, with `waits`, and at every save with `--full_disk stop`.
+
+    Returns:
+        False if the run waited and the disk is full.
 
     Raises:
         InputError: on every rank, if the disk is full and the run ends here or has `--full_disk stop`.
@@ -55,17 +58,19 @@ def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False) ->
             return False
 
         job = record.writer.submit(write)
-    if not ends_run and output.full_disk == "continue":
-        return
+    must = ends_run or output.full_disk == "stop"
+    if not must and not waits:
+        return True
     if main:
         record.writer.wait()
         written = job.result()
     (failed,) = sum_over_ranks(torch.tensor([float(not written)], device=run.device))
-    if failed:
+    if failed and must:
         raise InputError(
             f"the disk of --save_dir {output.save_dir} is full at step {progress.step}; the previous state is intact: "
             "make room, and the same command continues from there"
         )
+    return not failed
 
 
 def write_last(folder: Path, contents: bytes) -> None:

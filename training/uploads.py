@@ -52,7 +52,6 @@ class Uploads:
         checkpoint: the file, which every save replaces.
         say: prints a line.
         plugin: the file of the codec's own blocks.
-        recon_dir: folder of the run's reconstructions.
     """
 
     def __init__(
@@ -61,11 +60,9 @@ class Uploads:
         reporting: ReportingOptions,
         say: Callable[[str], None],
         plugin: str | None,
-        recon_dir: str,
     ) -> None:
         self.repository = str(reporting.hub_model_id)
         self.words = ["-m", "codec.push", "--checkpoint", str(checkpoint), "--hub_model_id", self.repository]
-        self.words += ["--recon_dir", recon_dir]
         self.words += ["--hub_private", "true"] if reporting.hub_private else []
         self.words += ["--plugin", plugin] if plugin else []
         self._say = say

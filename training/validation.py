@@ -11,15 +11,19 @@ from PIL import Image
 from torch import Tensor
 
 from coco224.batches import EvalBatches
+from coco224.files import whole_or_absent
 from coco224.reading.rows import Pixels
 from codec.evaluation.figures import Figures, evaluate, means, sums_and_counts
+from codec.hub.repository import RECONSTRUCTIONS
 from codec.network.codec import Codec
 from codec.network.pixels import to_uint8
 from training.distributed import sum_over_ranks
 from training.preempt import Preempted, StopSignal
-from training.qat import latent_in_float
+from training.qat import about_latent
 from training.record import Record
 from training.run import Run
+
+BEFORE = "pre"  # the reconstructions before the first step
 
 
 class Stopped(Exception):
@@ -39,6 +43,7 @@ def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: in
     shares = EvalBatches(run.data.validation, run.eval_batch, accelerator.process_index, accelerator.num_processes)
     until_stopped = (batch.images for batch in itertools.takewhile(lambda _: not stop.name, shares))
     mine: list[Figures] = []
+    codec.y_model.clamped.zero_()
     with contextlib.suppress(Preempted), stop.at_once():  # its compilation can take a minute
         mine.extend(evaluate(codec, until_stopped, run.device, batch_size=run.eval_batch))
     figures = _means(mine, run, bool(stop.name))
@@ -47,8 +52,8 @@ def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: in
     run.schedule.observe(figures["rd"] if "rd" in figures else -figures.get("psnr", math.inf))
     record.row("validation", step, {"epoch": epoch, **figures})
     record.say(f"epoch {epoch}: " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-    if in_float := latent_in_float(codec):
-        record.say(in_float)
+    for line in about_latent(codec):
+        record.say(line)
     run.last_metrics = figures
 
 
@@ -66,7 +71,8 @@ def _means(figures: list[Figures], run: Run, stopped: bool) -> dict[str, float]:
 def save_reconstructions(run: Run, record: Record, codec: Codec, name: str) -> None:
     """Writes originals and reconstructions of the first pictures to `recon_dir/{origin,NAME}/NNNNN.png`, in background.
 
-    A grid of the pairs goes to `recon_dir/NAME.png` and to the trackers.
+    A grid of the pairs goes to `recon_dir/NAME.png` and to the trackers, and after training to `save_dir`, for uploads:
+    another run may share `recon_dir`.
     """
     output = run.options.output
     count = min(output.recon_count, len(run.data.pictured))
@@ -89,6 +95,9 @@ def save_reconstructions(run: Run, record: Record, codec: Codec, name: str) -> N
                 write_png(root / "origin" / f"{number:05d}.png", original)
                 write_png(root / name / f"{number:05d}.png", reconstruction)
             write_png(root / f"{name}.png", grid)
+            if name != BEFORE:
+                with whole_or_absent(record.folder / RECONSTRUCTIONS) as beside:
+                    Image.fromarray(grid).save(beside, "png")
 
     record.writer.submit(write)
     record.trackers.pictures(run.progress.step, grid, pairs)

@@ -1,17 +1,16 @@
 """The GPU's numbers: first losses against the CPU's, compiled against eager."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 
 from benchmarks.gpu.processes import CPU, start, succeed
 from benchmarks.gpu.runs import largest_change, losses
-from benchmarks.gpu.setting import WITHOUT_TF32, Setting
+from benchmarks.gpu.setting import Setting
 from benchmarks.gpu.steps import RD_SIDE
 from benchmarks.harness import Row
 
 FP32, BF16 = 1e-4, 1e-2
-"""Largest relative difference of losses: FP32 without TF32, and bf16."""
+"""Largest relative difference of losses. The trainer computes FP32 without TF32."""
 
 FIRST: dict[str, tuple[tuple[object, ...], float]] = {
     "relu, FP32, mse": (("--act", "relu", "--loss_type", "mse", "--amp", "false"), FP32),
@@ -32,7 +31,6 @@ COMPILED = {
 
 def first_losses(setting: Setting) -> Iterator[Row]:
     """The loss of the first step on both devices: weights, pictures and noise are the same."""
-    os.environ[WITHOUT_TF32] = "0"
     on_cpu = replace(setting, device="cpu", folder=setting.folder / "cpu")
     other = start(run_first_steps, on_cpu, log=setting.folder / "cpu.log", **CPU)
     run_first_steps(setting)
@@ -56,7 +54,6 @@ def run_first_steps(setting: Setting) -> None:
 
 def compiled(setting: Setting) -> Iterator[Row]:
     """The losses of some steps, compiled and eager."""
-    os.environ[WITHOUT_TF32] = "0"
     chosen = list(COMPILED.items())[: 1 if setting.tiny else None]
     batch = ("--batch_size", 3) if setting.tiny else ()  # the graphs that tests of torch.compile compile as well
     for name, (options, limit) in chosen:

@@ -33,6 +33,7 @@ _CHECKS = (
     Part("gdnish-fp16", steps.gdnish),
     Part("gate_mlp-distilled", steps.gate_mlp),
     Part("qat", steps.qat, seconds=300),
+    Part("hyperprior-bf16", steps.hyperprior),
     Part("first-losses", numbers.first_losses),
     Part("compiled-eager", numbers.compiled, seconds=300),
     Part("host-waits", waits.host_waits),
@@ -55,6 +56,7 @@ _MEASUREMENTS = (
         for quality in (8, 3)
         for act in ("relu", "gate_mlp", "gdn")
     ),
+    Part("determinism", speed.determinism, measures=True),
     Part("all-reduce", reduction.all_reduce, gpus=2, measures=True),
 )
 

@@ -71,9 +71,7 @@ def start_run(setting: Setting, name: str, *options: object, **environment: str)
 
 def start_ranks(setting: Setting, name: str, function: Callable[..., int | None], *args: Any) -> list[BaseProcess]:
     """Starts a function on two ranks, as a launcher would: over NCCL, on CPUs over gloo."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     return [
         start(
             function,
@@ -87,6 +85,12 @@ def start_ranks(setting: Setting, name: str, function: Callable[..., int | None]
     ]
 
 
+def free_port() -> str:
+    """A port on which nothing listens; parts that run at once need one each."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
+
+
 def ended(process: BaseProcess) -> int:
     """Waits for the end of a process; returns its status, negative for a signal."""
     process.join()
@@ -98,19 +102,23 @@ def succeed(*processes: BaseProcess) -> None:
     """Waits for the end of processes.
 
     Raises:
-        RuntimeError: one ended with another status than 0.
+        RuntimeError: one ended with another status than 0; the others may be waiting for it.
     """
-    statuses = [ended(process) for process in processes]
-    if any(statuses):
-        raise RuntimeError(f"processes ended with the statuses {', '.join(map(str, statuses))}")
+    while True:
+        statuses = [process.exitcode for process in processes]
+        if failed := [status for status in statuses if status]:
+            raise RuntimeError(f"a process of the part ended with status {failed[0]}")
+        if None not in statuses:
+            return
+        time.sleep(0.01)
 
 
 def launch(setting: Setting, configuration: str, processes: int, words: list[str]) -> "subprocess.Popen[bytes]":
     """Starts the training command under Accelerate's launcher with a file of accelerate_configs/."""
     file = ROOT / "accelerate_configs" / configuration
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(file), "--num_processes", str(processes)]
-    log = (setting.folder / "launcher.log").open("ab")
-    with log:
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(file)]
+    launcher += ["--num_processes", str(processes), "--main_process_port", free_port()]
+    with (setting.folder / "launcher.log").open("ab") as log:
         return subprocess.Popen([sys.executable, *launcher, "train_accel.py", *words], cwd=ROOT, stdout=log, stderr=log)
 
 

@@ -14,11 +14,10 @@ from benchmarks.gpu.processes import (
     start_ranks,
     start_run,
     succeed,
-    variables,
     wait_for_step,
 )
 from benchmarks.gpu.runs import distance, largest_change, logged, losses, state
-from benchmarks.gpu.setting import WITHOUT_TF32, Setting, train
+from benchmarks.gpu.setting import Setting, train
 from benchmarks.harness import Row
 from training.preempt import PREEMPTED
 
@@ -50,9 +49,8 @@ def ddp_qat(setting: Setting) -> Iterator[Row]:
 
 
 def _against_one(setting: Setting, what: str, limit: float, *options: object) -> Iterator[Row]:
-    with variables(**{WITHOUT_TF32: "0"}):
-        one = start_run(setting, "one", *options, "--max_steps", STEPS)
-        succeed(one, *start_ranks(setting, "two", train, _halved(setting, "two", *options, "--max_steps", STEPS)))
+    one = start_run(setting, "one", *options, "--max_steps", STEPS)
+    succeed(one, *start_ranks(setting, "two", train, _halved(setting, "two", *options, "--max_steps", STEPS)))
     yield _agreement(setting, f"{what}, two ranks against one: losses of {STEPS} steps", "two", "one", limit)
 
 
@@ -107,11 +105,10 @@ def _rank_of(launcher: int, rank: int) -> psutil.Process:
 def resume_on_one(setting: Setting) -> Iterator[Row]:
     """A state that two ranks saved goes on in one process, as a run of one process would."""
     options = (*FP32, "--compile", "false")
-    with variables(**{WITHOUT_TF32: "0"}):
-        one = start_run(setting, "one", *options, "--max_steps", STEPS)
-        succeed(*start_ranks(setting, "half", train, _halved(setting, "half", *options, "--max_steps", HALF)))
-        onward = ("--max_steps", STEPS, "--resume", setting.folder / "half" / "state")
-        succeed(one, start_run(setting, "onward", *options, *onward))
+    one = start_run(setting, "one", *options, "--max_steps", STEPS)
+    succeed(*start_ranks(setting, "half", train, _halved(setting, "half", *options, "--max_steps", HALF)))
+    onward = ("--max_steps", STEPS, "--resume", setting.folder / "half" / "state")
+    succeed(one, start_run(setting, "onward", *options, *onward))
     yield _agreement(setting, f"from two ranks to one after {HALF} steps: losses of the rest", "onward", "one")
 
 
@@ -128,14 +125,13 @@ def sharded_on_two(setting: Setting) -> Iterator[Row]:
 def _sharded(setting: Setting, processes: int, *options: object) -> Iterator[Row]:
     setting.needs_gpu("Accelerate turns FSDP on only for GPUs")
     options = (*options, "--amp", "false", "--channels_last", "false", "--max_steps", STEPS)
-    with variables(**{WITHOUT_TF32: "0"}):
-        one = start_run(setting, "one", *options, "--compile", "false")
-        batch = ("--batch_size", setting.batch_size // processes)
-        launcher = launch(setting, "fsdp.yaml", processes, setting.words("sharded", *options, *batch))
-        try:
-            status = launcher.wait()
-        finally:
-            kill_tree(launcher.pid)
+    one = start_run(setting, "one", *options, "--compile", "false")
+    batch = ("--batch_size", setting.batch_size // processes)
+    launcher = launch(setting, "fsdp.yaml", processes, setting.words("sharded", *options, *batch))
+    try:
+        status = launcher.wait()
+    finally:
+        kill_tree(launcher.pid)
     succeed(one)
     yield Row(f"exit status of FSDP2 on {processes}", status, "", at_most=0)
     yield _agreement(setting, f"FSDP2 on {processes} against one process: losses of {STEPS} steps", "sharded", "one")

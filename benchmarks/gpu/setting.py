@@ -15,9 +15,6 @@ COMMON = (
 FULL = ("--quality", 3, "--batch_size", 16)
 TINY = ("--N", 8, "--M", 12, "--batch_size", 4, "--input_size", 64)
 
-WITHOUT_TF32 = "NVIDIA_TF32_OVERRIDE"
-"""Set to 0, this variable makes NVIDIA's libraries compute FP32 without TF32."""
-
 
 class NotApplicableError(Exception):
     """A part cannot run here; the message says why."""
@@ -83,6 +80,7 @@ class Setting:
         trainer = Trainer(self.coco224, self.folder / name, *self.options(*options))
         for _ in range(steps):
             trainer.step()
+        trainer.finish()
         return self.folder / name
 
 

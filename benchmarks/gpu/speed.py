@@ -25,12 +25,21 @@ Step = Callable[[], object]
 def speed(setting: Setting, quality: int, act: str) -> Iterator[Row]:
     """Training and evaluation with each batch size: pictures/s, share of the matrix peak, shares of kinds, memory."""
     for batch in (2,) if setting.tiny else BATCHES:
-        yield _speed(setting, quality, act, batch)
-        gc.collect()
-        torch._dynamo.reset()
+        what = f"training, quality {quality}, {act}, batch {batch}, bf16, MSE + bpp"
+        try:
+            yield _speed(setting, quality, act, batch, what)
+        except torch.OutOfMemoryError:
+            yield Row(f"{what}: needs more memory than this GPU has", torch.cuda.mem_get_info()[1] / 1e9, "GB")
+        forget()
 
 
-def _speed(setting: Setting, quality: int, act: str, batch: int) -> Row:
+def forget() -> None:
+    """Gives back what the last trainer and its graphs hold."""
+    torch._dynamo.reset()
+    gc.collect()
+
+
+def _speed(setting: Setting, quality: int, act: str, batch: int, what: str) -> Row:
     if setting.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     trainer = Trainer(setting.coco224, setting.folder / f"run-{batch}", *options(setting, quality, act, batch))
@@ -47,8 +56,23 @@ def _speed(setting: Setting, quality: int, act: str, batch: int) -> Row:
         "idle, of the step": max(0.0, 1 - busy.total() / seconds),
         "peak memory, MB": memory,
     }
-    what = f"training, quality {quality}, {act}, batch {batch}, bf16, MSE + bpp"
     return Row(what, batch / seconds, "pictures/s", sides=sides)
+
+
+def determinism(setting: Setting) -> Iterator[Row]:
+    """What it costs that a run repeats bit for bit: a step with and without --deterministic."""
+    quality, act, batch = 8, "relu", 2 if setting.tiny else BATCHES[0]
+    words = options(setting, quality, act, batch)
+
+    def rate(flag: str) -> float:
+        trainer = Trainer(setting.coco224, setting.folder / flag, *words, "--deterministic", flag)
+        return batch / seconds_of(setting, trainer.step)
+
+    exact = rate("true")
+    forget()
+    fastest = rate("false")
+    what = f"speed with the same bits in every run over the fastest, quality {quality}, {act}, batch {batch}"
+    yield Row(what, exact / fastest, "x", sides={"exact, pictures/s": exact, "fastest, pictures/s": fastest})
 
 
 def options(setting: Setting, quality: int, act: str, batch: int) -> list[str]:

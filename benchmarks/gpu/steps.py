@@ -35,6 +35,12 @@ def gate_mlp(setting: Setting) -> Iterator[Row]:
     yield from _twenty(setting, "gate_mlp, distilled start, mse", "--act", "gate_mlp", "--loss_type", "mse", *start)
 
 
+def hyperprior(setting: Setting) -> Iterator[Row]:
+    """The mean-scale hyperprior with ReLU in GDN's place, bf16."""
+    words = ("--arch", "mbt2018_mean", "--act", "relu", "--loss_type", "mse")
+    yield from _twenty(setting, "mbt2018_mean, relu, bf16, mse", *words)
+
+
 def qat(setting: Setting) -> Iterator[Row]:
     """ReLU in int8 through all three phases."""
     phases = ("--qat", "true", "--qat_scope", "all", "--qat_calib_steps", 6, "--qat_freeze_after", 12)

@@ -38,13 +38,14 @@ MOST_MEAN = (1 << 20) - 1
 MOST_SCALE = (1 << 16) - 1
 MOST_MULTIPLIER = 1 << 16
 MOST_SHIFT = 45
-"""The sum, below 2^31, times the multiplier, plus 2^(shift - 1), is below 2^53."""
-_MOST_SUM = 1 << 31
+"""A sum, below 2^31, times the multiplier, plus 2^(shift - 1), is below 2^53."""
+_MOST_SUM = (1 << 31) - 1
 _EXACT = 1 << 24
 """A float32 represents all integers up to this one."""
 MOST_SYMBOL = 1 << 20
 """Symbols of z beyond it are taken for this one, before they are scaled; no trained codec has any."""
-MOST_ACTIVATION = 1 << 16
+MOST_ACTIVATION = (1 << 16) - 1
+MOST_MEDIAN = (1 << 30) - 1
 _CHUNK = 1 << 18
 """Sums that are computed at once: they and their rescaling stay in the processor's cache."""
 
@@ -66,7 +67,7 @@ class Layer:
         shift: int32 [C_out], 1 to 45.
         slope: of the activation for negative sums, in units of 2^-16: 0 is ReLU, 65536 is none. For negative sums the
             multiplier is (multiplier * slope + 2^15) >> 16.
-        most: outputs are clamped to -most..most.
+        most: outputs are clamped to -most..most, and after ReLU to 0..most.
     """
 
     weight: NDArray[np.int8]
@@ -113,10 +114,10 @@ class Layer:
         factors = [each[:, None] * unit for each in (multiplier, (multiplier * self.slope + (1 << 15)) >> 16)]
         return tuple((factor, self.bias[:, None] * factor + 0.5) for factor in factors)
 
-    def bound(self, inputs: int) -> int:
-        """The largest magnitude that a sum can have for inputs of at most this magnitude."""
-        sums = np.abs(self.weight.astype(np.int64)).sum((1, 2, 3)) * inputs + np.abs(self.bias.astype(np.int64))
-        return int(sums.max())
+    def most_input(self) -> int:
+        """The largest magnitude of inputs for which no sum, with its bias, leaves 32 bits."""
+        weights = np.abs(self.weight.astype(np.int64)).sum((1, 2, 3))
+        return int(((_MOST_SUM - np.abs(self.bias.astype(np.int64))) // np.maximum(weights, 1)).min())
 
     def needed(self, outputs: Span, length: int) -> Span:
         """The rows of the input, of `length`, that these rows of the output depend on."""
@@ -184,9 +185,8 @@ class IntegerNetwork:
     """h_s in integers: from the symbols of z to the table index of each value of y, and to its mean.
 
     Attributes:
-        layers: two transposed layers and one of stride 1, or any others whose channels fit. The last one's output is
-            the scale in units of 2^-8, and for a mean-scale hyperprior, as a second half of its channels, the mean in
-            units of 2^-6.
+        layers: two transposed layers and one of stride 1. The last one's output is the scale in units of 2^-8, and for
+            a mean-scale hyperprior, as a second half of its channels, the mean in units of 2^-6.
         medians: int32 [N], of z, in units of 2^-fraction.
         fraction: fractional bits of the input.
         most: the input is clamped to -most..most.
@@ -208,9 +208,11 @@ class IntegerNetwork:
         """Checks the numbers."""
         if self.medians.dtype != np.int32 or self.thresholds.dtype != np.int32 or self.thresholds.ndim != 1:
             raise InputError("an integer network of another type than int32 medians and thresholds")
-        if not 0 <= self.fraction <= 10 or not 1 <= self.most < MOST_ACTIVATION:
+        if self.medians.min(initial=0) < -MOST_MEDIAN or self.medians.max(initial=0) > MOST_MEDIAN:
+            raise InputError("an integer network whose medians have more than 31 bits")
+        if not 0 <= self.fraction <= 10 or not 1 <= self.most <= MOST_ACTIVATION:
             raise InputError(f"an integer network with {self.fraction} fractional bits and inputs up to {self.most}")
-        if len(self.thresholds) > 255 or (np.diff(self.thresholds, prepend=0) < 0).any():
+        if len(self.thresholds) > 255 or (np.diff(self.thresholds.astype(np.int64), prepend=0) < 0).any():
             raise InputError("an integer network whose thresholds do not rise")
         if [each.transposed for each in self.layers] != [True, True, False]:
             raise InputError("an integer network of other layers than h_s has")
@@ -221,7 +223,7 @@ class IntegerNetwork:
             raise InputError("an integer network with other numbers of scales and of means")
         inputs = self.most
         for layer in self.layers:
-            if inputs >= MOST_ACTIVATION or layer.bound(inputs) >= _MOST_SUM:
+            if inputs > min(MOST_ACTIVATION, layer.most_input()):
                 raise InputError("an integer network whose sums can leave 32 bits")
             inputs = layer.most
 

@@ -60,6 +60,7 @@ class Quantization:
         eval_fakequant: fake quantization stays on in `eval()`.
         phase: the phase of training.
         learning: ranges and scales learn when the phase allows it; False: they stay fixed.
+        hyper: h_a is quantized too; the scope includes the encoder.
     """
 
     scope: Literal["encoder", "decoder", "all"]
@@ -68,6 +69,18 @@ class Quantization:
     eval_fakequant: bool = True
     phase: Phase = Phase.CALIBRATION
     learning: bool = True
+    hyper: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InputError if h_a is quantized without the encoder."""
+        if self.hyper and self.scope == "decoder":
+            raise InputError("quantization of h_a without the encoder, whose output it reads")
+
+    @property
+    def transforms(self) -> tuple[str, ...]:
+        """The names of the quantized transforms, in the order in which a codec calls them."""
+        parts = TRANSFORMS[self.scope]
+        return (parts[0], "h_a", *parts[1:]) if self.hyper else parts
 
     @property
     def learns_ranges(self) -> bool:
@@ -103,11 +116,17 @@ class Architecture:
             raise InputError(f"N={self.N}, M={self.M}: a codec has at least one channel")
         if self.arch not in ARCHITECTURES:
             raise InputError(f"architecture {self.arch!r}: not one of {', '.join(ARCHITECTURES)}")
+        if self.quantization and self.quantization.hyper and self.arch == DEFAULT_ARCH:
+            raise InputError(f"quantization of h_a, which {self.arch} does not have")
 
     def in_short(self) -> str:
-        """A short description of what the codec computes in `eval()`: "encoder relu in int8, decoder relu"."""
+        """What the codec computes in `eval()`, with the architecture if it is not the default one.
+
+        For example "encoder relu in int8, decoder relu", or "mbt2018_mean, encoder gate, decoder gdn".
+        """
         words = {"encoder": self.g_a.name, "decoder": self.g_s.name}
         q = self.quantization
         if q and q.eval_fakequant and q.phase.fake_quantizes:
             words |= {part: f"{words[part]} in int8" for part in words if q.scope in (part, "all")}
-        return ", ".join(f"{part} {block}" for part, block in words.items())
+        named = [] if self.arch == DEFAULT_ARCH else [self.arch]
+        return ", ".join([*named, *(f"{part} {block}" for part, block in words.items())])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from codec.evaluation.metrics import MS_SSIM_MIN_SIZE
 
-_PIXELS = 2**16
+_PIXELS = 2**15
 """About so many pixels are in float at a time: their copies stay in the processor's cache."""
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

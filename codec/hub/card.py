@@ -141,7 +141,7 @@ def _training(header: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     start = "random weights"
     if options.get("pretrained"):
-        start = f"CompressAI's `bmshj2018_factorized`, quality {md(options.get('quality'))} (MSE)"
+        start = f"CompressAI's `{code(header['architecture']['arch'])}`, quality {md(options.get('quality'))} (MSE)"
     if options.get("init_checkpoint"):
         start = f"`{code(Path(str(options['init_checkpoint'])).name)}`"
     versions = ", ".join(f"{md(name)} {md(number)}" for name, number in header["versions"].items())

@@ -20,9 +20,9 @@ WEIGHTS = "model.safetensors"
 TABLES = "entropy_tables.bin"
 CONFIG = "config.yaml"
 RESOLVED = "resolved.yaml"  # a run's config.yaml, if that name was taken
-# Files that a run leaves beside its checkpoints.
-RECORD = (CONFIG, "metrics.jsonl", "curves.png", "summary.json", "rd.png")
 RECONSTRUCTIONS = "reconstructions.png"
+# Files that a run leaves beside its checkpoints.
+RECORD = (CONFIG, "metrics.jsonl", "curves.png", "summary.json", "rd.png", RECONSTRUCTIONS)
 MARK = f"# {TRAINING}"
 """The first line of a run's config.yaml begins with this: then the folder belongs to a run."""
 
@@ -52,8 +52,8 @@ def repository_files(
         onnx: folder of exported files.
         plugin: file of blocks, uploaded if the codec has a block that is not built in. The path in the checkpoint is
             not trusted, since a stranger's checkpoint could name any file of this machine.
-        recon_dir: the run's folder of reconstructions. Default: the folder that the checkpoint names, if it is inside
-            the checkpoint's own folder.
+        recon_dir: folder of reconstructions, whose newest grid is taken. Default: the grid that the run left beside
+            the checkpoint, or the folder that the checkpoint names, if it is inside the checkpoint's own folder.
 
     Raises:
         InputError: the checkpoint cannot be read.
@@ -73,7 +73,8 @@ def repository_files(
         [],
     )
     _add_record(found, checkpoint.parent)
-    _add_reconstructions(found, recon_dir or _own_recon_dir(checkpoint, saved))
+    if recon_dir or RECONSTRUCTIONS not in found.files:
+        _add_reconstructions(found, recon_dir or _own_recon_dir(checkpoint, saved))
     if {saved.architecture.g_a.name, saved.architecture.g_s.name} <= BUILT_IN:
         plugin = None
     if plugin:
@@ -88,7 +89,7 @@ def repository_files(
 
 def is_ours(path: str) -> bool:
     """Whether a file of a repository is one that a push may have made; a later push without it removes it."""
-    return path in (*RECORD, RECONSTRUCTIONS) or path.startswith("onnx/")
+    return path in RECORD or path.startswith("onnx/")
 
 
 def _add(found: Repository, path: Path, name: str) -> bool:

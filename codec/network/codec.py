@@ -35,6 +35,9 @@ class Codec(CompressionModel, ABC):
     arch: ClassVar[str]
     """Name of the architecture."""
 
+    has_means: ClassVar[bool] = False
+    """Whether a hyperprior predicts means of y."""
+
     N: int
     M: int
     g_a: Any  # an nn.Sequential, or a graph with quantizers
@@ -74,6 +77,25 @@ class Codec(CompressionModel, ABC):
     @abstractmethod
     def y_model(self) -> LatentModel:
         """The entropy model of y."""
+
+    @property
+    def entropy_models(self) -> dict[str, LatentModel]:
+        """The entropy model of each transform's output that is coded: y of g_a, and with a hyperprior z of h_a."""
+        return {"g_a": self.y_model}
+
+    def is_quantized(self, part: str) -> bool:
+        """Whether g_a, h_a or g_s is quantized."""
+        quantization = self.architecture.quantization
+        return quantization is not None and part in quantization.transforms
+
+    def has_symbols(self, part: str) -> bool:
+        """Whether g_a or h_a in int8 gives symbols, or g_s takes them, in `eval()`; otherwise its latent is float."""
+        model = self.entropy_models.get(part, self.y_model)
+        return self.is_quantized(part) and model.symbol_limits is not None
+
+    def has_levels(self, part: str) -> bool:
+        """Whether g_a in int8 gives levels of y (`codec.quantization.levels`), or h_a and g_s take them."""
+        return self.has_means and self.is_quantized(part)
 
     def refresh_tables(self) -> None:
         """Rebuilds from the weights, in place, all that coding needs: medians and CDF tables.
@@ -151,7 +173,8 @@ class Codec(CompressionModel, ABC):
                 f"shape or type: {len(wrong)}, the first {wrong[0]}; check --arch, --quality, --N/--M and --act"
             )
         nn.Module.load_state_dict(self, state)
-        self.y_model.limit_symbols()
+        for model in self.entropy_models.values():
+            model.limit_symbols()
 
     def table_names(self) -> list[str]:
         """The state-dict keys of the tables, whose sizes depend on the weights."""

@@ -59,8 +59,14 @@ class Gaussian(LatentModel, GaussianConditional):
         return zeros
 
     def not_int8(self) -> str:
-        """Symbols around zero are clamped to 8 bits; symbols around a mean that only the host knows stay in float."""
-        return "the host subtracts the mean before it rounds" if self.has_means else ""
+        """Empty: symbols around zero are clamped to 8 bits, and with means the chip has levels of y."""
+        return ""
+
+    def limit_symbols(self) -> None:
+        """See `LatentModel`; symbols around a mean have no limits, since the host makes them."""
+        super().limit_symbols()
+        if self.has_means:
+            self.symbol_limits = None
 
     def build_tables(self) -> None:
         """Builds the CDF table of each of CompressAI's 64 scales, if there is none: they do not depend on weights."""

@@ -1,6 +1,6 @@
 """bmshj2018_hyperprior and mbt2018_mean: a second latent z tells the decoder how each value of y is distributed."""
 
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 from compressai.models import MeanScaleHyperprior, ScaleHyperprior
@@ -16,6 +16,7 @@ from codec.network.bottleneck import other_keys
 from codec.network.codec import Codec
 from codec.network.gaussian import TABLES, Gaussian
 from codec.network.integer import TorchIntegerNetwork, integer_h_s
+from codec.network.latent import LatentModel
 
 
 class HyperCodec(Codec):
@@ -29,8 +30,7 @@ class HyperCodec(Codec):
             while the weights train; then h_s predicts.
     """
 
-    has_means: ClassVar[bool]
-    h_a: nn.Sequential
+    h_a: Any  # an nn.Sequential, or a graph with quantizers
     h_s: nn.Sequential
 
     integer_h_s: TorchIntegerNetwork | None
@@ -42,7 +42,8 @@ class HyperCodec(Codec):
 
     def quantize(self, y: Tensor, keys: Tensor | None, detach_rate: bool) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """See `Codec.quantize`."""
-        z = self.h_a(self.seen_by_h_a(y.detach() if detach_rate else y))
+        seen = self.emitted(y) if keys is None else y
+        z = self.h_a(self.seen_by_h_a(seen.detach() if detach_rate else seen))
         z_hat, z_likelihoods, aux_loss = self.entropy_bottleneck(z, None if keys is None else other_keys(keys))
         if keys is None and self.integer_h_s is not None:
             scales, means = self.predict_in_integers(self.entropy_bottleneck.symbols(z), y)
@@ -50,6 +51,10 @@ class HyperCodec(Codec):
             scales, means = self.predict(z_hat, y)
         y_hat, y_likelihoods = self.gaussian_conditional(y, scales, means, keys, detach_rate)
         return y_hat, {"y": y_likelihoods, "z": z_likelihoods}, aux_loss
+
+    def emitted(self, y: Tensor) -> Tensor:
+        """y as the encoder gives it to h_a in evaluation: the symbols, if an int8 encoder gives nothing else."""
+        return self.y_model.symbols(y) if self.has_symbols("g_a") else y
 
     def seen_by_h_a(self, y: Tensor) -> Tensor:
         """The input of h_a: the magnitudes of y, or y itself if there are means to predict."""
@@ -74,6 +79,11 @@ class HyperCodec(Codec):
     def y_model(self) -> Gaussian:
         """The Gaussian."""
         return self.gaussian_conditional
+
+    @property
+    def entropy_models(self) -> dict[str, LatentModel]:
+        """The Gaussian of y, and the entropy bottleneck of z."""
+        return {"g_a": self.gaussian_conditional, "h_a": self.entropy_bottleneck}
 
     def refresh_tables(self) -> None:
         """See `Codec.refresh_tables`."""

@@ -1,11 +1,11 @@
 """h_s in integers: made from the float h_s without data, and computed by torch for batches on any device."""
 
 import math
-from collections.abc import Iterator
+from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +14,7 @@ from codec.bitstream.integer import (
     MEAN_BITS,
     MOST_ACTIVATION,
     MOST_MEAN,
+    MOST_MEDIAN,
     MOST_MULTIPLIER,
     MOST_SCALE,
     MOST_SHIFT,
@@ -27,11 +28,14 @@ from codec.network.bottleneck import Bottleneck
 
 ACTIVATION_BITS = 10
 """Of the values between the layers."""
+_MOST_ACTIVATION = (1 << ACTIVATION_BITS) - 1
 MARGIN = 2.0
 """Between the largest activation that the sampled z give and the largest that does not saturate."""
 INPUT_BITS = 12
 """Of z with its fractional bits, as far as its tables reach."""
 _MOST_FRACTION = 4
+_MOST_BIAS = 1 << 30
+_LEAST_RANGE = 1e-6
 _DRAWN = (2, 8)
 """Sampled pictures of z with independent symbols, and their side."""
 _FLAT = (48, 3)
@@ -54,39 +58,49 @@ def integer_h_s(h_s: nn.Sequential, bottleneck: Bottleneck, scale_table: Tensor,
     medians = bottleneck.medians().double()
     reach = max(map(abs, bottleneck.symbol_range())) + float(medians.abs().max()) + 1
     fraction = max(0, min(_MOST_FRACTION, math.floor(INPUT_BITS - math.log2(reach))))
-    most, step = min(MOST_ACTIVATION - 1, math.ceil(reach * 2**fraction)), 2.0**-fraction
-    activations = [each.to(medians.device) + medians for each in _sampled(bottleneck)]
-    stages, layers = list(_stages(h_s)), []
-    for number, (convolution, activation, slope) in enumerate(stages):
-        activations = [activation(convolution(each.float())) for each in activations]
-        last = number == len(stages) - 1
-        if last:
-            units = torch.full_like(convolution.bias, 2.0**-SCALE_BITS)
-            units[len(units) // 2 if has_means else len(units) :] = 2.0**-MEAN_BITS
-        else:
-            largest = MARGIN * max(float(each.abs().max()) for each in activations)
-            units = torch.full_like(convolution.bias, max(largest, 1e-6) / ((1 << ACTIVATION_BITS) - 1))
-        limit = MOST_MEAN if last else (1 << ACTIVATION_BITS) - 1
-        layers.append(_quantized(convolution, slope, step, units.double(), limit))
-        step = float(units[0])
+    step = 2.0**-fraction
+    activations = [(each.to(medians.device) + medians).float() for each in _sampled(bottleneck)]
+    stages, layers = _stages(h_s), []
+    for stage in stages[:-1]:
+        activations = [stage.activation(stage.convolution(each)) for each in activations]
+        largest = max(float(each.abs().max()) for each in activations)
+        unit = max(MARGIN * largest, _LEAST_RANGE) / _MOST_ACTIVATION
+        layers.append(_quantized(stage, step, torch.full_like(stage.bias, unit), _MOST_ACTIVATION))
+        step = unit
+    units = torch.full_like(stages[-1].bias, 2.0**-SCALE_BITS)
+    if has_means:
+        units[len(units) // 2 :] = 2.0**-MEAN_BITS
+    layers.append(_quantized(stages[-1], step, units, MOST_MEAN))
     scales = scale_table[:-1].double().cpu().numpy()
     thresholds = np.floor(scales * 2**SCALE_BITS).astype(np.int32) + 1  # a scale above s belongs to the next row
-    fixed = torch.round(medians * 2**fraction).flatten().int().cpu().numpy()
+    fixed = torch.round(medians / 2.0**-fraction).clamp(-MOST_MEDIAN, MOST_MEDIAN).flatten().int().cpu().numpy()
+    most = min(math.ceil(reach * 2**fraction), MOST_ACTIVATION, layers[0].most_input())
     return IntegerNetwork(tuple(layers), fixed, fraction, most, thresholds, has_means)
 
 
-def _stages(h_s: nn.Sequential) -> Iterator[tuple[nn.Conv2d | nn.ConvTranspose2d, nn.Module, int]]:
-    """The convolutions with their activations, and the slopes of these for negative values in units of 2^-16."""
-    modules = list(h_s)
-    while modules:
-        convolution = modules.pop(0)
+class _Stage(NamedTuple):
+    """A convolution with its bias and activation, and the activation's slope for negative values in units of 2^-16."""
+
+    convolution: nn.Conv2d | nn.ConvTranspose2d
+    bias: Tensor
+    activation: nn.Module
+    slope: int
+
+    def weight(self) -> Tensor:
+        """The weights [C_out, C_in, k, k]."""
+        weight = self.convolution.weight.double()
+        return weight.transpose(0, 1) if isinstance(self.convolution, nn.ConvTranspose2d) else weight
+
+
+def _stages(h_s: nn.Sequential) -> list[_Stage]:
+    stages, modules = [], list(h_s)
+    for convolution, activation in zip_longest(modules[::2], modules[1::2], fillvalue=nn.Identity()):
         assert isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d)
-        if not modules:
-            yield convolution, nn.Identity(), LINEAR
-            return
-        activation = modules.pop(0)
-        assert isinstance(activation, nn.ReLU | nn.LeakyReLU)
-        yield convolution, activation, round(getattr(activation, "negative_slope", 0) * LINEAR)
+        assert isinstance(activation, nn.ReLU | nn.LeakyReLU | nn.Identity)
+        assert convolution.bias is not None
+        slope = {nn.ReLU: 0.0, nn.Identity: 1.0}.get(type(activation), getattr(activation, "negative_slope", 0.0))
+        stages.append(_Stage(convolution, convolution.bias, activation, round(slope * LINEAR)))
+    return stages
 
 
 def _sampled(bottleneck: Bottleneck) -> list[Tensor]:
@@ -104,30 +118,34 @@ def _sampled(bottleneck: Bottleneck) -> list[Tensor]:
     return [apart, flat.T[:, :, None, None].expand(-1, -1, _FLAT[1], _FLAT[1])]
 
 
-def _quantized(convolution: nn.Conv2d | nn.ConvTranspose2d, slope: int, step: float, units: Tensor, most: int) -> Layer:
+def _quantized(stage: _Stage, step: float, units: Tensor, most: int) -> Layer:
     """A layer in integers.
 
     Args:
         step: the value of 1 in its input.
         units: the value of 1 in each channel of its output [C_out].
+        most: the largest output.
     """
-    weight = convolution.weight.double()
-    if isinstance(convolution, nn.ConvTranspose2d):
-        weight = weight.transpose(0, 1)
+    weight = stage.weight()
     largest = weight.abs().amax((1, 2, 3)).clamp_min(1e-12)
-    sums = step * largest / 127  # the value of 1 in a sum of each channel
-    rounded = torch.round(weight * (127 / largest)[:, None, None, None])
-    bias = torch.round(convolution.bias.double() / sums).clamp(-(2.0**30), 2.0**30)
-    ratio = (sums / units).cpu().numpy()
+    sums = step * largest / 127  # the value of 1 in each channel's sums
+    ratio = (sums / units.double()).cpu().numpy()
     shift = np.clip(15 - np.ceil(np.log2(ratio)), 1, MOST_SHIFT).astype(np.int32)
-    multiplier = np.clip(np.rint(np.ldexp(ratio, shift)), 0, MOST_MULTIPLIER).astype(np.int32)
-    return Layer(rounded.to(torch.int8).cpu().numpy(), bias.int().cpu().numpy(), multiplier, shift, slope, most)
+    return Layer(
+        weight=torch.round(weight * (127 / largest)[:, None, None, None]).to(torch.int8).cpu().numpy(),
+        bias=torch.round(stage.bias.double() / sums).clamp(-_MOST_BIAS, _MOST_BIAS).int().cpu().numpy(),
+        multiplier=np.clip(np.rint(np.ldexp(ratio, shift)), 0, MOST_MULTIPLIER).astype(np.int32),
+        shift=shift,
+        slope=stage.slope,
+        most=most,
+    )
 
 
 class TorchIntegerNetwork(nn.Module):
     """`IntegerNetwork` for batches: the same integers, in float64 on any device, so that any order of sums is exact.
 
-    Matrix products, one for each tap, and no convolution: a library may choose an algorithm for it that rounds (FFT).
+    Matrix products and no convolution: a library may choose an algorithm for it that rounds (FFT). They copy the 3x3
+    neighbourhoods, so this is for crops and small pictures; `HyperCoder.context` takes pictures of any size.
 
     Args:
         network: the network.
@@ -170,8 +188,9 @@ class TorchIntegerNetwork(nn.Module):
 
 
 class _TorchLayer(nn.Module):
-    """A `Layer` for batches."""
+    """A `Layer` for batches, as one matrix product of its 3x3 neighbourhoods."""
 
+    weight: Tensor
     factor: Tensor
     offset: Tensor
     negative_factor: Tensor
@@ -180,33 +199,23 @@ class _TorchLayer(nn.Module):
     def __init__(self, layer: Layer) -> None:
         super().__init__()
         self.slope, self.least, self.most = layer.slope, layer.least, layer.most
-        (factor, offset), (negative_factor, negative_offset) = layer.factors
-        self._keep(factor=factor, offset=offset, negative_factor=negative_factor, negative_offset=negative_offset)
-        self.offsets = [list(weights) for weights in taps(layer).values()]
-        for number, weights in enumerate(taps(layer).values()):
-            self._keep(**{f"weight{number}": np.stack(list(weights.values())).astype(np.float64)})
-
-    def _keep(self, **arrays: NDArray[np.float64]) -> None:
-        for name, array in arrays.items():
-            self.register_buffer(name, torch.from_numpy(array), persistent=False)
+        self.upscale = 2 if layer.transposed else 1
+        shape = len(layer.weight), self.upscale**2, layer.weight.shape[1], 3, 3
+        weight = torch.zeros(shape, dtype=torch.float64)
+        for phase, weights in enumerate(taps(layer).values()):
+            for (dy, dx), values in weights.items():
+                weight[:, phase, :, dy + 1, dx + 1] = torch.from_numpy(values.astype(np.float64))
+        self.register_buffer("weight", weight.flatten(0, 1).flatten(1), persistent=False)
+        names = ("factor", "offset", "negative_factor", "negative_offset")
+        for name, array in zip(names, (each for pair in layer.factors for each in pair), strict=True):
+            repeated = torch.from_numpy(array).repeat_interleave(self.upscale**2, 0)
+            self.register_buffer(name, repeated, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Integers [B, C_in, h, w] to integers [B, C_out, h, w], or twice as high and wide."""
-        height, width = x.shape[-2:]
-        padded = functional.pad(x, (1, 1, 1, 1))
-        found = []
-        for number, offsets in enumerate(self.offsets):
-            weights: Tensor = getattr(self, f"weight{number}")
-            pieces = [padded[..., 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width].flatten(2) for dy, dx in offsets]
-            sums = weights[0] @ pieces[0]
-            for weight, piece in zip(weights[1:], pieces[1:], strict=True):
-                sums = sums + weight @ piece
-            found.append(self._rescaled(sums))
-        outputs = torch.stack(found, 2).flatten(1, 2).unflatten(2, (height, width))
-        return functional.pixel_shuffle(outputs, 2) if len(found) > 1 else outputs
-
-    def _rescaled(self, sums: Tensor) -> Tensor:
+        sums = self.weight @ functional.unfold(x, 3, padding=1)
         scaled = sums * self.factor + self.offset
         if 0 < self.slope < LINEAR:
             scaled = torch.maximum(scaled, sums * self.negative_factor + self.negative_offset)
-        return scaled.floor().clamp(self.least, self.most)
+        outputs = scaled.floor().clamp(self.least, self.most).unflatten(2, x.shape[-2:])
+        return functional.pixel_shuffle(outputs, self.upscale)

@@ -1,4 +1,6 @@
-"""What every entropy model of y offers: symbols around centres, and their limits in an int8 runtime."""
+"""What every entropy model of a latent offers: symbols around centres, and their limits in an int8 runtime."""
+
+from typing import Any
 
 import torch
 from compressai.entropy_models import EntropyModel
@@ -9,17 +11,23 @@ INT8 = (-128, 127)
 
 
 class LatentModel(EntropyModel):
-    """The part of an entropy model of y that quantization, export and files use.
+    """The part of an entropy model of y or z that quantization, export and files use.
 
     Attributes:
         for_int8: the codec is fake-quantized in `eval()`: symbols are clamped to 8 bits if `not_int8` is empty.
             `codec.quantization` sets it.
         symbol_limits: the smallest and the largest symbol in `eval()`; None: no limits. It is computed from `for_int8`
             and the tables, and stored because that reads the tables on the host.
+        clamped: buffer [2], int64, not saved: how many symbols were clamped to the limits, and how many there were.
     """
 
     for_int8: bool = False
     symbol_limits: tuple[int, int] | None = None
+    clamped: Tensor
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.register_buffer("clamped", torch.zeros(2, dtype=torch.int64), persistent=False)
 
     def medians(self) -> Tensor:
         """The medians [1, M, 1, 1]; they are subtracted from y before rounding."""
@@ -28,12 +36,17 @@ class LatentModel(EntropyModel):
     def symbols(self, y: Tensor) -> Tensor:
         """round(y - median) within the limits, [B, M, H, W], as floats."""
         symbols = torch.round(y - self.medians())
-        return symbols if self.symbol_limits is None else symbols.clamp(*self.symbol_limits)
+        if self.symbol_limits is None:
+            return symbols
+        limited = symbols.clamp(*self.symbol_limits)
+        count = torch.stack([(symbols != limited).sum(), torch.ones_like(symbols, dtype=torch.int64).sum()])
+        self.clamped = self.clamped + count  # in place is forbidden for a copy that was made in inference mode
+        return limited
 
     def limit_symbols(self) -> None:
         """Sets `symbol_limits` after a change of `for_int8` or of the tables (a host read)."""
         self.symbol_limits = INT8 if self.for_int8 and not self.not_int8() else None
 
     def not_int8(self) -> str:
-        """Why 8 bits cannot hold the symbols; empty if they can (a host read)."""
+        """Why 8 bits cannot hold what an int8 runtime has of the latent; empty if they can (a host read)."""
         raise NotImplementedError

@@ -9,11 +9,13 @@ from itertools import chain, islice
 import torch
 from torch import Tensor
 
-from codec.description.architecture import TRANSFORMS, Phase, Quantization
+from codec.description.architecture import Phase, Quantization
 from codec.network.codec import Codec
+from codec.network.hyperprior import HyperCodec
 from codec.network.tables import tables_of
 from codec.quantization.equalize import equalize
 from codec.quantization.layers import QuantizedLayer
+from codec.quantization.levels import fit_levels
 from codec.quantization.phases import (
     activation_quantizers,
     enter,
@@ -69,7 +71,7 @@ def equalize_channels(codec: Codec, pictures: Sequence[Tensor]) -> None:
     if not quantization_of(codec).w_per_channel:
         return
     with _in_evaluation(codec, quantize=False):
-        for part in TRANSFORMS[quantization_of(codec).scope]:
+        for part in quantization_of(codec).transforms:
             transform = getattr(codec, part)
             if not any(q.learns and q.has_range for _, q in activation_quantizers(transform)):
                 equalize(transform, _inputs(codec, part, pictures))
@@ -79,15 +81,19 @@ def equalize_channels(codec: Codec, pictures: Sequence[Tensor]) -> None:
 def round_to_grid(codec: Codec, pictures: Sequence[Tensor]) -> None:
     """GPTQ rounding of the weights (`codec.quantization.rounding`), in place, with scales from the weights as they are.
 
+    The steps of y's levels are chosen before, if the codec has any.
+
     Args:
         codec: in a phase of fake quantization.
         pictures: float [B, 3, H, W] in [0, 1] each.
     """
+    with _in_evaluation(codec, quantize=False):
+        fit_levels(codec, pictures)
     for layer in codec.modules():
         if isinstance(layer, QuantizedLayer) and quantization_of(codec).learning:
             layer.update_weight_scale()
     with _in_evaluation(codec, quantize=True):
-        for part in TRANSFORMS[quantization_of(codec).scope]:
+        for part in quantization_of(codec).transforms:
             round_weights(getattr(codec, part), _inputs(codec, part, pictures))
 
 
@@ -106,7 +112,9 @@ def _in_evaluation(codec: Codec, quantize: bool) -> Iterator[None]:
 
 
 def _inputs(codec: Codec, part: str, pictures: Sequence[Tensor]) -> list[Tensor]:
-    """The inputs of g_a or g_s for pictures."""
+    """The inputs of g_a, h_a or g_s for pictures."""
     if part == "g_a":
         return list(pictures)
+    if isinstance(codec, HyperCodec) and part == "h_a":
+        return [codec.seen_by_h_a(codec.emitted(codec.g_a(x))) for x in pictures]
     return [codec.quantize(codec.g_a(x), None, False)[0] for x in pictures]

@@ -43,7 +43,6 @@ import copy
 import torch
 import torch.nn.functional as F
 
-from codec.description.architecture import TRANSFORMS
 from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.quantization.graph import QuantizedTransform
@@ -68,7 +67,7 @@ def frozen(codec: Codec) -> Codec:
     fixed: Codec = copy.deepcopy(codec).eval().requires_grad_(False)
     switches_of(fixed).in_eval = True
     limit_symbols(fixed)
-    for part in TRANSFORMS[quantization.scope]:
+    for part in quantization.transforms:
         getattr(fixed, part)(example_input(fixed, part))  # scales that follow the weights are up to date after this
     switches_of(fixed).follow = False
     for module in fixed.modules():
@@ -76,7 +75,7 @@ def frozen(codec: Codec) -> Codec:
             module.frozen = (float(module.scale), int(module.zero_point))
         elif isinstance(module, WeightQuantizer) and module.axis is None:
             module.frozen = float(module.scale)
-    for part in TRANSFORMS[quantization.scope]:
+    for part in quantization.transforms:
         replace_clamps_by_relus(getattr(fixed, part))
     return fixed
 

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from codec.quantization.layers import WEIGHTED, QuantizedLayer, quantize_around, quantize_layer
+from codec.quantization.levels import RANGE as LEVELS
+from codec.quantization.levels import Levels
 from codec.quantization.observers import Observer
 from codec.quantization.pairs import PAIRS
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer, Wiring
@@ -20,6 +22,7 @@ from codec.quantization.tracing import (
     SIGMOIDS,
     TRANSPOSED,
     Tracer,
+    called_module,
     constant_nodes,
     is_traceable,
     node_outputs,
@@ -137,7 +140,9 @@ class _QuantizerInserter:
             self.quantizer_of[node] = self.quantizer_of[inputs[0]]
         if node.op == "output" or not _is_float(self.outputs[node]):
             return
-        if node is self.last:
+        if _holds_levels(node):
+            self._quantize_output(node, LEVELS, only_in_eval=True)
+        elif node is self.last:
             if output_range:
                 self._quantize_output(node, output_range, only_in_eval=True)
         elif node.op == "placeholder":
@@ -225,6 +230,13 @@ def _output_quantizer(node: fx.Node, quantizer_of: dict[fx.Node, str]) -> str | 
     if user in quantizer_of:
         return quantizer_of[user]
     return _output_quantizer(user, quantizer_of) if rectifier_bound(user) is not None else None
+
+
+def _holds_levels(node: fx.Node) -> bool:
+    """Whether a node's result is levels: `Levels` gives or takes it."""
+    if operation(node) is Levels:
+        return not called_module(node).gives_y
+    return any(operation(user) is Levels and called_module(user).gives_y for user in node.users)
 
 
 def _is_float(value: Any) -> bool:

@@ -12,22 +12,26 @@
 rounding are in `codec.quantization.calibrate`; what an exporter gets is in `codec.quantization.freeze`.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from codec.description.architecture import TRANSFORMS, Architecture, Phase, Quantization
+from codec.description.architecture import Architecture, Phase, Quantization
 from codec.errors import InputError
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.quantization.graph import insert_quantizers
 from codec.quantization.layers import QuantizedLayer
+from codec.quantization.levels import Levels, levels_of, set_steps, with_levels
 from codec.quantization.observers import Reduction, observer_named
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer
 
 PICTURE_RANGE = (0.0, 1.0)
+MAGNITUDE_RANGE = (0.0, 255.0)
+"""Gives magnitudes of symbols the scale 1."""
 
 
 def build(architecture: Architecture) -> Codec:
@@ -48,18 +52,25 @@ def prepare(codec: Codec, quantization: Quantization) -> None:
     If the phase is one of fake quantization, load the ranges with the weights before the codec is used.
     """
     switches = Switches(in_eval=quantization.eval_fakequant)
-    for part in TRANSFORMS[quantization.scope]:
+    for part in quantization.transforms:
         transform = insert_quantizers(
-            getattr(codec, part),
+            with_levels(codec, part),
             example_input(codec, part),
             switches,
             per_channel=quantization.w_per_channel,
             observer=observer_named(quantization.act_observer),
-            input_range=PICTURE_RANGE if part == "g_a" else None,
+            input_range=_input_range(codec, part),
             output_range=PICTURE_RANGE if part == "g_s" else None,
         )
         setattr(codec, part, transform.to(next(codec.parameters()).device))
     _set_phase(codec, quantization)
+
+
+def _input_range(codec: Codec, part: str) -> tuple[float, float] | None:
+    """The range of a transform's input; None for y_hat, and for y, whose levels have one."""
+    if part == "h_a" and not codec.has_means:
+        return MAGNITUDE_RANGE
+    return PICTURE_RANGE if part == "g_a" else None
 
 
 def in_float(codec: Codec) -> Codec:
@@ -67,6 +78,9 @@ def in_float(codec: Codec) -> Codec:
     if not codec.architecture.quantization:
         return codec
     plain = new_codec(replace(codec.architecture, quantization=None))
+    if any(levels_of(codec)):
+        codec = copy.deepcopy(codec)
+        set_steps(codec, torch.ones_like(next(levels_of(codec))[1].step))
     added = quantizer_state(codec)
     plain.load_weights({name: tensor for name, tensor in codec.state_dict().items() if name not in added})
     plain.load_coding_arrays(codec.coding_arrays())
@@ -108,13 +122,15 @@ def _set_phase(codec: Codec, quantization: Quantization) -> None:
 
 
 def limit_symbols(codec: Codec) -> None:
-    """Tells the entropy model of y whether an int8 runtime takes its symbols, and the first layer of g_s the model."""
+    """Tells the entropy models whether an int8 runtime has their symbols, and the first layer of g_s that of y."""
     switches = switches_of(codec)
     first = codec.g_s.get_submodule("0")
     if isinstance(first, QuantizedLayer):
         first.wiring.y_model = codec.y_model
-    codec.y_model.for_int8 = switches.quantize and switches.in_eval
-    codec.y_model.limit_symbols()
+    for part, model in codec.entropy_models.items():
+        of_chip = part == "g_a" or part in quantization_of(codec).transforms  # y is also the input of g_s
+        model.for_int8 = of_chip and switches.quantize and switches.in_eval
+        model.limit_symbols()
 
 
 def disable_fake_quant(codec: Codec) -> None:
@@ -153,19 +169,19 @@ def quantizer_state(codec: Codec) -> set[str]:
     return {
         f"{name}.{buffer}"
         for name, module in codec.named_modules()
-        if isinstance(module, ActivationQuantizer | WeightQuantizer)
+        if isinstance(module, ActivationQuantizer | WeightQuantizer | Levels)
         for buffer in module.state_dict()
     }
 
 
 def closed_layers(codec: Codec) -> list[str]:
     """Layers that could not be traced: quantized before and after, and around each convolution inside."""
-    parts = TRANSFORMS[quantization_of(codec).scope]
+    parts = quantization_of(codec).transforms
     return [f"{part}.{name}" for part in parts for name in getattr(codec, part).closed]
 
 
 def example_input(codec: Codec, part: str) -> Tensor:
-    """A small input of g_a or g_s, all zeros."""
+    """A small input of g_a, h_a or g_s, all zeros."""
     shape = (1, 3, 64, 64) if part == "g_a" else (1, codec.M, 4, 4)
     return torch.zeros(shape, device=next(codec.parameters()).device)
 

@@ -10,6 +10,7 @@ from compressai.layers import GDN
 from torch import Tensor, fx, nn
 
 from codec.quantization.layers import WEIGHTED
+from codec.quantization.levels import Levels
 
 REARRANGING = (
     *(nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.MaxPool2d),
@@ -35,7 +36,7 @@ SIGMOIDS = (nn.Sigmoid, torch.sigmoid, F.sigmoid, "sigmoid")
 
 
 class Tracer(fx.Tracer):
-    """Opens blocks down to torch's own layers, classes derived from convolutions and linear layers, and GDN."""
+    """Opens blocks down to torch's own layers, GDN, `Levels` and classes derived from convolutions or linear layers."""
 
     def __init__(self, closed: list[nn.Module]) -> None:
         """`closed`: modules that stay one node each."""
@@ -43,7 +44,7 @@ class Tracer(fx.Tracer):
         self.closed = closed
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, (*WEIGHTED, GDN)) or any(m is closed for closed in self.closed):
+        if isinstance(m, (*WEIGHTED, GDN, Levels)) or any(m is closed for closed in self.closed):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 
@@ -99,7 +100,7 @@ def operation(node: fx.Node) -> Any:
     """What a node calls: a function, the name of a method, or the class of a module; None if it calls nothing."""
     if node.op != "call_module":
         return node.target if node.op in ("call_function", "call_method") else None
-    return type(_module(node))
+    return type(called_module(node))
 
 
 def rectifier_bound(node: fx.Node) -> float | None:
@@ -110,7 +111,7 @@ def rectifier_bound(node: fx.Node) -> float | None:
     if called in RELUS:
         return math.inf
     if called is nn.Hardtanh:
-        module = _module(node)
+        module = called_module(node)
         low, high = module.min_val, module.max_val
     elif called in CLAMPS:
         bounds = dict(zip(("min", "max"), node.args[1:], strict=False)) | node.kwargs
@@ -121,5 +122,6 @@ def rectifier_bound(node: fx.Node) -> float | None:
     return float(high) if low == 0 and isinstance(high, int | float) else None
 
 
-def _module(node: fx.Node) -> Any:
+def called_module(node: fx.Node) -> Any:
+    """The module that a node calls."""
     return node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]

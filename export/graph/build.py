@@ -1,6 +1,8 @@
 """From a checkpoint to an ONNX graph: opens the codec, quantizes it if wanted, and writes model and entropy tables."""
 
 import os
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +19,22 @@ from codec.quantization.calibrate import calibrate
 from codec.quantization.freeze import frozen
 from codec.quantization.phases import in_float, limit_symbols
 from export.graph import onnx_file
-from export.graph.parts import Part, exportable, is_quantized
+from export.graph.parts import Part, exportable
 from export.graph.qdq import to_int8
 from export.graph.rewrite import Deconv
 from export.pictures import calibration_pictures
-from export.runtime import TABLES_SUFFIX
-from export.runtime.session import MARGINS
+from export.runtime.session import H_A, H_A_SUFFIX, MARGINS, STEPS, TABLES_SUFFIX, digest
 
-NEEDED = {"encoder": ("g_a",), "decoder": ("g_s",), "full": ("g_a", "g_s")}
+
+def transforms_of(codec: Codec, part: Part) -> tuple[str, ...]:
+    """The transforms of a part; those of an encoder include h_a, which is a file of its own beside it."""
+    encoder = tuple(codec.entropy_models)
+    return {"encoder": encoder, "h_a": ("h_a",), "decoder": ("g_s",), "full": (*encoder, "g_s")}[part]
+
+
+def parts_of(codec: Codec, part: Part) -> tuple[Part, ...]:
+    """The graphs that a part needs: with a hyperprior, h_a belongs to an encoder."""
+    return ("encoder", "h_a") if part == "encoder" and "h_a" in codec.entropy_models else (part,)
 
 
 def build(
@@ -38,11 +48,15 @@ def build(
     """
     ready = exportable(codec, part, deconv, x, dynamic)
     model = onnx_file.to_onnx(ready.module, ready.example, ready.inputs, ready.outputs, opset, dynamic)
-    if any(is_quantized(codec, transform) for transform in NEEDED[part]):
+    own = {"encoder": ("g_a",), "h_a": ("h_a",), "decoder": ("g_s",), "full": ("g_a", "g_s")}[part]
+    if any(codec.is_quantized(transform) for transform in own):
         to_int8(model)
-    known = margins(codec, *NEEDED[part]) if part != "full" else None
+    known = margins(codec, *own) if part != "full" else None
     properties = {"part": part, "deconv": deconv, "fingerprint": f"{fingerprint:08x}"}
-    onnx.helper.set_model_props(model, properties | {MARGINS: " ".join(map(str, known or ()))})
+    properties[MARGINS] = " ".join(map(str, known or ()))
+    if part != "full" and codec.has_levels(own[0]):
+        properties[STEPS] = getattr(codec, own[0]).levels.step.numpy().astype("<f4").tobytes().hex()
+    onnx.helper.set_model_props(model, properties)
     onnx_file.check(model, opset)
     return model
 
@@ -85,10 +99,11 @@ def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: tuple[int, i
     Raises:
         InputError: the part has no ranges and there is no folder, or it has all ranges and a folder is given.
     """
-    missing = tuple(transform for transform in NEEDED[part] if not is_quantized(codec, transform))
+    needed = transforms_of(codec, part)
+    missing = tuple(transform for transform in needed if not codec.is_quantized(transform))
     if not missing and calib_dir:
         raise InputError(f"--calib_dir: {name} has learned its ranges in training; leave --calib_dir out")
-    if missing == NEEDED[part] and not calib_dir:
+    if missing == needed and not calib_dir:
         raise InputError(
             f"{name} was trained without quantization of {' and '.join(missing)}; give --calib_dir DIR with "
             "photographs, or train it with --qat true"
@@ -96,14 +111,21 @@ def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: tuple[int, i
     if not calib_dir:
         return frozen(codec)
     calibrated = frozen(calibrate(in_float(codec), calibration_pictures(calib_dir, *size), _like(codec, missing)))
-    return calibrated if missing == NEEDED[part] else _joined(frozen(codec), calibrated, missing)
+    return calibrated if missing == needed else _joined(frozen(codec), calibrated, missing)
 
 
 def _like(codec: Codec, transforms: tuple[str, ...]) -> Quantization:
     """The settings for the calibration of transforms: those of the codec's trained quantization, if any."""
     trained = codec.architecture.quantization or Quantization("all")
-    scope = next(scope for scope, members in TRANSFORMS.items() if members == transforms)
-    return Quantization(scope, trained.act_observer, trained.w_per_channel)  # type: ignore[arg-type]
+    return replace(_covering(transforms), act_observer=trained.act_observer, w_per_channel=trained.w_per_channel)
+
+
+def _covering(transforms: Collection[str]) -> Quantization:
+    """The quantization of these transforms; with h_a, of the encoder too."""
+    hyper = "h_a" in transforms
+    if "g_s" in transforms:
+        return Quantization("all" if hyper or "g_a" in transforms else "decoder", hyper=hyper)
+    return Quantization("encoder", hyper=hyper)
 
 
 def _joined(trained: Codec, calibrated: Codec, transforms: tuple[str, ...]) -> Codec:
@@ -111,29 +133,45 @@ def _joined(trained: Codec, calibrated: Codec, transforms: tuple[str, ...]) -> C
     assert trained.architecture.quantization
     for transform in transforms:
         setattr(trained, transform, getattr(calibrated, transform))
-    both = replace(trained.architecture.quantization, scope="all")
-    trained.architecture = replace(trained.architecture, quantization=both)
+    every = _covering({*trained.architecture.quantization.transforms, *transforms})
+    joined = replace(trained.architecture.quantization, scope=every.scope, hyper=every.hyper)
+    trained.architecture = replace(trained.architecture, quantization=joined)
     limit_symbols(trained)  # the decoder reads the symbols of this entropy model
     return trained
 
 
-def write(path: Path, model: bytes, tables: bytes) -> Path:
-    """Writes the model and, beside it, the tables: both completely, or neither. Returns the path of the tables.
+def write_all(path: Path, models: Mapping[Part, onnx.ModelProto], tables: bytes) -> list[Path]:
+    """Writes the graphs of a part (`parts_of`) and the tables, as `write` does.
 
-    Both are written under temporary names before they are renamed. A kill between the two renames leaves new tables
-    beside an old model; the runtime refuses these, because their fingerprints differ.
+    An encoder notes which file of h_a belongs to it: their fingerprints cover the decoder alone.
+    """
+    first, *others = models.values()
+    if not others:
+        return write(path, first.SerializeToString(), tables)
+    h_a = others[0].SerializeToString()
+    first.metadata_props.add(key=H_A, value=digest(h_a))
+    return write(path, first.SerializeToString(), tables, h_a)
+
+
+def write(path: Path, model: bytes, tables: bytes, h_a: bytes | None = None) -> list[Path]:
+    """Writes the model and beside it the tables and, if there is one, h_a: all completely, or none. Returns the paths.
+
+    All are written under temporary names before they are renamed, the model as the last one. A kill between renames
+    leaves new files beside an old model; the runtime refuses these, because they do not fit the model's properties.
 
     Raises:
         InputError: the files cannot be written there.
     """
-    beside = path.with_suffix(TABLES_SUFFIX)
+    contents = {path: model, path.with_suffix(TABLES_SUFFIX): tables}
+    if h_a is not None:
+        contents[path.with_suffix(H_A_SUFFIX)] = h_a
     try:
-        with whole_or_absent(path) as new_model, whole_or_absent(beside) as new_tables:
-            new_model.write_bytes(model)
-            new_tables.write_bytes(tables)
-            for new in (new_model, new_tables):
+        with ExitStack() as stack:  # leaves its contexts in reverse: the model is renamed last
+            for target, content in contents.items():
+                new = stack.enter_context(whole_or_absent(target))
+                new.write_bytes(content)
                 with new.open("rb") as file:
                     os.fsync(file.fileno())
     except OSError as error:
         raise InputError(f"--out {path}: {error.strerror}; nothing was written") from error
-    return beside
+    return list(contents)

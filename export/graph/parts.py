@@ -3,19 +3,19 @@
 import copy
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from codec.description.architecture import TRANSFORMS
 from codec.network.codec import Codec
+from codec.network.hyperprior import HyperCodec
+from codec.network.latent import LatentModel
 from codec.quantization.layers import QuantizedLayer
 from export.graph.rewrite import Deconv, parameter, rewrite
 from export.runtime import SYMBOL_ZERO
 
-Part = Literal["full", "encoder", "decoder"]
-PARTS: tuple[Part, ...] = get_args(Part)
+Part = Literal["full", "encoder", "h_a", "decoder"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Exportable:
 
     Attributes:
         module: maps one tensor to one or several; all are float32. The values of a tensor with the name `symbols` are
-            the integers -128..127.
+            the integers -128..127, and those of `levels` too (`codec.quantization.levels`); those of `magnitudes` are
+            the magnitudes of y, or of its symbols.
         example: an input with the shape that the graph will have.
         inputs, outputs: names of its tensors.
     """
@@ -38,55 +39,77 @@ class Exportable:
 def exportable(codec: Codec, part: Part, deconv: Deconv, x: Tensor, dynamic: bool = False) -> Exportable:
     """A part of a codec, ready to be traced.
 
-    encoder: x to y, or to symbols. decoder: y_hat, or symbols, to x_hat. full: x to x_hat and y_hat or symbols; only
-    for checks, since rounding belongs on the host.
+    encoder: x to y, or to its symbols or levels. h_a: magnitudes, or with means y or its levels, to z less its medians,
+    or to the symbols of z. decoder: y_hat, or its symbols or levels, to x_hat. full: x to x_hat and y_hat or symbols;
+    only for checks, since rounding belongs on the host. With means it holds h_a and h_s, since y_hat depends on them.
 
     Args:
         codec: with its tables, in eval mode; float, or from `codec.quantization.freeze.frozen`. A quantized transform
-            has symbols as its latent if the codec limits them to 8 bits.
+            has symbols as its latent if the codec limits them to 8 bits, or levels with means.
         x: a picture [1, 3, H, W] in [0, 1], H and W multiples of 16; the example is computed from it.
         dynamic: the graph must accept any H and W.
     """
-    latent = {
-        part: "symbols" if emits_symbols(codec, part) else name for part, name in (("g_a", "y"), ("g_s", "y_hat"))
-    }
     if part == "encoder":
-        return Exportable(encoder(codec, deconv), x, ("x",), (latent["g_a"],))
+        return Exportable(encoder(codec, deconv), x, ("x",), (_latent(codec, "g_a", "y"),))
     with torch.no_grad():
-        symbols = codec.y_model.symbols(codec.g_a(x))
+        y = codec.g_a(x)
+        symbols = codec.y_model.symbols(y)
+    if part == "h_a":
+        assert isinstance(codec, HyperCodec)
+        seen = in_levels(codec, "h_a", codec.seen_by_h_a(codec.emitted(y)))
+        name = _latent(codec, "g_a", "y") if codec.has_levels("h_a") else "y" if codec.has_means else "magnitudes"
+        z = "symbols" if codec.has_symbols("h_a") else "z"
+        return Exportable(hyper_analysis(codec), seen, (name,), (z,))
     size = None if dynamic else (symbols.shape[2], symbols.shape[3])
     if part == "decoder":
-        example = symbols if latent["g_s"] == "symbols" else symbols + codec.y_model.medians()
-        return Exportable(decoder(codec, deconv, size), example, (latent["g_s"],), ("x_hat",))
-    outputs = ("x_hat", "symbols" if latent["g_a"] == "symbols" else "y_hat")
+        y_hat = symbols if codec.has_symbols("g_s") else symbols + codec.y_model.medians()
+        example = in_levels(codec, "g_s", y_hat)
+        return Exportable(decoder(codec, deconv, size), example, (_latent(codec, "g_s", "y_hat"),), ("x_hat",))
+    outputs = ("x_hat", "symbols" if codec.has_symbols("g_a") else "y_hat")
     return Exportable(Full(codec, deconv, size), x, ("x",), outputs)
 
 
-def is_quantized(codec: Codec, transform: str) -> bool:
-    """Whether g_a or g_s is quantized."""
-    quantization = codec.architecture.quantization
-    return quantization is not None and transform in TRANSFORMS[quantization.scope]
+def _latent(codec: Codec, transform: str, in_float: str) -> str:
+    """The name of the latent that g_a gives or g_s takes."""
+    return "symbols" if codec.has_symbols(transform) else "levels" if codec.has_levels(transform) else in_float
 
 
-def emits_symbols(codec: Codec, transform: str) -> bool:
-    """Whether g_a outputs, or g_s accepts, symbols as 8-bit integers, not y in float."""
-    return is_quantized(codec, transform) and codec.y_model.symbol_limits is not None
+def in_levels(codec: Codec, transform: str, values: Tensor) -> Tensor:
+    """The levels of y or y_hat where the transform works on levels; elsewhere the values."""
+    if not codec.has_levels(transform):
+        return values
+    levels: Tensor = values / getattr(codec, transform).levels.step.view(-1, 1, 1)
+    return levels.round().clamp(-SYMBOL_ZERO, SYMBOL_ZERO - 1)
 
 
 def encoder(codec: Codec, deconv: Deconv) -> nn.Module:
-    """g_a. If it emits symbols, its last bias includes the medians, and a rounding with scale 1 follows."""
-    g_a = rewrite(codec.g_a, deconv)
-    if not emits_symbols(codec, "g_a"):
-        return g_a
-    last = g_a.get_submodule("6")
-    last.bias -= codec.y_model.medians().flatten()  # type: ignore[operator]
-    return nn.Sequential(g_a, Rounding())
+    """g_a. If it gives symbols, its last bias includes the medians, and a rounding with scale 1 follows."""
+    g_a = _without_steps(rewrite(codec.g_a, deconv))
+    return _centred(g_a, "6", codec.y_model) if codec.has_symbols("g_a") else g_a
+
+
+def hyper_analysis(codec: HyperCodec) -> nn.Module:
+    """h_a. Its last bias includes the medians of z, and if it gives symbols, a rounding with scale 1 follows."""
+    return _centred(_without_steps(rewrite(codec.h_a, "transpose")), "4", codec.entropy_bottleneck)
+
+
+def _without_steps(transform: fx.GraphModule) -> fx.GraphModule:
+    """Leaves the conversion between y and levels, if there is one, to the host; in place."""
+    if hasattr(transform, "levels"):
+        transform.set_submodule("levels", nn.Identity())
+    return transform
+
+
+def _centred(transform: nn.Module, last: str, model: LatentModel) -> nn.Module:
+    """Subtracts the medians of its latent in the bias of the last layer, and rounds if the symbols have limits."""
+    parameter(transform.get_submodule(last), "bias").sub_(model.medians().flatten())
+    return nn.Sequential(transform, Rounding()) if model.symbol_limits is not None else transform
 
 
 def decoder(codec: Codec, deconv: Deconv, size: tuple[int, int] | None) -> nn.Module:
     """g_s. If it accepts symbols, it has additional constant input channels, whose weights add the medians."""
-    if not emits_symbols(codec, "g_s"):
-        return rewrite(codec.g_s, deconv)
+    if not codec.has_symbols("g_s"):
+        return _without_steps(rewrite(codec.g_s, deconv))
     g_s = copy.deepcopy(codec.g_s)
     if not codec.y_model.medians().any():
         return nn.Sequential(Rounding(), rewrite(g_s, deconv))
@@ -159,19 +182,44 @@ class WithConstants(nn.Module):
 class Full(nn.Module):
     """x [B, 3, H, W] to x_hat [B, 3, H, W] and the symbols, or y_hat, [B, M, H/16, W/16]."""
 
+    encoder: nn.Module
+    decoder: nn.Module
     medians: Tensor
+    means: "Means | None"
 
     def __init__(self, codec: Codec, deconv: Deconv, size: tuple[int, int] | None) -> None:
         super().__init__()
-        self.encoder, self.decoder = encoder(codec, deconv), decoder(codec, deconv, size)
-        self.gives_symbols, self.takes_symbols = (emits_symbols(codec, each) for each in ("g_a", "g_s"))
+        if codec.has_means:
+            self.encoder, self.decoder = rewrite(codec.g_a, deconv), rewrite(codec.g_s, deconv)
+        else:
+            self.encoder, self.decoder = encoder(codec, deconv), decoder(codec, deconv, size)
+        self.gives_symbols, self.takes_symbols = (codec.has_symbols(each) for each in ("g_a", "g_s"))
         self.limits = codec.y_model.symbol_limits
+        self.means = Means(codec) if isinstance(codec, HyperCodec) and codec.has_means else None
         self.register_buffer("medians", codec.y_model.medians().clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         symbols = self.encoder(x)
+        centres = self.medians if self.means is None else self.means(symbols)
         if not self.gives_symbols:
-            symbols = torch.round(symbols - self.medians)
+            symbols = torch.round(symbols - centres)
             symbols = symbols.clamp(*self.limits) if self.limits else symbols
-        y_hat = symbols + self.medians
+        y_hat = symbols + centres
         return self.decoder(symbols if self.takes_symbols else y_hat), symbols if self.gives_symbols else y_hat
+
+
+class Means(nn.Module):
+    """y [B, M, h, w] to the means that h_a and h_s predict, [B, M, h, w]; files have those of h_s in integers."""
+
+    medians: Tensor
+
+    def __init__(self, codec: HyperCodec) -> None:
+        super().__init__()
+        self.h_a, self.h_s = rewrite(codec.h_a, "transpose"), rewrite(codec.h_s, "transpose")
+        self.limits = codec.entropy_bottleneck.symbol_limits
+        self.register_buffer("medians", codec.entropy_bottleneck.medians().clone())
+
+    def forward(self, y: Tensor) -> Tensor:
+        z = torch.round(self.h_a(y) - self.medians)
+        predicted: Tensor = self.h_s((z.clamp(*self.limits) if self.limits else z) + self.medians)
+        return predicted.chunk(2, 1)[1][..., : y.shape[-2], : y.shape[-1]]

@@ -1,13 +1,18 @@
-"""An exported encoder or decoder in ONNX Runtime, and the entropy tables beside it."""
+"""An exported encoder or decoder in ONNX Runtime, and the files beside it."""
 
+import hashlib
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from codec.bitstream.coder import Coder
+from coco224.files import in_words, read_regular
+from codec.bitstream.hyper_coder import coder_of
+from codec.bitstream.hyper_tables import HyperTables
+from codec.bitstream.integer import UPSAMPLING
 from codec.bitstream.tables import read_tables
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
@@ -17,6 +22,17 @@ if TYPE_CHECKING:
     import onnxruntime
 
 TABLES_SUFFIX = ".tables"
+H_A_SUFFIX = ".h_a.onnx"
+"""Names of the files beside a model."""
+
+H_A = "h_a"
+"""The encoder's metadata property with the `digest` of the file of h_a."""
+
+STEPS = "steps"
+"""The property with the steps of y's levels: a float32 for each channel, little-endian, in hexadecimal."""
+
+LARGEST_FILE = 2**29
+"""Largest file of h_a, in bytes."""
 
 MARGINS = "margins"
 """The model's metadata property with its receptive field: positions of y before and after, or empty."""
@@ -34,45 +50,61 @@ LONGEST_SIDE = 8192
 """Longest side of a model's fixed size; smaller pictures are padded to this size."""
 
 
-class Model:
-    """An exported encoder or decoder in ONNX Runtime, and the entropy tables beside it.
+UNITS = {"encoder": STRIDE, "h_a": UPSAMPLING, "decoder": 1}
+"""Positions of a graph's input a side for each position of its tiles: of y, or of z for h_a."""
+
+PIXELS = {"encoder": STRIDE, "h_a": UPSAMPLING * STRIDE, "decoder": STRIDE}
+"""Pixels a side for each position of its tiles."""
+
+
+class Graph:
+    """An exported graph in ONNX Runtime, which computes a large picture in tiles.
 
     Args:
         path: the ONNX file.
-        part: "encoder" or "decoder"; the model must be this part.
-        tables: the file of the entropy tables; by default the one beside the model.
+        part: "encoder", "h_a" or "decoder"; the file must be this part.
+        data: the content of the file, if it was read already.
+
+    Attributes:
+        session: the graph in ONNX Runtime.
+        properties: its metadata.
+        margins: its receptive field, in positions of its tiles; None if it is not known, or is the full picture.
+        takes_bytes: its input is uint8.
+        takes_magnitudes: its input has no sign, as that of h_a may have.
+        steps: float32 [M, 1, 1], y or y_hat is its levels times this; None for a graph that has no levels.
 
     Raises:
-        InputError: the file is not a model of that part, or the tables belong to another codec.
+        InputError: the file is not a model of that part.
     """
 
-    def __init__(self, path: Path, part: str, tables: Path | None = None) -> None:
-        self.session = open_session(path)
-        properties = self.session.get_modelmeta().custom_metadata_map
-        if properties.get("part") != part:
-            raise InputError(f"{path} is no {part} of this program; export one with --part {part}")
-        tables = tables or path.with_suffix(TABLES_SUFFIX)
-        self.coder = Coder(read_tables(tables))
-        if f"{self.coder.tables.fingerprint:08x}" != properties.get("fingerprint"):
-            raise InputError(f"{tables} belongs to another codec than {path}; give the file that was written with it")
-        self.margins = read_margins(properties.get(MARGINS, ""))
-        self._unit = STRIDE if part == "encoder" else 1
-        self._entry = self._checked_entry(path, part)
+    def __init__(self, path: Path, part: str, data: bytes | None = None) -> None:
+        self.session = open_session(path, data)
+        self.properties = self.session.get_modelmeta().custom_metadata_map
+        if self.properties.get("part") != part:
+            wanted = "encoder" if part == "h_a" else part
+            raise InputError(f"{path} is no {part} of this program; export one with --part {wanted}")
+        self.margins = read_margins(self.properties.get(MARGINS, ""))
+        self._path, self._part, self._unit = path, part, UNITS[part]
+        self._entry = self.session.get_inputs()[0]
         self.takes_bytes = self._entry.type == "tensor(uint8)"
-        self.medians = self.coder.tables.medians[:, None, None]
+        self.takes_magnitudes = self._entry.name == "magnitudes"
+        self.steps = read_steps(self.properties.get(STEPS, ""), path)
 
-    def _checked_entry(self, path: Path, part: str) -> "onnxruntime.NodeArg":
-        """The model's input; raises InputError if its shapes are not those of a codec with these tables."""
-        entries, results = self.session.get_inputs(), self.session.get_outputs()
-        channels = len(self.coder.tables.medians)
-        asked = [3, channels] if part == "encoder" else [channels, 3]
-        found = [each.shape[1] if len(each.shape) == 4 else 0 for each in (*entries, *results)]
-        if len(found) != 2 or any(isinstance(n, int) and n != m for n, m in zip(found, asked, strict=True)):
-            raise InputError(f"{path} is no {part} of {channels} channels, which its tables have; export it again")
-        sides = [side for side in entries[0].shape[2:] if isinstance(side, int)]
-        if any(side < self._unit or side % self._unit or side > LONGEST_SIDE for side in sides):
-            raise InputError(f"{path} takes a size of {sides}, which no codec has; export it again")
-        return entries[0]
+    def check_shapes(self, inputs: int, outputs: int) -> None:
+        """Raises InputError if it does not have these channels, or takes a size that no codec has."""
+        every = (*self.session.get_inputs(), *self.session.get_outputs())
+        found = [each.shape[1] if len(each.shape) == 4 else 0 for each in every]
+        if len(found) != 2 or any(isinstance(n, int) and n != m for n, m in zip(found, (inputs, outputs), strict=True)):
+            channels = inputs if self._part == "decoder" else outputs
+            raise InputError(
+                f"{self._path} is no {self._part} of {channels} channels, which its tables have; export it again"
+            )
+        if self.steps is not None and len(self.steps) != (outputs if self._part == "encoder" else inputs):
+            raise InputError(f"{self._path} has {len(self.steps)} steps, which its latent has not; export it again")
+        sides = [side for side in self._entry.shape[2:] if isinstance(side, int)]
+        whole = STRIDE if self._part == "encoder" else 1
+        if any(side < whole or side % whole or side > LONGEST_SIDE for side in sides):
+            raise InputError(f"{self._path} takes a size of {sides}, which no codec has; export it again")
 
     def run(self, value: NDArray[Any]) -> NDArray[Any]:
         """Runs one input [C, H, W] and returns the output, both in the model's types."""
@@ -80,27 +112,107 @@ class Model:
         result: NDArray[Any] = output[0]
         return result
 
+    def piece(self, values: NDArray[Any], tile: Tile) -> NDArray[Any]:
+        """The input of a tile from that of the full picture [C, H, W]; its last row and column are repeated if needed.
+
+        h_a takes positions of y as they are: there may be fewer than 4x4 for the last position of z. Only a graph of a
+        fixed size needs more.
+        """
+        windows, missing = [], []
+        for fixed, size, place, length in zip(
+            self._entry.shape[2:], tile.size, tile.place, values.shape[1:], strict=True
+        ):
+            start, side = place * self._unit, fixed if isinstance(fixed, int) else size * self._unit
+            windows.append(slice(start, start + side))
+            kept = self._part == "h_a" and not isinstance(fixed, int)
+            missing.append((0, 0 if kept else max(0, start + side - length)))
+        return np.pad(values[:, *windows], ((0, 0), *missing), "edge")
+
     def tiles(self, size: Sequence[int]) -> Iterator[Tile]:
-        """The tiles for a y of this size (rows and columns).
+        """The tiles for a y of this size (rows and columns); those of h_a are in positions of z.
 
         Raises:
             InputError: the model's fixed size is too small for tiles of a larger picture.
         """
+        step = self._unit if self._part == "h_a" else 1
+        whole = [-(-side // step) for side in size]
         fixed = self._entry.shape[2:]
-        if any(isinstance(side, int) for side in fixed):
-            own = [side // self._unit if isinstance(side, int) else n for side, n in zip(fixed, size, strict=True)]
-            margins = self.margins or OLD_MARGINS
-            for side, whole in zip(own, size, strict=True):
-                if side < min(whole, least_size(margins)):
-                    raise InputError(
-                        f"a model of {own[0] * STRIDE}x{own[1] * STRIDE} pixels (HxW) is too small for tiles of a "
-                        f"larger picture, which need at least {least_size(margins) * STRIDE} pixels per side; export "
-                        "it with a larger --input_size, or with --dynamic"
-                    )
-            return tiles(size, own, margins)
-        if self.margins is None or size[0] * size[1] <= LARGEST_WHOLE:
-            return tiles(size, size, OLD_MARGINS)
-        return tiles(size, tile_size(size, self.margins), self.margins)
+        if not any(isinstance(side, int) for side in fixed):
+            if self.margins is None or whole[0] * whole[1] <= LARGEST_WHOLE:
+                return tiles(whole, whole, OLD_MARGINS)
+            return tiles(whole, tile_size(whole, self.margins), self.margins)
+        margins, own = self.margins or OLD_MARGINS, []
+        for side, length, positions in zip(fixed, size, whole, strict=True):
+            enough = not isinstance(side, int) or (step > 1 and side >= length)  # 14 of y are 4 of z, but 3 in a tile
+            own.append(positions if enough else side // self._unit)
+            if own[-1] < min(positions, least_size(margins)):
+                pixels = PIXELS[self._part]
+                height, width = (each * pixels // self._unit if isinstance(each, int) else "any" for each in fixed)
+                raise InputError(
+                    f"a model of {height}x{width} pixels (HxW) is too small for tiles of a larger picture, which need "
+                    f"at least {least_size(margins) * pixels} pixels per side; export it with a larger --input_size, "
+                    "or with --dynamic"
+                )
+        return tiles(whole, own, margins)
+
+
+class Model(Graph):
+    """An exported encoder or decoder, and what lies beside it: the entropy tables and, with a hyperprior, h_a.
+
+    Args:
+        path: the ONNX file.
+        part: "encoder" or "decoder"; the model must be this part.
+        tables: the file of the entropy tables; by default the one beside the model.
+
+    Attributes:
+        coder: the entropy coder of the tables.
+        h_a: the graph from y to z, for an encoder with a hyperprior; else None.
+
+    Raises:
+        InputError: the file is not a model of that part, or the files beside it belong to another codec.
+    """
+
+    def __init__(self, path: Path, part: str, tables: Path | None = None) -> None:
+        super().__init__(path, part)
+        tables = tables or path.with_suffix(TABLES_SUFFIX)
+        self.coder = coder_of(read_tables(tables))
+        if f"{self.coder.tables.fingerprint:08x}" != self.properties.get("fingerprint"):
+            raise InputError(f"{tables} belongs to another codec than {path}; give the file that was written with it")
+        self.medians = self.coder.medians
+        channels = self.coder.tables.channels
+        self.check_shapes(*((3, channels) if part == "encoder" else (channels, 3)))
+        self.h_a = None
+        if part == "encoder" and isinstance(self.coder.tables, HyperTables):
+            self.h_a = self._beside(path.with_suffix(H_A_SUFFIX))
+            self.h_a.check_shapes(channels, len(self.coder.tables.z.offsets))
+
+    def _beside(self, path: Path) -> Graph:
+        """h_a, which must be the one that was written with this encoder: the fingerprint covers the decoder alone."""
+        try:
+            data = read_regular(path, LARGEST_FILE)
+        except OSError as error:
+            raise InputError(f"{in_words(error)}; give the file that the export wrote beside the encoder") from error
+        if digest(data) != self.properties.get(H_A):
+            raise InputError(f"{path} belongs to another encoder; give the file that was written with it")
+        return Graph(path, "h_a", data)
+
+
+def digest(h_a: bytes) -> str:
+    """What an encoder's property `h_a` says of the file of h_a."""
+    return hashlib.sha256(h_a).hexdigest()[:16]
+
+
+def read_steps(words: str, path: Path) -> NDArray[np.float32] | None:
+    """The steps of a model's levels from its property; InputError if they are not positive numbers."""
+    if not words:
+        return None
+    try:
+        steps = np.frombuffer(bytes.fromhex(words), "<f4").astype(np.float32)
+    except ValueError:
+        steps = np.zeros(1, np.float32)
+    if not (np.isfinite(steps).all() and (steps > 0).all()):
+        raise InputError(f"{path} has steps that are no positive numbers; export it again")
+    return steps[:, None, None]
 
 
 def read_margins(words: str) -> Margins | None:
@@ -138,8 +250,8 @@ def sums_saturate(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return not VNNI.intersection(flags)
 
 
-def open_session(path: Path) -> "onnxruntime.InferenceSession":
-    """The file in ONNX Runtime, on the CPU.
+def open_session(path: Path, data: bytes | None = None) -> "onnxruntime.InferenceSession":
+    """The file, or its content, in ONNX Runtime, on the CPU.
 
     Raises:
         InputError: ONNX Runtime is not installed, or the file is no model.
@@ -151,6 +263,7 @@ def open_session(path: Path) -> "onnxruntime.InferenceSession":
     if not path.is_file():
         raise InputError(f"--model {path}: no such file; python -m export writes one")
     try:
-        return onnxruntime.InferenceSession(str(path), session_options(), providers=["CPUExecutionProvider"])
+        source = str(path) if data is None else data
+        return onnxruntime.InferenceSession(source, session_options(), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common class
         raise InputError(f"--model {path}: ONNX Runtime does not open it ({error}); export it again") from error

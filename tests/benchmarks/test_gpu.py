@@ -32,7 +32,7 @@ ONCE = [part.name for part in PARTS if not part.name.startswith("speed-") or par
 @pytest.mark.slow
 def test_a_dry_run_passes_in_every_part_that_a_cpu_can_run(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    done = run("-m", "benchmarks.gpu", "--device", "cpu", "--tiny", "--part", *ONCE, "--out", out)
+    done = run("-m", "benchmarks.gpu", "--device", "cpu", "--tiny", "--minutes", 60, "--part", *ONCE, "--out", out)
     result = json.loads(out.read_text())
     ended = {part["part"]: (part["status"], part["reason"]) for part in result["parts"]}
     assert list(ended) == ONCE
@@ -86,7 +86,7 @@ def hanging(setting: Setting) -> Iterator[Row]:
 
 
 def dying(setting: Setting) -> Iterator[Row]:
-    os.kill(os.getpid(), signal.SIGSEGV)
+    os.kill(os.getpid(), signal.SIGKILL)
     yield from ()
 
 
@@ -121,7 +121,7 @@ def test_a_part_that_fails_does_not_end_the_script(tmp_path: Path) -> None:
         "missing": (FAIL, "misses the bar: slow"),
         "raising": (FAIL, "ValueError: broken"),
         "hanging": (FAIL, "not done after 3 s"),
-        "dying": (FAIL, f"its process ended with status {-signal.SIGSEGV}"),
+        "dying": (FAIL, f"its process ended with status {-signal.SIGKILL}"),
         "elsewhere": (NOT_APPLICABLE, "needs another machine"),
         "of two": (NOT_APPLICABLE, "needs 2 GPUs, there is 1"),
         "measured": (PASS, ""),
@@ -132,6 +132,15 @@ def test_a_part_that_fails_does_not_end_the_script(tmp_path: Path) -> None:
     assert "what it said last" in said
     assert "Traceback (most recent call last):" in said
     assert not any(runs(int(pid)) for pid in (tmp_path / "pids").read_text().split())  # nor what a part started
+
+
+@pytest.mark.slow
+def test_where_there_is_a_gpu_a_part_is_no_fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA does not survive one: the part and its figures go to a new process and back."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("os.fork", lambda: pytest.fail("a fork"))
+    (outcome,) = run_all([Part("good", good)], Setting("cuda", True, tmp_path, tmp_path), gpus=1, minutes=10)
+    assert (outcome.status, outcome.rows) == (PASS, [Row("a figure", 1.0, "x", at_least=1.0)]), outcome.log
 
 
 def test_when_the_time_is_over_the_rest_says_so(tmp_path: Path) -> None:
@@ -193,7 +202,7 @@ def test_only_kernels_count_as_time_of_the_gpu() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 def test_a_part_passes_on_the_gpu(part: Part, coco224: Path, tmp_path: Path) -> None:
     """With the dry run's sizes, so without its bars of speed; `make gpu` measures."""

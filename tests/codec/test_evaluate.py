@@ -373,7 +373,7 @@ def test_a_reference_that_is_none_is_refused(checkpoint: Path, folder: Path, tmp
 
 
 def test_the_block_of_a_plugin_needs_its_file_and_an_error_is_one_line_and_status_2(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugin = tmp_path / "mine.py"
     plugin.write_text(PLUGIN)
@@ -388,9 +388,8 @@ def test_the_block_of_a_plugin_needs_its_file_and_an_error_is_one_line_and_statu
     assert "mine" in line
     assert "--plugin" in line
     assert without.stdout == ""
-    given = run(*words, "--plugin", plugin)
-    assert given.returncode == 0, given.stderr
-    assert "1 picture, means over pictures" in given.stdout
+    assert main([*map(str, words[2:]), "--plugin", str(plugin)]) == 0
+    assert "1 picture, means over pictures" in capsys.readouterr().out
 
 
 def test_names_are_no_formulas_in_the_csv_and_steer_no_terminal(

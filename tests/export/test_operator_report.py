@@ -53,6 +53,24 @@ def test_a_checkpoint_is_reported_whole(folder: Path) -> None:
     assert quality["ONNX int8"]["bpp"] == pytest.approx(quality["fake-quantized"]["bpp"], rel=0.01)
 
 
+def test_h_a_of_a_codec_with_means_is_reported_with_its_quality(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, out = save(make("relu", arch="mbt2018_mean"), folder / "mean.safetensors"), folder / "mean.json"
+    words = ("--ckpt", checkpoint, "--calib_dir", folder / "pictures", "--images", folder / "pictures")
+    words = (*words, "--input_size", 64, "--rounds", 1, "--json", out)
+    assert main([str(word) for word in words]) == 0
+    assert "Encoder, h_a and decoder together, int8" in capsys.readouterr().out
+    report = json.loads(out.read_text())
+    assert sum(family["not taken"] + family["not stated"] for family in report["families"]) == 0
+    graphs = {row["graph"]: row for row in report["graphs"]}
+    assert graphs["h_a, int8"]["int8"] == graphs["h_a, int8"]["convolutions"] == 3
+    assert graphs["h_a, int8"]["in_float"] == []
+    quality = report["quality"]
+    assert quality["ONNX int8"]["psnr"] == pytest.approx(quality["fake-quantized"]["psnr"], abs=0.05)
+    assert quality["ONNX int8"]["bpp"] == pytest.approx(quality["fake-quantized"]["bpp"], rel=0.01)
+
+
 @pytest.mark.parametrize(("scope", "other"), [("encoder", "decoder"), ("decoder", "encoder")])
 def test_a_checkpoint_of_one_quantized_transform_is_reported(
     scope: str, other: str, folder: Path, capsys: pytest.CaptureFixture[str]

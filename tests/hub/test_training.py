@@ -10,6 +10,7 @@ from programs import TINY, into, launch, rows, run, same, train
 import codec
 from codec.checkpoint import load_codec
 from codec.errors import InputError
+from codec.hub.repository import repository_files
 
 STEPS = 6
 PUSH = ["--push_to_hub", "true", "--hub_model_id", "alice/codec", "--max_steps", STEPS, "--checkpoint_every", 3]
@@ -34,7 +35,7 @@ def test_a_run_uploads_its_checkpoints_its_card_and_its_record(
     assert hub.repositories["models/alice/codec"].private
     files = hub.files("models/alice/codec")
     assert files["model.safetensors"] == (tmp_path / "run" / "last.safetensors").read_bytes()
-    for name in ("metrics.jsonl", "curves.png", "rd.png", "config.yaml", "summary.json"):
+    for name in ("metrics.jsonl", "curves.png", "rd.png", "config.yaml", "summary.json", "reconstructions.png"):
         assert files[name] == (tmp_path / "run" / name).read_bytes(), name
     card = files["README.md"].decode()
     assert "accelerate launch train_accel.py" in card
@@ -113,3 +114,13 @@ def test_of_two_ranks_one_uploads(hub: Hub, coco224: Path, tmp_path: Path) -> No
     assert done.stderr.count("alice/codec has last.safetensors") == 1
     assert hub.files("models/alice/codec")["model.safetensors"] == (tmp_path / "run" / "last.safetensors").read_bytes()
     assert hub.count("GET /api/whoami-v2") == 1 + hub.count("POST /api/models/alice/codec/preupload")
+
+
+def test_runs_that_share_a_folder_of_reconstructions_upload_their_own(coco224: Path, tmp_path: Path) -> None:
+    for name, more in (("a", []), ("b", ["--seed", 1, "--epochs", 2])):
+        words = ["--coco_dir", coco224, *TINY, "--save_dir", tmp_path / name, "--recon_dir", tmp_path / "recon"]
+        assert train(*words, "--batch_size", 27, "--recon_every", 1, "--epochs", 1, *more) == 0
+    for name, epoch in (("a", 1), ("b", 2)):
+        uploaded = repository_files(tmp_path / name / "last.safetensors", "alice/codec").files["reconstructions.png"]
+        assert uploaded == (tmp_path / name / "reconstructions.png").read_bytes()
+        assert (uploaded == (tmp_path / "recon" / f"e{epoch:03d}.png").read_bytes()) == (name == "b")

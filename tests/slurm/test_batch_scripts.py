@@ -5,22 +5,23 @@ from pathlib import Path
 
 import pytest
 from cluster import SCRIPTS, Cluster, wait_until
-from programs import TINY, into, rows, states
+from programs import TINY, into, rows, states, train
 
 pytestmark = pytest.mark.slow
 
 STEPS = 80
+OPTIONS = (*TINY, "--batch_size", 2, "--epochs", 100, "--max_steps", STEPS)
 Submit = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
 def submit(slurm: Cluster, coco224: Path) -> Submit:
-    """submit(script, folder, *sbatch_options, train=[]): a tiny run with `folder` as its files; the id of its job."""
+    """submit(script, folder, *sbatch_options, more=()): a tiny run with `folder` as its files; the id of its job."""
 
-    def submit(script: str, folder: Path, *sbatch_options: str, train: tuple[object, ...] = ()) -> str:
+    def submit(script: str, folder: Path, *sbatch_options: str, more: tuple[object, ...] = ()) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         on_cpus = ("--gres=none", f"--output={folder}/out", f"--export=ALL,SAVE_ROOT={folder}")
-        words = (*TINY, "--batch_size", 2, "--epochs", 100, "--max_steps", STEPS, *into(folder), *train)
+        words = (*OPTIONS, *into(folder), *more)
         path = SCRIPTS / f"{script}.sbatch"
         return slurm.command(
             "sbatch", "--parsable", *on_cpus, *sbatch_options, path, "--coco_dir", coco224, *words
@@ -92,30 +93,30 @@ def test_several_nodes_train_one_run(slurm: Cluster, over_two_nodes: tuple[str, 
     assert "2 x 1 accumulated x 2 processes = 4" in said
 
 
-def test_each_quality_of_the_array_is_a_run_of_its_own(slurm: Cluster, submit: Submit, tmp_path: Path) -> None:
-    """Task 1 is left alone, 2 is cancelled, and 3, whose id is that of the whole array, is signalled and comes back."""
-    array = submit("quality_array", tmp_path, "--array=1-3", f"--output={tmp_path}/%a.out")
+def test_each_quality_of_the_array_is_a_run_of_its_own(
+    slurm: Cluster, submit: Submit, coco224: Path, tmp_path: Path
+) -> None:
+    """Task 2 is cancelled, and 3, whose id is that of the whole array, is signalled and comes back."""
+    array = submit("quality_array", tmp_path, "--array=2-3", f"--output={tmp_path}/%a.out")
     for quality in (3, 2):
         reaches(tmp_path / f"q{quality}", 5)
         action = {2: ["scancel"], 3: ["scancel", "--signal=USR1"]}[quality]  # to the trainer, not to the batch shell
         slurm.command(*action, f"{array}_{quality}")
-    ended = {quality: slurm.ended(f"{array}_{quality}") for quality in (1, 2, 3)}
+    ended = {quality: slurm.ended(f"{array}_{quality}") for quality in (2, 3)}
     assert {q: (job["JobState"], job["Restarts"]) for q, job in ended.items()} == {
-        1: ("COMPLETED", "0"),
         2: ("CANCELLED", "0"),
         3: ("COMPLETED", "1"),
     }
-    for quality in (1, 3):
-        folder = tmp_path / f"q{quality}"
-        assert f"quality: {quality}\n" in (folder / "config.yaml").read_text()
-        assert len(rows(folder, "train")) == STEPS
-    assert model_of(tmp_path / "q1") == model_of(tmp_path / "q3")  # with --N and --M, quality is a name only
+    assert "quality: 3\n" in (tmp_path / "q3" / "config.yaml").read_text()
+    assert len(rows(tmp_path / "q3", "train")) == STEPS
+    assert train("--coco_dir", coco224, *OPTIONS, *into(tmp_path / "here"), "--quality", 3) == 0
+    assert model_of(tmp_path / "here") == model_of(tmp_path / "q3")
     cancelled = tmp_path / "q2"
     assert states(cancelled)[-1].name == f"step-{steps_of(cancelled):08d}"  # TERM came with time to save
 
 
 def test_a_job_that_is_refused_does_not_come_back(slurm: Cluster, submit: Submit, tmp_path: Path) -> None:
-    job = submit("one_node", tmp_path, "--ntasks-per-node=1", train=("--act", "nonsense"))
+    job = submit("one_node", tmp_path, "--ntasks-per-node=1", more=("--act", "nonsense"))
     ended = slurm.ended(job)
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "2:0", "0")
     assert "error: --act nonsense: no such block" in (tmp_path / "out").read_text()

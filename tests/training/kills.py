@@ -44,6 +44,7 @@ import training.state
 import training.summary
 import training.validation
 from codec.checkpoint import load_codec
+from codec.description.architecture import ARCHITECTURES, DEFAULT_ARCH
 
 STEPS = 12  # two epochs of the embedded photographs
 GLOBAL_BATCH = 8
@@ -249,6 +250,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30, help="runs to disturb; half are killed two or three times")
     parser.add_argument("--ranks", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument(
+        "--arch", choices=ARCHITECTURES, default=DEFAULT_ARCH, help="with a hyperprior, QAT includes h_a"
+    )
     parser.add_argument("--qat", action="store_true", help="under QAT, every run killed in each of its phases")
     parser.add_argument("--coco_dir", type=Path, help="a prepared dataset; default: the embedded photographs")
     args = parser.parse_args()
@@ -267,7 +271,8 @@ def disturb(args: argparse.Namespace, root: Path) -> int:
         coco = root / "coco224"
         assert run("-m", "coco224.prepare", "--coco_dir", "sample", "--out_dir", coco).returncode == 0
     options = ["--coco_dir", str(coco), *OPTIONS, "--batch_size", str(GLOBAL_BATCH // args.ranks)]
-    options += QAT if args.qat else []
+    options += ["--arch", args.arch, *(QAT if args.qat else [])]
+    options += ["--qat_exclude_entropy", "false"] if args.qat and args.arch != DEFAULT_ARCH else []
 
     def start(folder: Path) -> Running:
         return Running([*options, *into(folder)], args.ranks, root / f"{folder.name}.log")

@@ -12,14 +12,15 @@ from torch import Tensor
 pytestmark = pytest.mark.slow
 
 HOWS = ("fsdp", "ddp")
-STEPS = 20
-HALF = 8
+STEPS = 14
+HALF = 5
 
 
 def words(coco224: Path, folder: Path, ranks: int, *more: object) -> list[str]:
-    """20 steps in FP32 over a global batch of 8, clipped, with an evaluation at the end of each epoch."""
+    """14 steps in FP32 over a global batch of 8, clipped, with an evaluation at the end of each epoch."""
     options = ["--coco_dir", coco224, *TINY, *into(folder), "--batch_size", 8 // ranks, "--max_steps", STEPS]
     options += ["--train_scope", "all", "--replace_parts", "all", "--eval_every", 1, "--channels_last", "false"]
+    options += ["--arch", "mbt2018_mean"]
     return [str(word) for word in (*options, *more)]
 
 
@@ -76,7 +77,7 @@ def test_two_ranks_leave_what_one_process_leaves(how: str, ranks: Path, alone: P
 
 
 @pytest.mark.parametrize("how", ["fsdp", "ddp"])
-def test_the_losses_of_20_steps_agree(how: str, ranks: Path, alone: Path) -> None:
+def test_the_losses_of_every_step_agree(how: str, ranks: Path, alone: Path) -> None:
     theirs, ours = rows(ranks / how, "train"), rows(alone, "train")
     assert [row["step"] for row in theirs] == list(range(1, STEPS + 1))
     for name in ("loss", "bpp", "psnr"):
@@ -86,7 +87,7 @@ def test_the_losses_of_20_steps_agree(how: str, ranks: Path, alone: Path) -> Non
 @pytest.mark.parametrize("how", ["fsdp", "ddp"])
 def test_evaluations_agree(how: str, ranks: Path, alone: Path) -> None:
     theirs, ours = rows(ranks / how, "validation"), rows(alone, "validation")
-    assert [row["step"] for row in theirs] == [6, 12, 18, STEPS]
+    assert [row["step"] for row in theirs] == [6, 12, STEPS]
     for name in ("psnr", "ms_ssim", "l1", "bpp_estimated", "rd"):
         assert [row[name] for row in theirs] == pytest.approx([row[name] for row in ours], rel=1e-5)
 

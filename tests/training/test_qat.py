@@ -19,6 +19,7 @@ from codec.description.architecture import Phase
 from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.quantization.layers import QuantizedLayer
+from codec.quantization.levels import levels_of
 from codec.quantization.phases import activation_quantizers, in_float
 from training.options import parse
 
@@ -140,9 +141,9 @@ def test_a_run_resumes_bit_for_bit_in_each_phase_and_between_them(
     assert same(*optimizers)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_killed_in_each_phase_it_ends_as_one_that_was_left_alone(ranks: int, coco224: Path) -> None:
-    done = run(KILLS, "--qat", "--kills", 1, "--ranks", ranks, "--coco_dir", coco224)
+@pytest.mark.parametrize(("ranks", "arch"), [(1, "bmshj2018_factorized"), (2, "bmshj2018_hyperprior")])
+def test_killed_in_each_phase_it_ends_as_one_that_was_left_alone(ranks: int, arch: str, coco224: Path) -> None:
+    done = run(KILLS, "--qat", "--kills", 1, "--ranks", ranks, "--arch", arch, "--coco_dir", coco224)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 1 disturbed runs left what the undisturbed one left, bit for bit" in done.stdout
     assert len(re.findall(r"^ +1 +\d+\.\d\d  ", done.stdout, flags=re.MULTILINE)) == 3
@@ -285,6 +286,33 @@ def test_gdn_under_qat_says_what_stays_in_float(
     said = capsys.readouterr().err
     assert "g_a.1, g_a.3, g_a.5, g_s.1, g_s.3, g_s.5 (GDN) stay in float, between quantized tensors" in said
     assert "y stays in float: the CDF tables' symbols are -" in said
+
+
+def test_h_a_trains_for_int8_too_and_the_run_resumes_bit_for_bit(
+    here: Train, coco224: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--arch", "mbt2018_mean", "--qat_exclude_entropy", "false", "--max_steps", 9, "--checkpoint_every", 1]
+    assert here(tmp_path / "whole", *words, "--keep_checkpoints", 99) == 0
+    assert "quantized   g_a and h_a and g_s in int8: " in capsys.readouterr().err
+    resumed = ["--resume", tmp_path / "whole" / "state" / "step-00000005"]
+    assert here(tmp_path / "resumed", *words, *resumed) == 0
+    assert same(weights(tmp_path / "resumed"), weights(tmp_path / "whole"))
+    codec, _ = load_codec(tmp_path / "whole" / "last.safetensors")
+    assert codec.architecture.quantization.hyper
+    plain, x = in_float(codec).eval(), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert (plain.g_a(x) - codec.g_a(x)).abs().max() < 0.2 * plain.g_a(x).abs().max()
+    # Its ranges, and the steps of y, serve as they are where no step shall learn any.
+    kept = ["--qat_calib_steps", 0, "--qat_freeze_after", 1, "--max_steps", 2, "--lr", 1e-12]
+    kept += ["--qat_exclude_entropy", "false", "--init_checkpoint", tmp_path / "whole" / "last.safetensors"]
+    tiny = ["--batch_size", "8", *TINY[TINY.index("--loss_type") :]]
+    qat = ["--qat", "true", "--qat_scope", "all", "--replace_parts", "all"]
+    assert train("--coco_dir", coco224, *tiny, *into(tmp_path / "kept"), *qat, *kept) == 0
+    again, _ = load_codec(tmp_path / "kept" / "last.safetensors")
+    with torch.no_grad():
+        assert (again.g_a(x) - codec.g_a(x)).abs().max() < 0.05 * codec.g_a(x).abs().max()
+    for (name, a), (_, b) in zip(levels_of(codec), levels_of(again), strict=True):
+        assert torch.equal(a.step, b.step), name
 
 
 # --- options ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from programs import ROOT, SMALL, TINY, environment, into, run, train
+import torch
+from programs import ROOT, SMALL, TINY, environment, into, run, states, train
+
+import train_accel
+from training.outcome import Outcome, Reading
+from training.preempt import StopSignal
+from training.run import Run
 
 SECONDS = 5.0
 
@@ -76,6 +82,25 @@ def test_a_signal_stops_a_compilation(coco224: Path, tmp_path: Path, monkeypatch
     assert (status, "Traceback" in said) == (75, False)
     assert seconds < SECONDS
     assert not (tmp_path / "run" / "state").exists()
+
+
+@pytest.mark.parametrize("compiled", ["true", "false"])
+def test_a_signal_stops_the_compilation_of_a_later_phase_with_the_state_before_it(
+    compiled: str, coco224: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the place of a step: nothing at first, then a signal in what would be a compilation."""
+
+    def step(run: Run, stop: StopSignal, meanwhile: object) -> Outcome:
+        if run.progress.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+        shared = torch.tensor([0.0, float(bool(stop.name)), 1.0, 1.0, 1.0])
+        return Outcome(run.progress.step + 1, 1e-4, [], ["loss", "bpp", "psnr"], Reading(shared))
+
+    monkeypatch.setattr(train_accel, "optimizer_step", step)
+    words = ["--coco_dir", coco224, *TINY, *into(tmp_path), "--qat", "true", "--qat_calib_steps", 2]
+    assert train(*words, "--qat_freeze_after", 4, "--max_steps", 6, "--compile", compiled) == 75
+    assert [state.name for state in states(tmp_path)] == ["step-00000002" if compiled == "true" else "step-00000003"]
 
 
 def test_a_signal_in_a_callback_of_the_garbage_collector_stops_a_run_without_a_traceback() -> None:

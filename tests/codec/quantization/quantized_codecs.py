@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.blocks import make_options, options_dict
-from codec.description.architecture import Architecture, BlockChoice, Quantization
+from codec.description.architecture import DEFAULT_ARCH, Architecture, BlockChoice, Quantization
 from codec.network.architectures import new_codec
 from codec.network.bottleneck import noise_keys
 from codec.network.codec import Codec
@@ -15,11 +15,11 @@ from codec.quantization.phases import activation_quantizers, learn_ranges, prepa
 N, M = 8, 12
 
 
-def make(act: str = "relu", quantization: Quantization | None = None) -> Codec:
+def make(act: str = "relu", quantization: Quantization | None = None, arch: str = DEFAULT_ARCH) -> Codec:
     """A codec of random weights whose blocks do something."""
     torch.manual_seed(0)
     chosen = BlockChoice() if act == "gdn" else BlockChoice(act, options_dict(act, make_options(act, {})))
-    codec = new_codec(Architecture(N, M, chosen, chosen))
+    codec = new_codec(Architecture(N, M, chosen, chosen, arch=arch))
     with torch.no_grad():
         for name, parameter in codec.named_parameters():
             if name.startswith("g_") and parameter.ndim > 1 and "gamma" not in name:

@@ -1,0 +1,88 @@
+"""Levels of y: how y of a codec with predicted means leaves the chip, and how y_hat reaches it, in 8 bits.
+
+A codec without means sends round(y), which fits 8 bits. With means it sends round(y - mean), and the host alone knows
+the mean: the chip must give y itself, finer than in whole numbers. Here y = level * step, with levels in -128..127 and
+a step for each channel, so that each channel uses all levels. The weights before and after hold the steps: the chip
+computes with levels, and a step costs nothing there. The host multiplies and divides.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from codec.network.codec import Codec
+from codec.quantization.channels import scale_input, scale_output
+
+RANGE = (-128.0, 127.0)
+"""Gives levels the scale 1 and the zero point 128."""
+
+BEYOND = 1.25
+"""How far beyond the largest magnitude that the pictures have shown levels reach."""
+
+
+class Levels(nn.Module):
+    """Between y and its levels [B, M, H, W], in a transform whose neighbouring layer holds the steps in its weights.
+
+    Attributes:
+        step: buffer [M].
+        gives_y: levels to y; else y to levels.
+    """
+
+    step: Tensor
+
+    def __init__(self, channels: int, gives_y: bool) -> None:
+        super().__init__()
+        self.gives_y = gives_y
+        self.register_buffer("step", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = self.step.view(-1, 1, 1)
+        return x * step if self.gives_y else x / step
+
+
+def with_levels(codec: Codec, part: str) -> nn.Module:
+    """The transform; in a codec with means it ends, or begins, with `Levels`. Their names do not move the others."""
+    transform: nn.Module = getattr(codec, part)
+    if not codec.has_means:
+        return transform
+    levels, layers = Levels(codec.M, part == "g_a"), list(transform.named_children())
+    sequence = nn.Sequential()
+    for name, layer in [*layers, ("levels", levels)] if part == "g_a" else [("levels", levels), *layers]:
+        sequence.add_module(name, layer)
+    return sequence.train(transform.training)
+
+
+def levels_of(codec: Codec) -> Iterator[tuple[str, Levels]]:
+    """The levels of the quantized transforms, with the names of these."""
+    for part in ("g_a", "h_a", "g_s"):
+        levels = getattr(getattr(codec, part, None), "levels", None)
+        if isinstance(levels, Levels):
+            yield part, levels
+
+
+@torch.no_grad()
+def fit_levels(codec: Codec, pictures: Sequence[Tensor]) -> None:
+    """Chooses the steps from y of pictures, in place; the float codec stays the same.
+
+    y_hat differs from y by half a symbol at most, and shares the steps.
+
+    Args:
+        codec: in eval mode, computing in float.
+        pictures: float [B, 3, H, W] in [0, 1] each.
+    """
+    if any(levels_of(codec)):
+        largest = torch.stack([codec.g_a(x).abs().amax((0, 2, 3)) for x in pictures]).amax(0)
+        set_steps(codec, (BEYOND * largest + 0.5) / RANGE[1])
+
+
+@torch.no_grad()
+def set_steps(codec: Codec, step: Tensor) -> None:
+    """Sets the steps [M], in place, and scales the weights beside them, so that the float codec stays the same."""
+    for part, levels in levels_of(codec):
+        ratio = step / levels.step
+        if part == "g_a":
+            scale_output(codec.g_a.get_submodule("6"), 1 / ratio)
+        else:
+            scale_input(getattr(codec, part).get_submodule("0"), ratio)
+        levels.step.copy_(step)
