@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from codec.cli import run as run_command
-from training.preempt import PREEMPTED, Preempted, StopSignal
+from training.preempt import PREEMPTED, Preempted, Stopped, StopSignal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -84,8 +84,8 @@ def cli() -> NoReturn:
 
 def train(run: Run, record: Record, stop: StopSignal) -> int:
     """The loop: steps, with checkpoints, evaluations and reconstructions in between. Returns the exit status."""
-    from training.saving import save
-    from training.validation import BEFORE, Stopped, save_reconstructions
+    from training.saving import interruptible_compilation, save
+    from training.validation import BEFORE, save_reconstructions
 
     output, progress = run.options.output, run.progress
     if progress.step == 0 and output.recon_every:
@@ -125,31 +125,6 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def interruptible_compilation(run: Run, record: Record, stop: StopSignal) -> Iterator[None]:
-    """Around a step: if it compiles a phase of QAT, which can take a minute, saves first, and signals stop it at once.
-
-    With several processes a signal waits for the step, since the others would wait for this one.
-
-    Raises:
-        Stopped: a signal came, and the state before this step is saved.
-    """
-    from training.phases import begins_phase
-    from training.saving import save
-    from training.validation import Stopped
-
-    compiled, alone = run.loss is not run.objective, run.accelerator.num_processes == 1
-    takes_long = compiled and alone and begins_phase(run.options.qat, run.progress.step)
-    saved = takes_long and save(run, record, run.shipped(), waits=True)
-    try:
-        with stop.at_once() if saved else contextlib.nullcontext():
-            yield
-    except Preempted:
-        if saved:
-            raise Stopped from None
-        raise
-
-
 def may_wait(run: Run) -> bool:
     """Whether the outcome of the last step may be read during the next step.
 
@@ -174,7 +149,7 @@ def settle(run: Run, record: Record, outcome: Outcome | None) -> None:
 def end_epoch(run: Run, record: Record, stop: StopSignal) -> bool:
     """If an epoch ends at this step, does its work once. Returns False if a signal came and the state is saved."""
     from training.saving import save
-    from training.validation import Stopped, save_reconstructions, validate
+    from training.validation import save_reconstructions, validate
 
     output, progress = run.options.output, run.progress
     if progress.evaluated == progress.step or not ends_epoch(run, 1):

@@ -21,6 +21,10 @@ class Preempted(BaseException):
     """A signal came while there was nothing to save. Not an Exception, so that no library handles it as an error."""
 
 
+class Stopped(Exception):
+    """A signal came during an evaluation or a compilation; the resumed run repeats it."""
+
+
 class StopSignal:
     """Remembers the first of SIGTERM, SIGINT or SIGUSR1; a second SIGINT ends the process at once.
 

@@ -1,6 +1,8 @@
 """Saving a run: the state to resume from, `last.safetensors`, and the `best_*` files."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from codec.errors import InputError
 from codec.network.codec import Codec
 from training.distributed import is_sharded, sum_over_ranks
 from training.folder import STATE, Marker, mark
+from training.phases import begins_phase
+from training.preempt import Preempted, Stopped, StopSignal
 from training.record import LAST, Record
 from training.run import Run
 from training.state import model_tensors, optimizer_tensors, save_state
@@ -71,6 +75,27 @@ def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False, wa
             "make room, and the same command continues from there"
         )
     return not failed
+
+
+@contextlib.contextmanager
+def interruptible_compilation(run: Run, record: Record, stop: StopSignal) -> Iterator[None]:
+    """Around a step: if it compiles a phase of QAT, which can take a minute, saves first, and signals stop it at once.
+
+    With several processes a signal waits for the step, since the others would wait for this one.
+
+    Raises:
+        Stopped: a signal came, and the state before this step is saved.
+    """
+    compiled, alone = run.loss is not run.objective, run.accelerator.num_processes == 1
+    takes_long = compiled and alone and begins_phase(run.options.qat, run.progress.step)
+    saved = takes_long and save(run, record, run.shipped(), waits=True)
+    try:
+        with stop.at_once() if saved else contextlib.nullcontext():
+            yield
+    except Preempted:
+        if saved:
+            raise Stopped from None
+        raise
 
 
 def write_last(folder: Path, contents: bytes) -> None:

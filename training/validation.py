@@ -18,16 +18,12 @@ from codec.hub.repository import RECONSTRUCTIONS
 from codec.network.codec import Codec
 from codec.network.pixels import to_uint8
 from training.distributed import sum_over_ranks
-from training.preempt import Preempted, StopSignal
+from training.preempt import Preempted, Stopped, StopSignal
 from training.qat import about_latent
 from training.record import Record
 from training.run import Run
 
 BEFORE = "pre"  # the reconstructions before the first step
-
-
-class Stopped(Exception):
-    """A signal came during an evaluation or a compilation; the resumed run repeats it."""
 
 
 def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: int) -> None:
