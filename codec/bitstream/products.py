@@ -20,30 +20,36 @@ _EXACT = 1 << 24
 
 
 def in_groups(weights: Mapping[Place, NDArray[np.int8]], least: int, most: int) -> list[list[Product]]:
-    """Splits a convolution into groups of products, none of whose partial sums leaves the exact range of float32."""
+    """Splits a convolution into groups of products, none of whose partial sums leaves the exact range of float32.
+
+    Args:
+        weights: [C_out, C_in] by their offset.
+        least, most: limits of the inputs, with 0 between them.
+    """
     groups: list[list[Product]] = []
-    low = high = np.zeros(1)
+    low = high = np.zeros(1, np.int64)
     for offset, weight in weights.items():
-        for channels in _slices(weight, least, most):
-            part = weight[:, channels].astype(np.float64)
-            ends = np.stack([part * least, part * most])
-            down, up = ends.min(0).sum(1), ends.max(0).sum(1)
+        for channels in _slices(weight, max(most, -least)):
+            part = weight[:, channels]
+            above = np.maximum(part, 0).sum(1, dtype=np.int64)
+            below = np.minimum(part, 0).sum(1, dtype=np.int64)
+            down, up = above * least + below * most, above * most + below * least
             if not groups or max((high + up).max(), -(low + down).min()) > _EXACT:
                 groups.append([])
-                low = high = np.zeros(1)
+                low = high = np.zeros(1, np.int64)
             low, high = low + down, high + up
             groups[-1].append((offset, channels, np.ascontiguousarray(part, np.float32)))
     return groups
 
 
-def _slices(weight: NDArray[np.int8], least: int, most: int) -> Iterator[slice]:
-    """Slices of input channels that are each exact by themselves."""
-    cost = np.abs(weight.astype(np.int64)) * max(most, -least)
-    start = 0
-    for end in range(1, cost.shape[1] + 1):
-        if end == cost.shape[1] or cost[:, start : end + 1].sum(1).max() > _EXACT:
-            yield slice(start, end)
-            start = end
+def _slices(weight: NDArray[np.int8], most: int) -> Iterator[slice]:
+    """Slices of input channels that are each exact by themselves for inputs of at most this magnitude."""
+    costs = most * np.abs(weight.astype(np.int32)).cumsum(1, dtype=np.int64)
+    start, before = 0, np.zeros((len(weight), 1), np.int64)
+    while start < costs.shape[1]:
+        end = max(start + 1, int(((costs - before).max(0) <= _EXACT).sum()))
+        yield slice(start, end)
+        start, before = end, costs[:, end - 1 : end]
 
 
 def sums_of(
