@@ -85,7 +85,7 @@ def cli() -> NoReturn:
 def train(run: Run, record: Record, stop: StopSignal) -> int:
     """The loop: steps, with checkpoints, evaluations and reconstructions in between. Returns the exit status."""
     from training.saving import save
-    from training.validation import BEFORE, save_reconstructions
+    from training.validation import BEFORE, Stopped, save_reconstructions
 
     output, progress = run.options.output, run.progress
     if progress.step == 0 and output.recon_every:
@@ -95,11 +95,11 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
         return PREEMPTED
     unread: Outcome | None = None
     while progress.step < run.total:
+        # The outcome of the step before is read while a GPU computes the gradients of this one.
         try:
             with interruptible_compilation(run, record, stop):
-                # The outcome of the step before is read while a GPU computes the gradients of this one.
                 last, unread = unread, optimizer_step(run, stop, partial(settle, run, record, unread))
-        except Preempted:
+        except Stopped:
             return PREEMPTED
         stop.begun()
         progress.step += 1
@@ -125,6 +125,31 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def interruptible_compilation(run: Run, record: Record, stop: StopSignal) -> Iterator[None]:
+    """Around a step: if it compiles a phase of QAT, which can take a minute, saves first, and signals stop it at once.
+
+    With several processes a signal waits for the step, since the others would wait for this one.
+
+    Raises:
+        Stopped: a signal came, and the state before this step is saved.
+    """
+    from training.phases import begins_phase
+    from training.saving import save
+    from training.validation import Stopped
+
+    compiled, alone = run.loss is not run.objective, run.accelerator.num_processes == 1
+    takes_long = compiled and alone and begins_phase(run.options.qat, run.progress.step)
+    saved = takes_long and save(run, record, run.shipped(), waits=True)
+    try:
+        with stop.at_once() if saved else contextlib.nullcontext():
+            yield
+    except Preempted:
+        if saved:
+            raise Stopped from None
+        raise
+
+
 def may_wait(run: Run) -> bool:
     """Whether the outcome of the last step may be read during the next step.
 
@@ -144,25 +169,6 @@ def settle(run: Run, record: Record, outcome: Outcome | None) -> None:
     if outcome.fault:
         report_fault(run, record, outcome)
     record.step(outcome.step, outcome.figures, outcome.lr)  # a row every --log_every steps
-
-
-@contextlib.contextmanager
-def interruptible_compilation(run: Run, record: Record, stop: StopSignal) -> Iterator[None]:
-    """Around a step: if it compiles a phase of QAT, which can take a minute, saves first, and signals stop it at once.
-
-    With several processes a signal waits for the step, since the others would wait for this one.
-
-    Raises:
-        Preempted: a signal came, and the state before this step is saved.
-    """
-    from training.phases import begins_phase
-    from training.saving import save
-
-    compiled, alone = run.loss is not run.objective, run.accelerator.num_processes == 1
-    takes_long = compiled and alone and begins_phase(run.options.qat, run.progress.step)
-    saved = takes_long and save(run, record, run.shipped(), waits=True)
-    with stop.at_once() if saved else contextlib.nullcontext():
-        yield
 
 
 def end_epoch(run: Run, record: Record, stop: StopSignal) -> bool:
@@ -205,8 +211,7 @@ def forward(run: Run, model: nn.Module, batch: Batch, step: int) -> tuple[dict[s
     from codec.network.bottleneck import noise_keys
 
     x = run.to_pictures(batch.images)
-    # Hashed on the host: on a GPU the keys would be 34 tiny kernels.
-    keys = noise_keys(run.options.numerics.seed, step, batch.places).to(run.device, non_blocking=True)
+    keys = noise_keys(run.options.numerics.seed, step, batch.places.to(run.device, non_blocking=True))
     with run.autocast():
         out = model(x, keys, run.objective.detaches_rate)
     loss, figures = run.loss(out, x)

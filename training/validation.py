@@ -27,7 +27,7 @@ BEFORE = "pre"  # the reconstructions before the first step
 
 
 class Stopped(Exception):
-    """A signal came during an evaluation; the resumed run repeats the evaluation."""
+    """A signal came during an evaluation or a compilation; the resumed run repeats it."""
 
 
 def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: int) -> None:

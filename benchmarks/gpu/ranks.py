@@ -21,25 +21,23 @@ from benchmarks.gpu.setting import Setting, train
 from benchmarks.harness import Row
 from training.preempt import PREEMPTED
 
-STEPS, HALF = 20, 10
 AT = 3
 FOR_EVER = 1_000_000
 SUMS, ROUNDED = 1e-4, 1e-3
 """Largest relative difference of runs in FP32 whose sums differ in order; the same with fake quantization."""
 
 FP32 = ("--act", "relu", "--loss_type", "mse", "--amp", "false")
-QAT = ("--qat", "true", "--qat_scope", "all", "--qat_calib_steps", 6, "--qat_freeze_after", 12)
 RANGES = (".low", ".high")
 
 
 def ddp(setting: Setting) -> Iterator[Row]:
-    """20 steps in FP32 with the same global batch, compiled where that is the default."""
+    """Some steps in FP32 with the same global batch, compiled where that is the default."""
     yield from _against_one(setting, "DDP, relu, FP32", SUMS, *FP32)
 
 
 def ddp_qat(setting: Setting) -> Iterator[Row]:
     """Quantization-aware training through its phases: the ranges are those of the global batch."""
-    yield from _against_one(setting, "DDP, relu, QAT", ROUNDED, *FP32, *QAT, "--compile", "false")
+    yield from _against_one(setting, "DDP, relu, QAT", ROUNDED, *FP32, *setting.qat(), "--compile", "false")
     one, two = (
         {name: tensor for name, tensor in state(setting.folder / run).items() if name.endswith(RANGES)}
         for run in ("one", "two")
@@ -49,9 +47,9 @@ def ddp_qat(setting: Setting) -> Iterator[Row]:
 
 
 def _against_one(setting: Setting, what: str, limit: float, *options: object) -> Iterator[Row]:
-    one = start_run(setting, "one", *options, "--max_steps", STEPS)
-    succeed(one, *start_ranks(setting, "two", train, _halved(setting, "two", *options, "--max_steps", STEPS)))
-    yield _agreement(setting, f"{what}, two ranks against one: losses of {STEPS} steps", "two", "one", limit)
+    one = start_run(setting, "one", *options, "--max_steps", setting.steps)
+    succeed(one, *start_ranks(setting, "two", train, _halved(setting, "two", *options, "--max_steps", setting.steps)))
+    yield _agreement(setting, f"{what}, two ranks against one: losses of {setting.steps} steps", "two", "one", limit)
 
 
 def _halved(setting: Setting, name: str, *options: object) -> list[str]:
@@ -104,12 +102,12 @@ def _rank_of(launcher: int, rank: int) -> psutil.Process:
 
 def resume_on_one(setting: Setting) -> Iterator[Row]:
     """A state that two ranks saved goes on in one process, as a run of one process would."""
-    options = (*FP32, "--compile", "false")
-    one = start_run(setting, "one", *options, "--max_steps", STEPS)
-    succeed(*start_ranks(setting, "half", train, _halved(setting, "half", *options, "--max_steps", HALF)))
-    onward = ("--max_steps", STEPS, "--resume", setting.folder / "half" / "state")
+    options, half = (*FP32, "--compile", "false"), setting.steps // 2
+    one = start_run(setting, "one", *options, "--max_steps", setting.steps)
+    succeed(*start_ranks(setting, "half", train, _halved(setting, "half", *options, "--max_steps", half)))
+    onward = ("--max_steps", setting.steps, "--resume", setting.folder / "half" / "state")
     succeed(one, start_run(setting, "onward", *options, *onward))
-    yield _agreement(setting, f"from two ranks to one after {HALF} steps: losses of the rest", "onward", "one")
+    yield _agreement(setting, f"from two ranks to one after {half} steps: losses of the rest", "onward", "one")
 
 
 def sharded_on_one(setting: Setting) -> Iterator[Row]:
@@ -124,7 +122,7 @@ def sharded_on_two(setting: Setting) -> Iterator[Row]:
 
 def _sharded(setting: Setting, processes: int, *options: object) -> Iterator[Row]:
     setting.needs_gpu("Accelerate turns FSDP on only for GPUs")
-    options = (*options, "--amp", "false", "--channels_last", "false", "--max_steps", STEPS)
+    options = (*options, "--amp", "false", "--channels_last", "false", "--max_steps", setting.steps)
     one = start_run(setting, "one", *options, "--compile", "false")
     batch = ("--batch_size", setting.batch_size // processes)
     launcher = launch(setting, "fsdp.yaml", processes, setting.words("sharded", *options, *batch))
@@ -134,4 +132,6 @@ def _sharded(setting: Setting, processes: int, *options: object) -> Iterator[Row
         kill_tree(launcher.pid)
     succeed(one)
     yield Row(f"exit status of FSDP2 on {processes}", status, "", at_most=0)
-    yield _agreement(setting, f"FSDP2 on {processes} against one process: losses of {STEPS} steps", "sharded", "one")
+    yield _agreement(
+        setting, f"FSDP2 on {processes} against one process: losses of {setting.steps} steps", "sharded", "one"
+    )

@@ -41,6 +41,16 @@ class Setting:
         """Pictures per optimizer step."""
         return 4 if self.tiny else 16
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a run that is checked."""
+        return 10 if self.tiny else 20
+
+    def qat(self) -> tuple[object, ...]:
+        """Options of quantization-aware training with each phase in `steps`."""
+        learned, frozen = 3 * self.steps // 10, 6 * self.steps // 10
+        return ("--qat", "true", "--qat_scope", "all", "--qat_calib_steps", learned, "--qat_freeze_after", frozen)
+
     def bar(self, value: float) -> float | None:
         """A bar of speed or of learning; None in a dry run, which is too short for it."""
         return None if self.tiny else value

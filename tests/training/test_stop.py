@@ -81,6 +81,7 @@ def test_a_signal_stops_a_compilation(coco224: Path, tmp_path: Path, monkeypatch
     status, seconds, said = stopped(words, tmp_path / "log", "batch       8 x 1", 4.0)
     assert (status, "Traceback" in said) == (75, False)
     assert seconds < SECONDS
+    assert "stopped by SIGTERM before the first step; run the same command again" in said
     assert not (tmp_path / "run" / "state").exists()
 
 
@@ -94,8 +95,8 @@ def test_a_signal_stops_the_compilation_of_a_later_phase_with_the_state_before_i
         if run.progress.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.1)
-        shared = torch.tensor([0.0, float(bool(stop.name)), 1.0, 1.0, 1.0])
-        return Outcome(run.progress.step + 1, 1e-4, [], ["loss", "bpp", "psnr"], Reading(shared))
+        values = Reading(torch.tensor([0.0, bool(stop.name), 1.0, 1.0, 1.0]))
+        return Outcome(run.progress.step + 1, 1e-4, [], ["loss", "bpp", "psnr"], values)
 
     monkeypatch.setattr(train_accel, "optimizer_step", step)
     words = ["--coco_dir", coco224, *TINY, *into(tmp_path), "--qat", "true", "--qat_calib_steps", 2]
