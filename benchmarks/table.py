@@ -34,6 +34,7 @@ SUBJECTS = {
     "coding": "Files: the entropy coder",
     "large": "Files: large pictures",
     "damage": "Files: damage",
+    "everywhere": "Files: the same symbols everywhere",
     "fuzz": "Commands: hostile inputs",
 }
 """The order and the titles of the page; results that are not named here come after them."""

@@ -7,12 +7,10 @@ A layer is a convolution of int8 weights with integer activations, summed in 32 
 with a multiplier and a shift for each output channel (a dyadic rescaling, rounded half up). Every number is an integer,
 so a C program with int8, int32 and int64 computes the same; no result depends on the order of a sum.
 
-Here the sums are matrix products of floats, which numpy computes fastest. A float32 represents every integer up to
-2^24. A product is split into groups of taps and channels whose partial sums all stay below this bound, so each of them
-is exact in any order, with or without fused multiply-adds. A float64 (up to 2^53) adds the groups and rescales.
+Here the sums are matrix products of floats (`codec.bitstream.products`), and float64, exact up to 2^53, rescales them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.bitstream.products import Place, Product, in_groups, sums_of
 from codec.errors import InputError
 
 Span = tuple[int, int]
@@ -40,8 +39,6 @@ MOST_MULTIPLIER = 1 << 16
 MOST_SHIFT = 45
 """A sum, below 2^31, times the multiplier, plus 2^(shift - 1), is below 2^53."""
 _MOST_SUM = (1 << 31) - 1
-_EXACT = 1 << 24
-"""A float32 represents all integers up to this one."""
 MOST_SYMBOL = 1 << 20
 """Symbols of z beyond it are taken for this one, before they are scaled; no trained codec has any."""
 MOST_ACTIVATION = (1 << 16) - 1
@@ -125,11 +122,6 @@ class Layer:
         return max(0, first - 1), min(length, end + 1)
 
 
-Place = tuple[int, int]
-Product = tuple[Place, slice, NDArray[np.float32]]
-"""A tap's offset in rows and columns, a slice of input channels, and its weights [C_out, channels]."""
-
-
 def taps(layer: Layer) -> dict[Place, dict[Place, NDArray[np.int8]]]:
     """A layer as convolutions of stride 1: one, or in a transposed layer one for each parity of rows and columns.
 
@@ -151,33 +143,6 @@ def taps(layer: Layer) -> dict[Place, dict[Place, NDArray[np.int8]]]:
 
 _OFFSETS = ((-1, 0, 1), (0, 1))
 """Of a convolution of stride 1, and of the even rows of a transposed one; of its odd rows."""
-
-
-def _groups(weights: Mapping[Place, NDArray[np.int8]], least: int, most: int) -> list[list[Product]]:
-    """Splits a convolution into groups of products, none of whose partial sums leaves the exact range of float32."""
-    groups: list[list[Product]] = []
-    low = high = np.zeros(1)
-    for offset, weight in weights.items():
-        for channels in _slices(weight, least, most):
-            part = weight[:, channels].astype(np.float64)
-            ends = np.stack([part * least, part * most])
-            down, up = ends.min(0).sum(1), ends.max(0).sum(1)
-            if not groups or max((high + up).max(), -(low + down).min()) > _EXACT:
-                groups.append([])
-                low = high = np.zeros(1)
-            low, high = low + down, high + up
-            groups[-1].append((offset, channels, np.ascontiguousarray(part, np.float32)))
-    return groups
-
-
-def _slices(weight: NDArray[np.int8], least: int, most: int) -> Iterator[slice]:
-    """Slices of input channels that are each exact by themselves."""
-    cost = np.abs(weight.astype(np.int64)) * max(most, -least)
-    start = 0
-    for end in range(1, cost.shape[1] + 1):
-        if end == cost.shape[1] or cost[:, start : end + 1].sum(1).max() > _EXACT:
-            yield slice(start, end)
-            start = end
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +203,7 @@ class IntegerNetwork:
         limits = [(-self.most, self.most)]
         limits += [(each.least, each.most) for each in self.layers[:-1]]
         return [
-            {place: _groups(weights, *limit) for place, weights in taps(layer).items()}
+            {place: in_groups(weights, *limit) for place, weights in taps(layer).items()}
             for layer, limit in zip(self.layers, limits, strict=True)
         ]
 
@@ -304,27 +269,10 @@ def _convolve(
         places = found[:, place[0] :: step, place[1] :: step]
         for row in range(0, rows, chunk):
             count = min(chunk, rows - row)
-            sums = _sums(padded, groups, (start + row + 1) * pitch + 1, count * pitch, pitch)
+            sums = sums_of(padded, groups, (start + row + 1) * pitch + 1, count * pitch, pitch)
             places[:, row : row + count] = _rescaled(sums, layer).reshape(-1, count, pitch)[:, :, :width]
     cut = outputs[0] - step * (start + first)
     return found[:, cut : cut + outputs[1] - outputs[0]]
-
-
-def _sums(padded: NDArray[np.float32], groups: list[list[Product]], start: int, count: int, pitch: int) -> NDArray[Any]:
-    """The sums of a convolution [C_out, count], without bias, at `count` places of the padded input from `start` on."""
-    shape = len(groups[0][0][2]), count
-    total = np.empty(shape, np.float64)
-    partial, one = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    for rank, group in enumerate(groups):
-        for number, ((dy, dx), channels, weight) in enumerate(group):
-            place = start + dy * pitch + dx
-            np.matmul(weight, padded[channels, place : place + count], out=one if number else partial)
-            if number:
-                partial += one
-        if len(groups) == 1:
-            return partial
-        np.add(total if rank else 0, partial, out=total)
-    return total
 
 
 def _rescaled(sums: NDArray[Any], layer: Layer) -> NDArray[np.float64]:

@@ -7,9 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hyper import HYPER, Symbols, arrays_of, drawn_hyper, hyper_codec, hyper_tables
+from hyper import HYPER, Symbols, arrays_of, hyper_codec, hyper_tables
 from test_container import sealed
 
+from benchmarks.coding import drawn_hyper
 from benchmarks.damage import damaged
 from codec.bitstream import hyper_coder
 from codec.bitstream.container import pack, unpack

@@ -12,7 +12,7 @@ from hyper import HYPER, hyper_tables
 from numpy.typing import NDArray
 from programs import ROOT
 
-from codec.bitstream import integer
+from codec.bitstream import integer, products
 from codec.bitstream.integer import IntegerNetwork
 from codec.bitstream.tables import to_bytes
 from codec.errors import InputError
@@ -84,12 +84,17 @@ def test_symbols_of_32_bits_saturate(network: IntegerNetwork) -> None:
 def test_products_may_be_split_in_any_way(network: IntegerNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     z = drawn(network, 5, 4)
     indexes, means = whole(network, z)
-    for name, limit in (("_EXACT", 2**20), ("_EXACT", 2**18), ("_CHUNK", 1), ("_CHUNK", 300)):
+    for module, name, limit in (
+        (products, "_EXACT", 2**20),
+        (products, "_EXACT", 2**18),
+        (integer, "_CHUNK", 1),
+        (integer, "_CHUNK", 300),
+    ):
         with monkeypatch.context() as patched:
-            patched.setattr(integer, name, limit)
+            patched.setattr(module, name, limit)
             again = replace(network)
             found, found_means = whole(again, z)
-            if name == "_EXACT":
+            if module is products:
                 assert max(len(groups) for split in again._split for groups in split.values()) > 1
         assert np.array_equal(found, indexes)
         assert means is None or np.array_equal(found_means, means)

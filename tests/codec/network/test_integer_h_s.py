@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from hyper import HYPER, arrays_of, drawn_z, hyper_codec, hyper_tables
+from hyper import HYPER, arrays_of, hyper_codec, hyper_tables
 
+from benchmarks.coding import drawn_z
 from codec.bitstream.hyper_coder import HyperCoder, z_size
 from codec.bitstream.rows import bits
 from codec.bitstream.tables import tables_of_state
