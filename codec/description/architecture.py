@@ -128,5 +128,6 @@ class Architecture:
         q = self.quantization
         if q and q.eval_fakequant and q.phase.fake_quantizes:
             words |= {part: f"{words[part]} in int8" for part in words if q.scope in (part, "all")}
+            words |= {"h_a": "in int8"} if q.hyper else {}
         named = [] if self.arch == DEFAULT_ARCH else [self.arch]
         return ", ".join([*named, *(f"{part} {block}" for part, block in words.items())])

@@ -26,11 +26,15 @@ What the graph contains:
   of g_s.
 
 **The latent y and y_hat.** The last convolution of g_a and the input of g_s have no quantizer.
-`codec.y_model.symbol_limits` is (-128, 127) if the symbols of the entropy model's tables lie in -128..127,
-else None, and then y stays float in both transforms. In evaluation the entropy model clamps its symbols,
-round(y - median), to these limits. An int8 encoder gives the same symbols if the medians are folded into the bias of
-g_a's last convolution and its output has scale 1 and zero point 128. Training has no such limits: a clamp would stop
-the gradients of the few values outside, which the rate pulls inside.
+`codec.y_model.symbol_limits` is (-128, 127) if the symbols of the entropy model's tables lie in -128..127, or if the
+codec has a hyperprior, else None, and then y stays float in both transforms. In evaluation the entropy model clamps
+its symbols, round(y - median), to these limits. An int8 encoder gives the same symbols if the medians are folded into
+the bias of g_a's last convolution and its output has scale 1 and zero point 128. Training has no such limits: a clamp
+would stop the gradients of the few values outside, which the rate pulls inside. z of a quantized h_a is treated as y;
+the input of h_a is the magnitudes of y's symbols, with scale 1 and zero point 0.
+
+With predicted means y and y_hat have `codec.quantization.levels`: g_a ends, h_a and g_s begin with a `Levels` module,
+which an exporter leaves out, and a quantizer of scale 1 and zero point 128 before or after it.
 
 The input of g_s is y_hat = symbol + median. An int8 decoder reads the symbols (scale 1, zero point 128) and constant
 channels. The integer weights of the constant channels hold what the medians add through each tap of the first

@@ -86,7 +86,7 @@ def decode(data: bytes, model: Model) -> Pixels:
     for tile in model.tiles(found.shape[1:]):
         piece = model.piece(found, tile)
         if model.takes_bytes:
-            x_hat = model.run(_levels(piece * np.float32(model.coder.unit), model))
+            x_hat = model.run(_levels(piece if model.steps is None else piece * model.coder.unit, model))
         else:
             x_hat = model.run(piece.astype(np.float32) * np.float32(model.coder.unit) + model.medians)
         if x_hat.dtype != np.uint8:
@@ -99,7 +99,7 @@ def decode(data: bytes, model: Model) -> Pixels:
 
 def _levels(y: NDArray[Any], graph: Graph) -> NDArray[np.uint8]:
     """y, y_hat or symbols [M, h, w] as the graph's levels, or symbols, in 8 bits."""
-    values = np.rint(y if graph.steps is None else y.astype(np.float32) / graph.steps)
+    values = y if graph.steps is None else np.rint(y.astype(np.float32) / graph.steps)
     levels: NDArray[np.uint8] = np.clip(values + SYMBOL_ZERO, 0, 255).astype(np.uint8)
     return levels
 

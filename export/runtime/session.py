@@ -181,6 +181,10 @@ class Model(Graph):
         self.medians = self.coder.medians
         channels = self.coder.tables.channels
         self.check_shapes(*((3, channels) if part == "encoder" else (channels, 3)))
+        latent = self.session.get_outputs()[0] if part == "encoder" else self._entry
+        has_levels = latent.type == "tensor(uint8)" and self.coder.unit < 1  # symbols around a mean are the host's
+        if has_levels != (self.steps is not None):
+            raise InputError(f"{path} has steps without levels of y, or levels without steps; export it again")
         self.h_a = None
         if part == "encoder" and isinstance(self.coder.tables, HyperTables):
             self.h_a = self._beside(path.with_suffix(H_A_SUFFIX))

@@ -138,6 +138,25 @@ def test_h_a_of_another_encoder_is_refused(
         Model(tmp_path / "a" / "encoder.onnx", "encoder")
 
 
+def test_levels_without_steps_or_with_impossible_ones_are_refused(
+    codecs: dict[tuple[str, str], Codec], tmp_path: Path
+) -> None:
+    exported(codecs[MEAN_SCALE, "int8"], "decoder", tmp_path)
+    path = tmp_path / "decoder.onnx"
+    model = onnx.load(path)
+    (steps,) = (each for each in model.metadata_props if each.key == "steps")
+    for value, reason in (
+        ("", "levels without steps"),
+        ("no", "no positive numbers"),
+        ("00" * 48, "no positive numbers"),
+        (steps.value[:-8], "11 steps"),
+    ):
+        steps.value = value
+        onnx.save(model, path)
+        with pytest.raises(InputError, match=reason):
+            Model(path, "decoder")
+
+
 @pytest.mark.slow
 def test_the_command_writes_h_a_beside_the_encoder(
     codecs: dict[tuple[str, str], Codec],
