@@ -3,13 +3,22 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from codec.bitstream.hyper_coder import HyperCoder
+from codec.bitstream.rows import bits_by_row
 from codec.errors import InputError
 from codec.evaluation.figures import Figures, measure_pictures
+from codec.evaluation.metrics import bpp
 from codec.evaluation.pictures import Failures
-from codec.files import FileCodec, out_of_memory
+from codec.files import FileCodec, Latent, out_of_memory
+from codec.network.bottleneck import Bottleneck
+
+_POSITIONS = 512
+"""Likelihoods are computed for about so many positions at a time."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +78,36 @@ def _code_or_none(codec: FileCodec, indices: Sequence[int], x: Tensor) -> list[D
 def _code(codec: FileCodec, indices: Sequence[int], x: Tensor) -> list[Decoded]:
     height, width = x.shape[-2:]
     latents = codec.latents(x)
-    bits = [codec.coder.bits(each.y, each.z) for each in latents]
-    estimated = torch.tensor(bits) / (height * width)
+    estimated = torch.tensor([_bits(codec, each) for each in latents]) / (height * width)
     files = codec.encode(latents, height, width)
     del latents  # for a large picture they take as much memory as its pixels
     x_hat = codec.decompress(files)
     original = x.to(x_hat[0].device)
     rows = measure_pictures(original, torch.stack(x_hat) if x_hat[1:] else x_hat[0][None], estimated, files)
     return [Decoded(*decoded) for decoded in zip(indices, rows, original, x_hat, strict=True)]
+
+
+def _bits(codec: FileCodec, latent: Latent) -> float:
+    """Estimated bits of a picture's symbols.
+
+    Symbols of trained densities are estimated from their likelihoods: tables that do not fit the densities show. The
+    tables of y under a hyperprior are not trained; there the estimate is theirs.
+    """
+    bottleneck, coder = codec.codec.entropy_bottleneck, codec.coder
+    if latent.z is None:
+        return _by_likelihoods(bottleneck, latent.y)
+    assert isinstance(coder, HyperCoder)
+    of_y = coder.bits(latent.y, latent.z) - bits_by_row(coder.tables.z, latent.z)
+    return of_y + _by_likelihoods(bottleneck, latent.z)
+
+
+def _by_likelihoods(bottleneck: Bottleneck, symbols: NDArray[np.int32]) -> float:
+    """Bits of symbols [C, h, w], some rows at a time."""
+    medians = bottleneck.medians()
+    rows = max(1, _POSITIONS // symbols.shape[-1])
+    total = 0.0
+    for first in range(0, symbols.shape[-2], rows):
+        some = torch.from_numpy(symbols[None, :, first : first + rows]).to(medians.device)
+        _, likelihoods, _ = bottleneck(some.float() + medians)
+        total += float(bpp({"symbols": likelihoods}, 1))
+    return total

@@ -22,7 +22,7 @@ from codec.cli import DataError
 from codec.description.architecture import Architecture, BlockChoice
 from codec.errors import InputError, SomeFailed
 from codec.evaluate import main
-from codec.files import FileCodec
+from codec.files import FileCodec, Latent
 from codec.network.architectures import new_codec
 from codec.network.tables import with_tables
 
@@ -243,14 +243,14 @@ def test_a_picture_that_one_codec_fails_on_counts_for_none(
     for name in "abc":
         (pictures / f"{name}.png").write_bytes((folder / "3-160x200.png").read_bytes())
     Image.new("RGB", (160, 200), "white").save(pictures / "b.png")
-    whole = FileCodec.symbols
+    whole = FileCodec.latents
 
-    def without_memory(self: FileCodec, x: torch.Tensor) -> np.ndarray:
+    def without_memory(self: FileCodec, x: torch.Tensor) -> list[Latent]:
         if self.codec.architecture.g_a.name == "relu" and any(each.min() == 255 for each in x):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(self, x)
 
-    monkeypatch.setattr(FileCodec, "symbols", without_memory)
+    monkeypatch.setattr(FileCodec, "latents", without_memory)
     outputs = ["--json", str(tmp_path / "out.json"), "--per_image", str(tmp_path / "rows.csv")]
     with pytest.raises(SomeFailed, match=r"^1 of 3 pictures failed: .*b\.png: 160x200 pixels do not fit into memory$"):
         main(["--images", str(pictures), "--checkpoint", str(checkpoint), str(other), *outputs])
