@@ -39,8 +39,7 @@ class LatentModel(EntropyModel):
         if self.symbol_limits is None:
             return symbols
         limited = symbols.clamp(*self.symbol_limits)
-        count = torch.stack([(symbols != limited).sum(), torch.ones_like(symbols, dtype=torch.int64).sum()])
-        self.clamped = self.clamped + count  # in place is forbidden for a copy that was made in inference mode
+        self.clamped += torch.stack([(symbols != limited).sum(), torch.ones_like(symbols, dtype=torch.int64).sum()])
         return limited
 
     def limit_symbols(self) -> None:

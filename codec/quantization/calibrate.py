@@ -30,7 +30,7 @@ CALIBRATION_PICTURES = 64
 """The largest number of pictures that equalization and GPTQ rounding use."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def calibrate(codec: Codec, pictures: Iterable[Tensor], quantization: Quantization) -> Codec:
     """Post-training quantization: a quantized copy in eval mode with the ranges of these pictures.
 

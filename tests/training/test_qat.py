@@ -15,13 +15,17 @@ from safetensors.torch import load_file
 import training.run
 import training.start
 from codec.checkpoint import load_codec
-from codec.description.architecture import Phase
+from codec.description.architecture import Architecture, Phase, Quantization
 from codec.errors import InputError
+from codec.network.architectures import new_codec
 from codec.network.codec import Codec
+from codec.network.tables import with_tables
+from codec.quantization.calibrate import calibrate
 from codec.quantization.layers import QuantizedLayer
 from codec.quantization.levels import levels_of
 from codec.quantization.phases import activation_quantizers, in_float
 from training.options import parse
+from training.qat import about_latent
 
 pytestmark = pytest.mark.slow
 
@@ -313,6 +317,16 @@ def test_h_a_trains_for_int8_too_and_the_run_resumes_bit_for_bit(
         assert (again.g_a(x) - codec.g_a(x)).abs().max() < 0.05 * codec.g_a(x).abs().max()
     for (name, a), (_, b) in zip(levels_of(codec), levels_of(again), strict=True):
         assert torch.equal(a.step, b.step), name
+
+
+def test_a_run_warns_of_symbols_that_8_bits_do_not_hold(picture: torch.Tensor) -> None:
+    codec = with_tables(new_codec(Architecture(8, 12, arch="bmshj2018_hyperprior")))
+    shipped = calibrate(codec, [picture[..., :64, :64]], Quantization("encoder"))
+    for clamped, words in ((1, []), (20, ["0.20% of the symbols of y do not fit -128..127"])):
+        shipped.y_model.clamped.copy_(torch.tensor([clamped, 10_000]))
+        lines = about_latent(shipped)
+        assert len(lines) == len(words)
+        assert all(word in line for word, line in zip(words, lines, strict=True))
 
 
 # --- options ----------------------------------------------------------------------------------------------------
