@@ -39,7 +39,7 @@ def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: in
     shares = EvalBatches(run.data.validation, run.eval_batch, accelerator.process_index, accelerator.num_processes)
     until_stopped = (batch.images for batch in itertools.takewhile(lambda _: not stop.name, shares))
     mine: list[Figures] = []
-    codec.y_model.clamped = torch.zeros_like(codec.y_model.clamped)
+    codec.y_model.clamped.zero_()
     with contextlib.suppress(Preempted), stop.at_once():  # its compilation can take a minute
         mine.extend(evaluate(codec, until_stopped, run.device, batch_size=run.eval_batch))
     figures = _means(mine, run, bool(stop.name))
