@@ -124,16 +124,16 @@ def export(options: ExportOptions) -> None:
             runs = executed(model)
             print(f"{named}{runs.int8} of {runs.convolutions} convolutions run in int8 in ONNX Runtime")
     if int8:
-        for line in in_float_after_all(codec):
+        for line in in_float_after_all(codec, options.part):
             print(line)
     elif opened.architecture.quantization:
         print("float: the checkpoint was trained for int8; --precision int8 keeps its quantization")
 
 
-def in_float_after_all(codec: "Codec") -> list[str]:
-    """Why latents of a quantized codec stay in float."""
+def in_float_after_all(codec: "Codec", part: str) -> list[str]:
+    """Why latents of a quantized codec stay in float; a decoder has no z."""
     lines = []
-    for transform, name in (("g_a", "y"), ("h_a", "z")):
+    for transform, name in (("g_a", "y"), ("h_a", "z"))[: 1 if part == "decoder" else 2]:
         model = codec.entropy_models.get(transform)
         reason = model.not_int8() if model is not None else ""
         if reason and (transform == "g_a" or codec.is_quantized(transform)):
