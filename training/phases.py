@@ -16,7 +16,7 @@ class QatOptions(OptionGroup):
     qat: bool = option(False, "quantization-aware training", decides=True)
     qat_scope: Literal["encoder", "decoder", "all"] = option("encoder", "which transforms are quantized", **_OF_QAT)
     qat_exclude_entropy: bool = option(
-        True, "do not quantize h_a of a hyperprior with the encoder; CDF tables and h_s stay on the host", **_OF_QAT
+        True, "leave h_a of a hyperprior in float; false: it is quantized with the encoder", **_OF_QAT
     )
     qat_calib_steps: int = option(
         2000,

@@ -134,7 +134,7 @@ def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
         lines.append(
             "h_a stays in float: it belongs to the encoder, which --qat_scope decoder leaves out"
             if "h_a" in codec.entropy_models
-            else "this entropy model has no h_a, h_s or other layer to quantize: CDF tables stay on the host"
+            else f"--qat_exclude_entropy false has no effect: {codec.arch} has no h_a"
         )
     if amp:
         lines.append("warning: --amp true rounds quantized values a second time; --amp false is the default with QAT")

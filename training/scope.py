@@ -22,7 +22,7 @@ class ReplacementOptions(OptionGroup):
     )
     train_scope: Literal["replaced+hyper", "replaced", "replaced+entropy", "all"] = option(
         "replaced+hyper",
-        "what trains: the replaced transforms, these and the entropy model (+hyper: h_a and h_s too), or all",
+        "what trains: transforms whose GDN is replaced; +entropy: entropy models too; +hyper: h_a and h_s too; or all",
         decides=True,
     )
     plugin: str | None = option(None, "Python file that registers blocks of your own", metavar="FILE")

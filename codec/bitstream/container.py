@@ -78,7 +78,7 @@ def unpack(data: bytes, coder: AnyCoder) -> tuple[int, int, NDArray[np.int32]]:
         )
     arch = _arch(coder)
     if version != _version(coder) or not body.startswith(arch):
-        raise InputError("its fingerprint is this codec's and its architecture is not; it is damaged, fetch it again")
+        raise InputError("its fingerprint is this codec's, but its architecture is not; it is damaged, fetch it again")
     width, start = _read_varint(body, len(arch))
     height, start = _read_varint(body, start)
     check_size(height, width)

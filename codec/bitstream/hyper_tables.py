@@ -95,7 +95,7 @@ def hyper_tables_of_state(state: State, g_s: dict[str, Any]) -> HyperTables:
 
 
 def source(state: State) -> NDArray[np.uint8]:
-    """SHA-256 [32] of the float arrays that h_s in integers was made from: h_s, the medians and the scale table."""
+    """SHA-256 [32] of the float arrays that the integer h_s was made from: h_s, the medians and the scale table."""
     wanted = re.compile(r"h_s\.\d+\.(weight|bias)|gaussian_conditional\.scale_table")
     digest = hashlib.sha256()
     for name in sorted(state):
@@ -137,7 +137,7 @@ def network_of_arrays(arrays: State, made_from: NDArray[np.uint8]) -> IntegerNet
         raise InputError("this codec's integer network is incomplete; give a checkpoint that training wrote")
     if not np.array_equal(arrays["source"], made_from):
         raise InputError(
-            "CDF tables are stale: h_s in integers was made from other weights; give a checkpoint that training wrote"
+            "CDF tables are stale: the integer h_s was made from other weights; give a checkpoint that training wrote"
         )
     fraction, most, has_means = arrays["numbers"].tolist()
     layers = [
@@ -174,7 +174,9 @@ def from_bytes(data: memoryview) -> HyperTables:
     reader = _Reader(data)
     fingerprint, _, number, channels, longest, scales, longest_y, fraction, most, depth = reader.numbers(_HEADER)
     if number not in ARCHES:
-        raise InputError(f"entropy tables of an architecture with the number {number}; use a later program")
+        raise InputError(
+            f"entropy tables of an architecture with the number {number}; use a newer version of this program"
+        )
     z = Rows(reader.words(channels), reader.words(channels), reader.words(channels, longest))
     y = Rows(reader.words(scales), reader.words(scales), reader.words(scales, longest_y))
     medians, thresholds, layers = reader.words(channels), reader.words(scales - 1), []

@@ -74,7 +74,7 @@ class Quantization:
     def __post_init__(self) -> None:
         """Raises InputError if h_a is quantized without the encoder."""
         if self.hyper and self.scope == "decoder":
-            raise InputError("quantization of h_a without the encoder, whose output it reads")
+            raise InputError("h_a cannot be quantized without the encoder, whose output it reads")
 
     @property
     def transforms(self) -> tuple[str, ...]:
@@ -117,7 +117,7 @@ class Architecture:
         if self.arch not in ARCHITECTURES:
             raise InputError(f"architecture {self.arch!r}: not one of {', '.join(ARCHITECTURES)}")
         if self.quantization and self.quantization.hyper and self.arch == DEFAULT_ARCH:
-            raise InputError(f"quantization of h_a, which {self.arch} does not have")
+            raise InputError(f"h_a cannot be quantized: {self.arch} does not have it")
 
     def in_short(self) -> str:
         """What the codec computes in `eval()`, with the architecture if it is not the default one.

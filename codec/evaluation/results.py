@@ -34,7 +34,7 @@ def print_table(pictures: Pictures, measured: list[Evaluated], failed: int = 0) 
     small = sum(row.ms_ssim is None for row in measured[0].rows)
     identical = max(sum(row.psnr == math.inf for row in each.rows) for each in measured)
     if failed:
-        print(f"{counted(failed, 'picture')} failed, in none of the means")
+        print(f"{counted(failed, 'picture')} failed; the means leave them out")
     if small:
         print(f"{counted(small, 'picture')} under 161 pixels, without MS-SSIM")
     if identical:

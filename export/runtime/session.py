@@ -100,7 +100,9 @@ class Graph:
                 f"{self._path} is no {self._part} of {channels} channels, which its tables have; export it again"
             )
         if self.steps is not None and len(self.steps) != (outputs if self._part == "encoder" else inputs):
-            raise InputError(f"{self._path} has {len(self.steps)} steps, which its latent has not; export it again")
+            raise InputError(
+                f"{self._path} has {len(self.steps)} steps, another number than its latent has channels; export it again"
+            )
         sides = [side for side in self._entry.shape[2:] if isinstance(side, int)]
         whole = STRIDE if self._part == "encoder" else 1
         if any(side < whole or side % whole or side > LONGEST_SIDE for side in sides):

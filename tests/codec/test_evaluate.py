@@ -226,7 +226,7 @@ def test_files_that_are_no_pictures_are_named_and_all_others_measured(
         f"error: 2 of 6 pictures failed, the first: {damaged / '0-torn.png'}",
     ]
     assert "4 pictures, means over pictures" in shown.out
-    assert "2 pictures failed, in none of the means" in shown.out
+    assert "2 pictures failed; the means leave them out" in shown.out
     found = json.loads((tmp_path / "out.json").read_text())
     assert len(found["failed"]) == 2
     assert found["results"] == expected["results"]
@@ -313,7 +313,7 @@ def test_two_ranks_write_what_one_writes(checkpoint: Path, damaged: Path, tmp_pa
     assert done.stdout.count("means over pictures") == 1
     for name in ("json", "csv", "html"):
         assert (tmp_path / f"two.{name}").read_text() == (tmp_path / f"one.{name}").read_text()
-    assert "in none of the means: 2." in (tmp_path / "one.html").read_text()
+    assert "the means leave them out: 2." in (tmp_path / "one.html").read_text()
 
 
 def test_references_are_measured_on_the_same_pictures_and_compared(

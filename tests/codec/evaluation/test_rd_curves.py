@@ -60,7 +60,7 @@ def test_a_file_that_is_no_curve_is_refused(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("results", "said"),
     [
-        ('{"bpp": [0.1, 0.2], "ssim": [0.9, 0.95]}', "no bpp and psnr-rgb .it has bpp, ssim"),
+        ('{"bpp": [0.1, 0.2], "ssim": [0.9, 0.95]}', "has bpp, ssim; a curve needs bpp and one of psnr-rgb"),
         ('{"bpp": [0.1, 0.2], "psnr-rgb": [30, NaN]}', "psnr-rgb has nan"),
         ('{"bpp": [0.1, 1e999], "psnr-rgb": [30, 31]}', "bpp has inf"),
         ('{"bpp": [1%s], "psnr-rgb": [30]}' % ("0" * 400), "bpp has 1000"),
