@@ -82,7 +82,7 @@ def _drawn(rows: Rows, picked: NDArray[np.integer[Any]], random: np.random.Gener
 
 
 def entropy_paths(factorized: Callable[[], Any]) -> Iterator[Row]:
-    """Decoding y and z of a codec with a hyperprior, h_s in integers included.
+    """Decoding y and z of a codec with a hyperprior, the integer h_s included.
 
     Args:
         factorized: decodes as many pictures of the factorized codec, at about the same bits.
@@ -101,7 +101,7 @@ def entropy_paths(factorized: Callable[[], Any]) -> Iterator[Row]:
         found["factorized"] /= PICTURES
         shown = {f"{side}, ms a picture": 1e3 * figure for side, figure in found.items()}
         note = f"{8 * len(payload) / (256 * SHAPE[0] * SHAPE[1]):.2f} bpp, N=192, M=320"
-        what = f"{arch}: decoding z and y of 768x512 pixels, with h_s in integers"
+        what = f"{arch}: decoding z and y of 768x512 pixels, with the integer h_s"
         times = found["decoding"] / found["factorized"]
         yield Row(f"{what}, over the factorized codec", times, "x", None, at_most, shown, note)
         yield Row(what, 1e3 * found["decoding"], "ms", at_most=150)

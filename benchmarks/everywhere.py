@@ -1,7 +1,7 @@
 """`python -m benchmarks.everywhere`: the same files decoded under other thread counts, instruction sets and libraries.
 
 Every picture is encoded in a process with one setting and decoded in processes with all settings, by the entropy coder
-in numpy and by h_s in integers in torch. Beside it, CompressAI's own float h_s predicts the table indexes from the same
+in numpy and by the integer h_s in torch. Beside it, CompressAI's own float h_s predicts the table indexes from the same
 symbols of z in the same processes: an index that differs makes noise of the rest of its picture.
 """
 

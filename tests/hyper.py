@@ -22,7 +22,7 @@ def hyper_codec(arch: str, n: int = 8, m: int = 12) -> HyperCodec:
 
 
 def arrays_of(codec: HyperCodec) -> Arrays:
-    """What a checkpoint of the codec holds: its weights and tables, and h_s in integers."""
+    """What a checkpoint of the codec holds: its weights and tables, and the integer h_s."""
     return as_arrays(codec.state_dict()) | codec.coding_arrays()
 
 

@@ -1,4 +1,4 @@
-"""Entropy tables of a hyperprior codec: CDF rows of z and of y, and h_s in integers. Needs no torch."""
+"""Entropy tables of a hyperprior codec: CDF rows of z and of y, and the integer h_s. Needs no torch."""
 
 import hashlib
 import math
@@ -16,7 +16,7 @@ from codec.bitstream.state import NO_TABLES, State, decoder_fingerprint, medians
 from codec.errors import InputError
 
 PREFIX = "integer_h_s."
-"""Begins the names of the arrays of h_s in integers in a checkpoint."""
+"""Begins the names of the arrays of the integer h_s in a checkpoint."""
 
 ARCHES = {1: "bmshj2018_hyperprior", 2: "mbt2018_mean"}
 """The architectures with a hyperprior, by their number in files."""
@@ -74,7 +74,7 @@ class HyperTables:
 def hyper_tables_of_state(state: State, g_s: dict[str, Any]) -> HyperTables:
     """The entropy tables of a checkpoint with a hyperprior.
 
-    The fingerprint covers all that decoding a file depends on: the rows, h_s in integers, g_s and its block.
+    The fingerprint covers all that decoding a file depends on: the rows, the integer h_s, g_s and its block.
 
     Args:
         state: a codec's state dict, with the arrays of `network_arrays` under `PREFIX`.

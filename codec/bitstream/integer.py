@@ -147,7 +147,7 @@ _OFFSETS = ((-1, 0, 1), (0, 1))
 
 @dataclass(frozen=True, eq=False)
 class IntegerNetwork:
-    """h_s in integers: from the symbols of z to the table index of each value of y, and to its mean.
+    """The integer h_s: from the symbols of z to the table index of each value of y, and to its mean.
 
     Attributes:
         layers: two transposed layers and one of stride 1. The last one's output is the scale in units of 2^-8, and for

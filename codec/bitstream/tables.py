@@ -72,7 +72,7 @@ AnyTables = Tables | HyperTables
 def tables_of_state(state: State, g_s: dict[str, Any]) -> AnyTables:
     """The entropy tables of a checkpoint.
 
-    The fingerprint covers all that decoding a file depends on: the tables, with a hyperprior h_s in integers, g_s and
+    The fingerprint covers all that decoding a file depends on: the tables, with a hyperprior the integer h_s, g_s and
     its block. Codecs that differ only in g_a, h_a or in quantization read each other's files: an int8 encoder can write
     for a float decoder.
 

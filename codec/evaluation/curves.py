@@ -81,7 +81,8 @@ def read_curve(path: Path) -> Curve:
     known = {name: _column(path, results, name) for name in _COLUMNS if results.get(name)}
     if "bpp" not in known or len(known) < 2:
         raise InputError(
-            f"--reference {path} has {names or 'no results'}; a curve needs bpp and one of psnr-rgb, ms-ssim-rgb and ms-ssim-db-rgb"
+            f"--reference {path} has {names or 'no results'}; a curve needs bpp and one of psnr-rgb, ms-ssim-rgb and "
+            "ms-ssim-db-rgb"
         )
     if len({len(column) for column in known.values()}) > 1:
         raise InputError(f"--reference {path}: its lists differ in length; give one value a point")

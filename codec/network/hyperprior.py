@@ -26,7 +26,7 @@ class HyperCodec(Codec):
     CompressAI pads the picture to multiples of 64 instead; for these sizes the values are the same.
 
     Attributes:
-        integer_h_s: h_s in integers, which belongs to the tables: it codes, and it predicts where y is rounded. None
+        integer_h_s: the integer h_s, which belongs to the tables: it codes, and it predicts where y is rounded. None
             while the weights train; then h_s predicts.
     """
 
@@ -93,12 +93,12 @@ class HyperCodec(Codec):
         self._set_integer_h_s(integer_h_s(self.h_s, self.entropy_bottleneck, table, self.has_means), self._source())
 
     def load_weights(self, state: dict[str, Tensor]) -> None:
-        """See `Codec.load_weights`; h_s in integers belonged to the old weights."""
+        """See `Codec.load_weights`; the integer h_s belonged to the old weights."""
         super().load_weights(state)
         self.integer_h_s = None
 
     def coding_arrays(self) -> Arrays:
-        """h_s in integers, and a checksum of what it was made from."""
+        """The integer h_s, and a checksum of what it was made from."""
         if self.integer_h_s is None:
             return {}
         arrays = network_arrays(self.integer_h_s.network, self._made_from)

@@ -1,4 +1,4 @@
-"""h_s in integers: made from the float h_s without data, and computed by torch for batches on any device."""
+"""The integer h_s: made from the float h_s without data, and computed by torch for batches on any device."""
 
 import math
 from itertools import zip_longest

@@ -209,7 +209,7 @@ class Full(nn.Module):
 
 
 class Means(nn.Module):
-    """y [B, M, h, w] to the means that h_a and h_s predict, [B, M, h, w]; files have those of h_s in integers."""
+    """y [B, M, h, w] to the means that h_a and h_s predict, [B, M, h, w]; files have those of the integer h_s."""
 
     medians: Tensor
 

@@ -101,7 +101,7 @@ class Graph:
             )
         if self.steps is not None and len(self.steps) != (outputs if self._part == "encoder" else inputs):
             raise InputError(
-                f"{self._path} has {len(self.steps)} steps, another number than its latent has channels; export it again"
+                f"{self._path} has {len(self.steps)} steps, which is not the number of its channels; export it again"
             )
         sides = [side for side in self._entry.shape[2:] if isinstance(side, int)]
         whole = STRIDE if self._part == "encoder" else 1

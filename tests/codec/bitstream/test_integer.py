@@ -1,4 +1,4 @@
-"""h_s in integers: the integers are the contract, whatever computes them."""
+"""The integer h_s: the integers are the contract, whatever computes them."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""h_s in integers: near to the float h_s, and the same integers by torch and by numpy."""
+"""The integer h_s: near to the float h_s, and the same integers by torch and by numpy."""
 
 import numpy as np
 import pytest
