@@ -30,7 +30,7 @@ PICTURES_BELOW = (
 )  # fmt: skip
 MEANINGS = {
     "model.safetensors": "weights and CDF tables; its metadata holds all of `config.json`",
-    "entropy_tables.bin": "CDF tables and medians for a host without torch (`codec.bitstream.tables.read_tables`)",
+    "entropy_tables.bin": "entropy tables for a host without torch (`codec.bitstream.tables.read_tables`)",
     "config.json": "architecture, options of the run, figures, versions",
     "config.yaml": "the options, for `train_accel.py --config`",
     "metrics.jsonl": "figures of every step and evaluation",
