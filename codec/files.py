@@ -171,9 +171,10 @@ class FileCodec:
         if part in self._warned:
             return
         self._warned.add(part)
-        transform, block = {"g_a": "encoder", "g_s": "decoder"}[part], getattr(self.codec.architecture, part).name
+        blocks = self.codec.architecture
+        what = {"g_a": f"{blocks.g_a.name} in the encoder", "g_s": f"{blocks.g_s.name} in the decoder", "h_a": "h_a"}
         print(
-            f"warning: {block} in the {transform} of {self._name} looks at the full picture, or does not say how far: "
+            f"warning: {what[part]} of {self._name} looks at the full picture, or does not say how far: "
             "large pictures are coded at once, with about 0.4 GB per megapixel",
             file=sys.stderr,
         )
