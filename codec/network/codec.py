@@ -116,7 +116,7 @@ class Codec(CompressionModel, ABC):
         return {}
 
     def load_coding_arrays(self, arrays: Arrays) -> None:
-        """Takes the arrays of `coding_arrays` back; call it after `load_weights`. None are those of a codec that trains.
+        """Takes the arrays of `coding_arrays` back; call it after `load_weights`. A codec that trains has none.
 
         Raises:
             InputError: they do not belong to these weights.
