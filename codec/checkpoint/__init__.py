@@ -33,8 +33,4 @@ def load_initial(path: Path) -> Codec:
     Raises:
         InputError: the file is neither.
     """
-    if path.suffix != ".safetensors":
-        return load_compressai(path)
-    codec, _ = load_codec(path)
-    codec.load_coding_arrays({})  # the weights will change, and evaluations without new tables would use these arrays
-    return codec
+    return load_codec(path)[0] if path.suffix == ".safetensors" else load_compressai(path)

@@ -105,8 +105,7 @@ class HyperCodec(Codec):
         return {PREFIX + name: array for name, array in arrays.items()}
 
     def load_coding_arrays(self, arrays: Arrays) -> None:
-        """See `Codec.load_coding_arrays`."""
-        self.integer_h_s = None
+        """See `Codec.load_coding_arrays`; a codec to train from may have none."""
         if arrays:
             named = {name.removeprefix(PREFIX): array for name, array in arrays.items()}
             self._set_integer_h_s(network_of_arrays(named, self._source()), self._source())

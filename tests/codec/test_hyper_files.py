@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from codec.checkpoint import Description, load_initial, open_codec, save_codec
+from codec.checkpoint import Description, open_codec, save_codec
 from codec.description.architecture import ARCHITECTURES, Architecture, BlockChoice
 from codec.description.file import read_checkpoint, to_bytes
 from codec.errors import InputError
@@ -117,13 +117,6 @@ def test_files_of_the_other_architectures_are_refused(codec: Codec, photograph: 
     other = with_tables(new_codec(Architecture(8, 12)))
     with pytest.raises(InputError, match=f"{codec.arch}.*give the checkpoint that it was written with"):
         FileCodec(other).decompress([data])
-
-
-def test_a_codec_to_train_from_predicts_with_h_s_itself(codec: Codec, tmp_path: Path) -> None:
-    """In integers it would stay the first weights' h_s, until a resume."""
-    save_codec(tmp_path / "c.safetensors", codec, Description())
-    assert codec.coding_arrays()
-    assert not load_initial(tmp_path / "c.safetensors").coding_arrays()
 
 
 def test_an_h_a_that_is_no_sequence_of_layers_takes_y_at_once_and_says_so(
