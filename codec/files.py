@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codec.bitstream.coder import LARGEST
 from codec.bitstream.container import check_size, latent_size, pack, unpack
 from codec.bitstream.hyper_coder import coder_of, z_size
 from codec.bitstream.integer import UPSAMPLING
@@ -22,9 +23,6 @@ from codec.network.pixels import pad, to_float, to_uint8
 from codec.network.reach import margins
 from codec.network.tables import tables_of
 from codec.tiles import LARGEST_WHOLE, Tile, Window, tile_size, tiles
-
-_LARGEST = 2.0**31 - 128
-"""The largest int32 that a float32 holds."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -101,7 +99,7 @@ class FileCodec:
         for tile in self._tiles(size, "g_a"):
             rows, columns = tile.seen(STRIDE)
             y = self.codec.g_a(pad(to_float(x[..., rows, columns], self._device)))[..., *tile.used()]
-            self._check(y, _LARGEST)
+            self._check(y, LARGEST)
             yield tile.kept(), y
 
     def _z(self, y: NDArray[np.float32]) -> NDArray[np.int32]:
@@ -113,7 +111,7 @@ class FileCodec:
         for tile in self._tiles(size, "h_a"):
             piece = torch.from_numpy(y[..., *tile.seen(UPSAMPLING)]).to(self._device)
             found = codec.entropy_bottleneck.symbols(codec.h_a(codec.seen_by_h_a(piece)))[..., *tile.used()]
-            self._check(found, _LARGEST)
+            self._check(found, LARGEST)
             symbols[..., *tile.kept()] = found.to(torch.int32).cpu().numpy()
         return symbols
 
@@ -171,9 +169,10 @@ class FileCodec:
         if part in self._warned:
             return
         self._warned.add(part)
-        transform, block = {"g_a": "encoder", "g_s": "decoder"}[part], getattr(self.codec.architecture, part).name
+        blocks = self.codec.architecture
+        what = {"g_a": f"{blocks.g_a.name} in the encoder", "g_s": f"{blocks.g_s.name} in the decoder", "h_a": "h_a"}
         print(
-            f"warning: {block} in the {transform} of {self._name} looks at the full picture, or does not say how far: "
+            f"warning: {what[part]} of {self._name} looks at the full picture, or does not say how far: "
             "large pictures are coded at once, with about 0.4 GB per megapixel",
             file=sys.stderr,
         )

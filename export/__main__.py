@@ -142,13 +142,15 @@ def in_float_after_all(codec: "Codec", part: str) -> list[str]:
 
 
 def check_tiles(codec: "Codec", options: ExportOptions) -> None:
-    """Checks the graph's fixed size, in which `export.runtime` tiles larger pictures; prints if tiles are not exact.
+    """Checks the fixed size, in which `export.runtime` tiles larger pictures; prints if it cannot, or not exactly.
 
     Raises:
         InputError: a tile of this size is smaller than the receptive field.
     """
+    from codec.bitstream.integer import UPSAMPLING
     from codec.network.reach import margins
     from codec.tiles import least_size
+    from export.runtime.session import OLD_MARGINS
 
     if options.dynamic or options.part == "full":
         return
@@ -159,6 +161,13 @@ def check_tiles(codec: "Codec", options: ExportOptions) -> None:
         raise InputError(
             f"--input_size {options.input_size} is too small for tiles of larger pictures: the {options.part} looks at "
             f"{least_size(known) * STRIDE} pixels; give that or more, or --dynamic"
+        )
+    has_h_a = options.part == "encoder" and "h_a" in codec.entropy_models
+    least = least_size(margins(codec, "h_a") or OLD_MARGINS) * STRIDE * UPSAMPLING if has_h_a else 0
+    if min(options.input_size) < least:
+        print(
+            f"warning: h_a looks at {least} pixels, so this encoder takes no picture larger than --input_size "
+            f"{options.input_size}; give {least} or more, or --dynamic, if it must"
         )
 
 

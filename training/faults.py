@@ -81,6 +81,8 @@ def guilty_module(codec: nn.Module, run: Callable[[nn.Module], Tensor], limit: f
         return look
 
     for name, module in codec.named_modules():
+        if getattr(module, "inplace", False):  # a backward hook forbids changes in place
+            module.inplace = False
         # Only leaves: a container's output is that of its last leaf. A quantized layer contains a quantizer; it counts.
         if isinstance(module, QuantizedLayer) or not list(module.children()):
             module.register_forward_hook(hook(name, "forward"))

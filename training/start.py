@@ -58,6 +58,7 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
     else:
         initial = initial_codec(options.model)
         codec = in_float(initial)
+        codec.forget_tables()  # a saved state has none either, and rounding to 8 bits depends on them
         distilled = replace_blocks(codec, options, None if saved else rows, accelerator)
     set_trainable(
         codec,

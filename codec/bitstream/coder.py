@@ -4,7 +4,7 @@ import numpy as np
 from constriction import stream
 from numpy.typing import NDArray
 
-from codec.bitstream.rows import RowCoder, bits_by_row
+from codec.bitstream.rows import RowCoder
 from codec.bitstream.tables import Tables
 from codec.errors import InputError
 
@@ -55,10 +55,6 @@ class Coder:
     def round(self, y: NDArray[np.float32], z: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
         """The symbols of y [M, h, w]: round(y - median), half to even; see `rounded`."""
         return rounded(y - self.medians)
-
-    def bits(self, symbols: NDArray[np.int32], z: NDArray[np.int32] | None = None) -> float:
-        """The bits of symbols [M, h, w] by the tables, without the few that a file has more."""
-        return bits_by_row(self.tables.rows, symbols)
 
 
 def rounded(values: NDArray[np.float32]) -> NDArray[np.int32]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from codec.bitstream.coder import Coder, check_empty, rounded, stack_bytes, stack_of
 from codec.bitstream.hyper_tables import HyperTables
 from codec.bitstream.integer import MEAN_BITS, UPSAMPLING, Span
-from codec.bitstream.rows import RowCoder, bits, bits_by_row
+from codec.bitstream.rows import RowCoder, bits
 from codec.bitstream.tables import AnyTables, Tables
 from codec.errors import InputError
 
@@ -92,10 +92,10 @@ class HyperCoder:
             symbols[:, *place] = rounded(y[:, *place] - means.astype(np.float32) * np.float32(self.unit))
         return symbols
 
-    def bits(self, symbols: NDArray[np.int32], z: NDArray[np.int32] | None = None) -> float:
-        """The bits of symbols [M, h, w] and of z by the tables, without the few that a file has more."""
+    def bits_of_y(self, symbols: NDArray[np.int32], z: NDArray[np.int32]) -> float:
+        """The bits of symbols [M, h, w] by the tables for these symbols of z."""
         z = self._checked(symbols, z)
-        total = bits_by_row(self.tables.z, z)
+        total = 0.0
         for rows, columns in pieces(*symbols.shape):
             place, indexes, _ = self._context(z, rows, columns, symbols.shape[1:])
             total += bits(self.tables.y, symbols[:, *place].ravel(), indexes.ravel())

@@ -185,7 +185,7 @@ def from_bytes(data: memoryview) -> HyperTables:
         bias, multiplier, shift = (reader.words(outputs) for _ in range(3))
         layers.append(Layer(reader.weights(outputs, inputs, size, size), bias, multiplier, shift, slope, limit))
     reader.end()
-    network = IntegerNetwork(tuple(layers), medians, fraction, most, thresholds, ARCHES[number] == ARCHES[2])
+    network = IntegerNetwork(tuple(layers), medians, fraction, most, thresholds, has_means=number == 2)
     return HyperTables(z, y, network, fingerprint)
 
 

@@ -28,8 +28,6 @@ SCALE_BITS = 8
 """Fractional bits of a scale: the Gaussian's smallest scale, 0.11, is 28 of these units."""
 MEAN_BITS = 6
 """Fractional bits of a mean: rounded to 1/64, it costs about 0.001 % of the bits."""
-LEAKY_SLOPE = 655
-"""LeakyReLU's 0.01 in units of 2^-16."""
 LINEAR = 1 << 16
 """The slope of a layer without activation, in units of 2^-16."""
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.bitstream.hyper_coder import HyperCoder
-from codec.bitstream.rows import bits_by_row
 from codec.errors import InputError
 from codec.evaluation.figures import Figures, measure_pictures
 from codec.evaluation.metrics import bpp
@@ -97,8 +96,7 @@ def _bits(codec: FileCodec, latent: Latent) -> float:
     if latent.z is None:
         return _by_likelihoods(bottleneck, latent.y)
     assert isinstance(coder, HyperCoder)
-    of_y = coder.bits(latent.y, latent.z) - bits_by_row(coder.tables.z, latent.z)
-    return of_y + _by_likelihoods(bottleneck, latent.z)
+    return coder.bits_of_y(latent.y, latent.z) + _by_likelihoods(bottleneck, latent.z)
 
 
 def _by_likelihoods(bottleneck: Bottleneck, symbols: NDArray[np.int32]) -> float:

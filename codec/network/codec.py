@@ -111,6 +111,11 @@ class Codec(CompressionModel, ABC):
                 raise InputError(f"{name} of this codec is not finite; start from an earlier checkpoint")
         self.entropy_bottleneck.update(force=True, update_quantiles=True)
 
+    def forget_tables(self) -> None:
+        """Drops, in place, what `refresh_tables` builds beside the medians: it is of no use once the weights change."""
+        tables = self.table_names()
+        self.load_weights({name: tensor for name, tensor in self.state_dict().items() if name not in tables})
+
     def coding_arrays(self) -> Arrays:
         """What coding needs beside the state dict, by name, to store in a checkpoint."""
         return {}

@@ -4,10 +4,10 @@ from compressai.entropy_models import GaussianConditional
 from compressai.models.base import get_scale_table
 from torch import Tensor
 
-from codec.network.bottleneck import uniform_noise
+from codec.network import bottleneck
 from codec.network.latent import LatentModel
 
-TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
+TABLES = (*bottleneck.TABLES, "scale_table")
 """Names of the buffers that hold the CDF tables, one for each scale."""
 
 
@@ -47,7 +47,7 @@ class Gaussian(LatentModel, GaussianConditional):
             y_hat and likelihoods, both [B, M, H, W].
         """
         if keys is not None:
-            y_hat = y + uniform_noise(keys, y.shape[1:])
+            y_hat = y + bottleneck.uniform_noise(keys, y.shape[1:])
         else:
             y_hat = self.symbols(y) if means is None else self.symbols(y - means) + means
         likelihoods = self._likelihood(y_hat.detach() if detach_rate else y_hat, scales, means)

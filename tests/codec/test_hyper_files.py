@@ -1,12 +1,13 @@
 """Files of codecs with a hyperprior: what is decoded is what the evaluation computes, at every size and in tiles."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from codec.checkpoint import Description, open_codec, save_codec
 from codec.description.architecture import ARCHITECTURES, Architecture, BlockChoice
@@ -116,3 +117,15 @@ def test_files_of_the_other_architectures_are_refused(codec: Codec, photograph: 
     other = with_tables(new_codec(Architecture(8, 12)))
     with pytest.raises(InputError, match=f"{codec.arch}.*give the checkpoint that it was written with"):
         FileCodec(other).decompress([data])
+
+
+def test_an_h_a_that_is_no_sequence_of_layers_takes_y_at_once_and_says_so(
+    codec: Codec, photograph: Tensor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("codec.files.LARGEST_WHOLE", 40)
+    opaque = copy.deepcopy(codec)
+    opaque.h_a = nn.ModuleList([codec.h_a])
+    opaque.h_a.forward = codec.h_a.forward
+    expected = FileCodec(codec).compress(photograph)
+    assert FileCodec(opaque, "c").compress(photograph) == expected
+    assert capsys.readouterr().err.startswith("warning: h_a of c looks at the full picture")

@@ -183,6 +183,7 @@ def test_the_command_writes_h_a_beside_the_encoder(
         assert main([str(word) for word in words]) == 0
         said = capsys.readouterr().out
         assert "h_a: ONNX Runtime against PyTorch" in said
+        assert "h_a looks at 256 pixels, so this encoder takes no picture larger than --input_size 224" in said
         assert sorted(path.name for path in out.parent.iterdir()) == ["enc.h_a.onnx", "enc.onnx", "enc.tables"]
         model = Model(out, "encoder")
         assert model.takes_bytes

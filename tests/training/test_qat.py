@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 from accelerate import Accelerator, DistributedType
+from codecs_for_export import make, save
 from programs import ROUNDING, TINY, distance, into, launch, rows, run, same, states, train, weights
 from safetensors.torch import load_file
 
@@ -317,6 +318,19 @@ def test_h_a_trains_for_int8_too_and_the_run_resumes_bit_for_bit(
         assert (again.g_a(x) - codec.g_a(x)).abs().max() < 0.05 * codec.g_a(x).abs().max()
     for (name, a), (_, b) in zip(levels_of(codec), levels_of(again), strict=True):
         assert torch.equal(a.step, b.step), name
+
+
+@pytest.mark.parametrize("arch", ["bmshj2018_factorized", "mbt2018_mean"])
+def test_from_a_checkpoint_with_tables_it_resumes_bit_for_bit_in_calibration(
+    arch: str, coco224: Path, tmp_path: Path
+) -> None:
+    start = save(make("gdn", arch=arch), tmp_path / "start.safetensors")
+    tiny = ["--batch_size", "8", "--num_workers", "0", *TINY[TINY.index("--loss_type") :]]
+    words = ["--coco_dir", coco224, *tiny, *QAT, "--init_checkpoint", start, "--max_steps", 9, "--checkpoint_every", 2]
+    assert train(*words, *into(tmp_path / "whole"), "--keep_checkpoints", 9) == 0
+    resumed = ["--resume", tmp_path / "whole" / "state" / "step-00000002"]
+    assert train(*words, *into(tmp_path / "resumed"), *resumed) == 0
+    assert same(weights(tmp_path / "resumed"), weights(tmp_path / "whole"))
 
 
 def test_a_run_warns_of_symbols_that_8_bits_do_not_hold(picture: torch.Tensor) -> None:

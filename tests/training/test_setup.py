@@ -184,7 +184,7 @@ def test_a_bad_initial_checkpoint_is_refused(
         torn.write_bytes(path.read_bytes()[:-1000])
         assert "damaged" in of(torn)
     torch.save({"state_dict": {"conv.weight": torch.zeros(3)}}, tmp_path / "other.pth.tar")
-    assert "no bmshj2018_factorized model" in of(tmp_path / "other.pth.tar")
+    assert "no codec of bmshj2018_factorized" in of(tmp_path / "other.pth.tar")
     hyperprior = tmp_path / "hyperprior.pth.tar"
     from compressai.models import ScaleHyperprior
 
