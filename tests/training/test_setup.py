@@ -185,11 +185,12 @@ def test_a_bad_initial_checkpoint_is_refused(
         assert "damaged" in of(torn)
     torch.save({"state_dict": {"conv.weight": torch.zeros(3)}}, tmp_path / "other.pth.tar")
     assert "no codec of bmshj2018_factorized" in of(tmp_path / "other.pth.tar")
-    hyperprior = tmp_path / "hyperprior.pth.tar"
-    from compressai.models import ScaleHyperprior
+    autoregressive = tmp_path / "mbt2018.pth.tar"
+    from compressai.models import JointAutoregressiveHierarchicalPriors
 
-    torch.save({"state_dict": ScaleHyperprior(8, 12).state_dict()}, hyperprior)
-    assert "another architecture" in of(hyperprior, "--act", "relu")
+    torch.save({"state_dict": JointAutoregressiveHierarchicalPriors(8, 12).state_dict()}, autoregressive)
+    assert "another architecture" in of(autoregressive, "--act", "relu")
+    assert "is a bmshj2018_factorized, not --arch mbt2018_mean" in of(theirs, "--arch", "mbt2018_mean")
     assert "has N=8, M=12, not --N 16 --M 24" in of(theirs, "--N", 16, "--M", 24)
     assert "cannot keep" in of(ours, "--act", "gdn") or "would keep GDN" in of(ours, "--act", "gdn")
 
