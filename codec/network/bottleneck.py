@@ -1,5 +1,7 @@
 """The entropy model: CompressAI's bottleneck, changed so that it compiles and exports, with counter-based noise."""
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from compressai.entropy_models import EntropyBottleneck
@@ -155,6 +157,18 @@ class Bottleneck(LatentModel, EntropyBottleneck):
             ) from error
         self.limit_symbols()
         return changed
+
+    def rebuild(self) -> None:
+        """Medians and CDF tables from the densities, as `update` makes them, whatever tables there are.
+
+        They are computed on the host: a GPU would start thousands of small kernels, and wait for many of them.
+        """
+        host = copy.deepcopy(self).cpu()
+        host.update(force=True, update_quantiles=True)
+        self.quantiles.data.copy_(host.quantiles)
+        for name in TABLES:
+            self.register_buffer(name, getattr(host, name).to(self.quantiles.device))
+        self.limit_symbols()
 
     @property
     def has_tables(self) -> bool:

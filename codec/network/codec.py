@@ -109,7 +109,7 @@ class Codec(CompressionModel, ABC):
         for name, parameter in self.named_parameters():
             if not name.startswith(("g_a.", "g_s.")) and not torch.isfinite(parameter).all():
                 raise InputError(f"{name} of this codec is not finite; start from an earlier checkpoint")
-        self.entropy_bottleneck.update(force=True, update_quantiles=True)
+        self.entropy_bottleneck.rebuild()
 
     def forget_tables(self) -> None:
         """Drops, in place, what `refresh_tables` builds beside the medians: it is of no use once the weights change."""

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor
 from codec.description.architecture import Architecture
 from codec.network import bottleneck
 from codec.network.architectures import new_codec
-from codec.network.bottleneck import Bottleneck, noise_keys, uniform_noise
+from codec.network.bottleneck import TABLES, Bottleneck, noise_keys, uniform_noise
 from codec.network.tables import with_tables
 
 LATENT = torch.Size((48, 14, 14))
@@ -132,3 +133,18 @@ def test_the_form_for_gpus_is_for_compiled_code_only() -> None:
         look(torch.empty(2, device=device))
         torch.compile(look, backend="eager", fullgraph=True)(torch.empty(2, device=device))
     assert forms == [False, False, False, True]
+
+
+def test_rebuilding_gives_the_medians_and_tables_of_an_update_and_leaves_the_densities() -> None:
+    torch.manual_seed(2)
+    bottleneck = Bottleneck(6)
+    with torch.no_grad():
+        bottleneck.matrices[0] += torch.linspace(0, 2, 6)[:, None, None]
+    updated, densities = copy.deepcopy(bottleneck), [p.clone() for p in bottleneck.matrices]
+    updated.update(force=True, update_quantiles=True)
+    bottleneck.rebuild()
+    bottleneck.rebuild()  # from other tables than the first time
+    assert bottleneck.medians().equal(updated.medians())
+    for name in TABLES:
+        assert getattr(bottleneck, name).equal(getattr(updated, name))
+    assert all(a.equal(b) for a, b in zip(bottleneck.matrices, densities, strict=True))
