@@ -1,6 +1,5 @@
 """Tables and coder: the integers are the contract."""
 
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compressai.ans import RansEncoder
+from integer_stack import IntegerStack
 from numpy.typing import NDArray
 from programs import ROOT
 from symbols import drawn
@@ -21,36 +21,10 @@ Symbols = NDArray[np.int32]
 
 def by_integers(tables: Tables, payload: bytes, height: int, width: int) -> Symbols:
     """The coder's format, read with Python's integers alone, as docs/rd.md describes it."""
-    words = list(struct.unpack(f"<{-(-len(payload) // 4)}I", payload + bytes(-len(payload) % 4)))
-    state = 0
-
-    def refill() -> None:
-        nonlocal state
-        while state < 1 << 32 and words:
-            state = state << 32 | words.pop()
-
-    def pop(cdf: list[int], bits: int) -> int:
-        """The interval that the state's low bits point at."""
-        nonlocal state
-        low = state & ((1 << bits) - 1)
-        interval = next(i for i in range(len(cdf) - 1) if low < cdf[i + 1])
-        state = (state >> bits) * (cdf[interval + 1] - cdf[interval]) + low - cdf[interval]
-        refill()
-        return interval
-
-    refill()
-    rows = [[entry << 8 for entry in cdf[:n].tolist()] for cdf, n in zip(tables.cdfs, tables.lengths, strict=True)]
-    nibble = [i << 20 for i in range(17)]
-    found = [[pop(row, 24) for _ in range(height * width)] for row in rows]
-    symbols = np.array(found) + tables.offsets[:, None]
-    outside = [(c, i) for c, row in enumerate(found) for i, k in enumerate(row) if k == len(rows[c]) - 2]
-    lengths = [pop(nibble, 24) for _ in outside]
-    for (channel, place), length in zip(outside, lengths, strict=True):
-        far = sum(pop(nibble, 24) << 4 * i for i in range(length))
-        first = int(tables.offsets[channel])
-        symbols[channel, place] = first - (far + 1) // 2 if far % 2 else first + len(rows[channel]) - 2 + far // 2
-    assert (state, words) == (0, [])
-    return symbols.astype(np.int32).reshape(-1, height, width)
+    stack, places = IntegerStack(payload), height * width
+    symbols = stack.group(tables.rows, [channel for channel in range(tables.channels) for _ in range(places)])
+    assert stack.is_empty
+    return np.array(symbols, np.int32).reshape(-1, height, width)
 
 
 @pytest.mark.parametrize(("height", "width", "spread"), [(1, 1, 1), (3, 2, 1), (9, 14, 1), (9, 14, 5)])

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from hyper import HYPER, Symbols, arrays_of, hyper_codec, hyper_tables
+from integer_stack import IntegerStack
 from test_container import sealed
 
 from benchmarks.coding import drawn_hyper
@@ -16,7 +17,7 @@ from codec.bitstream import hyper_coder
 from codec.bitstream.container import pack, unpack
 from codec.bitstream.hyper_coder import HyperCoder, pieces, z_size
 from codec.bitstream.hyper_tables import PREFIX, HyperTables
-from codec.bitstream.rows import Rows, bits
+from codec.bitstream.rows import bits
 from codec.bitstream.tables import from_bytes, tables_of_state, to_bytes
 from codec.errors import InputError
 
@@ -43,44 +44,15 @@ def estimated(coder: HyperCoder, symbols: Symbols, z: Symbols) -> float:
 
 def by_integers(tables: HyperTables, payload: bytes, height: int, width: int) -> tuple[Symbols, Symbols]:
     """Symbols of y and z of one piece, read with Python's integers alone, as docs/rd.md describes it."""
-    words = list(struct.unpack(f"<{-(-len(payload) // 4)}I", payload + bytes(-len(payload) % 4)))
-    state = 0
-
-    def refill() -> None:
-        nonlocal state
-        while state < 1 << 32 and words:
-            state = state << 32 | words.pop()
-
-    def pop(cdf: list[int]) -> int:
-        nonlocal state
-        low = state & (2**24 - 1)
-        interval = next(i for i in range(len(cdf) - 1) if low < cdf[i + 1])
-        state = (state >> 24) * (cdf[interval + 1] - cdf[interval]) + low - cdf[interval]
-        refill()
-        return interval
-
-    def group(rows: Rows, picked: list[int]) -> list[int]:
-        scaled = [[entry << 8 for entry in cdf[:n].tolist()] for cdf, n in zip(rows.cdfs, rows.lengths, strict=True)]
-        nibble = [i << 20 for i in range(17)]
-        found = [pop(scaled[row]) for row in picked]
-        outside = [i for i, row in enumerate(picked) if found[i] == len(scaled[row]) - 2]
-        lengths = [pop(nibble) for _ in outside]
-        symbols = [interval + int(rows.offsets[row]) for interval, row in zip(found, picked, strict=True)]
-        for i, length in zip(outside, lengths, strict=True):
-            far = sum(pop(nibble) << 4 * digit for digit in range(length))
-            first = int(rows.offsets[picked[i]])
-            symbols[i] = first - (far + 1) // 2 if far % 2 else first + len(scaled[picked[i]]) - 2 + far // 2
-        return symbols
-
-    refill()
+    stack = IntegerStack(payload)
     channels, (rows, columns) = len(tables.z.offsets), z_size(height, width)
-    z = np.array(group(tables.z, [c for c in range(channels) for _ in range(rows * columns)]), np.int32)
+    z = np.array(stack.group(tables.z, [c for c in range(channels) for _ in range(rows * columns)]), np.int32)
     z = z.reshape(channels, rows, columns)
     picked = HyperCoder(tables).context(z, height, width)[0].ravel()
     order = sorted(range(picked.size), key=lambda i: (picked[i], i))
     y = np.empty(picked.size, np.int32)
-    y[order] = group(tables.y, picked[order].tolist())
-    assert (state, words) == (0, [])
+    y[order] = stack.group(tables.y, picked[order].tolist())
+    assert stack.is_empty
     return y.reshape(-1, height, width), z
 
 
