@@ -58,7 +58,7 @@ class HyperTables:
     @property
     def number(self) -> int:
         """The architecture's number in files."""
-        return 2 if self.network.has_means else 1
+        return _number(self.network)
 
     @property
     def arch(self) -> str:
@@ -69,6 +69,11 @@ class HyperTables:
     def channels(self) -> int:
         """M, the channels of y."""
         return self.network.channels
+
+
+def _number(network: IntegerNetwork) -> int:
+    """The number of the architecture whose h_s this is."""
+    return 2 if network.has_means else 1
 
 
 def hyper_tables_of_state(state: State, g_s: dict[str, Any]) -> HyperTables:
@@ -89,9 +94,7 @@ def hyper_tables_of_state(state: State, g_s: dict[str, Any]) -> HyperTables:
         raise InputError(NO_TABLES)
     network = network_of_arrays({name.removeprefix(PREFIX): array for name, array in arrays.items()}, source(state))
     read = {f"{part}.{name}": array for part, rows in (("z", z), ("y", y)) for name, array in vars(rows).items()}
-    return HyperTables(
-        z, y, network, decoder_fingerprint(state, g_s, read | arrays, arch=ARCHES[1 + network.has_means])
-    )
+    return HyperTables(z, y, network, decoder_fingerprint(state, g_s, read | arrays, arch=ARCHES[_number(network)]))
 
 
 def source(state: State) -> NDArray[np.uint8]:

@@ -206,7 +206,7 @@ class IntegerNetwork:
         ]
 
     @cached_property
-    def _indexes(self) -> NDArray[np.uint8]:
+    def indexes(self) -> NDArray[np.uint8]:
         """The index of each scale."""
         scales = np.arange(MOST_SCALE + 1)
         return np.searchsorted(self.thresholds, scales, side="right").astype(np.uint8)
@@ -230,7 +230,7 @@ class IntegerNetwork:
         values = self._run(z, (first, end))[:, :, left:right]
         scales = np.clip(values[: self.channels], 0, MOST_SCALE).astype(np.uint16)
         means = values[self.channels :].astype(np.int32) if self.has_means else None
-        return self._indexes[scales], means
+        return self.indexes[scales], means
 
     def _run(self, z: NDArray[np.int32], rows: Span) -> NDArray[np.float32]:
         """The last layer's outputs [C, rows, 4 * zw] for all columns of z, which borders on zeros."""

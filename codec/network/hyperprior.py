@@ -108,10 +108,13 @@ class HyperCodec(Codec):
         """See `Codec.load_coding_arrays`; a codec to train from may have none."""
         if arrays:
             named = {name.removeprefix(PREFIX): array for name, array in arrays.items()}
-            self._set_integer_h_s(network_of_arrays(named, self._source()), self._source())
+            made_from = self._source()
+            self._set_integer_h_s(network_of_arrays(named, made_from), made_from)
 
     def _source(self) -> NDArray[np.uint8]:
-        return source(as_arrays(self.state_dict()))
+        transforms = ("g_a.", "g_s.", "h_a.")  # without them: on a GPU, each array is copied to the host
+        state = self.state_dict()
+        return source(as_arrays({name: state[name] for name in state if not name.startswith(transforms)}))
 
     def _set_integer_h_s(self, network: IntegerNetwork, made_from: NDArray[np.uint8]) -> None:
         self._made_from = made_from

@@ -161,9 +161,7 @@ class TorchIntegerNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.channels, self.has_means = network.channels, network.has_means
-        scales = np.arange(MOST_SCALE + 1)
-        indexes = np.searchsorted(network.thresholds, scales, side="right")
-        self.register_buffer("indexes", torch.from_numpy(indexes), persistent=False)
+        self.register_buffer("indexes", torch.from_numpy(network.indexes).long(), persistent=False)
         self.register_buffer("medians", torch.from_numpy(network.medians).double()[:, None, None], persistent=False)
         # Tensors, not numbers: they differ from one table to the next, and would be compiled into the graph.
         self.register_buffer("unit", torch.tensor(2.0**network.fraction, dtype=torch.float64), persistent=False)
