@@ -24,6 +24,7 @@ class Budget:
         extra_steps: of each block, and of the baseline, from there.
         int8_steps: of quantization-aware training, and of float training, from there.
         jobs: runs side by side.
+        swaps: measure each block also as it starts, before it trains.
         baseline: what the first codec has, and all others begin as.
         arch: the architecture of all codecs.
     """
@@ -44,6 +45,7 @@ class Budget:
     blocks: tuple[str, ...]
     int8_blocks: tuple[str, ...]
     jobs: int
+    swaps: bool = True
     baseline: str = "gdn"
     arch: str = DEFAULT_ARCH
 
@@ -101,15 +103,17 @@ BUDGETS = {
     **{
         f"arch_{arch}": replace(
             CPU,
-            first_steps=5000,
-            base_steps=2500,
-            extra_steps=600,
+            first_steps=4000,
+            base_steps=2000,
+            extra_steps=400,
             rates=(1e-3,),
             seeds=(0,),
             int8_seeds=(0,),
             blocks=("relu_mlp", "gate", "gate_mlp"),
             int8_blocks=("gate_mlp",),
             distill_steps=100,
+            jobs=1,
+            swaps=False,
             arch=arch,
         )
         for arch in ARCHITECTURES
@@ -180,7 +184,8 @@ class Study:
         first = ("--arch", b.arch, "--act", b.baseline, "--pretrained", "false", "--N", b.N, "--M", b.M, "--lr", 1e-3)
         yield [Job("first", b.middle, b.first_steps, (*first, "--lr_warmup_steps", min(200, b.first_steps - 1)))]
         yield [Job(self.base(x), x, b.base_steps, ("--act", b.baseline, "--lr", 5e-4), "first") for x in b.lambdas]
-        yield [self.swap(act, x) for act in b.blocks for x in b.lambdas]
+        if b.swaps:
+            yield [self.swap(act, x) for act in b.blocks for x in b.lambdas]
         yield [self.block(act, b.middle, b.seeds[0], rate) for act in b.acts for rate in b.rates]
         yield [self.block(act, x, s, self.rate(act)) for act in b.acts for x in b.lambdas for s in b.seeds]
         if b.int8_blocks:

@@ -131,11 +131,9 @@ def block_row(study: Study, act: str, milliseconds: float) -> Row:
     rates = bd_rates(study, (act, ""), (baseline, ""))
     sides = {f"lambda {x:g}, %": each for x, each in zip(study.budget.lambdas, at_each, strict=True)}
     sides |= {f"BD-rate of seed {seed}, %": each for seed, each in zip(study.budget.seeds, rates, strict=False)}
-    sides |= {
-        "dB lost by the swap": mean(drops(study, act)),
-        "ms in int8": milliseconds,
-        "learning rate": study.rate(act),
-    }
+    if study.budget.swaps:
+        sides["dB lost by the swap"] = mean(drops(study, act))
+    sides |= {"ms in int8": milliseconds, "learning rate": study.rate(act)}
     return Row(
         f"{act}: RD loss against GDN trained on for {study.budget.extra_steps:,} steps", mean(at_each), "%", sides=sides
     )
