@@ -13,7 +13,8 @@ from torch import Tensor
 
 from codec.bitstream.coder import LARGEST
 from codec.bitstream.container import check_size, latent_size, pack, unpack
-from codec.bitstream.hyper_coder import coder_of, z_size
+from codec.bitstream.hyper_coder import z_size
+from codec.bitstream.rate_coder import coder_of
 from codec.bitstream.integer import UPSAMPLING
 from codec.description.architecture import STRIDE
 from codec.errors import InputError

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coco224.files import in_words, read_regular
-from codec.bitstream.hyper_coder import coder_of
+from codec.bitstream.rate_coder import coder_of
 from codec.bitstream.hyper_tables import HyperTables
 from codec.bitstream.integer import UPSAMPLING
 from codec.bitstream.tables import read_tables
