@@ -7,7 +7,7 @@ from constriction import stream
 from numpy.typing import NDArray
 
 from codec.bitstream.gains import VALUE_BITS, Scaling
-from codec.bitstream.rows import RowCoder, bits
+from codec.bitstream.rows import RowCoder, bits_by_channel
 from codec.bitstream.tables import Tables
 from codec.errors import InputError
 
@@ -74,10 +74,9 @@ class Coder:
         centred = y - self.medians
         return rounded(centred if self._scaling is None else centred * self._scaling.gain)
 
-    def bits(self, symbols: NDArray[np.int32]) -> float:
+    def bits(self, symbols: NDArray[np.int32], z: NDArray[np.int32] | None = None) -> float:
         """The bits of symbols [M, h, w] by the tables."""
-        picked = np.repeat(np.arange(len(symbols)), symbols[0].size)
-        return bits(self.tables.rows, symbols.ravel(), picked)
+        return bits_by_channel(self.tables.rows, symbols)
 
 
 def rounded(values: NDArray[np.float32]) -> NDArray[np.int32]:

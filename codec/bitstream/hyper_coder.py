@@ -11,7 +11,7 @@ from codec.bitstream.coder import check_empty, rounded, stack_bytes, stack_of
 from codec.bitstream.gains import Scaling
 from codec.bitstream.hyper_tables import HyperTables
 from codec.bitstream.integer import MEAN_BITS, UPSAMPLING, Span
-from codec.bitstream.rows import RowCoder, bits
+from codec.bitstream.rows import RowCoder, bits, bits_by_channel
 from codec.errors import InputError
 
 _SYMBOLS_AT_ONCE = 1 << 21
@@ -118,10 +118,10 @@ class HyperCoder:
         """The symbols of z less its medians, [N, ..]: round(gain * z)."""
         return rounded(z if self._of_z is None else z * self._of_z.gain)
 
-    def bits_of_z(self, z: NDArray[np.int32]) -> float:
-        """The bits of symbols of z by their tables."""
-        picked = np.repeat(np.arange(len(z)), z[0].size)
-        return bits(self.tables.z, z.ravel(), picked)
+    def bits(self, symbols: NDArray[np.int32], z: NDArray[np.int32] | None = None) -> float:
+        """The bits of symbols of y and z by the tables."""
+        z = self._checked(symbols, z)
+        return bits_by_channel(self.tables.z, z) + self.bits_of_y(symbols, z)
 
     def bits_of_y(self, symbols: NDArray[np.int32], z: NDArray[np.int32]) -> float:
         """The bits of symbols [M, h, w] by the tables for these symbols of z."""

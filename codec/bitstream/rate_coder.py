@@ -47,6 +47,11 @@ class RateCoder:
             raise InputError(f"it has rate {rate}, and this codec has rates 0 to {self.most}; it is damaged")
         return self._kept(rate)
 
+    def gain_of_density(self, rate: int | None) -> NDArray[np.float32]:
+        """The gains [C, 1, 1] of the latent that has learned densities; None: the highest rate."""
+        rate = self.most if rate is None else rate
+        return (self.tables.scaling_of_z(rate) if self.tables.hyper else self.tables.gains.at(rate)).gain
+
     def _at(self, rate: int) -> Coder | HyperCoder:
         tables, scaling = self.tables, self.tables.gains.at(rate)
         if tables.hyper:

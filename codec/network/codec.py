@@ -17,7 +17,7 @@ from codec.description.file import Arrays
 from codec.errors import InputError
 from codec.network.bottleneck import TABLES, Bottleneck
 from codec.network.density import SampledDensity
-from codec.network.gains import Gains, highest
+from codec.network.gains import Gains
 from codec.network.latent import LatentModel
 
 
@@ -69,8 +69,8 @@ class Codec(CompressionModel, ABC):
             x: pictures [B, 3, H, W] in [0, 1], H and W multiples of 16.
             keys: int64 [B], noise keys (training); None rounds (evaluation).
             detach_rate: the rate gives the transforms no gradient.
-            rates: [B], the place of each picture between the trained rates 0..R - 1, in evaluation a multiple of 1/64;
-                None: the highest rate, which is the only one of most codecs.
+            rates: [B], the rate of each picture, from 0, the lowest, to 1; None: the highest, which is the only one of
+                most codecs.
 
         Returns:
             `x_hat` [B, 3, H, W], `likelihoods` {"y": [B, M, H/16, W/16]} and, with a hyperprior, "z": [B, N, ..], and
@@ -78,7 +78,7 @@ class Codec(CompressionModel, ABC):
             all gradients.
         """
         if rates is None and self.gains is not None:
-            rates = highest(self.architecture.rates, x)
+            rates = x.new_ones(len(x))
         y_hat, likelihoods, aux_loss = self.quantize(self.g_a(x), keys, detach_rate, rates)
         return {"x_hat": self.g_s(y_hat), "likelihoods": likelihoods, "aux_loss": aux_loss}
 

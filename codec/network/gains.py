@@ -14,10 +14,10 @@ LEAST_DROP = 1e-4
 
 
 class Gains(nn.Module):
-    """The gain of each channel of a latent at a place between the trained rates 0 to R - 1; 1 at the highest rate.
+    """The gain of each channel of a latent at a rate within 0..1; at the highest rate, 1, all gains are 1.
 
-    At rate r a symbol is round(gain * y). The gains rise with the rate: `drops` holds what they lose from a rate to the
-    next lower one. Between two rates they are interpolated geometrically. Source of gains: Cui et al., Asymmetric Gained
+    A symbol is round(gain * y). There are R trained rates at equal distances, and between them the gains are
+    interpolated geometrically. They rise with the rate: `drops` holds what they lose to the next lower one. Source of gains: Cui et al., Asymmetric Gained
     Deep Image Compression with Continuous Rate Adaptation, 2021 (arXiv:2003.02012).
 
     Attributes:
@@ -38,25 +38,28 @@ class Gains(nn.Module):
         self.register_buffer("powers", powers, persistent=False)
         self.refresh()
 
-    def forward(self, places: Tensor) -> Tensor:
-        """Gains [B, C, 1, 1] to train with.
-
-        Args:
-            places: [B], each within 0..R - 1.
-        """
-        with torch.autocast(places.device.type, enabled=False):
-            gains = torch.exp2(-(_weights(places.float(), len(self.exponents)) @ self._octaves()))
+    def forward(self, rates: Tensor) -> Tensor:
+        """Gains [B, C, 1, 1] to train with, for rates [B]."""
+        with torch.autocast(rates.device.type, enabled=False):
+            gains = torch.exp2(-(self._shares(rates.float()) @ self._octaves()))
         return gains[:, :, None, None]
 
-    def coded(self, places: Tensor) -> "CodedGains":
-        """The gains of files; places are multiples of 1/64."""
-        mixed = _weights(places.double(), len(self.exponents)) @ self.exponents.double()
+    def coded(self, rates: Tensor) -> "CodedGains":
+        """The gains of files, for rates [B], which are rounded to the rates of files."""
+        last = len(self.exponents) - 1
+        mixed = self._shares(torch.round(rates.double() * last * STEPS) / (last * STEPS)) @ self.exponents.double()
         exponents = torch.floor(mixed + 0.5).long()[:, :, None, None]
         whole = (exponents + OCTAVE - 1) // OCTAVE
         powers = self.powers[whole * OCTAVE - exponents]
         fixed = (powers + (torch.ones_like(whole) << whole >> 1)) >> whole
         inverse = self.powers[exponents % OCTAVE] << (exponents // OCTAVE)
         return CodedGains(torch.exp2(-exponents.float() / OCTAVE), fixed.double(), inverse.double())
+
+    def _shares(self, rates: Tensor) -> Tensor:
+        """The share of each trained rate in rates [B], as of a linear interpolation: [B, R]."""
+        last = len(self.exponents) - 1
+        knots = torch.arange(last + 1, device=rates.device, dtype=rates.dtype)
+        return (1 - (rates[:, None] * last - knots).abs()).clamp_min(0)
 
     def _octaves(self) -> Tensor:
         """What the gains of each rate lose, in octaves [R, C]; 0 at the highest rate."""
@@ -85,19 +88,3 @@ class CodedGains:
         """symbol / gain, rounded to a multiple of 1/64, of symbols [B, C, H, W]."""
         values = torch.floor(symbols.double() * self.inverse * 2.0 ** (VALUE_BITS - GAIN_BITS) + 0.5)
         return (values * 2.0**-VALUE_BITS).to(symbols.dtype)
-
-
-def highest(rates: int, batch: Tensor) -> Tensor:
-    """The place of the highest rate for each picture of a batch, [B]."""
-    return torch.full((len(batch),), rates - 1.0, device=batch.device)
-
-
-def place_of(rate: int) -> float:
-    """The place of a rate of files."""
-    return rate / STEPS
-
-
-def _weights(places: Tensor, rates: int) -> Tensor:
-    """The shares of the trained rates at each place [B, R]: those of a linear interpolation."""
-    knots = torch.arange(rates, device=places.device, dtype=places.dtype)
-    return (1 - (places[:, None] - knots).abs()).clamp_min(0)

@@ -51,9 +51,13 @@ class LatentModel(EntropyModel):
 
         Where a chip gives symbols of the highest rate, they are scaled and rounded again.
         """
-        centres = self.medians() if means is None else means
-        symbols = torch.round((y - centres if self.symbol_limits is None else self.symbols(y)) * gains.gain)
-        return symbols, gains.decoded(symbols) + centres
+        centred = self.centred(y) if means is None else y - means
+        symbols = torch.round(centred * gains.gain)
+        return symbols, gains.decoded(symbols) + (self.medians() if means is None else means)
+
+    def centred(self, y: Tensor) -> Tensor:
+        """y less its medians, as the transform gives it in evaluation: an int8 one may give symbols."""
+        return y - self.medians() if self.symbol_limits is None else self.symbols(y)
 
     def limit_symbols(self) -> None:
         """Sets `symbol_limits` after a change of `for_int8` or of the tables (a host read)."""
