@@ -92,7 +92,8 @@ class FileCodec:
         Args:
             rate: its number, 0 to `coder.most`; None: the highest, which is the only one of most codecs.
         """
-        return self.encode(self.latents(x, rate), *x.shape[-2:], rate)
+        height, width = x.shape[-2:]
+        return self.encode(self.latents(x, rate), height, width, rate)
 
     @torch.inference_mode()
     def latents(self, x: Tensor, rate: int | None = None) -> list[Latent]:

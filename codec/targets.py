@@ -102,7 +102,7 @@ def _within(picture: Codable, most: int, limit: int, name: str) -> bytes:
 def _at_least(picture: Codable, most: int, target: float) -> bytes:
     """The smallest file whose picture has this PSNR, by bisection with the decoder."""
     if picture.psnr is None:
-        raise InputError("--target_psnr needs the decoder too: give a checkpoint to codec.compress")
+        raise InputError("--target_psnr needs the decoder too")
     low, high = 0, most
     best = picture.file(most)
     if (reached := picture.psnr(best)) < target:

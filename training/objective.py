@@ -72,7 +72,11 @@ class RateDistortion(OptionGroup):
         decides=True,
     )
     lambda_bpp: float | str = option(
-        0.01, "weight of the rate in rd; LOW:HIGH with --rates", rule=_every(NOT_NEGATIVE), parse=lambda_of, decides=True
+        0.01,
+        "weight of the rate in rd; LOW:HIGH with --rates",
+        rule=_every(NOT_NEGATIVE),
+        parse=lambda_of,
+        decides=True,
     )
     lambda_mse: float | str = option(
         0.01,
@@ -87,7 +91,7 @@ class RateDistortion(OptionGroup):
         super().__post_init__()
         if isinstance(self.lambda_bpp, str) and self.loss_type != "rd":
             raise InputError(
-                f"--lambda_bpp {self.lambda_bpp}: a range needs --loss_type rd; for --loss_type mse, --lambda_mse has it"
+                f"--lambda_bpp {self.lambda_bpp}: a range needs --loss_type rd; with mse it is --lambda_mse"
             )
         if isinstance(self.weight, str) and not 0 < self.ends[0] < self.ends[1]:
             name = "lambda_mse" if self.loss_type == "mse" else "lambda_bpp"
@@ -132,9 +136,7 @@ class RateDistortion(OptionGroup):
         losses = lambdas * distortion + rate if self.loss_type == "mse" else distortion + lambdas * rate
         return (losses * (lambdas / math.sqrt(low * high)) ** -0.5).mean()
 
-    def __call__(
-        self, out: dict[str, Any], x: Tensor, rates: Tensor | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, out: dict[str, Any], x: Tensor, rates: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to differentiate, and figures to report.
 
         Args:

@@ -81,7 +81,9 @@ class Options:
                 f"--rates {rates} with --{name} {self.loss.weight}: give the range of lambdas, --{name} LOW:HIGH"
             )
         if ranged and rates == 1 and (self.model.rates or not self.model.init_checkpoint):
-            raise InputError(f"--{name} {self.loss.weight} is a range for codecs of several rates: give --rates 8, or one lambda")
+            raise InputError(
+                f"--{name} {self.loss.weight} is a range for codecs of several rates: give --rates 8, or one lambda"
+            )
 
     def flat(self) -> dict[str, Any]:
         """All options by public name, including those of the chosen block, as --config reads them."""

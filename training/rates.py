@@ -12,8 +12,8 @@ _GOLDEN = 0x9E3779B9
 def drawn_rates(rates: int, seed: int, step: int, places: Tensor) -> Tensor:
     """A rate within 0..1 for each picture: a function of seed, optimizer step and place in the global batch.
 
-    Every interval between the trained rates is as likely as every other; the lowest and the highest rate themselves have
-    a chance of 1 / (2 rates). The rates of a batch are evenly spread, so that every step sees all of them.
+    Every interval between the trained rates is as likely as every other; the lowest and the highest rate themselves
+    have a chance of 1 / (2 rates). The rates of a batch are evenly spread, so that every step sees all of them.
 
     Args:
         rates: the number of trained rates, 2 or more.

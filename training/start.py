@@ -102,7 +102,8 @@ def add_rates(codec: Codec, options: Options) -> None:
         raise InputError("--loss_type recon has no rate, and the checkpoint has several: use --loss_type rd or mse")
     if several != (low < high):
         needed = "the lambdas of the lowest and of the highest rate, LOW:HIGH" if several else "one lambda"
-        raise InputError(f"--init_checkpoint {options.model.init_checkpoint} has {counted(codec.architecture.rates, 'rate')}: give {needed}")
+        has = counted(codec.architecture.rates, "rate")
+        raise InputError(f"--init_checkpoint {options.model.init_checkpoint} has {has}: give {needed}")
 
 
 def check_start(options: Options) -> None:

@@ -8,4 +8,15 @@ from codec.bitstream.rate_coder import RateCoder, coder_of
 from codec.bitstream.rate_tables import RateTables
 from codec.bitstream.tables import Tables, read_tables
 
-__all__ = ["Coder", "HyperCoder", "HyperTables", "RateCoder", "RateTables", "Tables", "coder_of", "pack", "read_tables", "unpack"]
+__all__ = [
+    "Coder",
+    "HyperCoder",
+    "HyperTables",
+    "RateCoder",
+    "RateTables",
+    "Tables",
+    "coder_of",
+    "pack",
+    "read_tables",
+    "unpack",
+]

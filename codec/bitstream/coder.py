@@ -29,7 +29,10 @@ class Coder:
         tables: the tables.
         medians: float32 [M, 1, 1]; y_hat is `decode(..) * unit + medians`.
         unit: of decoded values: 1, for they are symbols, or with gains 2^-6.
+        channels_of_z: none.
     """
+
+    channels_of_z = 0
 
     def __init__(self, tables: Tables, scaling: Scaling | None = None) -> None:
         self.tables = tables

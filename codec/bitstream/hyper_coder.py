@@ -34,12 +34,14 @@ class HyperCoder:
         tables: the tables.
         medians: zero, float32 [M, 1, 1]; y_hat is `decode(..) * unit + medians`.
         unit: of decoded values: 1, or with means or gains 2^-6.
+        channels_of_z: N.
     """
 
     def __init__(self, tables: HyperTables, of_y: Scaling | None = None, of_z: Scaling | None = None) -> None:
         self.tables = tables
         self.medians = np.zeros((tables.channels, 1, 1), np.float32)
         self.unit = 1.0 if of_y is None and not tables.network.has_means else 2.0**-MEAN_BITS
+        self.channels_of_z = len(tables.z.offsets)
         self._of_y, self._of_z = of_y, of_z
 
     @cached_property

@@ -229,9 +229,7 @@ class Reader:
         """CDF rows, as `rows_bytes` wrote them."""
         return Rows(self.words(count), self.words(count), self.words(count, longest))
 
-    def network(
-        self, number: int, channels: int, scales: int, fraction: int, most: int, depth: int
-    ) -> IntegerNetwork:
+    def network(self, number: int, channels: int, scales: int, fraction: int, most: int, depth: int) -> IntegerNetwork:
         """A network, as `network_bytes` wrote it.
 
         Args:

@@ -25,7 +25,7 @@ class RateCoder:
 
     Attributes:
         tables: the tables.
-        medians, unit: as those of the coder of every rate.
+        medians, unit, channels_of_z: those of the coder of every rate.
         most: the number of the highest rate; the lowest is 0.
     """
 
@@ -34,6 +34,7 @@ class RateCoder:
     def __init__(self, tables: RateTables) -> None:
         self.tables = tables
         self.medians: NDArray[np.float32] = tables.medians[:, None, None]
+        self.channels_of_z = len(tables.density.first) if tables.hyper else 0
         self.most = tables.most
         self._kept = lru_cache(_KEPT)(self._at)
 

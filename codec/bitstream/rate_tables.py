@@ -36,7 +36,7 @@ FACTORIZED = 0
 """The number of bmshj2018_factorized in files of several rates."""
 _HEADER = struct.Struct("<7I")  # fingerprint, precision, architecture, M, rates, channels of the density, points
 _HYPER = struct.Struct("<5I")  # rows of y, Ly, fraction, most, layers
-_NAMES = {"exponents": "gains.{}.exponents", "density": "density.{}"}
+_NAMES = {"exponents": "{}_gains.exponents", "density": "density.{}"}
 
 
 @dataclass(frozen=True, eq=False)

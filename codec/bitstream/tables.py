@@ -127,8 +127,10 @@ def from_bytes(data: bytes) -> AnyTables:
     whole = version != VERSION or len(checked) == _HEADER.size + 4 * channels * (3 + longest)
     if not whole or zlib.crc32(checked) != checksum:
         raise InputError("damaged entropy tables: the checksum does not match; export the model again")
-    if version != VERSION:
-        return (hyper_tables if version == hyper_tables.VERSION else rate_tables).from_bytes(checked)
+    if version == hyper_tables.VERSION:
+        return hyper_tables.from_bytes(checked)
+    if version == rate_tables.VERSION:
+        return rate_tables.from_bytes(checked)
     words = np.frombuffer(checked, "<i4", offset=_HEADER.size)
     medians, offsets, lengths = words[: 3 * channels].reshape(3, channels)
     return Tables(

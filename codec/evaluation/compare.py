@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -74,7 +73,8 @@ def measure_all(
     formats = [name for name in references if name in QUALITIES]
     for name in formats:
         check_sides(name, pictures.files)
-    compared = sum(map(len, map(partial(numbers_of, wanted=rates), (*codecs.values(), *anchors.values())))) + len(formats)
+    coded = [*codecs.values(), *anchors.values()]
+    compared = sum(len(numbers_of(codec, rates)) for codec in coded) + len(formats)
     album = Album(spread(len(pictures.names), compared) if keep_pictures else ())
 
     work = _Work(pictures, ranks, album)
@@ -136,7 +136,8 @@ class _Work:
         """
         files = FileCodec(codec.to(self._ranks.device), name)
         for number in numbers_of(codec, rates):
-            point = name if number is None else f"{name} at rate {number / numbers_of(codec, 2)[-1]:.3f}"
+            rate = "" if number is None else f" at rate {number / (STEPS * (codec.architecture.rates - 1)):.3f}"
+            point = name + rate
             rows = self._rows(name, point, through_files(files, self._batches(), self.failures, number))
             yield _Measured(point, rows, codec.architecture.in_short())
         codec.cpu()

@@ -196,7 +196,9 @@ class Bottleneck(LatentModel, EntropyBottleneck):
         return int(self._offset.min()), int(last.max())
 
     def not_int8(self) -> str:
-        """See `LatentModel`; the symbols of the tables decide, others are coded with an escape."""
+        """See `LatentModel`; the symbols of the tables decide, others are coded with an escape. Levels always fit."""
+        if self.in_levels:
+            return ""
         if not self.has_tables:
             return "there are no CDF tables"
         low, high = self.symbol_range()

@@ -32,7 +32,7 @@ class Codec(CompressionModel, ABC):
         entropy_bottleneck: the entropy model of y, or of z in an architecture with a hyperprior.
         calibrated_tables: after post-training quantization, the tables of the float codec, whose files this codec
             writes and reads; its own weights give another fingerprint. None otherwise.
-        gains: by the name of a latent, the gains of a codec with several rates; None: it has one rate.
+        y_gains: the gains of y in a codec with several rates; None: it has one rate.
         density: only with several rates, the density of the entropy bottleneck in integers.
     """
 
@@ -48,7 +48,7 @@ class Codec(CompressionModel, ABC):
     g_s: Any
     entropy_bottleneck: Bottleneck
     calibrated_tables: AnyTables | None = None
-    gains: nn.ModuleDict | None
+    y_gains: Gains | None
     density: SampledDensity
 
     def __init__(self, architecture: Architecture) -> None:
@@ -56,7 +56,7 @@ class Codec(CompressionModel, ABC):
         super().__init__(architecture.N, architecture.M)
         self.entropy_bottleneck = Bottleneck(self.entropy_bottleneck.channels)
         self.architecture = Architecture(architecture.N, architecture.M, arch=self.arch)
-        self.gains = None
+        self.y_gains = None
         for part in ("g_a", "g_s"):
             self.replace_blocks(part, getattr(architecture, part))
 
@@ -77,8 +77,6 @@ class Codec(CompressionModel, ABC):
             `aux_loss`. DDP and FSDP wrap this forward; since `aux_loss` is computed inside it, one backward reduces
             all gradients.
         """
-        if rates is None and self.gains is not None:
-            rates = x.new_ones(len(x))
         y_hat, likelihoods, aux_loss = self.quantize(self.g_a(x), keys, detach_rate, rates)
         return {"x_hat": self.g_s(y_hat), "likelihoods": likelihoods, "aux_loss": aux_loss}
 
@@ -86,10 +84,7 @@ class Codec(CompressionModel, ABC):
     def quantize(
         self, y: Tensor, keys: Tensor | None, detach_rate: bool, rates: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """y_hat, the likelihoods by name, and the auxiliary loss of y; the arguments are those of `forward`.
-
-        A codec with several rates needs `rates`.
-        """
+        """y_hat, the likelihoods by name, and the auxiliary loss of y; the arguments are those of `forward`."""
 
     @property
     @abstractmethod
@@ -128,9 +123,8 @@ class Codec(CompressionModel, ABC):
             if not name.startswith(("g_a.", "g_s.")) and not torch.isfinite(parameter).all():
                 raise InputError(f"{name} of this codec is not finite; start from an earlier checkpoint")
         self.entropy_bottleneck.rebuild()
-        if self.gains is not None:
-            for gains in self.gains.values():
-                gains.refresh()
+        if self.y_gains is not None:
+            self.y_gains.refresh()
             self.density.refresh(self.entropy_bottleneck)
 
     def add_rates(self, rates: int, octaves: float = 0.0) -> None:
@@ -142,7 +136,7 @@ class Codec(CompressionModel, ABC):
         """
         self.architecture = replace(self.architecture, rates=rates)
         device = self.entropy_bottleneck.quantiles.device
-        self.gains = nn.ModuleDict({"y": Gains(rates, self.M, octaves)}).to(device)
+        self.y_gains = Gains(rates, self.M, octaves).to(device)
         self.density = SampledDensity(self.entropy_bottleneck.channels).to(device)
         self.y_model.in_levels = True
 

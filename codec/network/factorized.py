@@ -17,11 +17,13 @@ class FactorizedCodec(Codec, FactorizedPrior):
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """See `Codec.quantize`."""
         gains = None
-        if self.gains is not None and keys is None:
-            coded = self.gains["y"].coded(rates)
-            (_, y), gains = self.entropy_bottleneck.coded(y, coded), coded.gain
-        elif self.gains is not None:
-            gains = self.gains["y"](rates)
+        if self.y_gains is not None:
+            rates = y.new_ones(len(y)) if rates is None else rates
+            if keys is None:
+                coded = self.y_gains.coded(rates)
+                (_, y), gains = self.entropy_bottleneck.coded(y, coded), coded.gain
+            else:
+                gains = self.y_gains(rates)
         y_hat, likelihoods, aux_loss = self.entropy_bottleneck(y, keys, detach_rate, gains)
         return y_hat, {"y": likelihoods}, aux_loss
 

@@ -17,8 +17,9 @@ class Gains(nn.Module):
     """The gain of each channel of a latent at a rate within 0..1; at the highest rate, 1, all gains are 1.
 
     A symbol is round(gain * y). There are R trained rates at equal distances, and between them the gains are
-    interpolated geometrically. They rise with the rate: `drops` holds what they lose to the next lower one. Source of gains: Cui et al., Asymmetric Gained
-    Deep Image Compression with Continuous Rate Adaptation, 2021 (arXiv:2003.02012).
+    interpolated geometrically. The gains fall with the rate: `drops` holds what they lose from one trained rate to the
+    next lower one. Source of gains: Cui et al. 2021, Asymmetric Gained Deep Image Compression with Continuous Rate
+    Adaptation (arXiv:2003.02012).
 
     Attributes:
         drops: parameter [R - 1, C]; softplus(drops) are octaves.
