@@ -118,10 +118,9 @@ def decode(data: bytes, model: Model) -> Pixels:
     pixels = np.empty((height, width, 3), np.uint8)
     for tile in model.tiles(found.shape[1:]):
         piece = model.piece(found, tile)
-        if model.takes_bytes:
-            x_hat = model.run(_levels(piece if model.steps is None else piece * model.coder.unit, model))
-        else:
-            x_hat = model.run(piece.astype(np.float32) * np.float32(model.coder.unit) + model.medians)
+        if model.steps is not None or not model.takes_bytes:
+            piece = piece.astype(np.float32) * np.float32(model.coder.unit) + model.medians
+        x_hat = model.run(_levels(piece, model) if model.takes_bytes else piece)
         if x_hat.dtype != np.uint8:
             _check(x_hat)
             x_hat = np.rint(np.clip(x_hat, 0, 1) * np.float32(255)).astype(np.uint8)
