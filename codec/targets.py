@@ -85,7 +85,7 @@ def _within(picture: Codable, most: int, limit: int, name: str) -> bytes:
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if picture.bits(middle) <= 8 * limit else (low, middle - 1)
-    file = picture.file(low)
+    file, start = picture.file(low), low
     while len(file) > limit and low:
         low -= 1
         file = picture.file(low)
@@ -94,7 +94,7 @@ def _within(picture: Codable, most: int, limit: int, name: str) -> bytes:
             f"--{name}: its smallest file has {len(file)} bytes ({8 * len(file) / picture.pixels:.4f} bits per pixel), "
             f"more than {limit}; give a larger target or a smaller picture"
         )
-    while low < most and len(larger := picture.file(low + 1)) <= limit:
+    while low >= start and low < most and len(larger := picture.file(low + 1)) <= limit:
         low, file = low + 1, larger
     return file
 
