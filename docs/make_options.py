@@ -16,6 +16,7 @@ SECTIONS = {
     "Decompressing": ("-m", "codec.decompress"),
     "Export": ("-m", "export"),
     "The runtime": ("-m", "export.runtime"),
+    "The coder in C": ("-m", "export.device"),
     "The report of chips": ("-m", "export.report"),
     "The compilers": ("-m", "export.npu"),
     "Uploading": ("-m", "codec.push"),
