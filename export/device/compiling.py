@@ -41,7 +41,7 @@ def compile_command(target: Path, flags: Sequence[str] = ()) -> None:
 
 
 def compile_files(names: Sequence[str], target: Path, flags: Sequence[str]) -> None:
-    """Compiles files of `SOURCES`; raises as `compile_library`."""
+    """Compiles C files, of `SOURCES` if no other folder is given; raises as `compile_library`."""
     sources = [str(SOURCES / name) for name in names]
     words = [*compiler(), *FLAGS, *flags, *sources, "-o", str(target)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 from hyper import HYPER, hyper_tables
-from symbols import drawn
 
-from benchmarks.coding import drawn_hyper
 from benchmarks.damage import damaged, forged
+from benchmarks.device import compile_driver, fuzz, symbols_for
 from codec.bitstream import hyper_coder
-from codec.bitstream.container import latent_size, pack, unpack
+from codec.bitstream.container import pack, unpack
 from codec.bitstream.hyper_coder import AnyCoder, HyperCoder, coder_of
 from codec.bitstream.hyper_tables import HyperTables
 from codec.bitstream.integer import IntegerNetwork, Layer
@@ -71,14 +70,6 @@ def coders() -> dict[str, AnyCoder]:
 @pytest.fixture(scope="module")
 def devices(coders: dict[str, AnyCoder], library: Path) -> dict[str, DeviceCoder]:
     return {name: DeviceCoder(to_bytes(coder.tables), library) for name, coder in coders.items()}
-
-
-def symbols_for(coder: AnyCoder, height: int, width: int, spread: float = 1) -> tuple[Symbols, Symbols | None]:
-    """Symbols of y and z of a picture."""
-    size = latent_size(height, width)
-    if isinstance(coder.tables, Tables):
-        return drawn(coder.tables, *size, spread), None
-    return drawn_hyper(coder.tables, *size, spread)
 
 
 def check_file(
@@ -243,6 +234,14 @@ def test_of_damaged_tables_it_opens_what_the_python_coder_opens(
             DeviceCoder(data, library)
             opened += 1
     assert 0 < opened < 150
+
+
+def test_damaged_files_and_tables_make_no_sanitizer_speak(coders: dict[str, AnyCoder], tmp_path: Path) -> None:
+    """The driver also gives too little memory. `python -m benchmarks.device` does the same with 100,000 files."""
+    compile_driver(tmp_path / "driver")
+    found = fuzz(tmp_path / "driver", coders["mbt2018_mean"], 1_000, tmp_path)
+    assert found["refused"] > 500
+    assert found["accepted"] > 50
 
 
 @pytest.mark.parametrize("name", NAMES)
