@@ -17,6 +17,7 @@ SECTIONS = {
     "Export": ("-m", "export"),
     "The runtime": ("-m", "export.runtime"),
     "The coder in C": ("-m", "export.device"),
+    "The page for browsers": ("-m", "export.web"),
     "The report of chips": ("-m", "export.report"),
     "The compilers": ("-m", "export.npu"),
     "Uploading": ("-m", "codec.push"),

@@ -4,7 +4,7 @@
 enum { MOST_NIBBLES = 9 };
 
 static inline uint64_t quotient(uint64_t twice, interval of) {
-#ifdef __SIZEOF_INT128__
+#if defined(__SIZEOF_INT128__) && !defined(__wasm__) /* which divides faster than it multiplies so wide */
     __extension__ typedef unsigned __int128 wide;
     return (uint64_t)((wide)twice * of.reciprocal >> 64) >> of.shift;
 #else
