@@ -43,8 +43,9 @@ def compile_command(target: Path, flags: Sequence[str] = ()) -> None:
 def compile_files(names: Sequence[str], target: Path, flags: Sequence[str]) -> None:
     """Compiles C files, of `SOURCES` if no other folder is given; raises as `compile_library`."""
     sources = [str(SOURCES / name) for name in names]
-    words = [*compiler(), *FLAGS, *flags, *sources, "-o", str(target)]
+    words = [*compiler(), *FLAGS, *sources, *flags, "-o", str(target)]  # a library comes after its users
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it says nothing"]
-        raise InputError(f"{words[0]} does not compile the coder to {target}: {said[0]}")
+        lines = done.stderr.strip().splitlines() or ["it says nothing"]
+        said = next((line for line in lines if "error" in line), lines[0])
+        raise InputError(f"{words[0]} does not compile the coder to {target}: {said}")
