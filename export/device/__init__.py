@@ -2,5 +2,6 @@
 
 from export.device.compiling import compile_command, compile_library
 from export.device.library import DeviceCoder
+from export.device.program import cli, main
 
-__all__ = ["DeviceCoder", "compile_command", "compile_library"]
+__all__ = ["DeviceCoder", "cli", "compile_command", "compile_library", "main"]

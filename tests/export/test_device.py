@@ -23,8 +23,7 @@ from codec.description.architecture import Architecture
 from codec.errors import InputError
 from codec.network.architectures import new_codec
 from codec.network.tables import tables_of, with_tables
-from export.device import DeviceCoder, compile_command, compile_library
-from export.device.__main__ import main
+from export.device import DeviceCoder, compile_command, compile_library, main
 
 pytestmark = [
     pytest.mark.slow,

@@ -32,7 +32,7 @@ from codec.errors import InputError
 from codec.network.tables import tables_of
 from export.graph.build import build, parts_of, write_all
 from export.runtime import Model, decode, encode
-from export.web.__main__ import main
+from export.web import main
 from export.web.building import PAGE, SOURCES, compile_wasm
 
 pytestmark = [
