@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises:
         InputError: the input cannot be evaluated, and nothing was written.
-        SomeFailed: some pictures failed; the figures of all others are written.
+        SomeFailed: on rank 0, if some pictures failed; the figures of all others are written.
     """
     options, checkpoints, references = parse(argv)
     from codec.blocks import load_plugin
@@ -76,8 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         fake_quant=options.qat_eval_fakequant,
         keep_pictures=options.report is not None,
     )
-    if ranks.rank == 0:
-        write(options, found)
+    ranks.leave()
+    if ranks.rank > 0:  # ends with 0: a launcher stops all ranks when one fails, and rank 0 still has to write
+        return 0
+    write(options, found)
     if found.failures:
         raise SomeFailed(found.failures, len(found.failures) + len(found.pictures.names), "picture")
     return 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from codec.description.architecture import ARCHITECTURES, DEFAULT_ARCH
+from codec.description.architecture import DEFAULT_ARCH
 
 PLUGIN = Path(__file__).with_name("blocks.py")
 CONTROL = "linear"
@@ -100,24 +100,20 @@ BUDGETS = {
         int8_blocks=("relu",),
         baseline="relu",
     ),
-    **{
-        f"arch_{arch}": replace(
-            CPU,
-            first_steps=4000,
-            base_steps=2000,
-            extra_steps=400,
-            rates=(1e-3,),
-            seeds=(0,),
-            int8_seeds=(0,),
-            blocks=("relu_mlp", "gate", "gate_mlp"),
-            int8_blocks=("gate_mlp",),
-            distill_steps=100,
-            jobs=1,
-            swaps=False,
-            arch=arch,
-        )
-        for arch in ARCHITECTURES
-    },
+    "architectures": replace(
+        CPU,
+        first_steps=4000,
+        base_steps=2000,
+        extra_steps=400,
+        rates=(1e-3,),
+        seeds=(0,),
+        int8_seeds=(0,),
+        blocks=("relu_mlp", "gate", "gate_mlp"),
+        int8_blocks=("gate_mlp",),
+        distill_steps=100,
+        jobs=1,
+        swaps=False,
+    ),
     "gpu": replace(
         CPU,
         N=128,
@@ -162,10 +158,15 @@ class Job:
 
 
 class Study:
-    """The jobs of a budget, in an order in which each finds what it starts from."""
+    """The jobs of a budget, in an order in which each finds what it starts from.
 
-    def __init__(self, budget: Budget, folder: Path) -> None:
-        self.budget, self.folder = budget, folder
+    Args:
+        folder: of the runs, one in a folder of its own.
+        crops: the dataset that all runs train on.
+    """
+
+    def __init__(self, budget: Budget, folder: Path, crops: Path) -> None:
+        self.budget, self.folder, self.crops = budget, folder, crops
 
     def figures(self, name: str) -> list[dict[str, float]] | None:
         """A finished run's figures, a picture each; None where it is not finished."""
