@@ -32,6 +32,7 @@ SUBJECTS = {
     "families": "Deployment: chip families",
     "fidelity": "Deployment: exported files against PyTorch",
     "coding": "Files: the entropy coder",
+    "device": "Files: the coder in C",
     "large": "Files: large pictures",
     "damage": "Files: damage",
     "everywhere": "Files: the same symbols everywhere",
