@@ -102,9 +102,10 @@ BUDGETS = {
     ),
     "architectures": replace(
         CPU,
-        first_steps=4000,
-        base_steps=2000,
-        extra_steps=400,
+        first_steps=3000,
+        base_steps=1500,
+        extra_steps=300,
+        int8_steps=200,
         rates=(5e-4,),
         seeds=(0,),
         int8_seeds=(0,),
