@@ -33,8 +33,7 @@ class ModelOptions(OptionGroup):
     )
     klt_start: bool = option(
         False,
-        "with random weights: begin as a transform coder, the Karhunen-Loeve transform of training crops; saves "
-        "thousands of steps",
+        "with --pretrained false: begin as a transform coder, the Karhunen-Loeve transform of training crops",
         decides=True,
     )
     N: int | None = option(None, "channels between the layers", rule=at_least(1), shown="the quality's", decides=True)

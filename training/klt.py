@@ -1,4 +1,4 @@
-"""KLT start: g_a and g_s begin as a transform coder instead of random weights, which saves thousands of steps.
+"""KLT start: g_a and g_s begin as a transform coder instead of random weights, which saves most of the steps.
 
 Each convolution of g_a begins as the Karhunen-Loeve transform of the 2x2 blocks of its input on real crops: orthogonal,
 with the directions of the largest variance first. The last one also scales, so that rounding y to integers is the
