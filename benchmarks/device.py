@@ -17,7 +17,7 @@ from benchmarks.coding import SHAPE, WIDEST, drawn, drawn_hyper, quality_8
 from benchmarks.everywhere import lively
 from benchmarks.harness import Row, alternate, publish
 from codec.bitstream.container import latent_size, pack, unpack
-from codec.bitstream.hyper_coder import AnyCoder, coder_of
+from codec.bitstream.rate_coder import AnyCoder, coder_of
 from codec.bitstream.tables import Tables, to_bytes
 from codec.checkpoint.zoo import zoo_widths
 from codec.description.architecture import ARCHITECTURES

@@ -15,9 +15,10 @@ from benchmarks.damage import damaged, forged
 from benchmarks.device import compile_driver, fuzz, symbols_for
 from codec.bitstream import hyper_coder
 from codec.bitstream.container import pack, unpack
-from codec.bitstream.hyper_coder import AnyCoder, HyperCoder, coder_of
+from codec.bitstream.hyper_coder import HyperCoder
 from codec.bitstream.hyper_tables import HyperTables
 from codec.bitstream.integer import IntegerNetwork, Layer
+from codec.bitstream.rate_coder import AnyCoder, coder_of
 from codec.bitstream.tables import Tables, from_bytes, to_bytes
 from codec.description.architecture import Architecture
 from codec.errors import InputError

@@ -26,7 +26,7 @@ from test_device import factorized
 from benchmarks.device import symbols_for
 from codec import tiles
 from codec.bitstream.container import pack, unpack
-from codec.bitstream.hyper_coder import coder_of
+from codec.bitstream.rate_coder import coder_of
 from codec.bitstream.tables import AnyTables, to_bytes
 from codec.errors import InputError
 from codec.network.tables import tables_of
