@@ -25,6 +25,7 @@ from codec.quantization.phases import (
     switches_of,
 )
 from codec.quantization.rounding import round_weights
+from codec.quantization.sensitivity import Result
 
 CALIBRATION_PICTURES = 64
 """The largest number of pictures that equalization and GPTQ rounding use."""
@@ -74,7 +75,7 @@ def equalize_channels(codec: Codec, pictures: Sequence[Tensor]) -> None:
         for part in quantization_of(codec).transforms:
             transform = getattr(codec, part)
             if not any(q.learns and q.has_range for _, q in activation_quantizers(transform)):
-                equalize(transform, _inputs(codec, part, pictures))
+                equalize(transform, _inputs(codec, part, pictures), _result(codec, part))
 
 
 @torch.no_grad()
@@ -109,6 +110,11 @@ def _in_evaluation(codec: Codec, quantize: bool) -> Iterator[None]:
     finally:
         codec.train(training)
         vars(switches).update(before)
+
+
+def _result(codec: Codec, part: str) -> Result:
+    """From the output of g_a, h_a or g_s to what its error is measured in: x_hat, or for h_a z."""
+    return codec.g_s if part == "g_a" else lambda output: output
 
 
 def _inputs(codec: Codec, part: str, pictures: Sequence[Tensor]) -> list[Tensor]:

@@ -1,86 +1,150 @@
-"""Cross-layer equalization: scales channels so that each uses the full range of its tensor.
+"""Cross-layer equalization: scales channels so that rounding costs the result least.
 
 An int8 tensor has one scale for all channels. A channel that reaches a tenth of the range has three bits less than one
-that reaches all of it. Between two convolutions with nothing but a ReLU between them, a channel's scale is free: what
-multiplies the first convolution divides the second, and the float codec stays the same, to rounding (Nagel et al. 2019,
-arXiv:1906.04721). The paper equalizes the ranges of the weights. Here the weights have a scale for each output channel,
-and GPTQ rounding (`codec.quantization.rounding`) removes most of their error, so that only activations are considered.
+that reaches all of it. What multiplies a channel in one convolution divides it in the next, and the float codec stays
+the same, to rounding (Nagel et al. 2019, arXiv:1906.04721). A scale passes through ReLU and |x|, through both sides of
+a sum alike, through each side of a product, and through a clamp from 0 whose bound is not reached
+(`codec.quantization.freedoms`). So one scale may belong to several tensors, which would need different ones. The scales
+are therefore those with the least noise in the result: a rounded tensor adds, for each channel, the square of the
+tensor's range times the channel's gain (`codec.quantization.sensitivity`) over its squared scale.
+
+The paper equalizes the ranges of the weights. Here the weights have a scale for each output channel, and GPTQ rounding
+(`codec.quantization.rounding`) removes most of their error, so that only activations are considered.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from codec.quantization.channels import scale_input, scale_output
+from codec.quantization.freedoms import Freedoms
 from codec.quantization.graph import QuantizedTransform
-from codec.quantization.layers import CONVOLUTIONS, QuantizedLayer
 from codec.quantization.quantizers import ActivationQuantizer
-from codec.quantization.tracing import RELUS, operation
+from codec.quantization.sensitivity import Result, Site, observe
 
-HOMOGENEOUS = (*RELUS, nn.LeakyReLU, F.leaky_relu, nn.Identity, ActivationQuantizer)
-"""Operations with f(s x) = s f(x) for each s > 0."""
+STEPS, RATE = 120, 0.05
+"""Steps and learning rate of Adam, in units of a log scale."""
+
+NEGLIGIBLE = 1e-6
+"""A part of a tensor's range that does not matter, for logs and quotients where a tensor has no negative values."""
+
+NORM = 32
+"""A norm that is nearly the maximum and has a gradient for every channel."""
 
 
 @torch.no_grad()
-def equalize(transform: QuantizedTransform, inputs: Sequence[Tensor]) -> None:
-    """Equalizes the channels between the convolutions of a transform, in place.
+def equalize(transform: QuantizedTransform, inputs: Sequence[Tensor], result: Result) -> None:
+    """Equalizes the channels of a transform, in place.
 
     Args:
         transform: in float; none of its quantizers has a learned range yet.
         inputs: [B, C, H, W] each.
+        result: the tensor whose error matters, from the output of the transform.
     """
-    pairs, pictures = list(_equalizable_pairs(transform)), sum(len(x) for x in inputs)
-    with _input_maxima([second for _, second in pairs]) as maxima:
-        for x in inputs:
-            transform(x)
-    for first, second in pairs:
-        channel_maxima = maxima[second]
-        tensor_maximum = channel_maxima.max()
-        if tensor_maximum > 0:  # a margin, since the next picture may exceed what so many pictures have shown
-            scale = tensor_maximum / (channel_maxima + tensor_maximum / pictures)
-            scale_output(first, scale)
-            scale_input(second, 1 / scale)
+    sites = observe(transform, inputs, result)
+    modules = {node: transform.get_submodule(str(node.target)) for node in transform.graph.nodes if _is_call(node)}
+    clamps = _reached(Freedoms.of(transform), sites, modules)
+    freedoms = Freedoms.of(transform, clamps)
+    if freedoms.free:
+        _Equalizer(freedoms, sites, modules).equalize()
 
 
-def _equalizable_pairs(transform: QuantizedTransform) -> Iterator[tuple[QuantizedLayer, QuantizedLayer]]:
-    """Pairs of convolutions: the second alone reads the first's output, directly or after homogeneous operations."""
-    layers = {node: layer for node in transform.graph.nodes if (layer := _convolution(transform, node)) is not None}
-    for node, second in layers.items():
-        (before,) = node.all_input_nodes
-        while before not in layers and len(before.users) == 1 and operation(before) in HOMOGENEOUS:
-            before = before.all_input_nodes[0]
-        first = layers.get(before)
-        if first is not None and len(before.users) == 1:
-            yield first, second
+def _is_call(node: fx.Node) -> bool:
+    return node.op == "call_module"
 
 
-def _convolution(transform: QuantizedTransform, node: fx.Node) -> QuantizedLayer | None:
-    """The convolution that this node alone calls, if its channels can be scaled: one group or depthwise; else None."""
-    if node.op != "call_module" or sum(other.target == node.target for other in transform.graph.nodes) > 1:
-        return None
-    layer = transform.get_submodule(str(node.target))
-    if not isinstance(layer, QuantizedLayer) or not layer.is_linear or not isinstance(layer, CONVOLUTIONS):
-        return None
-    depthwise = layer.groups == layer.in_channels == layer.out_channels
-    return layer if layer.groups == 1 or depthwise else None
+def _reached(freedoms: Freedoms, sites: dict[nn.Module, Site], modules: dict[fx.Node, nn.Module]) -> frozenset[fx.Node]:
+    """The clamps whose upper bound was reached: scales do not pass through them."""
+    quantized = {user: sites.get(modules[user]) for node in freedoms.bounds for user in node.users if user in modules}
+    return frozenset(
+        node
+        for node, bound in freedoms.bounds.items()
+        if any((site := quantized.get(user)) is None or site.high.max() >= bound for user in node.users)
+    )
 
 
-@contextmanager
-def _input_maxima(layers: list[QuantizedLayer]) -> Iterator[dict[QuantizedLayer, Tensor]]:
-    """The largest magnitude in each channel of each layer's input [C], over all that runs in the context."""
-    maxima: dict[QuantizedLayer, Tensor] = {}
+class _Equalizer:
+    """Minimizes the noise over the free scales, and scales the layers."""
 
-    def observe(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, QuantizedLayer)
-        seen = inputs[0].detach().abs().transpose(0, 1).flatten(1).amax(1)
-        maxima[layer] = torch.maximum(maxima[layer], seen) if layer in maxima else seen
+    def __init__(self, freedoms: Freedoms, sites: dict[nn.Module, Site], modules: dict[fx.Node, nn.Module]) -> None:
+        self.freedoms = freedoms
+        self.sites = {node: sites[module] for node, module in modules.items() if module in sites}
+        self.quantized = [node for node in self.sites if isinstance(modules[node], ActivationQuantizer)]
 
-    handles = [layer.register_forward_pre_hook(observe) for layer in layers]
-    try:
-        yield maxima
-    finally:
-        for handle in handles:
-            handle.remove()
+    def equalize(self) -> None:
+        """Scales the layers, in place."""
+        logs = self._least()
+        for node, layer in self.freedoms.layers.items():
+            if (of_input := self._scale(logs, node.all_input_nodes[0])) is not None:
+                scale_input(layer, (-of_input).exp())
+            if (of_output := self._scale(logs, node)) is not None:
+                scale_output(layer, of_output.exp())
+
+    def _least(self) -> dict[int, Tensor]:
+        """The logs of the free scales [C] with the least noise."""
+        logs = {i: self._start(node, i).requires_grad_() for node, i in self.freedoms.free.items()}
+        optimizer = torch.optim.Adam(logs.values(), RATE)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+        with torch.enable_grad():
+            for _ in range(STEPS):
+                optimizer.zero_grad()
+                self._noise(logs).log().backward()
+                optimizer.step()
+                schedule.step()
+        self._keep_below_bounds(logs)
+        return logs
+
+    def _start(self, layer: fx.Node, own: int) -> Tensor:
+        """The log scale with which the first tensor that has a layer's scale alone uses its full range [C]."""
+        alone = torch.zeros_like(self.freedoms.exponents[layer])
+        alone[own] = 1
+        tensors = (node for node in self.quantized if torch.equal(self.freedoms.exponents[node], alone))
+        low, high = _reach(self.sites[next(tensors, layer)])
+        return -torch.maximum(high, -low).log()
+
+    def _noise(self, logs: dict[int, Tensor]) -> Tensor:
+        """The power of all roundings in the result."""
+        terms = [
+            self._of_tensor(self.sites[node], scale.exp())
+            for node in self.quantized
+            if (scale := self._scale(logs, node)) is not None
+        ]
+        return torch.stack(terms).sum()
+
+    def _of_tensor(self, site: Site, scale: Tensor) -> Tensor:
+        """The power of a tensor's rounding."""
+        low, high = _reach(site)
+        reach = _largest(high * scale) + _largest(-low * scale)
+        return reach.square() * (site.gain / scale.square()).sum() / (12 * 255**2)
+
+    def _scale(self, logs: dict[int, Tensor], node: fx.Node) -> Tensor | None:
+        """The log scale [C] of a node's tensor; None if it is fixed."""
+        exponents = self.freedoms.exponents[node].tolist()
+        terms = [exponent * logs[i] for i, exponent in enumerate(exponents) if exponent]
+        return torch.stack(terms).sum(0) if terms else None
+
+    def _keep_below_bounds(self, logs: dict[int, Tensor]) -> None:
+        """Shifts the scales so that no tensor after a clamp reaches further than before."""
+        for clamp in self.freedoms.bounds:
+            (user, *_) = clamp.users
+            scale = self._scale(logs, clamp)
+            if scale is not None:
+                largest = self.sites[user].high
+                excess = ((largest * scale.exp()).max() / largest.max()).log()
+                own = int(self.freedoms.exponents[clamp].nonzero()[-1])
+                logs[own] -= excess / self.freedoms.exponents[clamp][own]
+
+
+def _reach(site: Site) -> tuple[Tensor, Tensor]:
+    """The range of each channel [C], with a margin, since the next picture may exceed what so many have shown."""
+    low, high = site.low.clamp(max=0), site.high.clamp(min=0)
+    least = NEGLIGIBLE * (high.max() - low.min()).clamp(min=NEGLIGIBLE)
+    above, below = ((end.max() / site.pictures).clamp(min=least) for end in (high, -low))
+    return low - below, high + above
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The maximum of positive numbers [C], smoothed."""
+    largest = x.max()
+    return largest * torch.linalg.vector_norm(x / largest, NORM)

@@ -1,0 +1,95 @@
+"""How much each tensor of a transform contributes to the error of the result when it is rounded.
+
+Rounding adds noise that is nearly independent from value to value. The power that it has in the result is then the sum
+over values of noise power times squared gradient. The gradients of a random signed sum of the result's values give this
+for all values at once: their squares have the mean sum over results of the squared derivative (Hutchinson's estimator).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from codec.quantization.layers import QuantizedLayer
+from codec.quantization.quantizers import ActivationQuantizer
+
+Result = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Site:
+    """What pictures have shown of a tensor: a quantizer's, or the output of a layer.
+
+    Attributes:
+        low, high: [C], the smallest and the largest value of each channel.
+        pictures: how many pictures were seen.
+        gain: [C], the power in the result of noise of power 1 in all values of the channel, summed over pictures.
+    """
+
+    low: Tensor
+    high: Tensor
+    pictures: int
+    gain: Tensor
+
+
+@torch.enable_grad()
+def observe(transform: nn.Module, inputs: Sequence[Tensor], result: Result) -> dict[nn.Module, Site]:
+    """What each quantizer that learns and each layer's output shows for the inputs of a transform.
+
+    Args:
+        transform: computing in float, without learning.
+        inputs: [B, C, H, W] each.
+        result: the tensor whose error matters, from the output of the transform.
+    """
+    probe = torch.Generator().manual_seed(0)
+    found: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+    for x in inputs:
+        seen = _tensors(transform, x.detach().clone().requires_grad_(), result)
+        (end,) = seen.pop(transform)
+        signs = torch.randint(0, 2, end.shape, generator=probe).to(end) * 2 - 1
+        modules = list(seen)
+        tensors = [tensor for module in modules for tensor in seen[module]]
+        gradients = iter(torch.autograd.grad(end, tensors, signs, allow_unused=True, materialize_grads=True))
+        for module in modules:
+            for tensor in seen[module]:
+                found.setdefault(module, []).append((tensor.detach(), next(gradients).square()))
+    return {module: _site(pairs) for module, pairs in found.items()}
+
+
+def _tensors(transform: nn.Module, x: Tensor, result: Result) -> dict[nn.Module, list[Tensor]]:
+    """The tensors [B, C, H, W] of an input by quantizer and layer; under the transform itself the result."""
+    seen: dict[nn.Module, list[Tensor]] = {}
+
+    def keep(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.ndim == 4 and output.requires_grad:
+            seen.setdefault(module, []).append(output)
+
+    modules = [
+        module
+        for module in transform.modules()
+        if isinstance(module, QuantizedLayer) or (isinstance(module, ActivationQuantizer) and module.learns)
+    ]
+    handles = [module.register_forward_hook(keep) for module in modules]
+    try:
+        seen[transform] = [result(transform(x))]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _site(pairs: list[tuple[Tensor, Tensor]]) -> Site:
+    """The site of tensors and their squared gradients."""
+    values, gains = ([_by_channel(each) for each in side] for side in zip(*pairs, strict=True))
+    return Site(
+        low=torch.stack([each.amin(1) for each in values]).amin(0),
+        high=torch.stack([each.amax(1) for each in values]).amax(0),
+        pictures=sum(len(tensor) for tensor, _ in pairs),
+        gain=torch.stack([each.sum(1) for each in gains]).sum(0),
+    )
+
+
+def _by_channel(x: Tensor) -> Tensor:
+    """[B, C, H, W] to [C, B * H * W]."""
+    return x.transpose(0, 1).flatten(1)
