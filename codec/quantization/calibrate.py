@@ -43,6 +43,14 @@ def calibrate(codec: Codec, pictures: Iterable[Tensor], quantization: Quantizati
     Raises:
         InputError: there is no picture.
     """
+    calibrated, first = with_ranges(codec, pictures, quantization)
+    round_to_grid(calibrated, first)
+    return calibrated
+
+
+@torch.no_grad()
+def with_ranges(codec: Codec, pictures: Iterable[Tensor], quantization: Quantization) -> tuple[Codec, list[Tensor]]:
+    """`calibrate` up to GPTQ rounding: the copy, and the pictures to round its weights with."""
     calibrated: Codec = copy.deepcopy(codec).eval()
     if codec.entropy_bottleneck.has_tables:
         calibrated.calibrated_tables = tables_of(codec)
@@ -55,8 +63,7 @@ def calibrate(codec: Codec, pictures: Iterable[Tensor], quantization: Quantizati
         calibrated(x)
         learn_ranges(calibrated)
     enter(calibrated, Phase.EVAL_READY)
-    round_to_grid(calibrated, first)
-    return calibrated
+    return calibrated, first
 
 
 @torch.no_grad()
