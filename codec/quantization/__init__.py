@@ -4,5 +4,7 @@
   `freeze`: the copy for an exporter.
 - `observers`: how ranges are learned. `quantizers`: fake quantization of activations and weights. `layers`, `pairs`:
   convolutions, linear layers, sums and products with an int8 runtime's arithmetic.
-- `tracing`, `graph`: where the quantizers go. `equalize`, `channels`: cross-layer equalization. `rounding`: GPTQ.
+- `tracing`, `graph`: where the quantizers go. `rounding`: GPTQ.
+- `equalize`: cross-layer equalization. `freedoms`: which channels may be scaled; `channels`: scales them.
+  `sensitivity`: what rounding a tensor costs the result.
 """

@@ -44,8 +44,9 @@ def equalize(transform: QuantizedTransform, inputs: Sequence[Tensor], result: Re
     """
     sites = observe(transform, inputs, result)
     modules = {node: transform.get_submodule(str(node.target)) for node in transform.graph.nodes if _is_call(node)}
-    clamps = _reached(Freedoms.of(transform), sites, modules)
-    freedoms = Freedoms.of(transform, clamps)
+    possible = Freedoms.of(transform)
+    unseen = frozenset(node for node in possible.layers if modules[node] not in sites)  # a tensor without H and W
+    freedoms = Freedoms.of(transform, unseen | _reached(possible, sites, modules))
     if freedoms.free:
         _Equalizer(freedoms, sites, modules).equalize()
 
