@@ -70,7 +70,10 @@ def taken_apart(before: Codec, after: Codec) -> tuple[Codec, dict[str, Switch]]:
 
 
 def _weights(layer: QuantizedLayer, exact: Tensor, rounded: Tensor) -> Switch:
-    return lambda on: layer.float_weight.data.copy_(rounded if on else exact) and None
+    def switch(on: bool) -> None:
+        layer.float_weight.data.copy_(rounded if on else exact)
+
+    return switch
 
 
 def _quantizer(switches: Switches) -> Switch:

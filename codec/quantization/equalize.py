@@ -148,4 +148,5 @@ def _reach(site: Site) -> tuple[Tensor, Tensor]:
 def _largest(x: Tensor) -> Tensor:
     """The maximum of positive numbers [C], smoothed."""
     largest = x.max()
-    return largest * torch.linalg.vector_norm(x / largest, NORM)
+    norm: Tensor = torch.linalg.vector_norm(x / largest, NORM)
+    return largest * norm

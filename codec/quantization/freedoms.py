@@ -44,7 +44,7 @@ class Freedoms:
         equations: list[Tensor] = []
         bounds: dict[fx.Node, float] = {}
         own = {node: i for i, node in enumerate(layers)}
-        channels = [len(layer.float_weight.transpose(0, int(layer.transposed))) for layer in layers.values()]
+        channels = [layer.weight_quantizer.scale.numel() for layer in layers.values()]
 
         def alike(a: Tensor, b: Tensor) -> bool:
             """Whether the scales of both belong to as many channels: nothing is broadcast over channels."""
