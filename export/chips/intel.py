@@ -39,14 +39,14 @@ class Intel(Compiler):
     targets: ClassVar[tuple[str, ...]] = tuple(DEVICES)
 
     def prepare(self, part: "QuantizedPart", job: Job) -> dict[str, Any]:
-        (job.folder / MODEL).write_bytes(part.graph("concat").SerializeToString())
+        (job.folder / MODEL).write_bytes(part.graph("depth_to_space").SerializeToString())
         return {}
 
     def compile(self, job: Job) -> str:
         import openvino
 
         device = DEVICES[job.target]
-        settings = {"INFERENCE_NUM_THREADS": 1} if device == "CPU" else {}
+        settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"} if device == "CPU" else {}
         try:
             self.compiled = openvino.Core().compile_model(str(job.folder / MODEL), device, settings)
         except RuntimeError as error:

@@ -8,7 +8,7 @@ from coco224.files import read_regular, whole_or_absent
 from codec.cli import ArgumentParser, run
 from codec.errors import InputError
 from export.runtime.coding import Pixels, decode, encode
-from export.runtime.session import Model
+from export.runtime.session import BACKENDS, Model
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,13 +23,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("target", type=Path, metavar="TARGET", help="file to write")
     parser.add_argument("--model", type=Path, required=True, metavar="FILE.onnx", help="exported encoder or decoder")
     parser.add_argument("--tables", type=Path, metavar="FILE", help="entropy tables [beside the model]")
+    parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="what runs the model [%(default)s]")
     given = parser.parse_args(argv)
     if not given.source.is_file():
         raise InputError(f"{given.source}: no such file")
     if given.direction == "decode" and given.target.suffix.lower() not in (".png", ".bmp"):
         raise InputError(f"{given.target}: give a name that ends in .png or .bmp")
     try:
-        convert(given.direction, given.source, given.target, Model(given.model, f"{given.direction}r", given.tables))
+        model = Model(given.model, f"{given.direction}r", given.tables, given.backend)
+        convert(given.direction, given.source, given.target, model)
     except MemoryError as error:
         raise InputError(f"{given.source}: it does not fit into memory") from error
     return 0
