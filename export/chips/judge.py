@@ -4,20 +4,23 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 import export
 from codec.errors import InputError
+from codec.network.codec import Codec
 from export.chips.compiler import INPUT, LOG, Compiler, Job
-from export.chips.compilers import TARGETS, python_of
+from export.chips.compilers import TARGETS, installed, python_of
 from export.chips.part import QuantizedPart
 from export.chips.worker import OUTPUT
+from export.graph.parts import Part
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,14 @@ def judge(
                 folder.mkdir(parents=True, exist_ok=True)
                 job = Job(part.name, target, folder, options or {})
                 yield ask(TARGETS[target], job, part, python_of(TARGETS[target], environments))
+
+
+def ask_installed(int8: Codec, parts: Iterable[Part], x: Tensor, environments: Path) -> list[Verdict]:
+    """What every installed compiler says of these parts for its first chip, where their latents are in 8 bits."""
+    targets = [each.targets[0] for each in installed(environments)]
+    latent = int8.has_means or int8.y_model.symbol_limits is not None
+    ready = [QuantizedPart(int8, part, x) for part in parts if latent and (part != "h_a" or int8.has_symbols("h_a"))]
+    return list(judge(ready, targets, environments))
 
 
 def ask(compiler: Compiler, job: Job, part: QuantizedPart, python: Path) -> Verdict:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,13 +19,14 @@ class OpenVinoSession:
 
     Args:
         source: path or content of the ONNX file.
+        path: the file, for messages.
         threads: of the CPU; 0: as many as OpenVINO wants.
 
     Raises:
-        InputError: OpenVINO, or onnx, which reads the file's properties, is not installed.
+        InputError: OpenVINO, or onnx, which reads the file's properties, is not installed; or the file is no model.
     """
 
-    def __init__(self, source: str | bytes, threads: int = 0) -> None:
+    def __init__(self, source: str | bytes, path: Path, threads: int = 0) -> None:
         try:
             import onnx
             import openvino
@@ -32,15 +34,18 @@ class OpenVinoSession:
             raise InputError(
                 "--backend openvino needs openvino and onnx: pip install -c constraints.txt -e '.[openvino]'"
             ) from error
-        file = onnx.load(source) if isinstance(source, str) else onnx.load_from_string(source)
-        self._properties = {each.key: each.value for each in file.metadata_props}
         # Where the CPU has bf16, OpenVINO would compute in it what is not int8, and symbols would change.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         core = openvino.Core()
-        graph = core.read_model(source if isinstance(source, str) else io.BytesIO(source))
-        self._model = core.compile_model(graph, "CPU", settings)
+        try:
+            file = onnx.load(source) if isinstance(source, str) else onnx.load_from_string(source)
+            graph = core.read_model(source if isinstance(source, str) else io.BytesIO(source))
+            self._model = core.compile_model(graph, "CPU", settings)
+        except Exception as error:  # protobuf's and OpenVINO's own
+            raise InputError(f"--model {path}: OpenVINO does not open it ({error}); export it again") from error
+        self._properties = {each.key: each.value for each in file.metadata_props}
 
     def get_inputs(self) -> list[SimpleNamespace]:
         return [_tensor(each) for each in self._model.inputs]

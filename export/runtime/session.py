@@ -285,12 +285,7 @@ def open_session(
         raise InputError(f"--model {path}: no such file; python -m export writes one")
     source = str(path) if data is None else data
     if backend == "openvino":
-        try:
-            return OpenVinoSession(source)
-        except InputError:
-            raise
-        except Exception as error:  # protobuf's and OpenVINO's own
-            raise InputError(f"--model {path}: OpenVINO does not open it ({error}); export it again") from error
+        return OpenVinoSession(source, path)
     try:
         import onnxruntime
     except ImportError as error:
