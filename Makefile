@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo check test static bench gpu npu docs clean
+.PHONY: setup demo check test static bench gpu npu web docs clean
 
 setup: $(READY)
 
@@ -42,6 +42,12 @@ npu:
 		lib/*/site-packages/tpu_mlir/lib/third_party/libm.so.6 lib/*/site-packages/tpu_mlir/lib/third_party/libpthread.so.0
 	touch $@
 
+# What the page for browsers needs beside clang and lld: the tests of the page run where this is.
+web: node_modules/onnxruntime-web
+
+node_modules/onnxruntime-web:
+	npm install --no-save --no-package-lock --no-audit --no-fund onnxruntime-web@1.30.0
+
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What a change needs at every step: no test here starts a process, a browser or a training run.
@@ -71,4 +77,4 @@ docs: $(READY)
 	$(BIN)/python -m benchmarks.table
 
 clean:
-	rm -rf $(VENV) .venv-npu demo
+	rm -rf $(VENV) .venv-npu node_modules demo

@@ -16,6 +16,7 @@ import functools
 import math
 import os
 import sys
+import time
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,6 +53,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
                 for each in error.failures:
                     print("failed:", one_line(each), file=sys.stderr)
             print("error:", one_line(error), file=sys.stderr)
+        else:
+            time.sleep(_FIRST_RANK_PRINTS)  # the launcher stops all ranks as soon as one has ended
         status = 2
     except Exception as error:
         words = known_cause(error)
@@ -60,6 +63,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         print("error:", one_line(InputError(words)), file=sys.stderr)
         status = 2
     sys.exit(status)
+
+
+_FIRST_RANK_PRINTS = 3.0  # seconds
 
 
 def known_cause(error: Exception) -> str | None:

@@ -25,6 +25,9 @@ class EvaluateOptions(OptionGroup):
     images: str | None = option(None, "folder of pictures of any size, or one picture", metavar="PATH", shown="none")
     plugin: str | None = option(None, "Python file of the blocks that a checkpoint uses", metavar="FILE", shown="none")
     qat_eval_fakequant: bool = option(True, "false: evaluate checkpoints of QAT in float")
+    rates: int | None = option(
+        None, "how many rates of a codec with several are measured", rule=at_least(2), shown="its trained ones"
+    )
     batch_size: int = option(16, "224x224 crops per batch, or as many pixels of other pictures", rule=at_least(1))
     json: str | None = option(
         None, "write the averages here, in CompressAI's result format", metavar="FILE", shown="none"
@@ -56,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises:
         InputError: the input cannot be evaluated, and nothing was written.
-        SomeFailed: some pictures failed; the figures of all others are written.
+        SomeFailed: on rank 0, if some pictures failed; the figures of all others are written.
     """
     options, checkpoints, references = parse(argv)
     from codec.blocks import load_plugin
@@ -75,9 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         ranks,
         fake_quant=options.qat_eval_fakequant,
         keep_pictures=options.report is not None,
+        rates=options.rates,
     )
-    if ranks.rank == 0:
-        write(options, found)
+    ranks.leave()
+    if ranks.rank > 0:  # ends with 0: a launcher stops all ranks when one fails, and rank 0 still has to write
+        return 0
+    write(options, found)
     if found.failures:
         raise SomeFailed(found.failures, len(found.failures) + len(found.pictures.names), "picture")
     return 0

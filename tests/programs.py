@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +82,23 @@ def train(*words: object) -> int:
     from train_accel import main
 
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        with one_thread():
+            return main([str(word) for word in words])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As many threads as the processes that this module starts have."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return main([str(word) for word in words])
+        yield
     finally:
         torch.set_num_threads(threads)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def states(folder: Path) -> list[Path]:

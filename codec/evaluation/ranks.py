@@ -92,3 +92,9 @@ class Ranks:
         if wrong:
             raise InputError(wrong)
         return mine
+
+    def leave(self) -> None:
+        """Disconnects from the other processes, when all have come here: one that ends earlier can abort the others."""
+        if self.world_size > 1:
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()

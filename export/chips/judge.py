@@ -85,7 +85,7 @@ def judge(
 def ask_installed(int8: Codec, parts: Iterable[Part], x: Tensor, environments: Path) -> list[Verdict]:
     """What every installed compiler says of these parts for its first chip, where their latents are in 8 bits."""
     targets = [each.targets[0] for each in installed(environments)]
-    latent = int8.has_means or int8.y_model.symbol_limits is not None
+    latent = int8.y_model.in_levels or int8.y_model.symbol_limits is not None
     ready = [QuantizedPart(int8, part, x) for part in parts if latent and (part != "h_a" or int8.has_symbols("h_a"))]
     return list(judge(ready, targets, environments))
 

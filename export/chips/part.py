@@ -40,7 +40,7 @@ class QuantizedPart:
         """The part's 8-bit input [1, C, h, w] for the photograph."""
         ready = self.module("concat")
         scale, zero = grid(ready.inputs[0])
-        return np.asarray((ready.example / scale + zero).round().byte().numpy())
+        return np.asarray((ready.example / scale + zero).round().clamp(0, 255).byte().numpy())
 
     @cached_property
     def output(self) -> Bytes:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from compressai.models import FactorizedPrior
 from PIL import Image
-from programs import launch, run
+from programs import launch, one_thread, run
 
 from codec import cli, compress
 from codec.blocks import registry
@@ -305,7 +305,7 @@ def test_two_ranks_write_what_one_writes(checkpoint: Path, damaged: Path, tmp_pa
         outputs += ["--report", tmp_path / f"{name}.html"]
         return ["--images", damaged, "--checkpoint", checkpoint, "--batch_size", 1, *outputs]
 
-    with pytest.raises(SomeFailed, match="2 of 6 pictures failed") as failed:
+    with pytest.raises(SomeFailed, match="2 of 6 pictures failed") as failed, one_thread():
         main([str(word) for word in words("one")])
     done = launch("-m", "codec.evaluate", *words("two"))
     assert done.returncode != 0  # the launcher's own status
