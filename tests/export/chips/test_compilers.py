@@ -201,5 +201,5 @@ def test_openvinos_layers_and_words_are_read() -> None:
     layers = [("Input", "u8"), ("Convolution", "u8"), ("Subgraph", "bf16"), ("Reorder", "f32"), ("Subgraph", "f32")]
     figures = read(Intel(), json.dumps({"layers": layers})).figures
     assert figures == {"layers in float": "2 of 3", "in float": "2 Subgraph"}
-    error = "Exception from src/a.cpp:1:\nException from b:2:\nCannot load library /x/y/libnpu.so: it is absent\n\n"
+    error = 'Exception from src/a.cpp:1:\nException from b:2:\nCannot load library "/x/y/libnpu.so": it is absent\n\n'
     assert words(error) == "Cannot load library libnpu.so: it is absent"
