@@ -12,7 +12,7 @@ from codec.errors import InputError
 from export.chips import judge, sophgo
 from export.chips.arm import Arm
 from export.chips.compiler import Compiler, Estimate, Job, Refused
-from export.chips.compilers import COMPILERS, TARGETS, installed
+from export.chips.compilers import COMPILERS, TARGETS, installed, require
 from export.chips.intel import Intel, words
 from export.chips.part import QuantizedPart
 from export.chips.rockchip import Rockchip
@@ -115,7 +115,7 @@ def test_every_way_to_answer_becomes_a_verdict(part: QuantizedPart, fake: Path) 
 
 def test_a_missing_environment_is_one_sentence_with_the_command(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run `make npu CHIP=rockchip`, which installs rknn-toolkit2"):
-        judge.require(["rk3588"], tmp_path)
+        require(["rk3588"], tmp_path)
     assert installed(tmp_path) == []
 
 
