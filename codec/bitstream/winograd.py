@@ -66,8 +66,8 @@ class Winograd:
 
         Yields:
             Which bands of two rows; and 4 times their sums, int32 or float64 [2, 2, P, P, C_out, bands, columns]: by
-            row and column in a tile, parity of row and column, channel, band, column of tiles. The last of these columns
-            is no result.
+            row and column in a tile, parity of row and column, channel, band, column of tiles. The last column is no
+            result.
         """
         bands, pitch = -(-rows // 2), -(-x.shape[2] // 2) + 1
         planes = _planes(x, start, bands, pitch)
