@@ -24,14 +24,19 @@ def encode(pixels: Pixels, model: Model) -> bytes:
     Raises:
         InputError: the picture is too large, or the model gives values that are not finite.
     """
+    symbols, z = symbols_of(pixels, model)
     height, width = pixels.shape[:2]
-    check_size(height, width)
+    return pack(height, width, symbols, model.coder, z)
+
+
+def symbols_of(pixels: Pixels, model: Model) -> tuple[NDArray[np.int32], NDArray[np.int32] | None]:
+    """The symbols of y [M, h, w] of a picture, and with a hyperprior those of z; raises as `encode`."""
+    check_size(*pixels.shape[:2])
     y = _analysed(pixels, model)
     if model.h_a is None:
-        return pack(height, width, y, model.coder)
+        return y, None
     z = _hyper_analysed(y, model.h_a)
-    symbols = y if y.dtype == np.int32 else model.coder.round(y, z)
-    return pack(height, width, symbols, model.coder, z)
+    return y if y.dtype == np.int32 else model.coder.round(y, z), z
 
 
 def _analysed(pixels: Pixels, model: Model) -> NDArray[Any]:
