@@ -34,6 +34,7 @@ class Gaussian(LatentModel, GaussianConditional):
         means: Tensor | None = None,
         keys: Tensor | None = None,
         detach_rate: bool = False,
+        symbols: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Quantizes the latent and gives its likelihood.
 
@@ -42,11 +43,14 @@ class Gaussian(LatentModel, GaussianConditional):
             scales, means: the Gaussian of each value [B, M, H, W]; scales are bounded below by 0.11.
             keys: int64 [B] from `noise_keys`: additive uniform noise (training); None: rounding around the mean.
             detach_rate: the likelihoods' gradient reaches scales and means but not y.
+            symbols: of y, if they are known and there is neither a mean nor noise.
 
         Returns:
             y_hat and likelihoods, both [B, M, H, W].
         """
-        if keys is not None:
+        if symbols is not None:
+            y_hat = symbols
+        elif keys is not None:
             y_hat = y + bottleneck.uniform_noise(keys, y.shape[1:])
         else:
             y_hat = self.symbols(y) if means is None else self.symbols(y - means) + means
