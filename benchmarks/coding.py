@@ -17,8 +17,9 @@ from torch import Tensor
 from benchmarks.everywhere import lively
 from benchmarks.harness import Row, alternate, publish
 from codec.bitstream.coder import Coder
-from codec.bitstream.hyper_coder import HyperCoder, coder_of, z_size
+from codec.bitstream.hyper_coder import HyperCoder, z_size
 from codec.bitstream.hyper_tables import HyperTables
+from codec.bitstream.rate_coder import coder_of
 from codec.bitstream.rows import Rows
 from codec.bitstream.tables import Tables
 from codec.checkpoint.zoo import zoo_widths
@@ -46,9 +47,9 @@ def quality_8() -> Codec:
     return with_tables(codec)
 
 
-def drawn(tables: Tables, seed: int) -> NDArray[np.int32]:
-    """Symbols int32 [M, *SHAPE] as the tables distribute them."""
-    uniform = np.random.default_rng(seed).integers(65536, size=(len(tables.cdfs), *SHAPE))
+def drawn(tables: Tables, seed: int, shape: tuple[int, int] = SHAPE) -> NDArray[np.int32]:
+    """Symbols int32 [M, *shape] as the tables distribute them."""
+    uniform = np.random.default_rng(seed).integers(65536, size=(len(tables.cdfs), *shape))
     rows = zip(tables.cdfs, tables.lengths, tables.offsets, uniform, strict=True)
     return np.stack(
         [np.searchsorted(cdf[:n], u, side="right") - 1 + first for cdf, n, first, u in rows], dtype=np.int32

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.deployment`: every activation in ONNX Runtime, float and int8, encoder and decoder.
+"""`python -m benchmarks.deployment`: every block in ONNX Runtime, float and int8, encoder and decoder.
 
 Weights are random: latency does not depend on them, and quality is not measured here.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import onnx
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Row, publish
-from codec.description.architecture import Architecture, BlockChoice, Quantization
+from codec.description.architecture import Architecture, BlockChoice, Phase, Quantization
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec
-from codec.network.tables import with_tables
-from codec.quantization.calibrate import calibrate
+from codec.network.tables import tables_of, with_tables
 from codec.quantization.freeze import frozen
+from codec.quantization.layers import QuantizedLayer
+from codec.quantization.phases import enter, learn_ranges, prepare
 from export.graph.build import build
 from export.graph.nodes import macs, read
 from export.graph.parts import Part
@@ -51,9 +53,24 @@ def graphs(
         if "float" in precisions:
             made[f"{act} float"] = {part: build(codec, part, "transpose", x) for part in PARTS}
         if "int8" in precisions:
-            int8 = frozen(calibrate(codec, [sample_picture(224)], Quantization("all")))
+            int8 = frozen(with_ranges(codec))
             made[f"{act} int8"] = {part: build(int8, part, "concat", x) for part in PARTS}
     return made
+
+
+@torch.no_grad()
+def with_ranges(codec: Codec) -> Codec:
+    """A copy in int8 with the ranges of one picture; nothing that improves its quality, which takes minutes."""
+    quantized: Codec = copy.deepcopy(codec).eval()
+    quantized.calibrated_tables = tables_of(codec)
+    prepare(quantized, Quantization("all", phase=Phase.CALIBRATION))
+    quantized(sample_picture(224))
+    learn_ranges(quantized)
+    enter(quantized, Phase.EVAL_READY)
+    for layer in quantized.modules():
+        if isinstance(layer, QuantizedLayer):
+            layer.update_weight_scale()
+    return quantized
 
 
 def measure(made: Mapping[str, Mapping[Part, onnx.ModelProto]]) -> dict[str, float]:

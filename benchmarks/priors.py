@@ -25,8 +25,9 @@ from PIL import Image
 from benchmarks.coding import SHAPE, WIDEST, drawn_hyper
 from benchmarks.everywhere import lively
 from benchmarks.harness import Row, alternate, publish
-from codec.bitstream.hyper_coder import HyperCoder, coder_of
+from codec.bitstream.hyper_coder import HyperCoder
 from codec.bitstream.hyper_tables import HyperTables
+from codec.bitstream.rate_coder import coder_of
 from codec.bitstream.rows import RowCoder, Rows, bits
 from codec.checkpoint import load_codec
 from codec.checkpoint.zoo import zoo_widths

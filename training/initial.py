@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from codec.cli import OptionGroup, at_least, option
-from codec.description.architecture import DEFAULT_ARCH, Architecture
+from codec.description.architecture import DEFAULT_ARCH, MOST_RATES, Architecture
 from codec.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,12 +17,24 @@ class ModelOptions(OptionGroup):
     arch: Literal["bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean"] | None = option(
         None, "architecture of the codec", shown=f"{DEFAULT_ARCH}, or the checkpoint's", decides=True
     )
+    rates: int | None = option(
+        None,
+        "trained rates of one codec, which then codes at every rate between them too; 1: one rate",
+        rule=(lambda value: 1 <= value <= MOST_RATES, f"must be within 1..{MOST_RATES}"),
+        shown="1, or the checkpoint's",
+        decides=True,
+    )
     quality: int = option(
         8, "quality of the zoo's weights, 1..8", rule=(range(1, 9).__contains__, "must be within 1..8"), decides=True
     )
     pretrained: bool = option(True, "start from CompressAI's zoo weights (needs the internet once)", decides=True)
     init_checkpoint: str | None = option(
         None, "start from this checkpoint: ours, or a CompressAI .pth.tar", metavar="FILE"
+    )
+    klt_start: bool = option(
+        False,
+        "with --pretrained false: begin as a transform coder, the Karhunen-Loeve transform of training crops",
+        decides=True,
     )
     N: int | None = option(None, "channels between the layers", rule=at_least(1), shown="the quality's", decides=True)
     M: int | None = option(None, "channels of the latent y", rule=at_least(1), shown="the quality's", decides=True)
@@ -33,6 +45,8 @@ class ModelOptions(OptionGroup):
             raise InputError(
                 "--init_checkpoint and --pretrained true both name the first weights: drop --pretrained true"
             )
+        if self.klt_start and (self.init_checkpoint or self.pretrained):
+            raise InputError("--klt_start true replaces trained weights: add --pretrained false, or leave it out")
         if (self.N is None) != (self.M is None):
             given, missing = ("N", "M") if self.M is None else ("M", "N")
             raise InputError(f"--{given} without --{missing}: the widths go together, give both or neither")
@@ -66,6 +80,11 @@ def initial_codec(model: ModelOptions) -> "Codec":
             raise InputError(
                 f"--init_checkpoint {model.init_checkpoint} is a {codec.arch}, not --arch {model.arch}; leave "
                 "--arch out"
+            )
+        if model.rates and codec.architecture.rates not in (1, model.rates):
+            raise InputError(
+                f"--init_checkpoint {model.init_checkpoint} has {codec.architecture.rates} rates, not --rates "
+                f"{model.rates}; leave --rates out"
             )
         return codec
     codec = new_codec(random_architecture(model))

@@ -1,6 +1,8 @@
 """The codec that a run starts from: its first weights, its blocks, the parts that train, and its quantization."""
 
 import copy
+import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from coco224.dataset import Rows
+from coco224.errors import counted
 from codec.blocks import options_dict
 from codec.description.architecture import TRANSFORMS, Architecture, BlockChoice
 from codec.description.typed import from_json
@@ -20,11 +23,15 @@ from training.data import first_batches
 from training.distill import FIT_BATCHES, distill
 from training.distributed import broadcast_parameters, is_sharded
 from training.initial import initial_codec, random_architecture
+from training.klt import PICTURES, klt_start
 from training.options import Options
 from training.precision import apply_local_fp32, memory_format
 from training.qat import calibration_pictures, check_regions, enter_phase, quantize
 from training.scope import set_trainable, trainable_modules
 from training.state import Saved
+
+_LAMBDA = 0.0130
+"""The lambda of a KLT start for losses that have none of lambda 255^2 MSE + bpp; CompressAI's for quality 4."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,10 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
         initial = initial_codec(options.model)
         codec = in_float(initial)
         codec.forget_tables()  # a saved state has none either, and rounding to 8 bits depends on them
+        add_rates(codec, options)
         distilled = replace_blocks(codec, options, None if saved else rows, accelerator)
+        if options.model.klt_start and not saved:
+            from_klt(codec, options, rows, accelerator)
     set_trainable(
         codec,
         trainable_modules(codec, replacement.replace_parts, replacement.train_scope),
@@ -81,6 +91,36 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
         equalize_channels(codec, calibration_pictures(rows, options.data, numerics.seed, accelerator.device))
         broadcast_parameters(codec)
     return Start(codec, fp32_modules, distilled)
+
+
+def add_rates(codec: Codec, options: Options) -> None:
+    """Makes it a codec of --rates, in place, unless it is one; the gains begin as a uniform quantizer needs them.
+
+    There the squared error is proportional to the square of a symbol's width, and lambda to its inverse.
+
+    Raises:
+        InputError: the codec's rates and the lambdas contradict each other.
+    """
+    low, high = options.loss.ends
+    if options.model.rates and options.model.rates > codec.architecture.rates:
+        codec.add_rates(options.model.rates, math.log2(high / low) / 2)
+    several = codec.architecture.rates > 1
+    if several and options.loss.loss_type == "recon":
+        raise InputError("--loss_type recon has no rate, and the checkpoint has several: use --loss_type rd or mse")
+    if several != (low < high):
+        needed = "the lambdas of the lowest and of the highest rate, LOW:HIGH" if several else "one lambda"
+        has = counted(codec.architecture.rates, "rate")
+        raise InputError(f"--init_checkpoint {options.model.init_checkpoint} has {has}: give {needed}")
+
+
+def from_klt(codec: Codec, options: Options, rows: Rows, accelerator: Accelerator) -> None:
+    """The KLT start, in place; with several rates it is made for the highest."""
+    count = -(-PICTURES // options.data.batch_size)
+    data, loss, device = options.data, options.loss, accelerator.device
+    batches = list(first_batches(rows, data, options.numerics.seed, data.batch_size, count, device))
+    psnr = klt_start(codec.to(device), batches, loss.ends[1] if loss.loss_type == "mse" else _LAMBDA)
+    accelerator.print(f"KLT start   {psnr:.2f} dB before the first step", file=sys.stderr)
+    broadcast_parameters(codec)
 
 
 def check_start(options: Options) -> None:

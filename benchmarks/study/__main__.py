@@ -7,6 +7,9 @@ in float. Every codec is measured on --images through files that are written and
 
 The runs are runs of `train_accel.py`. After --minutes they stop with a checkpoint, the status is 75, and the same
 command goes on. The last step writes `results/rd_study.json` and `.png`.
+
+With `--budget architectures` all that is done for each architecture, and the last step writes
+`results/study_architectures.json`.
 """
 
 import math
@@ -16,6 +19,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchmarks.study import architectures
 from benchmarks.study.plan import BUDGETS, Study
 from benchmarks.study.run import prepare, run
 from training.preempt import PREEMPTED
@@ -32,14 +36,23 @@ def main(argv: Iterable[str] | None = None) -> int:
     given = parser.parse_args(None if argv is None else list(argv))
     start = time.time()
     given.out.mkdir(parents=True, exist_ok=True)
-    study = Study(BUDGETS[given.budget], given.out)
-    prepare(given.coco_dir, study)
-    if not run(study, given.images, start + 60 * given.minutes):
-        print("the time is up; the same command goes on")
-        return PREEMPTED
-    from benchmarks.study.summary import summarize
+    crops = given.out / "coco224"
+    found = (
+        architectures.studies(given.out, crops)
+        if given.budget == architectures.BUDGET
+        else {given.budget: Study(BUDGETS[given.budget], given.out, crops)}
+    )
+    prepare(given.coco_dir, crops)
+    for study in found.values():
+        if not run(study, given.images, start + 60 * given.minutes):
+            print("the time is up; the same command goes on")
+            return PREEMPTED
+    if given.budget == architectures.BUDGET:
+        architectures.summarize(found, given.images)
+    else:
+        from benchmarks.study.summary import summarize
 
-    summarize(study, given.images, given.budget)
+        summarize(found[given.budget], given.images, given.budget)
     return 0
 
 

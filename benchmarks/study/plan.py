@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from codec.description.architecture import ARCHITECTURES, DEFAULT_ARCH
+from codec.description.architecture import DEFAULT_ARCH
 
 PLUGIN = Path(__file__).with_name("blocks.py")
 CONTROL = "linear"
@@ -100,24 +100,21 @@ BUDGETS = {
         int8_blocks=("relu",),
         baseline="relu",
     ),
-    **{
-        f"arch_{arch}": replace(
-            CPU,
-            first_steps=4000,
-            base_steps=2000,
-            extra_steps=400,
-            rates=(1e-3,),
-            seeds=(0,),
-            int8_seeds=(0,),
-            blocks=("relu_mlp", "gate", "gate_mlp"),
-            int8_blocks=("gate_mlp",),
-            distill_steps=100,
-            jobs=1,
-            swaps=False,
-            arch=arch,
-        )
-        for arch in ARCHITECTURES
-    },
+    "architectures": replace(
+        CPU,
+        first_steps=3000,
+        base_steps=1500,
+        extra_steps=300,
+        int8_steps=200,
+        rates=(5e-4,),
+        seeds=(0,),
+        int8_seeds=(0,),
+        blocks=("relu_mlp", "gate", "gate_mlp"),
+        int8_blocks=("gate_mlp",),
+        distill_steps=100,
+        jobs=1,
+        swaps=False,
+    ),
     "gpu": replace(
         CPU,
         N=128,
@@ -162,10 +159,15 @@ class Job:
 
 
 class Study:
-    """The jobs of a budget, in an order in which each finds what it starts from."""
+    """The jobs of a budget, in an order in which each finds what it starts from.
 
-    def __init__(self, budget: Budget, folder: Path) -> None:
-        self.budget, self.folder = budget, folder
+    Args:
+        folder: of the runs, one in a folder of its own.
+        crops: the dataset that all runs train on.
+    """
+
+    def __init__(self, budget: Budget, folder: Path, crops: Path) -> None:
+        self.budget, self.folder, self.crops = budget, folder, crops
 
     def figures(self, name: str) -> list[dict[str, float]] | None:
         """A finished run's figures, a picture each; None where it is not finished."""
@@ -181,8 +183,10 @@ class Study:
     def stages(self) -> Iterator[list[Job]]:
         """Jobs that may run side by side; a stage is made up when those before it are done."""
         b = self.budget
-        first = ("--arch", b.arch, "--act", b.baseline, "--pretrained", "false", "--N", b.N, "--M", b.M, "--lr", 1e-3)
-        yield [Job("first", b.middle, b.first_steps, (*first, "--lr_warmup_steps", min(200, b.first_steps - 1)))]
+        first: tuple[object, ...] = ("--arch", b.arch, "--act", b.baseline, "--pretrained", "false")
+        first += ("--N", b.N, "--M", b.M, "--lr_warmup_steps", min(200, b.first_steps - 1))
+        first += ("--klt_start", "true", "--lr", 5e-4) if b.baseline == "gdn" else ("--lr", 1e-3)
+        yield [Job("first", b.middle, b.first_steps, first)]
         yield [Job(self.base(x), x, b.base_steps, ("--act", b.baseline, "--lr", 5e-4), "first") for x in b.lambdas]
         if b.swaps:
             yield [self.swap(act, x) for act in b.blocks for x in b.lambdas]

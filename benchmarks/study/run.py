@@ -46,7 +46,7 @@ class Worker:
         timer = threading.Timer(left, os.kill, (os.getpid(), signal.SIGTERM))  # the trainer's own way to stop
         timer.start()
         options = [
-            *("--coco_dir", self.study.folder / "coco224", "--plugin", PLUGIN, "--save_dir", folder),
+            *("--coco_dir", self.study.crops, "--plugin", PLUGIN, "--save_dir", folder),
             *("--recon_dir", folder / "recon", "--replace_parts", "all", "--train_scope", "all"),
             *("--loss_type", "mse", "--lambda_mse", job.lambda_mse, "--batch_size", b.batch_size),
             *("--input_size", b.input_size, "--hflip", "true", "--epochs", 1_000_000, "--max_steps", job.steps),
@@ -89,24 +89,26 @@ class Worker:
 
 def run(study: Study, images: str, deadline: float) -> bool:
     """Every stage; False where the time was up before the end."""
+    return all(run_stage(study, jobs, images, deadline) for jobs in study.stages())
+
+
+def run_stage(study: Study, jobs: list[Job], images: str, deadline: float) -> bool:
+    """Those of the jobs that are not finished; False where the time was up before the end."""
+    todo = list({job.name: job for job in jobs if study.figures(job.name) is None}.values())
+    if not todo:
+        return True
     worker = Worker(study, images, deadline)
-    cores = len(os.sched_getaffinity(0))
+    side_by_side = min(study.budget.jobs, len(todo))
+    threads = max(1, len(os.sched_getaffinity(0)) // side_by_side)
+    print(f"{len(todo)} runs of {todo[0].steps} steps: {todo[0].name} .. {todo[-1].name}", flush=True)
+    study.folder.mkdir(exist_ok=True)
     spawn = multiprocessing.get_context("spawn")
-    for jobs in study.stages():
-        todo = list({job.name: job for job in jobs if study.figures(job.name) is None}.values())
-        if not todo:
-            continue
-        side_by_side = min(study.budget.jobs, len(todo))
-        threads = max(1, cores // side_by_side)
-        print(f"{len(todo)} runs of {todo[0].steps} steps: {todo[0].name} .. {todo[-1].name}", flush=True)
-        with ProcessPoolExecutor(side_by_side, spawn, _quiet, (study.folder,)) as pool:
-            for name in pool.map(worker, todo, [threads] * len(todo)):
-                if rows := study.figures(name):
-                    psnr, bpp = (sum(row[key] for row in rows) / len(rows) for key in ("psnr", "bpp"))
-                    print(f"  {name}: {psnr:.3f} dB, {bpp:.4f} bpp", flush=True)
-        if any(study.figures(job.name) is None for job in todo):
-            return False
-    return True
+    with ProcessPoolExecutor(side_by_side, spawn, _quiet, (study.folder,)) as pool:
+        for name in pool.map(worker, todo, [threads] * len(todo)):
+            if rows := study.figures(name):
+                psnr, bpp = (sum(row[key] for row in rows) / len(rows) for key in ("psnr", "bpp"))
+                print(f"  {name}: {psnr:.3f} dB, {bpp:.4f} bpp", flush=True)
+    return all(study.figures(job.name) is not None for job in todo)
 
 
 def _quiet(folder: Path) -> None:
@@ -117,11 +119,10 @@ def _quiet(folder: Path) -> None:
     os.dup2(log, 2)
 
 
-def prepare(photographs: str, study: Study) -> None:
+def prepare(photographs: str, crops: Path) -> None:
     """The training crops: four windows at native resolution of each photograph."""
     from coco224.prepare import main as prepare_crops
 
-    out = study.folder / "coco224"
-    if not out.exists():
-        words = ["--coco_dir", photographs, "--out_dir", str(out), "--crop", "random", "--crops_per_image", "4"]
+    if not crops.exists():
+        words = ["--coco_dir", photographs, "--out_dir", str(crops), "--crop", "random", "--crops_per_image", "4"]
         assert prepare_crops([*words, "--include_val", "false"]) == 0

@@ -101,11 +101,23 @@ def bd_rates(study: Study, ours: tuple[str, str], theirs: tuple[str, str]) -> li
     (act, way), (other, other_way) = ours, theirs
     for seed in study.budget.int8_seeds if way else study.budget.seeds:
         try:
-            tested = rd_curve(study, finished(study, act, seed, way))
-            found.append(difference(tested, rd_curve(study, finished(study, other, seed, other_way))).bd_rate)
+            found.append(
+                difference_of(
+                    (study, finished(study, act, seed, way)), (study, finished(study, other, seed, other_way))
+                )
+            )
         except NoDifference:
             continue
     return found
+
+
+def difference_of(ours: tuple[Study, list[str]], theirs: tuple[Study, list[str]]) -> float:
+    """BD-rate in percent of some runs of a study against runs of a study.
+
+    Raises:
+        NoDifference: the curves do not allow it.
+    """
+    return difference(rd_curve(*ours), rd_curve(*theirs)).bd_rate
 
 
 def against_gdn(study: Study) -> dict[tuple[str, str], float]:

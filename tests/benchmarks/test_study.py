@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks import starts
+from benchmarks.study import architectures
 from benchmarks.study.plan import BUDGETS, PLUGIN, WITHOUT_MAP, Study
 from benchmarks.study.run import run
 from benchmarks.study.summary import bd_rates, draw, int8_row, percent, tables_row, verdicts
@@ -22,16 +24,20 @@ WORSE = {"relu": 1.2, "gate": 0.9}
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     """A study whose runs have all been made up: the figures depend on the lambda and the block alone."""
-    study = Study(BUDGETS["smoke"], tmp_path)
+    return made_up(Study(BUDGETS["smoke"], tmp_path, tmp_path / "coco224"))
+
+
+def made_up(study: Study, size: float = 1.0) -> Study:
+    """The study with figures of runs that never ran; `size` scales all files."""
     done: set[str] = set()
     for stage in study.stages():
         for job in stage:
             assert job.start is None or job.start in done, f"{job.name} starts from a run that comes later"
-            act = str(job.options[1])
-            bpp = 10 * job.lambda_mse * WORSE.get(act, 1.0) * (1.005 if job.name.endswith("int8") else 1.0)
+            act = job.name.partition("-")[0]
+            bpp = 10 * job.lambda_mse * WORSE.get(act, 1.0) * (1.005 if job.name.endswith("int8") else 1.0) * size
             row = {"psnr": 28 + 100 * job.lambda_mse, "ms_ssim": 0.9, "bpp": bpp, "bpp_estimated": bpp / 1.002}
-            (tmp_path / job.name).mkdir(exist_ok=True)
-            (tmp_path / job.name / "figures.json").write_text(json.dumps([row, row]))
+            (study.folder / job.name).mkdir(exist_ok=True, parents=True)
+            (study.folder / job.name / "figures.json").write_text(json.dumps([row, row]))
         done |= {job.name for job in stage}
     return study
 
@@ -51,6 +57,26 @@ def test_blocks_are_held_against_the_baseline_at_equal_lambda(study: Study) -> N
     assert int8.value < 0 < relu.value
     assert swap.value == 0
     assert tables_row(study).value == pytest.approx(0.2)
+
+
+def test_architectures_are_held_against_the_factorized_codec(tmp_path: Path) -> None:
+    found = architectures.studies(tmp_path, tmp_path / "coco224")
+    for study, size in zip(found.values(), (1.0, 0.8, 0.7), strict=True):
+        made_up(study, size)
+    factorized, hyperprior, mean_scale = found.values()
+    assert architectures.architecture_row(hyperprior, factorized).value == pytest.approx(-20)
+    assert architectures.architecture_row(mean_scale, factorized).value == pytest.approx(-30)
+    assert architectures.architecture_row(hyperprior, factorized).met
+    assert architectures.block_row(hyperprior, "gate").value == pytest.approx(-10)
+    assert architectures.int8_row(mean_scale, "gate_mlp").value == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_start_is_held_against_the_other(tmp_path: Path) -> None:
+    study = Study(BUDGETS["smoke"], tmp_path, tmp_path / "coco224")
+    for job, bpp in zip(starts.jobs(study.budget), (0.5, 0.4), strict=True):
+        (tmp_path / job.name).mkdir()
+        (tmp_path / job.name / "figures.json").write_text(json.dumps([{"psnr": 100.0, "bpp": bpp}]))
+    assert starts.row(study).value == pytest.approx(-20, abs=0.01)
 
 
 def test_the_plot_of_a_finished_study_is_a_picture(study: Study, tmp_path: Path) -> None:
