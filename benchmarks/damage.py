@@ -74,10 +74,10 @@ def rows(arch: str) -> Iterator[Row]:
         pictures += _decodes(coded, file)
         slowest = max(slowest, time.perf_counter() - start)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 1024
-    what = f"{arch}: pictures from {FILES:,} damaged files, crashes and hangs none"
+    what = f"pictures from {FILES:,} damaged files, crashes and hangs none: {arch}"
     yield Row(what, pictures, "pictures", at_most=0)
-    yield Row(f"{arch}: slowest refusal of a damaged file", 1e3 * slowest, "ms", at_most=1000)
-    yield Row(f"{arch}: memory that refusing them took", grown, "MB", at_most=10)
+    yield Row(f"slowest refusal of a damaged file: {arch}", 1e3 * slowest, "ms", at_most=1000)
+    yield Row(f"memory that refusing them took: {arch}", grown, "MB", at_most=10)
     forgeries = [forged(file) for file in damaged(files, FILES // 10, seed=1)]
     taken, slowest = 0, 0.0
     for file in filter(_small, forgeries):
@@ -86,7 +86,7 @@ def rows(arch: str) -> Iterator[Row]:
         slowest = max(slowest, time.perf_counter() - start)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 1024
     yield Row(
-        f"{arch}: decoded of {len(forgeries):,} damaged files whose checksum was made to fit",
+        f"decoded of {len(forgeries):,} damaged files whose checksum was made to fit: {arch}",
         taken,
         "pictures",
         sides={"slowest, s": slowest, "memory, MB": grown},
