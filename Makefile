@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo check test static bench gpu npu docs clean
+.PHONY: setup demo check test static bench gpu npu web docs clean
 
 setup: $(READY)
 
@@ -30,6 +30,12 @@ npu: .venv-npu/.ready
 	$(PYTHON) -m venv .venv-npu
 	.venv-npu/bin/pip install --quiet --disable-pip-version-check -c constraints-npu.txt -e '.[npu]'
 	touch $@
+
+# What the page for browsers needs beside clang and lld: the tests of the page run where this is.
+web: node_modules/onnxruntime-web
+
+node_modules/onnxruntime-web:
+	npm install --no-save --no-package-lock --no-audit --no-fund onnxruntime-web@1.30.0
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -60,4 +66,4 @@ docs: $(READY)
 	$(BIN)/python -m benchmarks.table
 
 clean:
-	rm -rf $(VENV) .venv-npu demo
+	rm -rf $(VENV) .venv-npu node_modules demo

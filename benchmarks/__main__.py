@@ -5,7 +5,7 @@ import sys
 
 BENCHMARKS = (
     *("step", "forms", "profile", "overhead", "ddp", "curves", "data", "memory", "startup", "coding", "damage"),
-    *("everywhere", "generated", "large", "deployment", "fidelity", "families", "compilers"),
+    *("everywhere", "generated", "large", "device", "deployment", "fidelity", "families", "compilers"),
 )
 
 if __name__ == "__main__":

@@ -44,9 +44,9 @@ def quality_8() -> Codec:
     return with_tables(codec)
 
 
-def drawn(tables: Tables, seed: int) -> NDArray[np.int32]:
-    """Symbols int32 [M, *SHAPE] as the tables distribute them."""
-    uniform = np.random.default_rng(seed).integers(65536, size=(len(tables.cdfs), *SHAPE))
+def drawn(tables: Tables, seed: int, shape: tuple[int, int] = SHAPE) -> NDArray[np.int32]:
+    """Symbols int32 [M, *shape] as the tables distribute them."""
+    uniform = np.random.default_rng(seed).integers(65536, size=(len(tables.cdfs), *shape))
     rows = zip(tables.cdfs, tables.lengths, tables.offsets, uniform, strict=True)
     return np.stack(
         [np.searchsorted(cdf[:n], u, side="right") - 1 + first for cdf, n, first, u in rows], dtype=np.int32

@@ -16,6 +16,8 @@ SECTIONS = {
     "Decompressing": ("-m", "codec.decompress"),
     "Export": ("-m", "export"),
     "The runtime": ("-m", "export.runtime"),
+    "The coder in C": ("-m", "export.device"),
+    "The page for browsers": ("-m", "export.web"),
     "The report of chips": ("-m", "export.report"),
     "The compilers": ("-m", "export.npu"),
     "Uploading": ("-m", "codec.push"),

@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,6 +72,24 @@ def coco224(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run("-m", "coco224.prepare", "--coco_dir", "sample", "--out_dir", out)
     assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser that resolves no name, so that whatever a page asked of a network would fail and be logged."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("there is no Chromium: apt-get install chromium chromium-driver")
+    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
+    options = ChromeOptions()
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "hide-scrollbars",
+                     "disable-background-networking", "no-first-run", "force-color-profile=srgb",
+                     "window-size=1280,1000", "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"):  # fmt: skip
+        options.add_argument(f"--{argument}")
+    browser = Chrome(options, ChromeService(shutil.which("chromedriver")))
+    yield browser
+    browser.quit()
 
 
 @pytest.fixture(autouse=True)

@@ -39,11 +39,13 @@ ELSEWHERE = {
     "hf auth login": "asks for a token",
     "python -m benchmarks": "measures for minutes",
     "accelerate launch -m codec.evaluate": "tests/codec/test_evaluate.py runs it on two ranks",
+    "python -m export.web": "tests/export/test_web.py runs it where onnxruntime-web is installed",
+    "python -m http.server": "does not end",
     ".venv-npu/": "tests/export/test_npu.py runs the compilers where they are installed",
 }
 """How a command begins that is not run here, and why."""
 
-AFTER_TRAINING = ("docs/export.md", "docs/npu.md")
+AFTER_TRAINING = ("docs/device.md", "docs/export.md", "docs/npu.md")
 """Pages that begin with a trained checkpoint."""
 
 FOLDERS = "accelerate_configs|benchmarks|coco224|codec|docs|export|recipes|tests|training"

@@ -26,7 +26,9 @@ PROGRAMS = (
     "codec.decompress",
     "codec.push",
     "export",
+    "export.device",
     "export.npu",
+    "export.web",
 )
 
 

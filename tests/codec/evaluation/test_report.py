@@ -3,7 +3,6 @@
 import io
 import math
 import re
-import shutil
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
+from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
@@ -57,22 +56,6 @@ def folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words += ["--reference", folder / "gdn.safetensors", "jpeg", "published", "--report", folder / "page.html"]
     assert main([str(word) for word in words]) == 0
     return folder
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Chrome]:
-    """A browser that resolves no name, so that whatever the page asked of a network would fail and be logged."""
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("there is no Chromium: apt-get install chromium chromium-driver")
-    options = ChromeOptions()
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "hide-scrollbars",
-                     "disable-background-networking", "no-first-run", "force-color-profile=srgb",
-                     "window-size=1280,1000", "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"):  # fmt: skip
-        options.add_argument(f"--{argument}")
-    browser = Chrome(options, ChromeService(shutil.which("chromedriver")))
-    yield browser
-    browser.quit()
 
 
 @pytest.fixture

@@ -1,0 +1,5 @@
+"""`python -m export.device`."""
+
+from export.device.program import cli
+
+cli()

@@ -1,0 +1,51 @@
+"""Compiles the coder's C files with the machine's C compiler."""
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from codec.errors import InputError
+
+SOURCES = Path(__file__).parent / "src"
+CODER = ("container.c", "network.c", "rows.c", "tables.c")
+FLAGS = ("-std=c99", "-O3")
+
+
+def compiler() -> list[str]:
+    """The C compiler: what the variable CC says, or cc.
+
+    Raises:
+        InputError: there is none.
+    """
+    words = shlex.split(os.environ.get("CC", "cc")) or ["cc"]
+    if shutil.which(words[0]) is None:
+        raise InputError(f"there is no C compiler {words[0]}; install one (apt-get install gcc), or set CC to yours")
+    return words
+
+
+def compile_library(target: Path, flags: Sequence[str] = ()) -> None:
+    """Writes the coder as a shared library.
+
+    Raises:
+        InputError: there is no C compiler, or it fails.
+    """
+    compile_files(CODER, target, ("-fPIC", "-shared", *flags))
+
+
+def compile_command(target: Path, flags: Sequence[str] = ()) -> None:
+    """Writes the coder as a command; raises as `compile_library`."""
+    compile_files((*CODER, "command.c"), target, flags)
+
+
+def compile_files(names: Sequence[str], target: Path, flags: Sequence[str]) -> None:
+    """Compiles C files, of `SOURCES` if no other folder is given; raises as `compile_library`."""
+    sources = [str(SOURCES / name) for name in names]
+    words = [*compiler(), *FLAGS, *sources, *flags, "-o", str(target)]  # a library comes after its users
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it says nothing"]
+        said = next((line for line in lines if "error" in line), lines[0])
+        raise InputError(f"{words[0]} does not compile the coder to {target}: {said}")

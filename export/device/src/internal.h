@@ -1,0 +1,160 @@
+/* What the files of the coder share. Not for callers. */
+#ifndef NIC_INTERNAL_H
+#define NIC_INTERNAL_H
+
+#include "nic.h"
+
+enum { LAYERS = 3, MOST_ROWS = 256, SIDE = 4, STRIDE = 16, MEAN_BITS = 6 };
+
+/* An interval of a CDF. A number n below count * 2^40 has the quotient 2 n * reciprocal >> 64 >> shift by count. */
+typedef struct {
+    uint64_t reciprocal;
+    uint32_t low;   /* of 65536 */
+    uint16_t count; /* of 65536 */
+    uint8_t shift;
+} interval;
+
+/* The interval with which a search begins. */
+typedef struct {
+    uint16_t low, count, index;
+} guess;
+
+/* A row of CDF tables. */
+typedef struct {
+    const interval *intervals;
+    const guess *guesses;   /* [256]: the interval that holds 256 times the index */
+    int32_t offset;         /* symbol of the first interval */
+    uint32_t last;          /* the interval of all symbols outside the table */
+    uint32_t least;         /* bits of the most probable interval, in units of 2^-16; 0 if that is the first */
+} model;
+
+/* The rows of CDF tables. */
+typedef struct {
+    const model *each;
+    uint32_t count;
+} models;
+
+/* A layer of the integer h_s (docs/rd.md). */
+typedef struct {
+    uint32_t outputs, inputs;   /* inputs: numbers of 16 bits, two a channel if `wide` */
+    int transposed, wide;       /* wide: inputs may have more than 16 bits */
+    int32_t slope, most;
+    const int32_t *bias, *multiplier, *negative; /* [outputs]; negative: the multiplier of negative sums */
+    const uint8_t *shift;
+    const int16_t *weights[4];  /* by 2 * row + column of the phase: [outputs, up to whole fours][rows][columns][inputs] */
+} layer;
+
+typedef struct {
+    layer layers[LAYERS];
+    const int32_t *medians;     /* [N] */
+    int32_t fraction, most;
+    const uint8_t *indexes;     /* [65536]: the row of a scale */
+    int has_means;
+} network;
+
+/* For four bytes at once: of a byte with three, two, one and no bytes behind it, from the last table on. */
+typedef struct {
+    uint32_t of[4][256];
+} crc_tables;
+
+struct nic_coder {
+    nic_info info;
+    models y, z;
+    network network;
+    crc_tables crc;
+    float *medians;
+};
+
+/* Memory that is handed out piece by piece; with `base` NULL it only counts. */
+typedef struct {
+    uint8_t *base;
+    uint64_t used, size;
+} arena;
+
+/* The next count * size bytes, aligned to 16; NULL where the arena only counts or is too small. */
+void *take(arena *from, uint64_t count, size_t size);
+
+/* Rows and columns, [first, end). */
+typedef struct {
+    int32_t top, bottom, left, right;
+} window;
+
+/* What h_s says of a piece of y, [M][rows][columns] of the window `place` in y. */
+typedef struct {
+    window place;
+    uint8_t *indexes;
+    int32_t *means;         /* NULL without means */
+    uint32_t *order;        /* places in y, those of row 0 first */
+    uint32_t ends[MOST_ROWS];
+    int16_t *buffers[LAYERS];
+    int32_t *z;             /* for the decoder: all of z */
+} piece;
+
+/* Takes the buffers of a picture with y of this size from work memory. */
+void take_piece(const nic_coder *coder, uint32_t height, uint32_t width, arena *work, piece *of);
+
+/* The window of z of piece `number` of y of this size; 0 after the last piece. */
+int window_of_piece(const nic_coder *coder, uint32_t height, uint32_t width, uint32_t number, window *in_z);
+
+/* Fills a piece for a window of z [N][rows][columns]. */
+void predict(const nic_coder *coder, const int32_t *z, uint32_t height, uint32_t width, window in_z, piece *of);
+
+/* Symbols that are coded together. Symbol k lies at values[order[k]], or at values[k] where order is NULL. Those of
+ * model r end at ends[r], or at (r + 1) * each where ends is NULL. */
+typedef struct {
+    models with;
+    const uint32_t *order, *ends;
+    uint32_t each;
+} group;
+
+/* An ANS stack that is written: a state, and below it words at bytes[0 .. 4 * words). */
+typedef struct {
+    uint64_t state;
+    uint8_t *bytes;
+    size_t words, room;     /* in words */
+    int full;               /* more words came than there is room for; later ones are lost */
+} writer;
+
+/* An ANS stack that is read. */
+typedef struct {
+    uint64_t state;
+    const uint8_t *bytes;
+    size_t words;
+} reader;
+
+/* Pushes the symbols of a group. */
+void push_group(writer *to, const group *of, const int32_t *values);
+
+/* The stack of a payload. */
+reader reader_of(const uint8_t *payload, size_t length);
+
+/* Takes the symbols of a group off; 0 if one has more than 32 bits. */
+int pop_group(reader *from, const group *of, int32_t *values);
+
+/* A lower bound of the bytes of `positions` symbols of each model. */
+uint64_t fewest_bytes(models of, uint64_t positions);
+
+void crc_tables_of(crc_tables *made);
+uint32_t crc32_of(const crc_tables *tables, uint32_t before, const uint8_t *data, size_t length);
+
+static inline uint32_t word_at(const uint8_t *data) {
+    return (uint32_t)data[0] | (uint32_t)data[1] << 8 | (uint32_t)data[2] << 16 | (uint32_t)data[3] << 24;
+}
+
+static inline void put_word(uint8_t *data, uint32_t word) {
+    data[0] = (uint8_t)word;
+    data[1] = (uint8_t)(word >> 8);
+    data[2] = (uint8_t)(word >> 16);
+    data[3] = (uint8_t)(word >> 24);
+}
+
+/* The word in two's complement. */
+static inline int32_t signed_of(uint32_t word) {
+    return word < 0x80000000u ? (int32_t)word : (int32_t)(word - 0x80000000u) - 0x7fffffff - 1;
+}
+
+static inline int64_t limited(int64_t value, int64_t least, int64_t most) {
+    return value < least ? least : value > most ? most : value;
+}
+
+#endif

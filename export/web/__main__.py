@@ -1,0 +1,5 @@
+"""`python -m export.web`."""
+
+from export.web.program import cli
+
+cli()
