@@ -18,6 +18,7 @@ from benchmarks.everywhere import lively
 from benchmarks.harness import Row, alternate, publish
 from codec.bitstream.container import latent_size, pack, unpack
 from codec.bitstream.rate_coder import AnyCoder, coder_of
+from codec.bitstream.rate_tables import RateTables
 from codec.bitstream.tables import Tables, to_bytes
 from codec.checkpoint.zoo import zoo_widths
 from codec.description.architecture import ARCHITECTURES
@@ -43,6 +44,7 @@ Symbols = NDArray[np.int32]
 def symbols_for(coder: AnyCoder, height: int, width: int, spread: float = 1) -> tuple[Symbols, Symbols | None]:
     """Symbols of y and of z of a picture of this size, as the tables distribute them; those of y spread."""
     size = latent_size(height, width)
+    assert not isinstance(coder.tables, RateTables)
     if not isinstance(coder.tables, Tables):
         return drawn_hyper(coder.tables, *size, spread)
     return (drawn(coder.tables, height * width, size) * spread).astype(np.int32), None
