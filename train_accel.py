@@ -178,7 +178,7 @@ def ends_epoch(run: Run, every: int) -> bool:
 
 
 def forward(run: Run, model: nn.Module, batch: Batch, step: int) -> tuple[dict[str, Any], Tensor, dict[str, Tensor]]:
-    """Runs codec and objective on a micro-batch of a step (0-based, for the noise).
+    """Runs codec and objective on a micro-batch of a step (0-based, for the noise and the rates).
 
     Returns:
         The outputs, the loss (distortion and rate), and figures.
@@ -186,10 +186,11 @@ def forward(run: Run, model: nn.Module, batch: Batch, step: int) -> tuple[dict[s
     from codec.network.bottleneck import noise_keys
 
     x = run.to_pictures(batch.images)
-    keys = noise_keys(run.options.numerics.seed, step, batch.places.to(run.device, non_blocking=True))
+    places = batch.places.to(run.device, non_blocking=True)
+    keys, rates = noise_keys(run.options.numerics.seed, step, places), run.rates(step, places)
     with run.autocast():
-        out = model(x, keys, run.objective.detaches_rate)
-    loss, figures = run.loss(out, x)
+        out = model(x, keys, run.objective.detaches_rate, rates)
+    loss, figures = run.loss(out, x, rates)
     return out, loss, figures
 
 

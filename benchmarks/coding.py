@@ -14,8 +14,9 @@ from torch import Tensor
 from benchmarks.everywhere import lively
 from benchmarks.harness import Row, alternate, publish
 from codec.bitstream.coder import Coder
-from codec.bitstream.hyper_coder import HyperCoder, coder_of, z_size
+from codec.bitstream.hyper_coder import HyperCoder, z_size
 from codec.bitstream.hyper_tables import HyperTables
+from codec.bitstream.rate_coder import coder_of
 from codec.bitstream.rows import Rows
 from codec.bitstream.tables import Tables
 from codec.checkpoint.zoo import zoo_widths

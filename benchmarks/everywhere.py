@@ -24,7 +24,8 @@ from skimage import data
 
 from benchmarks.harness import ROOT, Row, cpu_flags, publish
 from codec.bitstream.container import unpack
-from codec.bitstream.hyper_coder import HyperCoder, coder_of
+from codec.bitstream.hyper_coder import HyperCoder
+from codec.bitstream.rate_coder import coder_of
 from codec.bitstream.tables import read_tables, to_bytes
 from codec.checkpoint import Description, load_codec, save_codec
 from codec.description.architecture import ARCHITECTURES, DEFAULT_ARCH, Architecture

@@ -1,21 +1,33 @@
 """`python -m codec.compress`: pictures to files."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from coco224.photographs.decode import SUFFIXES, BadPhotograph, read_photograph
 from codec.cli import run
-from codec.convert import Conversion
+from codec.convert import Conversion, FileOptions
 from codec.convert import main as convert_all
 from codec.errors import InputError
+from codec.targets import TargetOptions, code
 
 if TYPE_CHECKING:
     from codec.files import FileCodec
 
 
-def compress_file(codec: "FileCodec", source: Path, target: Path) -> None:
-    """Compresses a JPEG, PNG, BMP or WebP picture, as upright RGB, to a file; InputError if it is not a picture."""
+@dataclass(frozen=True)
+class CompressOptions(TargetOptions, FileOptions):
+    def deciding(self) -> list[str]:
+        return [f"{name} {value}" for name, value in self.given_targets.items()]
+
+
+def compress_file(codec: "FileCodec", source: Path, target: Path, options: CompressOptions) -> None:
+    """Compresses a JPEG, PNG, BMP or WebP picture, as upright RGB, to a file.
+
+    Raises:
+        InputError: it is not a picture, or no rate meets the target.
+    """
     import torch
 
     from coco224.files import whole_or_absent
@@ -24,7 +36,7 @@ def compress_file(codec: "FileCodec", source: Path, target: Path) -> None:
         pixels = read_photograph(source).pixels()
     except BadPhotograph as error:
         raise InputError(f"not a picture: {error}") from error
-    (data,) = codec.compress(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+    data = code(codec.codable(torch.from_numpy(pixels).permute(2, 0, 1)), options)
     with whole_or_absent(target) as beside:
         beside.write_bytes(data)
 
@@ -36,6 +48,7 @@ CONVERSION = Conversion(
     folder_suffix=".bin",
     writes=None,
     convert=compress_file,
+    options=CompressOptions,
 )
 
 

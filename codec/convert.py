@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coco224.files import shared_memory
 from coco224.walk import say_left_out, walk
@@ -29,6 +29,10 @@ class FileOptions(OptionGroup):
     num_proc: int = option(1, "processes", rule=at_least(1))
     overwrite: bool = option(False, "replace files that exist")
 
+    def deciding(self) -> list[str]:
+        """The settings that decide the content of the files, apart from the codec."""
+        return []
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -40,7 +44,9 @@ class Conversion:
         reads: suffixes of the files that it reads from a folder, in lower case.
         folder_suffix: suffix of the files that it writes to a folder.
         writes: suffixes that the name of a single file may have; None: any.
-        convert: converts a file to another, completely or not at all; raises InputError with the reason.
+        convert: converts a file to another with these options, completely or not at all; raises InputError with the
+            reason.
+        options: the class of its options.
     """
 
     name: str
@@ -48,7 +54,8 @@ class Conversion:
     reads: frozenset[str]
     folder_suffix: str
     writes: frozenset[str] | None
-    convert: Callable[["FileCodec", Path, Path], None]
+    convert: Callable[["FileCodec", Path, Path, Any], None]
+    options: type[FileOptions] = FileOptions
 
 
 def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
@@ -65,11 +72,11 @@ def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
     )
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a file, or a folder with its subfolders")
     parser.add_argument("target", type=Path, metavar="TARGET", help="the file, or the folder, to write")
-    parser.add_dataclass("options", FileOptions)
+    parser.add_dataclass("options", conversion.options)
     given = vars(parser.parse_args(argv))
     source, target = given.pop("source"), given.pop("target")
     jobs = find_jobs(conversion, source, target)
-    options = FileOptions(**given)
+    options = conversion.options(**given)
     if not options.checkpoint:
         raise InputError("--checkpoint is required: the file of the codec")
     unfinished = _unfinished(conversion, source, target, options)
@@ -125,7 +132,7 @@ def _unfinished(conversion: Conversion, source: Path, target: Path, options: Fil
     inputs = [Path(each) for each in (options.checkpoint, options.plugin) if each]
     if not source.is_dir() or not all(path.is_file() for path in inputs):
         return None
-    return Unfinished(target, conversion.name, inputs)
+    return Unfinished(target, conversion.name, inputs, options.deciding())
 
 
 def _failures(
@@ -137,7 +144,7 @@ def _failures(
     if not jobs:
         return
 
-    worker = _Worker(conversion.convert, options.checkpoint, options.plugin)
+    worker = _Worker(conversion.convert, options)
     worker.open()  # also with several processes: a bad checkpoint is refused before they start
     processes = min(options.num_proc, len(jobs))
     if processes > 1 and not shared_memory():
@@ -154,10 +161,8 @@ def _failures(
 class _Worker:
     """Converts files with a codec that is opened once in each process."""
 
-    def __init__(self, convert: Callable[["FileCodec", Path, Path], None], checkpoint: str, plugin: str | None) -> None:
-        self._convert = convert
-        self._checkpoint = Path(checkpoint)
-        self._plugin = plugin
+    def __init__(self, convert: Callable[["FileCodec", Path, Path, Any], None], options: FileOptions) -> None:
+        self._convert, self._options = convert, options
 
     def open(self, threads: int | None = None) -> None:
         import torch
@@ -170,15 +175,15 @@ class _Worker:
         exact_fp32()
         if threads:
             torch.set_num_threads(threads)
-        if self._plugin:
-            load_plugin(self._plugin)
+        if self._options.plugin:
+            load_plugin(self._options.plugin)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._codec = FileCodec(open_codec(self._checkpoint).to(device), str(self._checkpoint))
+        self._codec = FileCodec(open_codec(Path(self._options.checkpoint)).to(device), self._options.checkpoint)
 
     def __call__(self, job: Job) -> str | None:
         """Converts a file; returns the reason if that failed."""
         try:
-            self._convert(self._codec, *job)
+            self._convert(self._codec, *job, self._options)
         except InputError as error:
             return f"{job[0]}: {error}"
         except OSError as error:

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from codec.cli import run
-from codec.convert import Conversion
+from codec.convert import Conversion, FileOptions
 from codec.convert import main as convert_all
 
 if TYPE_CHECKING:
     from codec.files import FileCodec
 
 
-def decompress_file(codec: "FileCodec", source: Path, target: Path) -> None:
+def decompress_file(codec: "FileCodec", source: Path, target: Path, _: FileOptions) -> None:
     """Decompresses a file of codec.compress to a picture; InputError if it is damaged or of another codec."""
     from PIL import Image
 

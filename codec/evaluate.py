@@ -25,6 +25,9 @@ class EvaluateOptions(OptionGroup):
     images: str | None = option(None, "folder of pictures of any size, or one picture", metavar="PATH", shown="none")
     plugin: str | None = option(None, "Python file of the blocks that a checkpoint uses", metavar="FILE", shown="none")
     qat_eval_fakequant: bool = option(True, "false: evaluate checkpoints of QAT in float")
+    rates: int | None = option(
+        None, "how many rates of a codec with several are measured", rule=at_least(2), shown="its trained ones"
+    )
     batch_size: int = option(16, "224x224 crops per batch, or as many pixels of other pictures", rule=at_least(1))
     json: str | None = option(
         None, "write the averages here, in CompressAI's result format", metavar="FILE", shown="none"
@@ -75,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ranks,
         fake_quant=options.qat_eval_fakequant,
         keep_pictures=options.report is not None,
+        rates=options.rates,
     )
     ranks.leave()
     if ranks.rank > 0:  # ends with 0: a launcher stops all ranks when one fails, and rank 0 still has to write

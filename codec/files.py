@@ -1,6 +1,7 @@
 """Pictures to compressed files and back, with a codec."""
 
 import itertools
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from codec.bitstream.coder import LARGEST
 from codec.bitstream.container import check_size, latent_size, pack, unpack
-from codec.bitstream.hyper_coder import coder_of, z_size
+from codec.bitstream.hyper_coder import HyperCoder, z_size
 from codec.bitstream.integer import UPSAMPLING
+from codec.bitstream.rate_coder import RateCoder, at_rate, coder_of
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from codec.network.codec import Codec
@@ -22,6 +24,7 @@ from codec.network.hyperprior import HyperCodec
 from codec.network.pixels import pad, to_float, to_uint8
 from codec.network.reach import margins
 from codec.network.tables import tables_of
+from codec.targets import Codable
 from codec.tiles import LARGEST_WHOLE, Tile, Window, tile_size, tiles
 
 
@@ -43,6 +46,19 @@ class Latent:
 
     y: NDArray[np.int32]
     z: NDArray[np.int32] | None = None
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """The latents of a picture before they are rounded.
+
+    Attributes:
+        y: float32 [M, ceil(H/16), ceil(W/16)].
+        z: float32 [N, ceil(H/64), ceil(W/64)], less its medians; None without a hyperprior.
+    """
+
+    y: NDArray[np.float32]
+    z: NDArray[np.float32] | None = None
 
 
 class FileCodec:
@@ -70,29 +86,84 @@ class FileCodec:
         self._margins = {part: margins(codec, part) for part in ("g_a", "g_s", "h_a") if hasattr(codec, part)}
         self._warned: set[str] = set()
 
-    def compress(self, x: Tensor) -> list[bytes]:
-        """A file for each picture of uint8 [B, 3, H, W], any H and W."""
-        return self.encode(self.latents(x), *x.shape[-2:])
+    def compress(self, x: Tensor, rate: int | None = None) -> list[bytes]:
+        """A file for each picture of uint8 [B, 3, H, W], any H and W.
+
+        Args:
+            rate: its number, 0 to `coder.most`; None: the highest, which is the only one of most codecs.
+        """
+        height, width = x.shape[-2:]
+        return self.encode(self.latents(x, rate), height, width, rate)
 
     @torch.inference_mode()
-    def latents(self, x: Tensor) -> list[Latent]:
-        """The symbols of uint8 pictures [B, 3, H, W].
+    def latents(self, x: Tensor, rate: int | None = None) -> list[Latent]:
+        """The symbols of uint8 pictures [B, 3, H, W] at a rate.
 
         Raises:
             InputError: the symbols are not finite or do not fit int32, or the picture is too large.
         """
         check_size(*x.shape[-2:])
         size = latent_size(*x.shape[-2:])
-        if isinstance(self.codec, HyperCodec):
-            values = np.empty((len(x), self.codec.M, *size), np.float32)
-            for place, y in self._y(x, size):
-                values[..., *place] = self.codec.emitted(y).cpu().numpy()
-            return [Latent(self.coder.round(y, z), z) for y, z in zip(values, self._z(values), strict=True)]
+        coder = self.coder
+        if isinstance(coder, RateCoder):
+            return [self.at_rate(each, rate) for each in self.analysed(x)]
+        if isinstance(coder, HyperCoder):
+            return [self._rounded(each, coder) for each in self.analysed(x)]
         symbols = np.empty((len(x), self.codec.M, *size), np.int32)
         for place, y in self._y(x, size):
             found = self.codec.y_model.symbols(y)
             symbols[..., *place] = found.to(torch.int32).cpu().numpy()
         return [Latent(each) for each in symbols]
+
+    @torch.inference_mode()
+    def analysed(self, x: Tensor) -> list[Analysed]:
+        """y and z of uint8 pictures [B, 3, H, W] before they are rounded, from which the symbols of every rate follow.
+
+        Raises:
+            InputError: as `latents`.
+        """
+        check_size(*x.shape[-2:])
+        size = latent_size(*x.shape[-2:])
+        values = np.empty((len(x), self.codec.M, *size), np.float32)
+        hyper = isinstance(self.codec, HyperCodec)
+        for place, y in self._y(x, size):
+            values[..., *place] = (self.codec.emitted(y) if isinstance(self.codec, HyperCodec) else y).cpu().numpy()
+        return [Analysed(*each) for each in zip(values, self._z(values) if hyper else [None] * len(x), strict=True)]
+
+    def at_rate(self, analysed: Analysed, rate: int | None) -> Latent:
+        """The symbols of a picture at a rate; None: the highest."""
+        coder = at_rate(self.coder, rate)
+        if isinstance(coder, HyperCoder):
+            return self._rounded(analysed, coder)
+        return Latent(coder.round(analysed.y))
+
+    def codable(self, x: Tensor) -> Codable:
+        """A picture, uint8 [3, H, W], to be coded at any rate: it is analysed once."""
+        height, width = x.shape[-2:]
+        coder = self.coder
+        if not isinstance(coder, RateCoder):
+            return Codable(None, height * width, lambda _: 0.0, lambda _: self.compress(x[None])[0], None)
+        (analysed,) = self.analysed(x[None])
+
+        def bits(rate: int) -> float:
+            latent = self.at_rate(analysed, rate)
+            return coder.at(rate).bits(latent.y, latent.z)
+
+        def file(rate: int | None) -> bytes:
+            return self.encode([self.at_rate(analysed, rate)], height, width, rate)[0]
+
+        def psnr(data: bytes) -> float:
+            (x_hat,) = self.decompress([data])
+            error = np.subtract(x.cpu().numpy(), x_hat.cpu().numpy(), dtype=np.int16)
+            mean = float(np.square(error, dtype=np.int32).mean())
+            return 10 * math.log10(255**2 / mean) if mean else math.inf
+
+        return Codable(coder.most, height * width, bits, file, psnr)
+
+    def _rounded(self, analysed: Analysed, coder: HyperCoder) -> Latent:
+        assert analysed.z is not None
+        z = coder.round_z(analysed.z)
+        return Latent(coder.round(analysed.y, z), z)
 
     def _y(self, x: Tensor, size: Sequence[int]) -> Iterator[tuple[Window, Tensor]]:
         """y of pictures, tile by tile, with its place."""
@@ -102,31 +173,31 @@ class FileCodec:
             self._check(y, LARGEST)
             yield tile.kept(), y
 
-    def _z(self, y: NDArray[np.float32]) -> NDArray[np.int32]:
-        """The symbols of z [B, N, ..] for y."""
+    def _z(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """z less its medians [B, N, ..] for y; where an int8 h_a gives symbols, these."""
         codec = self.codec
         assert isinstance(codec, HyperCodec)
         size = z_size(*y.shape[-2:])
-        symbols = np.empty((len(y), codec.N, *size), np.int32)
+        values = np.empty((len(y), codec.N, *size), np.float32)
         for tile in self._tiles(size, "h_a"):
             piece = torch.from_numpy(y[..., *tile.seen(UPSAMPLING)]).to(self._device)
-            found = codec.entropy_bottleneck.symbols(codec.h_a(codec.seen_by_h_a(piece)))[..., *tile.used()]
+            found = codec.entropy_bottleneck.centred(codec.h_a(codec.seen_by_h_a(piece)))[..., *tile.used()]
             self._check(found, LARGEST)
-            symbols[..., *tile.kept()] = found.to(torch.int32).cpu().numpy()
-        return symbols
+            values[..., *tile.kept()] = found.cpu().numpy()
+        return values
 
     @property
     def _device(self) -> torch.device:
         device: torch.device = self.codec.entropy_bottleneck.quantiles.device
         return device
 
-    def encode(self, latents: Sequence[Latent], height: int, width: int) -> list[bytes]:
-        """The files of pictures of this size from their symbols.
+    def encode(self, latents: Sequence[Latent], height: int, width: int, rate: int | None = None) -> list[bytes]:
+        """The files of pictures of this size from their symbols at a rate.
 
         Raises:
             InputError: the picture has almost no information for its size.
         """
-        return [pack(height, width, each.y, self.coder, each.z) for each in latents]
+        return [pack(height, width, each.y, self.coder, each.z, rate) for each in latents]
 
     @torch.inference_mode()
     def decompress(self, files: Sequence[bytes]) -> list[Tensor]:

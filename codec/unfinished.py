@@ -18,11 +18,13 @@ class Unfinished:
         folder: the target folder.
         program: the program that writes there.
         inputs: the files, such as the checkpoint, that the result depends on.
+        settings: other things that it depends on.
     """
 
-    def __init__(self, folder: Path, program: str, inputs: Sequence[Path]) -> None:
+    def __init__(self, folder: Path, program: str, inputs: Sequence[Path], settings: Sequence[str] = ()) -> None:
         self._path = folder / f".{program}.unfinished"
-        self._first: list[object] = [program, *(hashlib.sha256(read_regular(path)).hexdigest() for path in inputs)]
+        contents = (hashlib.sha256(read_regular(path)).hexdigest() for path in inputs)
+        self._first: list[object] = [program, *contents, *settings]
         self._lines = self._read()
 
     def kept(self, jobs: Sequence[Job]) -> list[Job]:

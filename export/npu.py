@@ -132,7 +132,7 @@ def judge(options: NpuOptions) -> Iterator[Verdict]:
     if "h_a" in parts and not codec.has_symbols("h_a"):  # also if the tables of z do not fit 8 bits
         parts.remove("h_a")
         print("h_a stays in float, on the host: give --calib_dir, or train with --qat_exclude_entropy false")
-    if not codec.has_means and codec.y_model.symbol_limits is None:
+    if not codec.y_model.in_levels and codec.y_model.symbol_limits is None:
         latent = "y_hat" if options.part == "decoder" else "y"
         raise InputError(
             f"{options.ckpt}: the symbols of its tables do not fit -128..127, so {latent} is float, which no integer "

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from codec.cli import OptionGroup, at_least, option
-from codec.description.architecture import DEFAULT_ARCH, Architecture
+from codec.description.architecture import DEFAULT_ARCH, MOST_RATES, Architecture
 from codec.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 class ModelOptions(OptionGroup):
     arch: Literal["bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean"] | None = option(
         None, "architecture of the codec", shown=f"{DEFAULT_ARCH}, or the checkpoint's", decides=True
+    )
+    rates: int | None = option(
+        None,
+        "trained rates of one codec, which then codes at every rate between them too; 1: one rate",
+        rule=(lambda value: 1 <= value <= MOST_RATES, f"must be within 1..{MOST_RATES}"),
+        shown="1, or the checkpoint's",
+        decides=True,
     )
     quality: int = option(
         8, "quality of the zoo's weights, 1..8", rule=(range(1, 9).__contains__, "must be within 1..8"), decides=True
@@ -66,6 +73,11 @@ def initial_codec(model: ModelOptions) -> "Codec":
             raise InputError(
                 f"--init_checkpoint {model.init_checkpoint} is a {codec.arch}, not --arch {model.arch}; leave "
                 "--arch out"
+            )
+        if model.rates and codec.architecture.rates not in (1, model.rates):
+            raise InputError(
+                f"--init_checkpoint {model.init_checkpoint} has {codec.architecture.rates} rates, not --rates "
+                f"{model.rates}; leave --rates out"
             )
         return codec
     codec = new_codec(random_architecture(model))

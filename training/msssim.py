@@ -18,7 +18,7 @@ WINDOW = tuple(value / sum(_BELL) for value in _BELL)
 
 
 def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Multi-scale SSIM, the mean over pictures; x_hat, x float [B, C, H, W] in [0, 1], sides over 160.
+    """Multi-scale SSIM of each channel of each picture [B, C]; x_hat, x float [B, C, H, W] in [0, 1], sides over 160.
 
     Source: Wang, Simoncelli and Bovik 2003. As in pytorch_msssim: an 11x11 Gaussian of sigma 1.5 without padding, five
     scales halved by averaging, negative similarities set to 0. It is faster, because the three maps that need
@@ -37,7 +37,7 @@ def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
             odd = [side % 2 for side in x.shape[-2:]]
             x_hat, x = (F.avg_pool2d(each, 2, padding=odd) for each in (x_hat, x))
         similarities.append(similarity.mean((-1, -2)).relu() ** SCALES[scale])
-    return torch.stack(similarities).prod(0).mean()
+    return torch.stack(similarities).prod(0)
 
 
 class Blur(torch.autograd.Function):

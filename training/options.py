@@ -66,8 +66,24 @@ class Options:
                 f"--distill_steps {self.replacement.distill_steps} learns from a trained GDN, not from random weights: "
                 "use --pretrained true, or --init_checkpoint FILE with a GDN codec"
             )
+        self._check_rates()
         if self.schedule.sched == "plateau" and not self.output.eval_every:
             raise InputError("--sched plateau with --eval_every 0 has no validation loss: use --eval_every 1 or more")
+
+    def _check_rates(self) -> None:
+        """Refuses rates without lambdas, and the reverse; the rates of a checkpoint are not known yet."""
+        rates, ranged = self.model.rates or 1, isinstance(self.loss.weight, str)
+        if rates > 1 and self.loss.loss_type == "recon":
+            raise InputError(f"--rates {rates} with --loss_type recon, which has no rate: use --loss_type rd or mse")
+        name = "lambda_mse" if self.loss.loss_type == "mse" else "lambda_bpp"
+        if rates > 1 and not ranged:
+            raise InputError(
+                f"--rates {rates} with --{name} {self.loss.weight}: give the range of lambdas, --{name} LOW:HIGH"
+            )
+        if ranged and rates == 1 and (self.model.rates or not self.model.init_checkpoint):
+            raise InputError(
+                f"--{name} {self.loss.weight} is a range for codecs of several rates: give --rates 8, or one lambda"
+            )
 
     def flat(self) -> dict[str, Any]:
         """All options by public name, including those of the chosen block, as --config reads them."""

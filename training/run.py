@@ -21,6 +21,7 @@ from training.optim import Schedule
 from training.options import Options
 from training.precision import apply_local_fp32, memory_format
 from training.qat import calibration_pictures
+from training.rates import drawn_rates
 from training.state import Progress, model_tensors
 
 
@@ -117,6 +118,15 @@ class Run:
             enter(shipped, quantization.phase, quantization.learning)
         shipped.refresh_tables()
         return shipped
+
+    def rates(self, step: int, places: Tensor) -> Tensor | None:
+        """The rate of each picture of a step (0-based), float [B] within 0..1; None if the codec has one rate.
+
+        Args:
+            places: int64 [B], the pictures' places in the global batch.
+        """
+        rates = self.codec.architecture.rates
+        return drawn_rates(rates, self.options.numerics.seed, step, places) if rates > 1 else None
 
     def to_pictures(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] on the host to float32 in [0, 1] on the device, in the run's memory format."""

@@ -10,7 +10,7 @@ from codec.description.architecture import TRANSFORMS
 if TYPE_CHECKING:
     from codec.network.codec import Codec
 
-ENTROPY_MODEL = ("entropy_bottleneck", "gaussian_conditional")
+ENTROPY_MODEL = ("entropy_bottleneck", "gaussian_conditional", "y_gains", "z_gains")
 HYPER = (*ENTROPY_MODEL, "h_a", "h_s")
 
 

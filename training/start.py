@@ -1,6 +1,7 @@
 """The codec that a run starts from: its first weights, its blocks, the parts that train, and its quantization."""
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from coco224.dataset import Rows
+from coco224.errors import counted
 from codec.blocks import options_dict
 from codec.description.architecture import TRANSFORMS, Architecture, BlockChoice
 from codec.description.typed import from_json
@@ -59,6 +61,7 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
         initial = initial_codec(options.model)
         codec = in_float(initial)
         codec.forget_tables()  # a saved state has none either, and rounding to 8 bits depends on them
+        add_rates(codec, options)
         distilled = replace_blocks(codec, options, None if saved else rows, accelerator)
     set_trainable(
         codec,
@@ -81,6 +84,26 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
         equalize_channels(codec, calibration_pictures(rows, options.data, numerics.seed, accelerator.device))
         broadcast_parameters(codec)
     return Start(codec, fp32_modules, distilled)
+
+
+def add_rates(codec: Codec, options: Options) -> None:
+    """Makes it a codec of --rates, in place, unless it is one; the gains begin as a uniform quantizer needs them.
+
+    There the squared error is proportional to the square of a symbol's width, and lambda to its inverse.
+
+    Raises:
+        InputError: the codec's rates and the lambdas contradict each other.
+    """
+    low, high = options.loss.ends
+    if options.model.rates and options.model.rates > codec.architecture.rates:
+        codec.add_rates(options.model.rates, math.log2(high / low) / 2)
+    several = codec.architecture.rates > 1
+    if several and options.loss.loss_type == "recon":
+        raise InputError("--loss_type recon has no rate, and the checkpoint has several: use --loss_type rd or mse")
+    if several != (low < high):
+        needed = "the lambdas of the lowest and of the highest rate, LOW:HIGH" if several else "one lambda"
+        has = counted(codec.architecture.rates, "rate")
+        raise InputError(f"--init_checkpoint {options.model.init_checkpoint} has {has}: give {needed}")
 
 
 def check_start(options: Options) -> None:

@@ -29,7 +29,8 @@ BEFORE = "pre"  # the reconstructions before the first step
 def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: int) -> None:
     """Evaluates the codec (`run.shipped()`) on the complete validation split and records the result.
 
-    All batches have one shape, so that a compiled codec is compiled once.
+    All batches have one shape, so that a compiled codec is compiled once. The pictures are spread over the rates of a
+    codec that has several.
 
     Raises:
         Stopped: a signal reached a rank; nothing was recorded.
@@ -37,11 +38,13 @@ def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: in
     assert run.data.validation is not None
     step, accelerator = run.progress.step, run.accelerator
     shares = EvalBatches(run.data.validation, run.eval_batch, accelerator.process_index, accelerator.num_processes)
-    until_stopped = (batch.images for batch in itertools.takewhile(lambda _: not stop.name, shares))
+    pictures, places = itertools.tee(itertools.takewhile(lambda _: not stop.name, shares))
+    rates = (run.rates(0, batch.places) for batch in places)
     mine: list[Figures] = []
     codec.y_model.clamped.zero_()
     with contextlib.suppress(Preempted), stop.at_once():  # its compilation can take a minute
-        mine.extend(evaluate(codec, until_stopped, run.device, batch_size=run.eval_batch))
+        until_stopped = (batch.images for batch in pictures)
+        mine.extend(evaluate(codec, until_stopped, run.device, batch_size=run.eval_batch, rates=rates))
     figures = _means(mine, run, bool(stop.name))
     if "ms_ssim" in figures:
         figures["rd"] = run.objective.rd(figures["l1"], figures["ms_ssim"], figures["bpp_estimated"])

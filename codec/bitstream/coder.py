@@ -1,10 +1,13 @@
 """Entropy coder of bmshj2018_factorized: every channel of y has its own CDF. Needs no torch."""
 
+from functools import cached_property
+
 import numpy as np
 from constriction import stream
 from numpy.typing import NDArray
 
-from codec.bitstream.rows import RowCoder
+from codec.bitstream.gains import VALUE_BITS, Scaling
+from codec.bitstream.rows import RowCoder, bits_by_channel
 from codec.bitstream.tables import Tables
 from codec.errors import InputError
 
@@ -18,43 +21,65 @@ class Coder:
     The payload is the stack of constriction's ANS coder (64-bit state, 32-bit words), little-endian, without the zero
     bytes at its end; `RowCoder` describes what is on it.
 
+    Args:
+        tables: the tables.
+        scaling: the gains at a rate; None: the codec has one rate.
+
     Attributes:
         tables: the tables.
         medians: float32 [M, 1, 1]; y_hat is `decode(..) * unit + medians`.
-        unit: 1: what is decoded are symbols.
+        unit: of decoded values: 1, for they are symbols, or with gains 2^-6.
+        channels_of_z: none.
     """
 
-    unit = 1.0
+    channels_of_z = 0
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, scaling: Scaling | None = None) -> None:
         self.tables = tables
         self.medians = tables.medians[:, None, None]
-        self._rows = RowCoder(tables.rows)
+        self.unit = 1.0 if scaling is None else 2.0**-VALUE_BITS
+        self._scaling = scaling
+
+    @cached_property
+    def _rows(self) -> RowCoder:
+        return RowCoder(self.tables.rows)
 
     def fewest_bytes(self, height: int, width: int) -> int:
         """A lower bound of the payload's length for symbols [M, height, width]."""
         return self._rows.fewest_bytes(height * width)
 
     def encode(self, symbols: NDArray[np.int32], z: NDArray[np.int32] | None = None) -> bytes:
-        """The payload of symbols [M, h, w]; z is None, since the codec has none."""
+        """The payload of symbols [M, h, w]; z is None, since the codec has none.
+
+        Raises:
+            InputError: with gains, a symbol is too large.
+        """
+        if self._scaling is not None:
+            self._scaling.check(symbols)
         coder = stream.stack.AnsCoder()
         self._rows.push(coder, symbols.reshape(len(symbols), -1))
         return stack_bytes(coder)
 
     def decode(self, payload: bytes, height: int, width: int) -> NDArray[np.int32]:
-        """Symbols int32 [M, height, width].
+        """y_hat less its medians, in units of `unit`, int32 [M, height, width].
 
         Raises:
-            InputError: the payload does not end where the symbols do.
+            InputError: the payload does not end where the symbols do, or holds a symbol that no encoder writes.
         """
         coder = stack_of(payload)
         symbols = self._rows.pop(coder, height * width)
         check_empty(coder)
-        return symbols.reshape(-1, height, width)
+        values = symbols if self._scaling is None else self._scaling.decoded(symbols)
+        return values.reshape(-1, height, width)
 
     def round(self, y: NDArray[np.float32], z: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
-        """The symbols of y [M, h, w]: round(y - median), half to even; see `rounded`."""
-        return rounded(y - self.medians)
+        """The symbols of y [M, h, w]: round(gain * (y - median)), half to even; see `rounded`."""
+        centred = y - self.medians
+        return rounded(centred if self._scaling is None else centred * self._scaling.gain)
+
+    def bits(self, symbols: NDArray[np.int32], z: NDArray[np.int32] | None = None) -> float:
+        """The bits of symbols [M, h, w] by the tables."""
+        return bits_by_channel(self.tables.rows, symbols)
 
 
 def rounded(values: NDArray[np.float32]) -> NDArray[np.int32]:

@@ -9,8 +9,10 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.bitstream.hyper_coder import AnyCoder
-from codec.bitstream.hyper_tables import ARCHES, HyperTables
+from codec.bitstream.coder import Coder
+from codec.bitstream.hyper_coder import HyperCoder
+from codec.bitstream.hyper_tables import ARCHES
+from codec.bitstream.rate_coder import AnyCoder, RateCoder, at_rate
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
 
@@ -19,6 +21,8 @@ VERSION = 1
 """Of a file without z; it does not name its architecture."""
 HYPER_VERSION = 2
 """Of a file with z: the number of its architecture (`ARCHES`) comes before the size."""
+RATE_VERSION = 3
+"""Of a file of a codec with several rates: architecture and rate come before the size."""
 MAX_PIXELS = 178_956_970
 """Pillow's limit against decompression bombs: it opens no larger picture, so no valid file holds one."""
 
@@ -35,21 +39,29 @@ def latent_size(height: int, width: int) -> tuple[int, int]:
 
 
 def pack(
-    height: int, width: int, symbols: NDArray[np.int32], coder: AnyCoder, z: NDArray[np.int32] | None = None
+    height: int,
+    width: int,
+    symbols: NDArray[np.int32],
+    coder: AnyCoder,
+    z: NDArray[np.int32] | None = None,
+    rate: int | None = None,
 ) -> bytes:
     """The file of a picture's symbols, int32 [M, *latent_size(height, width)].
 
     Args:
         z: with a hyperprior, the symbols of z, int32 [N, *z_size(*latent_size(height, width))].
+        rate: the number of the rate of the symbols; None: the highest.
 
     Raises:
         InputError: the picture has more than MAX_PIXELS, or next to no information for its size.
     """
     check_size(height, width)
-    payload = coder.encode(symbols, z)
-    _check_length(payload, height, width, coder)  # every file that is written must be readable
+    of_rate = at_rate(coder, rate)
+    payload = of_rate.encode(symbols, z)
+    _check_length(payload, height, width, of_rate)  # every file that is written must be readable
     version, fingerprint = _version(coder), coder.tables.fingerprint
-    body = _arch(coder) + _varint(width) + _varint(height) + payload
+    numbered = _varint(coder.most if rate is None else rate) if isinstance(coder, RateCoder) else b""
+    body = _arch(coder) + numbered + _varint(width) + _varint(height) + payload
     return _HEADER.pack(MAGIC, version, fingerprint, _checksum(version, fingerprint, body)) + body
 
 
@@ -63,10 +75,9 @@ def unpack(data: bytes, coder: AnyCoder) -> tuple[int, int, NDArray[np.int32]]:
     if len(data) < _HEADER.size or not data.startswith(MAGIC):
         raise InputError("no compressed picture, or one that ends early; give a file that codec.compress wrote")
     _, version, fingerprint, checksum = _HEADER.unpack_from(data)
-    if version not in (VERSION, HYPER_VERSION):
+    if version not in (VERSION, HYPER_VERSION, RATE_VERSION):
         raise InputError(
-            f"it is of version {version} and this program reads versions {VERSION} and {HYPER_VERSION}; or it is "
-            "damaged"
+            f"it is of version {version} and this program reads versions {VERSION} to {RATE_VERSION}; or it is damaged"
         )
     body = data[_HEADER.size :]
     if _checksum(version, fingerprint, body) != checksum:
@@ -79,26 +90,33 @@ def unpack(data: bytes, coder: AnyCoder) -> tuple[int, int, NDArray[np.int32]]:
     arch = _arch(coder)
     if version != _version(coder) or not body.startswith(arch):
         raise InputError("its fingerprint is this codec's, but its architecture is not; it is damaged, fetch it again")
-    width, start = _read_varint(body, len(arch))
+    start, of_rate = len(arch), coder
+    if isinstance(coder, RateCoder):
+        rate, start = _read_varint(body, start)
+        of_rate = coder.at(rate)
+    assert not isinstance(of_rate, RateCoder)
+    width, start = _read_varint(body, start)
     height, start = _read_varint(body, start)
     check_size(height, width)
     payload = body[start:]
-    _check_length(payload, height, width, coder)
-    return height, width, coder.decode(payload, *latent_size(height, width))
+    _check_length(payload, height, width, of_rate)
+    return height, width, of_rate.decode(payload, *latent_size(height, width))
 
 
 def _version(coder: AnyCoder) -> int:
-    return HYPER_VERSION if isinstance(coder.tables, HyperTables) else VERSION
+    if isinstance(coder, RateCoder):
+        return RATE_VERSION
+    return HYPER_VERSION if isinstance(coder, HyperCoder) else VERSION
 
 
 def _arch(coder: AnyCoder) -> bytes:
     """The byte that names the architecture; version 1 has none."""
-    return bytes([coder.tables.number]) if isinstance(coder.tables, HyperTables) else b""
+    return b"" if isinstance(coder, Coder) else bytes([coder.tables.number])
 
 
 def _in_words(version: int, body: bytes) -> str:
-    """The architecture that a file of version 2 names."""
-    named = ARCHES.get(body[0]) if version == HYPER_VERSION and body else None
+    """The architecture that a file of version 2 or 3 names."""
+    named = ARCHES.get(body[0]) if version != VERSION and body else None
     return f" ({named})" if named else ""
 
 
@@ -118,7 +136,7 @@ def check_size(height: int, width: int) -> None:
         )
 
 
-def _check_length(payload: bytes, height: int, width: int, coder: AnyCoder) -> None:
+def _check_length(payload: bytes, height: int, width: int, coder: Coder | HyperCoder) -> None:
     """Refuses a size that so few bytes cannot hold, before memory is taken for it."""
     fewest = coder.fewest_bytes(*latent_size(height, width))
     if len(payload) < fewest:

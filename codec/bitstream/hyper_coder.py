@@ -1,16 +1,17 @@
 """Entropy coder of the codecs with a hyperprior: z tells which Gaussian codes each value of y. Needs no torch."""
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 from constriction import stream
 from numpy.typing import NDArray
 
-from codec.bitstream.coder import Coder, check_empty, rounded, stack_bytes, stack_of
+from codec.bitstream.coder import check_empty, rounded, stack_bytes, stack_of
+from codec.bitstream.gains import Scaling
 from codec.bitstream.hyper_tables import HyperTables
 from codec.bitstream.integer import MEAN_BITS, UPSAMPLING, Span
-from codec.bitstream.rows import RowCoder, bits
-from codec.bitstream.tables import AnyTables, Tables
+from codec.bitstream.rows import RowCoder, bits, bits_by_channel
 from codec.errors import InputError
 
 _SYMBOLS_AT_ONCE = 1 << 21
@@ -25,17 +26,31 @@ class HyperCoder:
     A piece is a window of z, and of y the values that h_s computes from it. From the top of the stack: z, as
     `RowCoder.push` describes it; then each piece of y, as `RowCoder.push_picked` does, in the order of `pieces`.
 
+    Args:
+        tables: the tables.
+        of_y, of_z: the gains of y and z at a rate; None: the codec has one rate.
+
     Attributes:
         tables: the tables.
         medians: zero, float32 [M, 1, 1]; y_hat is `decode(..) * unit + medians`.
-        unit: of decoded values: 1, or with means 2^-6.
+        unit: of decoded values: 1, or with means or gains 2^-6.
+        channels_of_z: N.
     """
 
-    def __init__(self, tables: HyperTables) -> None:
+    def __init__(self, tables: HyperTables, of_y: Scaling | None = None, of_z: Scaling | None = None) -> None:
         self.tables = tables
         self.medians = np.zeros((tables.channels, 1, 1), np.float32)
-        self.unit = 2.0**-MEAN_BITS if tables.network.has_means else 1.0
-        self._z, self._y = RowCoder(tables.z), RowCoder(tables.y)
+        self.unit = 1.0 if of_y is None and not tables.network.has_means else 2.0**-MEAN_BITS
+        self.channels_of_z = len(tables.z.offsets)
+        self._of_y, self._of_z = of_y, of_z
+
+    @cached_property
+    def _z(self) -> RowCoder:
+        return RowCoder(self.tables.z)
+
+    @cached_property
+    def _y(self) -> RowCoder:
+        return RowCoder(self.tables.y)
 
     def fewest_bytes(self, height: int, width: int) -> int:
         """A lower bound of the payload's length for y of [M, height, width]: the bytes of z."""
@@ -46,9 +61,11 @@ class HyperCoder:
         """The payload of symbols [M, h, w] and of z [N, ceil(h / 4), ceil(w / 4)].
 
         Raises:
-            InputError: around a mean, a symbol has more than 25 bits.
+            InputError: around a mean or with gains, a symbol is too large.
         """
         z = self._checked(symbols, z)
+        if self._of_y is not None:
+            self._of_y.check(symbols)
         if self.tables.network.has_means and np.abs(symbols).max(initial=0) > _MOST_SYMBOL:
             raise InputError("its symbols have more than 25 bits; the codec's training has diverged")
         coder = stream.stack.AnsCoder()
@@ -59,7 +76,7 @@ class HyperCoder:
         return stack_bytes(coder)
 
     def decode(self, payload: bytes, height: int, width: int) -> NDArray[np.int32]:
-        """y_hat / unit, int32 [M, height, width]: symbols, or with means symbol * 2^6 + mean.
+        """y_hat / unit, int32 [M, height, width]: symbols, or with means or gains symbol / gain * 2^6 + mean.
 
         Raises:
             InputError: the payload does not end where the symbols do, or holds a symbol that no encoder writes.
@@ -71,26 +88,42 @@ class HyperCoder:
         for rows, columns in pieces(*found.shape):
             place, indexes, means = self._context(z, rows, columns, (height, width))
             symbols = self._y.pop_picked(coder, indexes.ravel()).reshape(indexes.shape)
-            if means is not None:
+            if self._of_y is not None:
+                self._of_y.decoded(symbols)
+            elif means is not None:
                 if max(symbols.max(), -int(symbols.min())) > _MOST_SYMBOL:
                     raise InputError("it holds a symbol of more than 25 bits")
                 symbols <<= MEAN_BITS
+            if means is not None:
                 symbols += means
             found[:, *place] = symbols
         check_empty(coder)
         return found
 
     def round(self, y: NDArray[np.float32], z: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
-        """The symbols of y [M, h, w] for these symbols of z: round(y - mean), half to even; see `rounded`."""
+        """The symbols of y [M, h, w] for these symbols of z: round(gain * (y - mean)), half to even; see `rounded`."""
         z = self._checked(y, z)
         if not self.tables.network.has_means:
-            return rounded(y)
+            return rounded(self._scaled(y))
         symbols = np.empty(y.shape, np.int32)
         for rows, columns in pieces(*y.shape):
             place, _, means = self._context(z, rows, columns, y.shape[1:])
             assert means is not None
-            symbols[:, *place] = rounded(y[:, *place] - means.astype(np.float32) * np.float32(self.unit))
+            centred = y[:, *place] - means.astype(np.float32) * np.float32(self.unit)
+            symbols[:, *place] = rounded(self._scaled(centred))
         return symbols
+
+    def _scaled(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        return y if self._of_y is None else y * self._of_y.gain
+
+    def round_z(self, z: NDArray[np.float32]) -> NDArray[np.int32]:
+        """The symbols of z less its medians, [N, ..]: round(gain * z)."""
+        return rounded(z if self._of_z is None else z * self._of_z.gain)
+
+    def bits(self, symbols: NDArray[np.int32], z: NDArray[np.int32] | None = None) -> float:
+        """The bits of symbols of y and z by the tables."""
+        z = self._checked(symbols, z)
+        return bits_by_channel(self.tables.z, z) + self.bits_of_y(symbols, z)
 
     def bits_of_y(self, symbols: NDArray[np.int32], z: NDArray[np.int32]) -> float:
         """The bits of symbols [M, h, w] by the tables for these symbols of z."""
@@ -116,7 +149,7 @@ class HyperCoder:
         top, bottom, left, right = (UPSAMPLING * each for each in (*rows, *columns))
         place = slice(top, min(bottom, size[0])), slice(left, min(right, size[1]))
         used = slice(place[0].stop - top), slice(place[1].stop - left)
-        indexes, means = self.tables.network.context(z, rows, columns)
+        indexes, means = self.tables.network.context(z, rows, columns, self._of_z, self._of_y)
         return place, indexes[:, *used], None if means is None else means[:, *used]
 
     def _checked(self, y: NDArray[np.generic], z: NDArray[np.int32] | None) -> NDArray[np.int32]:
@@ -144,11 +177,3 @@ def pieces(channels: int, height: int, width: int) -> Iterator[tuple[Span, Span]
     for top in range(0, rows, down):
         for left in range(0, columns, across):
             yield (top, min(top + down, rows)), (left, min(left + across, columns))
-
-
-AnyCoder = Coder | HyperCoder
-
-
-def coder_of(tables: AnyTables) -> AnyCoder:
-    """The coder for a codec's tables."""
-    return Coder(tables) if isinstance(tables, Tables) else HyperCoder(tables)

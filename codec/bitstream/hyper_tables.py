@@ -4,6 +4,7 @@ import hashlib
 import math
 import re
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ class HyperTables:
     @property
     def number(self) -> int:
         """The architecture's number in files."""
-        return _number(self.network)
+        return number_of(self.network)
 
     @property
     def arch(self) -> str:
@@ -71,7 +72,7 @@ class HyperTables:
         return self.network.channels
 
 
-def _number(network: IntegerNetwork) -> int:
+def number_of(network: IntegerNetwork) -> int:
     """The number of the architecture whose h_s this is."""
     return 2 if network.has_means else 1
 
@@ -94,7 +95,7 @@ def hyper_tables_of_state(state: State, g_s: dict[str, Any]) -> HyperTables:
         raise InputError(NO_TABLES)
     network = network_of_arrays({name.removeprefix(PREFIX): array for name, array in arrays.items()}, source(state))
     read = {f"{part}.{name}": array for part, rows in (("z", z), ("y", y)) for name, array in vars(rows).items()}
-    return HyperTables(z, y, network, decoder_fingerprint(state, g_s, read | arrays, arch=ARCHES[_number(network)]))
+    return HyperTables(z, y, network, decoder_fingerprint(state, g_s, read | arrays, arch=ARCHES[number_of(network)]))
 
 
 def source(state: State) -> NDArray[np.uint8]:
@@ -162,37 +163,50 @@ def to_bytes(tables: HyperTables) -> bytes:
     """The tables as little-endian 32-bit words, from the fingerprint on; int8 weights are padded to whole words."""
     network = tables.network
     fields = (*tables.z.cdfs.shape, *tables.y.cdfs.shape, network.fraction, network.most, len(network.layers))
-    parts = [_HEADER.pack(tables.fingerprint, PRECISION, tables.number, *fields)]
-    vectors = [array for rows in (tables.z, tables.y) for array in (rows.offsets, rows.lengths, rows.cdfs)]
-    parts += [array.astype("<i4").tobytes() for array in (*vectors, network.medians, network.thresholds)]
+    header = _HEADER.pack(tables.fingerprint, PRECISION, tables.number, *fields)
+    return header + rows_bytes(tables.z) + rows_bytes(tables.y) + network_bytes(network)
+
+
+def rows_bytes(rows: Rows) -> bytes:
+    """CDF rows as words: offsets, lengths, CDFs."""
+    return words_bytes(rows.offsets, rows.lengths, rows.cdfs)
+
+
+def words_bytes(*arrays: NDArray[np.int32]) -> bytes:
+    """Arrays as little-endian 32-bit words."""
+    return b"".join(array.astype("<i4").tobytes() for array in arrays)
+
+
+def network_bytes(network: IntegerNetwork) -> bytes:
+    """The medians, the thresholds and the layers of a network; its other numbers belong to the header."""
+    parts = [words_bytes(network.medians, network.thresholds)]
     for layer in network.layers:
         parts.append(_LAYER.pack(*layer.weight.shape[:3], layer.slope, layer.most))
-        parts += [array.astype("<i4").tobytes() for array in (layer.bias, layer.multiplier, layer.shift)]
+        parts.append(words_bytes(layer.bias, layer.multiplier, layer.shift))
         parts.append(layer.weight.tobytes() + bytes(-layer.weight.size % 4))
     return b"".join(parts)
 
 
 def from_bytes(data: memoryview) -> HyperTables:
     """The inverse of `to_bytes`; raises InputError if the data is not such tables."""
-    reader = _Reader(data)
+    reader = Reader(data)
     fingerprint, _, number, channels, longest, scales, longest_y, fraction, most, depth = reader.numbers(_HEADER)
-    if number not in ARCHES:
-        raise InputError(
-            f"entropy tables of an architecture with the number {number}; use a newer version of this program"
-        )
-    z = Rows(reader.words(channels), reader.words(channels), reader.words(channels, longest))
-    y = Rows(reader.words(scales), reader.words(scales), reader.words(scales, longest_y))
-    medians, thresholds, layers = reader.words(channels), reader.words(scales - 1), []
-    for _ in range(min(depth, _MOST_LAYERS)):
-        outputs, inputs, size, slope, limit = reader.numbers(_LAYER)
-        bias, multiplier, shift = (reader.words(outputs) for _ in range(3))
-        layers.append(Layer(reader.weights(outputs, inputs, size, size), bias, multiplier, shift, slope, limit))
+    check_number(number, ARCHES)
+    z, y = reader.rows(channels, longest), reader.rows(scales, longest_y)
+    network = reader.network(number, channels, scales, fraction, most, depth)
     reader.end()
-    network = IntegerNetwork(tuple(layers), medians, fraction, most, thresholds, has_means=number == 2)
     return HyperTables(z, y, network, fingerprint)
 
 
-class _Reader:
+def check_number(number: int, known: Collection[int]) -> None:
+    """Refuses an architecture that this program does not know."""
+    if number not in known:
+        raise InputError(
+            f"entropy tables of an architecture with the number {number}; use a newer version of this program"
+        )
+
+
+class Reader:
     """Takes arrays from bytes, one after the other; checks lengths before it allocates memory."""
 
     def __init__(self, data: memoryview) -> None:
@@ -210,6 +224,26 @@ class _Reader:
         """An array of int8, which ends with a word."""
         size = math.prod(shape)
         return np.frombuffer(self._take(size + -size % 4), np.int8)[:size].reshape(shape).copy()
+
+    def rows(self, count: int, longest: int) -> Rows:
+        """CDF rows, as `rows_bytes` wrote them."""
+        return Rows(self.words(count), self.words(count), self.words(count, longest))
+
+    def network(self, number: int, channels: int, scales: int, fraction: int, most: int, depth: int) -> IntegerNetwork:
+        """A network, as `network_bytes` wrote it.
+
+        Args:
+            number: of the architecture.
+            channels: of z.
+            scales: rows of y.
+            depth: the number of layers.
+        """
+        medians, thresholds, layers = self.words(channels), self.words(scales - 1), []
+        for _ in range(min(depth, _MOST_LAYERS)):
+            outputs, inputs, size, slope, limit = self.numbers(_LAYER)
+            bias, multiplier, shift = (self.words(outputs) for _ in range(3))
+            layers.append(Layer(self.weights(outputs, inputs, size, size), bias, multiplier, shift, slope, limit))
+        return IntegerNetwork(tuple(layers), medians, fraction, most, thresholds, has_means=number == 2)
 
     def end(self) -> None:
         """Refuses bytes that were not taken."""

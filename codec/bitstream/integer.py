@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.bitstream.gains import GAIN_BITS, Scaling
 from codec.bitstream.products import Place, Product, in_groups, sums_of
 from codec.errors import InputError
 
@@ -212,13 +213,19 @@ class IntegerNetwork:
         return np.searchsorted(self.thresholds, scales, side="right").astype(np.uint8)
 
     def context(
-        self, z: NDArray[np.int32], rows: Span, columns: Span
+        self,
+        z: NDArray[np.int32],
+        rows: Span,
+        columns: Span,
+        of_z: Scaling | None = None,
+        of_y: Scaling | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
         """Table indexes and means of the values of y that belong to a window of z.
 
         Args:
             z: symbols [N, zh, zw] of the whole picture.
             rows, columns: the window, in rows and columns of z.
+            of_z, of_y: the gains with which z and y are rounded; None: 1.
 
         Returns:
             Indexes uint8 and means int32 (in units of 2^-6; None without means), both [M, 4 * rows, 4 * columns].
@@ -227,22 +234,34 @@ class IntegerNetwork:
         z = z[:, slice(*seen[0]), slice(*seen[1])]
         first, left = (UPSAMPLING * (own[0] - each[0]) for own, each in zip((rows, columns), seen, strict=True))
         end, right = (UPSAMPLING * (own[1] - each[0]) for own, each in zip((rows, columns), seen, strict=True))
-        values = self._run(z, (first, end))[:, :, left:right]
+        values = self._run(self._inputs(z, of_z), (first, end))[:, :, left:right]
         scales = np.clip(values[: self.channels], 0, MOST_SCALE).astype(np.uint16)
+        if of_y is not None:  # below 2^32: a gain is 2^16 at most
+            scaled = scales * of_y.fixed.astype(np.uint32)[:, None, None]
+            scales = ((scaled + np.uint32(1 << GAIN_BITS >> 1)) >> np.uint32(GAIN_BITS)).astype(np.uint16)
         means = values[self.channels :].astype(np.int32) if self.has_means else None
         return self.indexes[scales], means
 
-    def _run(self, z: NDArray[np.int32], rows: Span) -> NDArray[np.float32]:
-        """The last layer's outputs [C, rows, 4 * zw] for all columns of z, which borders on zeros."""
-        spans, lengths = [rows], [z.shape[1], 2 * z.shape[1], 4 * z.shape[1]]
+    def _inputs(self, z: NDArray[np.int32], scaling: Scaling | None) -> NDArray[np.int32]:
+        """The first layer's inputs [N, h, w]: z with its medians, in units of 2^-fraction."""
+        z = np.clip(z, -MOST_SYMBOL, MOST_SYMBOL)
+        if scaling is None:
+            scaled = z * np.int32(1 << self.fraction)
+        else:
+            down = GAIN_BITS - self.fraction
+            wide = (z * scaling.inverse[:, None, None] + (1 << down >> 1)) >> down
+            scaled = np.clip(wide, -MOST_MEDIAN, MOST_MEDIAN).astype(np.int32)
+        return np.clip(scaled + self.medians[:, None, None], -self.most, self.most)
+
+    def _run(self, x: NDArray[np.int32], rows: Span) -> NDArray[np.float32]:
+        """The last layer's outputs [C, rows, 4 * zw] for all columns of the inputs, which border on zeros."""
+        spans, lengths = [rows], [x.shape[1], 2 * x.shape[1], 4 * x.shape[1]]
         for layer, length in zip(reversed(self.layers), reversed(lengths), strict=True):
             spans.insert(0, layer.needed(spans[0], length))
-        unit = 1 << self.fraction
-        x = np.clip(z, -MOST_SYMBOL, MOST_SYMBOL) * np.int32(unit) + self.medians[:, None, None]
-        x = np.clip(x[:, slice(*spans[0])], -self.most, self.most).astype(np.float32)
+        found = x[:, slice(*spans[0])].astype(np.float32)
         for layer, split, inputs, outputs in zip(self.layers, self._split, spans[:-1], spans[1:], strict=True):
-            x = _convolve(x, layer, split, inputs[0], outputs)
-        return x
+            found = _convolve(found, layer, split, inputs[0], outputs)
+        return found
 
 
 def _convolve(

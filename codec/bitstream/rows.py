@@ -203,6 +203,17 @@ def bits(rows: Rows, symbols: NDArray[np.int32], picked: NDArray[np.integer[Any]
     return float(counts @ costs.ravel()) + _NIBBLE_BITS * float(len(used) + used.sum())
 
 
+def bits_by_channel(rows: Rows, symbols: NDArray[np.int32]) -> float:
+    """The bits of symbols [R, ...], those of each row with its CDF."""
+    flat = symbols.reshape(len(symbols), -1)
+    step = max(1, _BLOCK // flat.shape[1])
+    total = 0.0
+    for first in range(0, len(flat), step):
+        block = flat[first : first + step]
+        total += bits(rows, block.ravel(), np.repeat(np.arange(first, first + len(block)), block.shape[1]))
+    return total
+
+
 def _grouped(picked: NDArray[np.uint8], rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The order of symbols in which those of row 0 come first, then those of row 1, ..; and each row's end in it."""
     return np.argsort(picked, kind="stable"), np.cumsum(np.bincount(picked, minlength=rows))

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coco224.files import in_words, read_regular
-from codec.bitstream import hyper_tables
+from codec.bitstream import hyper_tables, rate_tables
 from codec.bitstream.hyper_tables import HyperTables, hyper_tables_of_state
+from codec.bitstream.rate_tables import RateTables, has_rates, rate_tables_of_state
 from codec.bitstream.rows import PRECISION, Rows
 from codec.bitstream.state import State, decoder_fingerprint, medians_of, rows_of
 from codec.errors import InputError
@@ -66,7 +67,7 @@ class Tables:
         return len(self.medians)
 
 
-AnyTables = Tables | HyperTables
+AnyTables = Tables | HyperTables | RateTables
 
 
 def tables_of_state(state: State, g_s: dict[str, Any]) -> AnyTables:
@@ -83,6 +84,8 @@ def tables_of_state(state: State, g_s: dict[str, Any]) -> AnyTables:
     Raises:
         InputError: the codec has no tables, or they do not fit its weights.
     """
+    if has_rates(state):
+        return rate_tables_of_state(state, g_s)
     if any(name.startswith("h_s.") for name in state):
         return hyper_tables_of_state(state, g_s)
     rows, medians = rows_of(state, "entropy_bottleneck"), medians_of(state)
@@ -91,9 +94,11 @@ def tables_of_state(state: State, g_s: dict[str, Any]) -> AnyTables:
 
 
 def to_bytes(tables: AnyTables) -> bytes:
-    """The file of the tables: version 1 without a hyperprior, version 2 with one."""
+    """The file of the tables: version 1 without a hyperprior, version 2 with one, version 3 with several rates."""
     version = VERSION
-    if isinstance(tables, HyperTables):
+    if isinstance(tables, RateTables):
+        version, checked = rate_tables.VERSION, rate_tables.to_bytes(tables)
+    elif isinstance(tables, HyperTables):
         version, checked = hyper_tables.VERSION, hyper_tables.to_bytes(tables)
     else:
         words = (tables.offsets, tables.lengths, tables.cdfs)
@@ -114,16 +119,18 @@ def from_bytes(data: bytes) -> AnyTables:
     _, version, checksum = _START.unpack_from(data)
     checked = memoryview(data)[_START.size :]
     fingerprint, precision, channels, longest = _HEADER.unpack_from(checked)
-    if version not in (VERSION, hyper_tables.VERSION) or precision != PRECISION:
+    if not VERSION <= version <= rate_tables.VERSION or precision != PRECISION:
         raise InputError(
-            f"entropy tables of version {version}, {precision} bits; this program reads {VERSION} and "
-            f"{hyper_tables.VERSION}, {PRECISION} bits"
+            f"entropy tables of version {version}, {precision} bits; this program reads {VERSION} to "
+            f"{rate_tables.VERSION}, {PRECISION} bits"
         )
     whole = version != VERSION or len(checked) == _HEADER.size + 4 * channels * (3 + longest)
     if not whole or zlib.crc32(checked) != checksum:
         raise InputError("damaged entropy tables: the checksum does not match; export the model again")
     if version == hyper_tables.VERSION:
         return hyper_tables.from_bytes(checked)
+    if version == rate_tables.VERSION:
+        return rate_tables.from_bytes(checked)
     words = np.frombuffer(checked, "<i4", offset=_HEADER.size)
     medians, offsets, lengths = words[: 3 * channels].reshape(3, channels)
     return Tables(

@@ -23,6 +23,9 @@ ARCHITECTURES = ("bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean")
 
 DEFAULT_ARCH = ARCHITECTURES[0]
 
+MOST_RATES = 64
+"""Most trained rates of a codec."""
+
 TRANSFORMS = {"encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}
 """The transforms that --replace_parts and --qat_scope name."""
 
@@ -101,6 +104,7 @@ class Architecture:
         N: channels between the layers.
         M: channels of y.
         arch: one of `ARCHITECTURES`.
+        rates: trained rates; with more than one, the codec has gains.
     """
 
     N: int
@@ -109,13 +113,16 @@ class Architecture:
     g_s: BlockChoice = BlockChoice()
     quantization: Quantization | None = None
     arch: str = DEFAULT_ARCH
+    rates: int = 1
 
     def __post_init__(self) -> None:
-        """Raises InputError for widths below 1 and for an unknown architecture."""
+        """Raises InputError for widths below 1, for an unknown architecture, and for too many rates."""
         if self.N < 1 or self.M < 1:
             raise InputError(f"N={self.N}, M={self.M}: a codec has at least one channel")
         if self.arch not in ARCHITECTURES:
             raise InputError(f"architecture {self.arch!r}: not one of {', '.join(ARCHITECTURES)}")
+        if not 1 <= self.rates <= MOST_RATES:
+            raise InputError(f"{self.rates} rates: a codec has 1 to {MOST_RATES}")
         if self.quantization and self.quantization.hyper and self.arch == DEFAULT_ARCH:
             raise InputError(f"h_a cannot be quantized: {self.arch} does not have it")
 
@@ -130,4 +137,5 @@ class Architecture:
             words |= {part: f"{words[part]} in int8" for part in words if q.scope in (part, "all")}
             words |= {"h_a": "in int8"} if q.hyper else {}
         named = [] if self.arch == DEFAULT_ARCH else [self.arch]
+        named += [] if self.rates == 1 else [f"{self.rates} rates"]
         return ", ".join([*named, *(f"{part} {block}" for part, block in words.items())])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.bitstream.hyper_coder import HyperCoder
+from codec.bitstream.rate_coder import RateCoder, at_rate
 from codec.errors import InputError
 from codec.evaluation.figures import Figures, measure_pictures
 from codec.evaluation.metrics import bpp
@@ -37,7 +38,10 @@ class Decoded:
 
 
 def through_files(
-    codec: FileCodec, batches: Iterable[tuple[Sequence[int], Tensor]], failures: Failures | None = None
+    codec: FileCodec,
+    batches: Iterable[tuple[Sequence[int], Tensor]],
+    failures: Failures | None = None,
+    rate: int | None = None,
 ) -> Iterator[Decoded]:
     """Compresses and decompresses pictures, in the order of the batches.
 
@@ -46,14 +50,16 @@ def through_files(
     Args:
         batches: indices of the pictures, and uint8 [B, 3, H, W].
         failures: pictures that do not fit into memory are added. None: such a picture is an InputError.
+        rate: the number of a rate; None: the highest, which is the only one of most codecs.
 
     Raises:
         InputError: the codec gives values that are not finite.
     """
     for indices, x in batches:
-        decoded = _code_or_none(codec, indices, x)
+        decoded = _code_or_none(codec, indices, x, rate)
         if decoded is None and len(indices) > 1:
-            yield from through_files(codec, zip(([index] for index in indices), x.split(1), strict=True), failures)
+            singly = zip(([index] for index in indices), x.split(1), strict=True)
+            yield from through_files(codec, singly, failures, rate)
         elif decoded is None:
             reason = f"{x.shape[-1]}x{x.shape[-2]} pixels do not fit into memory"
             if failures is None:
@@ -63,10 +69,10 @@ def through_files(
             yield from decoded
 
 
-def _code_or_none(codec: FileCodec, indices: Sequence[int], x: Tensor) -> list[Decoded] | None:
+def _code_or_none(codec: FileCodec, indices: Sequence[int], x: Tensor, rate: int | None) -> list[Decoded] | None:
     """The decoded pictures; None if memory ran out."""
     try:
-        return _code(codec, indices, x)
+        return _code(codec, indices, x, rate)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -74,11 +80,11 @@ def _code_or_none(codec: FileCodec, indices: Sequence[int], x: Tensor) -> list[D
 
 
 @torch.inference_mode()
-def _code(codec: FileCodec, indices: Sequence[int], x: Tensor) -> list[Decoded]:
+def _code(codec: FileCodec, indices: Sequence[int], x: Tensor, rate: int | None) -> list[Decoded]:
     height, width = x.shape[-2:]
-    latents = codec.latents(x)
-    estimated = torch.tensor([_bits(codec, each) for each in latents]) / (height * width)
-    files = codec.encode(latents, height, width)
+    latents = codec.latents(x, rate)
+    estimated = torch.tensor([_bits(codec, each, rate) for each in latents]) / (height * width)
+    files = codec.encode(latents, height, width, rate)
     del latents  # for a large picture they take as much memory as its pixels
     x_hat = codec.decompress(files)
     original = x.to(x_hat[0].device)
@@ -86,26 +92,29 @@ def _code(codec: FileCodec, indices: Sequence[int], x: Tensor) -> list[Decoded]:
     return [Decoded(*decoded) for decoded in zip(indices, rows, original, x_hat, strict=True)]
 
 
-def _bits(codec: FileCodec, latent: Latent) -> float:
+def _bits(codec: FileCodec, latent: Latent, rate: int | None) -> float:
     """Estimated bits of a picture's symbols.
 
     Symbols of trained densities are estimated from their likelihoods: tables that do not fit the densities show. The
     tables of y under a hyperprior are not trained; there the estimate is theirs.
     """
-    bottleneck, coder = codec.codec.entropy_bottleneck, codec.coder
+    bottleneck, coder, gain = codec.codec.entropy_bottleneck, at_rate(codec.coder, rate), None
+    if isinstance(codec.coder, RateCoder):
+        gain = torch.from_numpy(codec.coder.gain_of_density(rate)).to(bottleneck.quantiles.device)
     if latent.z is None:
-        return _by_likelihoods(bottleneck, latent.y)
+        return _by_likelihoods(bottleneck, latent.y, gain)
     assert isinstance(coder, HyperCoder)
-    return coder.bits_of_y(latent.y, latent.z) + _by_likelihoods(bottleneck, latent.z)
+    return coder.bits_of_y(latent.y, latent.z) + _by_likelihoods(bottleneck, latent.z, gain)
 
 
-def _by_likelihoods(bottleneck: Bottleneck, symbols: NDArray[np.int32]) -> float:
-    """Bits of symbols [C, h, w], some rows at a time."""
+def _by_likelihoods(bottleneck: Bottleneck, symbols: NDArray[np.int32], gain: Tensor | None) -> float:
+    """Bits of symbols [C, h, w], some rows at a time; a symbol is 1 / gain wide, [C, 1, 1]."""
     medians = bottleneck.medians()
     rows = max(1, _POSITIONS // symbols.shape[-1])
     total = 0.0
     for first in range(0, symbols.shape[-2], rows):
         some = torch.from_numpy(symbols[None, :, first : first + rows]).to(medians.device)
-        _, likelihoods, _ = bottleneck(some.float() + medians)
+        values = some.float() if gain is None else some / gain
+        likelihoods = bottleneck.likelihoods(values + medians, None if gain is None else gain[None])
         total += float(bpp({"symbols": likelihoods}, 1))
     return total

@@ -1,13 +1,14 @@
 """The work of `codec.evaluate`: all ranks measure codecs and references on the same pictures."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from coco224.errors import one_line
+from codec.bitstream.gains import STEPS
 from codec.checkpoint import open_codec
 from codec.errors import InputError, SomeFailed
 from codec.evaluation.album import Album, Shown, spread
@@ -50,6 +51,7 @@ def measure_all(
     *,
     fake_quant: bool,
     keep_pictures: bool,
+    rates: int | None = None,
 ) -> Comparison:
     """Measures checkpoints and references on all ranks; each rank codes its share of the pictures.
 
@@ -57,6 +59,7 @@ def measure_all(
         references: checkpoints, Pillow's formats, "published", or JSON files with a curve.
         fake_quant: False measures checkpoints of quantization-aware training in float.
         keep_pictures: keep some pictures and their reconstructions.
+        rates: how many rates of a codec with several are measured; None: its trained ones.
 
     Raises:
         InputError: a checkpoint or a reference cannot be read, a codec's training has diverged, or no picture works.
@@ -70,12 +73,13 @@ def measure_all(
     formats = [name for name in references if name in QUALITIES]
     for name in formats:
         check_sides(name, pictures.files)
-    compared = len(codecs) + len(anchors) + len(formats)
+    coded = [*codecs.values(), *anchors.values()]
+    compared = sum(len(numbers_of(codec, rates)) for codec in coded) + len(formats)
     album = Album(spread(len(pictures.names), compared) if keep_pictures else ())
 
     work = _Work(pictures, ranks, album)
-    found = {"": [work.through_codec(name, codec) for name, codec in codecs.items()]}
-    found["reference"] = [work.through_codec(name, codec) for name, codec in anchors.items()]
+    found = {"": [each for name, codec in codecs.items() for each in work.through_codec(name, codec, rates)]}
+    found["reference"] = [each for name, codec in anchors.items() for each in work.through_codec(name, codec, rates)]
     for name in formats:
         found[name] = [work.through_format(name, quality) for quality in QUALITIES[name]]
     kept = [index for index in range(len(pictures.names)) if index not in work.failures]
@@ -124,16 +128,19 @@ class _Work:
         self._pictures, self._ranks, self._album = pictures, ranks, album
         self.failures: Failures = {}
 
-    def through_codec(self, name: str, codec: Codec) -> _Measured:
-        """The figures on all pictures, on every rank.
+    def through_codec(self, name: str, codec: Codec, rates: int | None) -> Iterator[_Measured]:
+        """The figures on all pictures, on every rank, at each rate.
 
         Raises:
             InputError: the codec's training has diverged, or all pictures failed.
         """
         files = FileCodec(codec.to(self._ranks.device), name)
-        rows = self._rows(name, name, through_files(files, self._batches(), self.failures))
+        for number in numbers_of(codec, rates):
+            rate = "" if number is None else f" at rate {number / (STEPS * (codec.architecture.rates - 1)):.3f}"
+            point = name + rate
+            rows = self._rows(name, point, through_files(files, self._batches(), self.failures, number))
+            yield _Measured(point, rows, codec.architecture.in_short())
         codec.cpu()
-        return _Measured(name, rows, codec.architecture.in_short())
 
     def through_format(self, name: str, quality: int) -> _Measured:
         """The same for one of Pillow's formats."""
@@ -166,6 +173,15 @@ class _Work:
         if not all(math.isfinite(row.l1) for row in rows.values()):
             raise InputError(f"{name} gives values that are not finite; its training has diverged, use an earlier one")
         return rows
+
+
+def numbers_of(codec: Codec, wanted: int | None) -> list[int | None]:
+    """The numbers of the rates to measure: `wanted` of them, or the trained ones; None for a codec's only rate."""
+    trained = codec.architecture.rates
+    if trained == 1:
+        return [None]
+    count = wanted or trained
+    return [round(place * STEPS * (trained - 1) / (count - 1)) for place in range(count)]
 
 
 def _by_blocks(ours: list[Evaluated]) -> list[Curve]:

@@ -1,5 +1,6 @@
 """The figures of a codec: one row per picture, averaged over pictures and never over batches."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ def evaluate(
     device: torch.device,
     on_batch: Callable[[Tensor, Tensor], None] | None = None,
     batch_size: int = 0,
+    rates: Iterable[Tensor | None] = itertools.repeat(None),
 ) -> Iterator[Figures]:
     """Encodes and decodes pictures in FP32 with rounded symbols; no files are written.
 
@@ -80,14 +82,17 @@ def evaluate(
         on_batch: is called with x and x_hat, float [B, 3, H, W] in [0, 1].
         batch_size: shorter batches are filled up to this size with black pictures, so that a compiled codec has one
             graph for all batches of one picture size.
+        rates: for each batch the rate of each picture [B] within 0..1; None: the highest.
 
     Yields:
         One `Figures` per picture, in order.
     """
-    for batch in batches:
+    for batch, of_batch in zip(batches, rates, strict=False):
         x = to_float(batch, device)
         count, _, height, width = x.shape
-        out = codec(F.pad(pad(x), (0, 0) * 3 + (0, max(0, batch_size - count))))
+        missing = max(0, batch_size - count)
+        at = None if of_batch is None else F.pad(of_batch.to(device), (0, missing))
+        out = codec(F.pad(pad(x), (0, 0) * 3 + (0, missing)), rates=at)
         x_hat = out["x_hat"][:count, :, :height, :width].clamp(0, 1)
         likelihoods = {name: likelihood[:count] for name, likelihood in out["likelihoods"].items()}
         if on_batch:

@@ -10,4 +10,7 @@ _CLASSES: dict[str, type[Codec]] = {cls.arch: cls for cls in (FactorizedCodec, H
 
 def new_codec(architecture: Architecture) -> Codec:
     """A float codec with random weights; the architecture's quantization is not applied."""
-    return _CLASSES[architecture.arch](architecture)
+    codec = _CLASSES[architecture.arch](architecture)
+    if architecture.rates > 1:
+        codec.add_rates(architecture.rates)
+    return codec

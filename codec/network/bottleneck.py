@@ -76,7 +76,7 @@ class Bottleneck(LatentModel, EntropyBottleneck):
     """
 
     def forward(
-        self, y: Tensor, keys: Tensor | None = None, detach_rate: bool = False
+        self, y: Tensor, keys: Tensor | None = None, detach_rate: bool = False, gains: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Quantizes the latent and gives its likelihood.
 
@@ -85,19 +85,34 @@ class Bottleneck(LatentModel, EntropyBottleneck):
             keys: int64 [B] from `noise_keys`: additive uniform noise (training); None: rounding to the nearest
                 symbol around the medians.
             detach_rate: the likelihoods' gradient reaches the entropy model but not y.
+            gains: [B, M, 1, 1], symbols are 1 / gain wide; None: 1. In evaluation y must be rounded already.
 
         Returns:
             y_hat [B, M, H, W], likelihoods [B, M, H, W], and the auxiliary loss of the quantiles (0-dim; zero when the
             quantiles do not train).
         """
-        y_hat = self.symbols(y) + self.medians() if keys is None else y + uniform_noise(keys, y.shape[1:])
-        rated = y_hat.detach() if detach_rate else y_hat
-        by_channel = rated.transpose(0, 1)
-        likelihoods, _, _ = self._likelihood(by_channel.reshape(by_channel.shape[0], 1, -1))
-        likelihoods = self.likelihood_lower_bound(likelihoods).view(by_channel.shape).transpose(0, 1)
+        if keys is not None:
+            noise = uniform_noise(keys, y.shape[1:])
+            y_hat = y + (noise if gains is None else noise / gains)
+        else:
+            y_hat = self.symbols(y) + self.medians() if gains is None else y
+        likelihoods = self.likelihoods(y_hat.detach() if detach_rate else y_hat, gains)
         with torch.autocast(y.device.type, enabled=False):
             aux_loss = self.loss() if self.quantiles.requires_grad else likelihoods.new_zeros(())
         return y_hat, likelihoods, aux_loss
+
+    def likelihoods(self, y_hat: Tensor, gains: Tensor | None = None) -> Tensor:
+        """The likelihoods of quantized values [B, M, H, W]: of a symbol's width, 1 / gain, around each."""
+        by_channel = y_hat.transpose(0, 1)
+        values = by_channel.reshape(by_channel.shape[0], 1, -1)
+        if gains is None:
+            found, _, _ = self._likelihood(values)
+        else:
+            half = (0.5 / gains).expand_as(y_hat).transpose(0, 1).reshape(values.shape)
+            below, above = (torch.sigmoid(self._logits_cumulative(values + each, False)) for each in (-half, half))
+            found = above - below
+        bounded: Tensor = self.likelihood_lower_bound(found).view(by_channel.shape).transpose(0, 1)
+        return bounded
 
     def _likelihood(self, inputs: Tensor, stop_gradient: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """CompressAI's method: the likelihood of values [M, 1, n], and the logits half a symbol below and above."""
@@ -181,7 +196,9 @@ class Bottleneck(LatentModel, EntropyBottleneck):
         return int(self._offset.min()), int(last.max())
 
     def not_int8(self) -> str:
-        """See `LatentModel`; the symbols of the tables decide, others are coded with an escape."""
+        """See `LatentModel`; the symbols of the tables decide, others are coded with an escape. Levels always fit."""
+        if self.in_levels:
+            return ""
         if not self.has_tables:
             return "there are no CDF tables"
         low, high = self.symbol_range()

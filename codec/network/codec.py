@@ -16,6 +16,8 @@ from codec.description.architecture import KEEP_GDN, Architecture, BlockChoice
 from codec.description.file import Arrays
 from codec.errors import InputError
 from codec.network.bottleneck import TABLES, Bottleneck
+from codec.network.density import SampledDensity
+from codec.network.gains import Gains
 from codec.network.latent import LatentModel
 
 
@@ -30,6 +32,8 @@ class Codec(CompressionModel, ABC):
         entropy_bottleneck: the entropy model of y, or of z in an architecture with a hyperprior.
         calibrated_tables: after post-training quantization, the tables of the float codec, whose files this codec
             writes and reads; its own weights give another fingerprint. None otherwise.
+        y_gains: the gains of y in a codec with several rates; None: it has one rate.
+        density: only with several rates, the density of the entropy bottleneck in integers.
     """
 
     arch: ClassVar[str]
@@ -44,33 +48,42 @@ class Codec(CompressionModel, ABC):
     g_s: Any
     entropy_bottleneck: Bottleneck
     calibrated_tables: AnyTables | None = None
+    y_gains: Gains | None
+    density: SampledDensity
 
     def __init__(self, architecture: Architecture) -> None:
         """Builds the float codec; it does not apply the architecture's quantization."""
         super().__init__(architecture.N, architecture.M)
         self.entropy_bottleneck = Bottleneck(self.entropy_bottleneck.channels)
         self.architecture = Architecture(architecture.N, architecture.M, arch=self.arch)
+        self.y_gains = None
         for part in ("g_a", "g_s"):
             self.replace_blocks(part, getattr(architecture, part))
 
-    def forward(self, x: Tensor, keys: Tensor | None = None, detach_rate: bool = False) -> dict[str, Any]:
+    def forward(
+        self, x: Tensor, keys: Tensor | None = None, detach_rate: bool = False, rates: Tensor | None = None
+    ) -> dict[str, Any]:
         """One pass through encoder, entropy models and decoder.
 
         Args:
             x: pictures [B, 3, H, W] in [0, 1], H and W multiples of 16.
             keys: int64 [B], noise keys (training); None rounds (evaluation).
             detach_rate: the rate gives the transforms no gradient.
+            rates: [B], the rate of each picture, from 0, the lowest, to 1; None: the highest, which is the only one of
+                most codecs.
 
         Returns:
             `x_hat` [B, 3, H, W], `likelihoods` {"y": [B, M, H/16, W/16]} and, with a hyperprior, "z": [B, N, ..], and
             `aux_loss`. DDP and FSDP wrap this forward; since `aux_loss` is computed inside it, one backward reduces
             all gradients.
         """
-        y_hat, likelihoods, aux_loss = self.quantize(self.g_a(x), keys, detach_rate)
+        y_hat, likelihoods, aux_loss = self.quantize(self.g_a(x), keys, detach_rate, rates)
         return {"x_hat": self.g_s(y_hat), "likelihoods": likelihoods, "aux_loss": aux_loss}
 
     @abstractmethod
-    def quantize(self, y: Tensor, keys: Tensor | None, detach_rate: bool) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def quantize(
+        self, y: Tensor, keys: Tensor | None, detach_rate: bool, rates: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """y_hat, the likelihoods by name, and the auxiliary loss of y; the arguments are those of `forward`."""
 
     @property
@@ -95,7 +108,7 @@ class Codec(CompressionModel, ABC):
 
     def has_levels(self, part: str) -> bool:
         """Whether g_a in int8 gives levels of y (`codec.quantization.levels`), or h_a and g_s take them."""
-        return self.has_means and self.is_quantized(part)
+        return self.y_model.in_levels and self.is_quantized(part)
 
     def refresh_tables(self) -> None:
         """Rebuilds from the weights, in place, all that coding needs: medians and CDF tables.
@@ -110,6 +123,22 @@ class Codec(CompressionModel, ABC):
             if not name.startswith(("g_a.", "g_s.")) and not torch.isfinite(parameter).all():
                 raise InputError(f"{name} of this codec is not finite; start from an earlier checkpoint")
         self.entropy_bottleneck.rebuild()
+        if self.y_gains is not None:
+            self.y_gains.refresh()
+            self.density.refresh(self.entropy_bottleneck)
+
+    def add_rates(self, rates: int, octaves: float = 0.0) -> None:
+        """Makes it a codec of several rates, in place; its present weights become those of the highest rate.
+
+        Args:
+            rates: R, the trained rates, 2 or more.
+            octaves: how much smaller the gains of the lowest rate begin, in factors of two.
+        """
+        self.architecture = replace(self.architecture, rates=rates)
+        device = self.entropy_bottleneck.quantiles.device
+        self.y_gains = Gains(rates, self.M, octaves).to(device)
+        self.density = SampledDensity(self.entropy_bottleneck.channels).to(device)
+        self.y_model.in_levels = True
 
     def forget_tables(self) -> None:
         """Drops, in place, what `refresh_tables` builds beside the medians: it is of no use once the weights change."""

@@ -12,9 +12,19 @@ class FactorizedCodec(Codec, FactorizedPrior):
 
     arch = "bmshj2018_factorized"
 
-    def quantize(self, y: Tensor, keys: Tensor | None, detach_rate: bool) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def quantize(
+        self, y: Tensor, keys: Tensor | None, detach_rate: bool, rates: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """See `Codec.quantize`."""
-        y_hat, likelihoods, aux_loss = self.entropy_bottleneck(y, keys, detach_rate)
+        gains = None
+        if self.y_gains is not None:
+            rates = y.new_ones(len(y)) if rates is None else rates
+            if keys is None:
+                coded = self.y_gains.coded(rates)
+                (_, y), gains = self.entropy_bottleneck.coded(y, coded), coded.gain
+            else:
+                gains = self.y_gains(rates)
+        y_hat, likelihoods, aux_loss = self.entropy_bottleneck(y, keys, detach_rate, gains)
         return y_hat, {"y": likelihoods}, aux_loss
 
     @property

@@ -26,6 +26,7 @@ class Gaussian(LatentModel, GaussianConditional):
         """`channels` are those of y."""
         super().__init__(None)
         self.channels, self.has_means = channels, has_means
+        self.in_levels = has_means
 
     def forward(
         self,
@@ -34,18 +35,25 @@ class Gaussian(LatentModel, GaussianConditional):
         means: Tensor | None = None,
         keys: Tensor | None = None,
         detach_rate: bool = False,
+        gains: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Quantizes the latent and gives its likelihood.
 
         Args:
             y: [B, M, H, W].
-            scales, means: the Gaussian of each value [B, M, H, W]; scales are bounded below by 0.11.
+            scales, means: the Gaussian of each value [B, M, H, W]; scales are in symbols and bounded below by 0.11.
             keys: int64 [B] from `noise_keys`: additive uniform noise (training); None: rounding around the mean.
             detach_rate: the likelihoods' gradient reaches scales and means but not y.
+            gains: [B, M, 1, 1], symbols are 1 / gain wide; None: 1. In evaluation y must be rounded already.
 
         Returns:
             y_hat and likelihoods, both [B, M, H, W].
         """
+        if gains is not None:
+            y_hat = y if keys is None else y + bottleneck.uniform_noise(keys, y.shape[1:]) / gains
+            rated = y_hat.detach() if detach_rate else y_hat
+            centred = rated if means is None else rated - means
+            return y_hat, self.likelihood_lower_bound(self._likelihood(centred * gains, scales))
         if keys is not None:
             y_hat = y + bottleneck.uniform_noise(keys, y.shape[1:])
         else:
@@ -61,12 +69,6 @@ class Gaussian(LatentModel, GaussianConditional):
     def not_int8(self) -> str:
         """Empty: symbols around zero are clamped to 8 bits, and with means the chip has levels of y."""
         return ""
-
-    def limit_symbols(self) -> None:
-        """See `LatentModel`; symbols around a mean have no limits, since the host makes them."""
-        super().limit_symbols()
-        if self.has_means:
-            self.symbol_limits = None
 
     def build_tables(self) -> None:
         """Builds the CDF table of each of CompressAI's 64 scales, if there is none: they do not depend on weights."""

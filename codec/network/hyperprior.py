@@ -14,6 +14,7 @@ from codec.description.file import Arrays
 from codec.network.arrays import as_arrays
 from codec.network.bottleneck import other_keys
 from codec.network.codec import Codec
+from codec.network.gains import CodedGains, Gains
 from codec.network.gaussian import TABLES, Gaussian
 from codec.network.integer import TorchIntegerNetwork, integer_h_s
 from codec.network.latent import LatentModel
@@ -28,20 +29,27 @@ class HyperCodec(Codec):
     Attributes:
         integer_h_s: the integer h_s, which belongs to the tables: it codes, and it predicts where y is rounded. None
             while the weights train; then h_s predicts.
+        z_gains: the gains of z in a codec with several rates; None: it has one rate.
     """
 
     h_a: Any  # an nn.Sequential, or a graph with quantizers
     h_s: nn.Sequential
 
     integer_h_s: TorchIntegerNetwork | None
+    z_gains: Gains | None
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__(architecture)
         self.gaussian_conditional = Gaussian(self.M, self.has_means)
         self.integer_h_s = None
+        self.z_gains = None
 
-    def quantize(self, y: Tensor, keys: Tensor | None, detach_rate: bool) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def quantize(
+        self, y: Tensor, keys: Tensor | None, detach_rate: bool, rates: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """See `Codec.quantize`."""
+        if self.y_gains is not None:
+            return self._quantize_at(y.new_ones(len(y)) if rates is None else rates, y, keys, detach_rate)
         seen = self.emitted(y) if keys is None else y
         z = self.h_a(self.seen_by_h_a(seen.detach() if detach_rate else seen))
         z_hat, z_likelihoods, aux_loss = self.entropy_bottleneck(z, None if keys is None else other_keys(keys))
@@ -50,6 +58,31 @@ class HyperCodec(Codec):
         else:
             scales, means = self.predict(z_hat, y)
         y_hat, y_likelihoods = self.gaussian_conditional(y, scales, means, keys, detach_rate)
+        return y_hat, {"y": y_likelihoods, "z": z_likelihoods}, aux_loss
+
+    def _quantize_at(
+        self, rates: Tensor, y: Tensor, keys: Tensor | None, detach_rate: bool
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """`quantize` of a codec with several rates: the gains scale y, z, and the scales of y."""
+        assert self.y_gains is not None
+        assert self.z_gains is not None
+        z = self.h_a(self.seen_by_h_a(y.detach() if detach_rate else y))
+        if keys is not None:
+            of_y, of_z = self.y_gains(rates), self.z_gains(rates)
+            z_hat, z_likelihoods, aux_loss = self.entropy_bottleneck(z, other_keys(keys), gains=of_z)
+            scales, means = self.predict(z_hat, y)
+            y_hat, y_likelihoods = self.gaussian_conditional(y, scales * of_y, means, keys, detach_rate, of_y)
+            return y_hat, {"y": y_likelihoods, "z": z_likelihoods}, aux_loss
+        y_gains, z_gains = self.y_gains.coded(rates), self.z_gains.coded(rates)
+        symbols, z_hat = self.entropy_bottleneck.coded(z, z_gains)
+        _, z_likelihoods, aux_loss = self.entropy_bottleneck(z_hat, gains=z_gains.gain)
+        if self.integer_h_s is not None:
+            scales, means = self.predict_in_integers(symbols, y, z_gains, y_gains)
+        else:
+            scales, means = self.predict(z_hat, y)
+            scales = scales * y_gains.gain
+        _, y_hat = self.gaussian_conditional.coded(y, y_gains, means)
+        y_hat, y_likelihoods = self.gaussian_conditional(y_hat, scales, means, gains=y_gains.gain)
         return y_hat, {"y": y_likelihoods, "z": z_likelihoods}, aux_loss
 
     def emitted(self, y: Tensor) -> Tensor:
@@ -68,12 +101,23 @@ class HyperCodec(Codec):
         scales, means = predicted.chunk(2, 1)
         return scales, means
 
-    def predict_in_integers(self, symbols: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`predict` from the symbols of z as the entropy coder does it, the same on every machine."""
+    def predict_in_integers(
+        self, symbols: Tensor, y: Tensor, of_z: CodedGains | None = None, of_y: CodedGains | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`predict` from the symbols of z as the entropy coder does it, the same on every machine.
+
+        With gains the scales are those of the symbols.
+        """
         assert self.integer_h_s is not None
-        indexes, means = self.integer_h_s(symbols, *y.shape[-2:])
+        indexes, means = self.integer_h_s(symbols, *y.shape[-2:], of_z, of_y)
         scales = self.gaussian_conditional.scale_table[indexes]
         return scales, None if means is None else (means * 2.0**-MEAN_BITS).to(y.dtype)
+
+    def add_rates(self, rates: int, octaves: float = 0.0) -> None:
+        """See `Codec.add_rates`; z gets half the octaves, since its precision matters where symbols are not 0."""
+        super().add_rates(rates, octaves)
+        gains = Gains(rates, self.entropy_bottleneck.channels, octaves / 2)
+        self.z_gains = gains.to(self.entropy_bottleneck.quantiles.device)
 
     @property
     def y_model(self) -> Gaussian:
@@ -88,6 +132,8 @@ class HyperCodec(Codec):
     def refresh_tables(self) -> None:
         """See `Codec.refresh_tables`."""
         super().refresh_tables()
+        if self.z_gains is not None:
+            self.z_gains.refresh()
         self.gaussian_conditional.build_tables()
         table = self.gaussian_conditional.scale_table
         self._set_integer_h_s(integer_h_s(self.h_s, self.entropy_bottleneck, table, self.has_means), self._source())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from codec.bitstream.gains import GAIN_BITS
 from codec.bitstream.integer import (
     LINEAR,
     MEAN_BITS,
@@ -25,6 +26,7 @@ from codec.bitstream.integer import (
     taps,
 )
 from codec.network.bottleneck import Bottleneck
+from codec.network.gains import CodedGains
 
 ACTIVATION_BITS = 10
 """Of the values between the layers: 8 bits move a mean-scale codec's bits by 1 %, 10 bits by 0.02 %."""
@@ -168,21 +170,30 @@ class TorchIntegerNetwork(nn.Module):
         self.register_buffer("most", torch.tensor(network.most, dtype=torch.float64), persistent=False)
         self.layers = nn.ModuleList(_TorchLayer(layer) for layer in network.layers)
 
-    def forward(self, z: Tensor, height: int, width: int) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, z: Tensor, height: int, width: int, of_z: CodedGains | None = None, of_y: CodedGains | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Table indexes and means for y of this size.
 
         Args:
             z: symbols [B, N, ceil(height / 4), ceil(width / 4)], of any type.
+            of_z, of_y: the gains with which z and y are rounded; None: 1.
 
         Returns:
             Indexes int64 [B, M, height, width], and means float64 in units of 2^-6, or None.
         """
-        x = z.double().clamp(-MOST_SYMBOL, MOST_SYMBOL) * self.unit + self.medians
+        x = z.double().clamp(-MOST_SYMBOL, MOST_SYMBOL) * self.unit
+        if of_z is not None:
+            x = torch.floor(x * of_z.inverse * 2.0**-GAIN_BITS + 0.5)
+        x = x + self.medians
         x = torch.minimum(torch.maximum(x, -self.most), self.most)
         for layer in self.layers:
             x = layer(x)
         x = x[..., :height, :width]
-        indexes = self.indexes[x[:, : self.channels].clamp(0, MOST_SCALE).long()]
+        scales = x[:, : self.channels].clamp(0, MOST_SCALE)
+        if of_y is not None:
+            scales = torch.floor(scales * of_y.fixed * 2.0**-GAIN_BITS + 0.5)
+        indexes = self.indexes[scales.long()]
         return indexes, x[:, self.channels :] if self.has_means else None
 
 

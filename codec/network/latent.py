@@ -6,6 +6,8 @@ import torch
 from compressai.entropy_models import EntropyModel
 from torch import Tensor
 
+from codec.network.gains import CodedGains
+
 INT8 = (-128, 127)
 """The smallest and the largest symbol of 8 bits."""
 
@@ -16,12 +18,14 @@ class LatentModel(EntropyModel):
     Attributes:
         for_int8: the codec is fake-quantized in `eval()`: symbols are clamped to 8 bits if `not_int8` is empty.
             `codec.quantization` sets it.
+        in_levels: it is y, which a chip has in levels (`codec.quantization.levels`): the host makes the symbols.
         symbol_limits: the smallest and the largest symbol in `eval()`; None: no limits. It is computed from `for_int8`
             and the tables, and stored because that reads the tables on the host.
         clamped: buffer [2], int64, not saved: how many symbols were clamped to the limits, and how many there were.
     """
 
     for_int8: bool = False
+    in_levels: bool = False
     symbol_limits: tuple[int, int] | None = None
     clamped: Tensor
 
@@ -42,9 +46,22 @@ class LatentModel(EntropyModel):
         self.clamped += torch.stack([(symbols != limited).sum(), torch.ones_like(symbols, dtype=torch.int64).sum()])
         return limited
 
+    def coded(self, y: Tensor, gains: CodedGains, means: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The symbols, round(gain * (y - median or mean)), and y_hat as files have it, both [B, M, H, W].
+
+        Where a chip gives symbols of the highest rate, they are scaled and rounded again.
+        """
+        centred = self.centred(y) if means is None else y - means
+        symbols = torch.round(centred * gains.gain)
+        return symbols, gains.decoded(symbols) + (self.medians() if means is None else means)
+
+    def centred(self, y: Tensor) -> Tensor:
+        """y less its medians, as the transform gives it in evaluation: an int8 one may give symbols."""
+        return y - self.medians() if self.symbol_limits is None else self.symbols(y)
+
     def limit_symbols(self) -> None:
         """Sets `symbol_limits` after a change of `for_int8` or of the tables (a host read)."""
-        self.symbol_limits = INT8 if self.for_int8 and not self.not_int8() else None
+        self.symbol_limits = INT8 if self.for_int8 and not self.in_levels and not self.not_int8() else None
 
     def not_int8(self) -> str:
         """Why 8 bits cannot hold what an int8 runtime has of the latent; empty if they can (a host read)."""

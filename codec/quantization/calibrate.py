@@ -112,9 +112,13 @@ def _in_evaluation(codec: Codec, quantize: bool) -> Iterator[None]:
 
 
 def _inputs(codec: Codec, part: str, pictures: Sequence[Tensor]) -> list[Tensor]:
-    """The inputs of g_a, h_a or g_s for pictures."""
+    """The inputs of g_a, h_a or g_s for pictures; those of g_s at rates that are spread over all."""
     if part == "g_a":
         return list(pictures)
     if isinstance(codec, HyperCodec) and part == "h_a":
         return [codec.seen_by_h_a(codec.emitted(codec.g_a(x))) for x in pictures]
-    return [codec.quantize(codec.g_a(x), None, False)[0] for x in pictures]
+    rates = torch.linspace(0, 1, len(pictures)) if codec.y_gains is not None else None
+    return [
+        codec.quantize(codec.g_a(x), None, False, None if rates is None else rates[i].to(x).expand(len(x)))[0]
+        for i, x in enumerate(pictures)
+    ]

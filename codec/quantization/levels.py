@@ -1,9 +1,10 @@
-"""Levels of y: how y of a codec with predicted means leaves the chip, and how y_hat reaches it, in 8 bits.
+"""Levels of y: how y leaves the chip, and how y_hat reaches it, in 8 bits where the host makes the symbols.
 
-A codec without means sends round(y), which fits 8 bits. With means it sends round(y - mean), and the host alone knows
-the mean: the chip must give y itself, finer than in whole numbers. Here y = level * step, with levels in -128..127 and
-a step for each channel, so that each channel uses all levels. The weights before and after hold the steps: the chip
-computes with levels, and a step costs nothing there. The host multiplies and divides.
+A codec of one rate without means sends round(y), which fits 8 bits. With means it sends round(y - mean), and with
+several rates round(gain * y): the host alone knows mean and gain, and the chip must give y itself, finer than in whole
+numbers. Here y = level * step, with levels in -128..127 and a step for each channel, so that each channel uses all
+levels. The weights before and after hold the steps: the chip computes with levels, and a step costs nothing there. The
+host multiplies and divides.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,9 +43,9 @@ class Levels(nn.Module):
 
 
 def with_levels(codec: Codec, part: str) -> nn.Module:
-    """The transform; in a codec with means it ends, or begins, with `Levels`. Their names do not move the others."""
+    """The transform; where y is in levels, it ends, or begins, with `Levels`. Their names do not move the others."""
     transform: nn.Module = getattr(codec, part)
-    if not codec.has_means:
+    if not codec.y_model.in_levels:
         return transform
     levels, layers = Levels(codec.M, part == "g_a"), list(transform.named_children())
     sequence = nn.Sequential()

@@ -68,7 +68,7 @@ def prepare(codec: Codec, quantization: Quantization) -> None:
 
 def _input_range(codec: Codec, part: str) -> tuple[float, float] | None:
     """The range of a transform's input; None for y_hat, and for y, whose levels have one."""
-    if part == "h_a" and not codec.has_means:
+    if part == "h_a" and not codec.y_model.in_levels:
         return MAGNITUDE_RANGE
     return PICTURE_RANGE if part == "g_a" else None
 

@@ -94,7 +94,7 @@ def runner(model: onnx.ModelProto) -> Callable[[Tensor], list[Array]]:
         real: Array = value.numpy()
         if entry.type == "tensor(uint8)":
             scale, zero = grid(entry.name)
-            real = np.rint(real / np.float32(scale) + zero).astype(np.uint8)
+            real = np.clip(np.rint(real / np.float32(scale) + zero), 0, 255).astype(np.uint8)
         outputs = session.run(None, {entry.name: real})
         names = [each.name for each in session.get_outputs()]
         return [_real(name, each) for name, each in zip(names, outputs, strict=True)]
@@ -105,6 +105,7 @@ def runner(model: onnx.ModelProto) -> Callable[[Tensor], list[Array]]:
 def grid(name: str) -> tuple[float, int]:
     """Scale and zero point of an 8-bit input or output; that of a picture is 1/255."""
     grids = {"symbols": (1.0, SYMBOL_ZERO), "levels": (1.0, SYMBOL_ZERO), "magnitudes": (1.0, 0)}
+    grids["magnitude_levels"] = grids["levels"]
     return grids.get(name, (1 / 255, 0))
 
 

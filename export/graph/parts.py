@@ -25,7 +25,7 @@ class Exportable:
     Attributes:
         module: maps one tensor to one or several; all are float32. The values of a tensor with the name `symbols` are
             the integers -128..127, and those of `levels` too (`codec.quantization.levels`); those of `magnitudes` are
-            the magnitudes of y, or of its symbols.
+            the magnitudes of y, or of its symbols, and those of `magnitude_levels` these in levels.
         example: an input with the shape that the graph will have.
         inputs, outputs: names of its tensors.
     """
@@ -57,7 +57,9 @@ def exportable(codec: Codec, part: Part, deconv: Deconv, x: Tensor, dynamic: boo
     if part == "h_a":
         assert isinstance(codec, HyperCodec)
         seen = in_levels(codec, "h_a", codec.seen_by_h_a(codec.emitted(y)))
-        name = _latent(codec, "g_a", "y") if codec.has_levels("h_a") else "y" if codec.has_means else "magnitudes"
+        name = "levels" if codec.has_levels("h_a") else "y"
+        if not codec.has_means:
+            name = "magnitude_levels" if codec.has_levels("h_a") else "magnitudes"
         z = "symbols" if codec.has_symbols("h_a") else "z"
         return Exportable(hyper_analysis(codec), seen, (name,), (z,))
     size = None if dynamic else (symbols.shape[2], symbols.shape[3])
@@ -189,7 +191,7 @@ class Full(nn.Module):
 
     def __init__(self, codec: Codec, deconv: Deconv, size: tuple[int, int] | None) -> None:
         super().__init__()
-        if codec.has_means:
+        if codec.y_model.in_levels:
             self.encoder, self.decoder = rewrite(codec.g_a, deconv), rewrite(codec.g_s, deconv)
         else:
             self.encoder, self.decoder = encoder(codec, deconv), decoder(codec, deconv, size)

@@ -1,22 +1,29 @@
 """Encodes pictures to files and decodes them, tile by tile."""
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.bitstream.coder import LARGEST
+from codec.bitstream.coder import LARGEST, Coder
 from codec.bitstream.container import check_size, latent_size, pack, unpack
-from codec.bitstream.hyper_coder import z_size
+from codec.bitstream.hyper_coder import HyperCoder, z_size
+from codec.bitstream.rate_coder import AnyCoder, RateCoder, at_rate
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
+from codec.targets import Codable, TargetOptions, code
 from export.runtime.session import SYMBOL_ZERO, Graph, Model
 
 Pixels = NDArray[np.uint8]
 
 
-def encode(pixels: Pixels, model: Model) -> bytes:
+def encode(pixels: Pixels, model: Model, targets: TargetOptions | None = None, decoder: Model | None = None) -> bytes:
     """The file of a picture, uint8 [H, W, 3] of any size.
+
+    Args:
+        targets: which rate of a codec with several; None: the highest.
+        decoder: the model that a target of PSNR is measured with.
 
     A model with a fixed size encodes a larger picture in overlapping tiles, and a smaller one after padding. A model
     for any size encodes a large picture in tiles.
@@ -27,15 +34,39 @@ def encode(pixels: Pixels, model: Model) -> bytes:
     height, width = pixels.shape[:2]
     check_size(height, width)
     y = _analysed(pixels, model)
-    if model.h_a is None:
-        return pack(height, width, y, model.coder)
-    z = _hyper_analysed(y, model.h_a)
-    symbols = y if y.dtype == np.int32 else model.coder.round(y, z)
-    return pack(height, width, symbols, model.coder, z)
+    z = None if model.h_a is None else _hyper_analysed(y, model.h_a)
+
+    def file(rate: int | None) -> bytes:
+        return pack(height, width, *_symbols(y, z, model, rate), rate)
+
+    def bits(rate: int) -> float:
+        symbols, coder, of_z = _symbols(y, z, model, rate)
+        return at_rate(coder, rate).bits(symbols, of_z)
+
+    def psnr(data: bytes) -> float:
+        assert decoder
+        error = pixels.astype(np.int16) - decode(data, decoder)
+        mean = float(np.square(error, dtype=np.int32).mean())
+        return 10 * math.log10(255**2 / mean) if mean else math.inf
+
+    most = model.coder.most if isinstance(model.coder, RateCoder) else None
+    return code(Codable(most, height * width, bits, file, psnr if decoder else None), targets or TargetOptions())
+
+
+def _symbols(
+    y: NDArray[Any], z: NDArray[np.float32] | None, model: Model, rate: int | None
+) -> tuple[NDArray[np.int32], AnyCoder, NDArray[np.int32] | None]:
+    """The symbols of y, the coder, and the symbols of z at a rate."""
+    coder = at_rate(model.coder, rate)
+    of_z = coder.round_z(z) if isinstance(coder, HyperCoder) and z is not None else None
+    return y if y.dtype == np.int32 else coder.round(y, of_z), model.coder, of_z
 
 
 def _analysed(pixels: Pixels, model: Model) -> NDArray[Any]:
-    """y [M, h, w] of a picture: symbols, int32, or with a hyperprior y itself where the encoder gives float32."""
+    """y [M, h, w] of a picture: int32 where the encoder gives symbols, else float32.
+
+    A codec of one rate without a hyperprior has the symbols of y at once: they take less memory.
+    """
     size = latent_size(*pixels.shape[:2])
     y: NDArray[Any] | None = None
     for tile in model.tiles(size):
@@ -46,7 +77,7 @@ def _analysed(pixels: Pixels, model: Model) -> NDArray[Any]:
             found = found if model.steps is None else found.astype(np.float32) * model.steps
         else:
             _check(found, LARGEST)
-            found = found if model.h_a else model.coder.round(found)
+            found = model.coder.round(found) if isinstance(model.coder, Coder) else found
         if y is None:
             y = np.empty((len(found), *size), found.dtype)
         y[:, *tile.kept()] = found[:, *tile.used()]
@@ -54,22 +85,24 @@ def _analysed(pixels: Pixels, model: Model) -> NDArray[Any]:
     return y
 
 
-def _hyper_analysed(y: NDArray[Any], h_a: Graph) -> NDArray[np.int32]:
-    """The symbols of z, [N, ceil(h / 4), ceil(w / 4)], of y or of its symbols [M, h, w]."""
-    z: NDArray[np.int32] | None = None
+def _hyper_analysed(y: NDArray[Any], h_a: Graph) -> NDArray[np.float32]:
+    """z less its medians, or its symbols, [N, ceil(h / 4), ceil(w / 4)], of y or of its symbols [M, h, w]."""
+    z: NDArray[np.float32] | None = None
     for tile in h_a.tiles(y.shape[1:]):
         piece = h_a.piece(y, tile)
-        if h_a.takes_magnitudes:
-            found = h_a.run(np.abs(piece).astype(np.uint8 if h_a.takes_bytes else np.float32))
+        piece = np.abs(piece) if h_a.takes_magnitudes else piece
+        if not h_a.takes_bytes:
+            found = h_a.run(piece.astype(np.float32))
+        elif h_a.takes_magnitudes and h_a.steps is None:
+            found = h_a.run(piece.astype(np.uint8))
         else:
-            found = h_a.run(_levels(piece, h_a) if h_a.takes_bytes else piece.astype(np.float32))
+            found = h_a.run(_levels(piece, h_a))
         if found.dtype == np.uint8:
-            found = found.astype(np.int32) - SYMBOL_ZERO
+            found = found.astype(np.float32) - SYMBOL_ZERO
         else:
-            _check(found, LARGEST)
-            found = np.rint(found).astype(np.int32)  # the graph has subtracted the medians
+            _check(found, LARGEST)  # the graph has subtracted the medians
         if z is None:
-            z = np.empty((len(found), *z_size(*y.shape[1:])), np.int32)
+            z = np.empty((len(found), *z_size(*y.shape[1:])), np.float32)
         z[:, *tile.kept()] = found[:, *tile.used()]
     assert z is not None
     return z
@@ -85,10 +118,9 @@ def decode(data: bytes, model: Model) -> Pixels:
     pixels = np.empty((height, width, 3), np.uint8)
     for tile in model.tiles(found.shape[1:]):
         piece = model.piece(found, tile)
-        if model.takes_bytes:
-            x_hat = model.run(_levels(piece if model.steps is None else piece * model.coder.unit, model))
-        else:
-            x_hat = model.run(piece.astype(np.float32) * np.float32(model.coder.unit) + model.medians)
+        if model.steps is not None or not model.takes_bytes:
+            piece = piece.astype(np.float32) * np.float32(model.coder.unit) + model.medians
+        x_hat = model.run(_levels(piece, model) if model.takes_bytes else piece)
         if x_hat.dtype != np.uint8:
             _check(x_hat)
             x_hat = np.rint(np.clip(x_hat, 0, 1) * np.float32(255)).astype(np.uint8)

@@ -1,14 +1,18 @@
 """The command: `python -m export.runtime`."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
 from coco224.files import read_regular, whole_or_absent
 from codec.cli import ArgumentParser, run
 from codec.errors import InputError
+from codec.targets import TargetOptions
 from export.runtime.coding import Pixels, decode, encode
 from export.runtime.session import Model
+
+_TARGETS = frozenset(field.name for field in fields(TargetOptions))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,13 +27,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("target", type=Path, metavar="TARGET", help="file to write")
     parser.add_argument("--model", type=Path, required=True, metavar="FILE.onnx", help="exported encoder or decoder")
     parser.add_argument("--tables", type=Path, metavar="FILE", help="entropy tables [beside the model]")
+    parser.add_argument(
+        "--decoder", type=Path, metavar="FILE.onnx", help="decoder that --target_psnr measures with [none]"
+    )
+    parser.add_dataclass("rate of an encoded file", TargetOptions)
     given = parser.parse_args(argv)
+    targets = TargetOptions(**{name: value for name, value in vars(given).items() if name in _TARGETS})
+    if targets.given_targets and given.direction == "decode":
+        raise InputError(f"--{next(iter(targets.given_targets))} is for encode: a file has its rate")
+    if (targets.target_psnr is None) != (given.decoder is None):
+        raise InputError("--target_psnr and --decoder FILE.onnx, which measures it, go together: give both or neither")
     if not given.source.is_file():
         raise InputError(f"{given.source}: no such file")
     if given.direction == "decode" and given.target.suffix.lower() not in (".png", ".bmp"):
         raise InputError(f"{given.target}: give a name that ends in .png or .bmp")
     try:
-        convert(given.direction, given.source, given.target, Model(given.model, f"{given.direction}r", given.tables))
+        model = Model(given.model, f"{given.direction}r", given.tables)
+        decoder = Model(given.decoder, "decoder") if given.decoder else None
+        convert(given.direction, given.source, given.target, model, targets, decoder)
     except MemoryError as error:
         raise InputError(f"{given.source}: it does not fit into memory") from error
     return 0
@@ -40,15 +55,22 @@ def cli() -> NoReturn:
     run(main)
 
 
-def convert(direction: str, source: Path, target: Path, model: Model) -> None:
-    """A picture to a file ("encode") or a file to a picture ("decode").
+def convert(
+    direction: str,
+    source: Path,
+    target: Path,
+    model: Model,
+    targets: TargetOptions | None = None,
+    decoder: Model | None = None,
+) -> None:
+    """A picture to a file ("encode") or a file to a picture ("decode"); targets and decoder as those of `encode`.
 
     Raises:
-        InputError: the source is damaged or of another kind, or the target cannot be written.
+        InputError: the source is damaged or of another kind, no rate meets the target, or it cannot be written.
     """
     from PIL import Image
 
-    data = encode(read_picture(source), model) if direction == "encode" else b""
+    data = encode(read_picture(source), model, targets, decoder) if direction == "encode" else b""
     picture = decode_file(source, model) if direction == "decode" else None
     try:
         with whole_or_absent(target) as beside:

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coco224.files import in_words, read_regular
-from codec.bitstream.hyper_coder import coder_of
-from codec.bitstream.hyper_tables import HyperTables
 from codec.bitstream.integer import UPSAMPLING
+from codec.bitstream.rate_coder import coder_of
 from codec.bitstream.tables import read_tables
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
@@ -87,7 +86,7 @@ class Graph:
         self._path, self._part, self._unit = path, part, UNITS[part]
         self._entry = self.session.get_inputs()[0]
         self.takes_bytes = self._entry.type == "tensor(uint8)"
-        self.takes_magnitudes = self._entry.name == "magnitudes"
+        self.takes_magnitudes = self._entry.name in ("magnitudes", "magnitude_levels")
         self.steps = read_steps(self.properties.get(STEPS, ""), path)
 
     def check_shapes(self, inputs: int, outputs: int) -> None:
@@ -188,9 +187,9 @@ class Model(Graph):
         if has_levels != (self.steps is not None):
             raise InputError(f"{path} has steps without levels of y, or levels without steps; export it again")
         self.h_a = None
-        if part == "encoder" and isinstance(self.coder.tables, HyperTables):
+        if part == "encoder" and self.coder.channels_of_z:
             self.h_a = self._beside(path.with_suffix(H_A_SUFFIX))
-            self.h_a.check_shapes(channels, len(self.coder.tables.z.offsets))
+            self.h_a.check_shapes(channels, self.coder.channels_of_z)
 
     def _beside(self, path: Path) -> Graph:
         """h_a, which must be the one that was written with this encoder: the fingerprint covers the decoder alone."""

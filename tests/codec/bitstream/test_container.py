@@ -62,7 +62,7 @@ def test_the_line_says_what_is_wrong(coder: Coder, tables: Tables) -> None:
         (b"", "no compressed picture"),
         (b"\x89PNG" + data[4:], "no compressed picture"),
         (data[:10], "ends early"),
-        (data[:3] + b"\3" + data[4:], "version 3"),
+        (data[:3] + b"\4" + data[4:], "version 4"),
         (data[:-1], "truncated or altered"),
         (sealed(data[:12] + b"\xff" * 9), "no picture size"),
     ):

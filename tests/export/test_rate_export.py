@@ -1,0 +1,91 @@
+"""One pair of graphs for all rates: y leaves the chip in levels, and the runtime codes at any rate."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from codecs_for_export import in_int8, make
+from programs import run
+from test_hyper_export import exported
+from torch import Tensor
+
+from codec.bitstream.container import unpack
+from codec.description.architecture import ARCHITECTURES
+from codec.errors import InputError
+from codec.files import FileCodec
+from codec.network.codec import Codec
+from codec.network.tables import with_tables
+from codec.targets import TargetOptions
+from export.graph.build import build
+from export.graph.check import compare
+from export.measure import executed
+from export.runtime import Model, decode, encode
+
+KINDS = [(arch, precision) for arch in ARCHITECTURES for precision in ("float", "int8")]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids="-".join)
+def kind(request: pytest.FixtureRequest, picture: Tensor) -> tuple[Codec, bool]:
+    """A codec of three rates, and whether it is quantized."""
+    arch, precision = request.param
+    codec = make("relu", arch=arch)
+    codec.add_rates(3, octaves=2.0)
+    codec = with_tables(codec)
+    return in_int8(codec, picture) if precision == "int8" else codec, precision == "int8"
+
+
+@pytest.fixture(scope="module")
+def models(kind: tuple[Codec, bool], tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model]:
+    folder = tmp_path_factory.mktemp("exported")
+    return exported(kind[0], "encoder", folder), exported(kind[0], "decoder", folder)
+
+
+@pytest.fixture
+def pixels(picture: Tensor) -> np.ndarray:
+    return (picture[0, :, 40:236, 100:343] * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def test_every_part_computes_what_torch_computes(kind: tuple[Codec, bool], picture: Tensor) -> None:
+    codec, quantized = kind
+    for part in ("encoder", "h_a", "decoder", "full"):
+        if part == "h_a" and not hasattr(codec, "h_a"):
+            continue
+        model = build(codec, part, "concat", picture[..., :96, :96], dynamic=True)
+        result = compare(model, codec, part, picture[..., :64, :208])
+        assert result.passed, (part, result.words)
+        if quantized and part in ("encoder", "decoder"):
+            assert executed(model).int8 == executed(model).convolutions > 0
+
+
+def test_the_runtime_and_the_checkpoint_write_and_read_each_other_s_files(
+    kind: tuple[Codec, bool], models: tuple[Model, Model], pixels: np.ndarray
+) -> None:
+    (codec, _), (encoder, decoder) = kind, models
+    theirs = FileCodec(codec)
+    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+    for rate in (0.0, 0.4, 1.0):
+        data = encode(pixels, encoder, TargetOptions(rate=rate))
+        (expected,) = theirs.compress(x, round(rate * encoder.coder.most))
+        found, wanted = (unpack(each, encoder.coder)[2] for each in (data, expected))
+        assert (np.abs(found - wanted) > 32).mean() < 2e-3
+        (picture,) = theirs.decompress([data])
+        difference = np.abs(decode(data, decoder).astype(int) - picture.permute(1, 2, 0).numpy())
+        assert difference.mean() < 0.1
+
+
+def test_targets_of_the_runtime(models: tuple[Model, Model], pixels: np.ndarray) -> None:
+    encoder, decoder = models
+    low, high = (len(encode(pixels, encoder, TargetOptions(rate=rate))) for rate in (0.0, 1.0))
+    assert low < high
+    wanted = (low + high) // 2
+    assert wanted * 0.95 < len(encode(pixels, encoder, TargetOptions(target_bytes=wanted))) <= wanted
+    with pytest.raises(InputError, match="its smallest file"):
+        encode(pixels, encoder, TargetOptions(target_bytes=low - 1))
+    with pytest.raises(InputError, match="its best file has"):
+        encode(pixels, encoder, TargetOptions(target_psnr=99.0), decoder)
+
+
+def test_the_runtime_at_a_rate_needs_no_torch() -> None:
+    code = "import sys, export.runtime, codec.targets; sys.exit('torch' in sys.modules or 'compressai' in sys.modules)"
+    assert run("-c", code).returncode == 0

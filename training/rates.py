@@ -1,0 +1,27 @@
+"""The rate that each picture of a step trains, for a codec of several rates."""
+
+import torch
+from torch import Tensor
+
+from codec.network.bottleneck import noise_keys
+
+_GOLDEN = 0x9E3779B9
+"""2^32 over the golden ratio: its multiples, modulo 2^32, lie evenly spread."""
+
+
+def drawn_rates(rates: int, seed: int, step: int, places: Tensor) -> Tensor:
+    """A rate within 0..1 for each picture: a function of seed, optimizer step and place in the global batch.
+
+    Every interval between the trained rates is as likely as every other; the lowest and the highest rate themselves
+    have a chance of 1 / (2 rates). The rates of a batch are evenly spread, so that every step sees all of them.
+
+    Args:
+        rates: the number of trained rates, 2 or more.
+        places: int64 [B].
+
+    Returns:
+        float32 [B].
+    """
+    start = noise_keys(seed, step, torch.zeros_like(places))
+    spread = ((start + places * _GOLDEN) & 0xFFFFFFFF).double() / 2**32
+    return ((rates * spread - 0.5) / (rates - 1)).clamp(0, 1).float()
