@@ -26,7 +26,7 @@ from test_device import factorized
 from benchmarks.device import symbols_for
 from codec import tiles
 from codec.bitstream.container import pack, unpack
-from codec.bitstream.hyper_coder import coder_of
+from codec.bitstream.rate_coder import coder_of
 from codec.bitstream.tables import AnyTables, to_bytes
 from codec.errors import InputError
 from codec.network.tables import tables_of
@@ -88,12 +88,12 @@ const { Coder } = await import("/coder.js");
 const program = await (await fetch("/coder.wasm")).arrayBuffer();
 try {
   const coder = await Coder.open(program, bytes(tables).buffer);
-  const file = coder.encode(height, width, words(symbols), z && words(z));
+  const file = coder.encode(coder.most, height, width, words(symbols), z && words(z));
   let refused = "";
   try { coder.decode(file.slice(0, -1)); } catch (error) { refused = error.message; }
   const found = coder.decode(file);
   const floats = Float32Array.from(words(symbols), (s, i) => s + coder.medians[0] + (i % 9) / 16 - 0.25);
-  const rounded = text(coder.round(height, width, floats, z && words(z)));
+  const rounded = text(coder.round(coder.most, height, width, floats, z && words(z)));
   done({ file: text(file), values: text(found.values), size: [found.height, found.width], refused, rounded });
 } catch (error) { done({ error: String(error.stack) }); }
 """
