@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.coding import SHAPE, WIDEST, drawn, drawn_hyper, quality_8
-from benchmarks.everywhere import lively
+from benchmarks.everywhere import lively, rated
 from benchmarks.harness import Row, alternate, publish
 from codec.bitstream.container import latent_size, pack, unpack
 from codec.bitstream.rate_coder import AnyCoder, RateCoder, at_rate, coder_of
@@ -22,8 +22,7 @@ from codec.bitstream.tables import Tables, to_bytes
 from codec.checkpoint.zoo import zoo_widths
 from codec.description.architecture import ARCHITECTURES
 from codec.network.codec import Codec
-from codec.network.hyperprior import HyperCodec
-from codec.network.tables import tables_of, with_tables
+from codec.network.tables import tables_of
 from export.device import DeviceCoder, compile_library
 from export.device.compiling import CODER, SOURCES, compile_files
 
@@ -51,17 +50,6 @@ def symbols_for(
     return (drawn(tables, height * width, size) * spread).astype(np.int32), None
 
 
-def rated(arch: str, n: int, m: int) -> Codec:
-    """A codec of four rates, with gains that differ from channel to channel."""
-    codec = lively(arch, n, m, widest=8)
-    codec.add_rates(4, octaves=2.0)
-    with torch.no_grad():
-        for gains in (codec.y_gains, codec.z_gains if isinstance(codec, HyperCodec) else None):
-            if gains is not None:
-                gains.drops += torch.linspace(-0.5, 0.5, gains.drops.shape[1])
-    return with_tables(codec)
-
-
 def equal_files(count: int, library: Path) -> int:
     """How many of `count` files are the same from both coders, and read the same by both."""
     random, equal = np.random.default_rng(0), 0
@@ -79,7 +67,7 @@ def equal_files(count: int, library: Path) -> int:
         data = pack(height, width, symbols, coder, z, rate)
         theirs, ours = unpack(data, coder), device.unpack(data)
         same = theirs[:2] == ours[:2] and np.array_equal(theirs[2], ours[2])
-        equal += same and device.pack(height, width, symbols, z, rate) == data
+        equal += int(same and device.pack(height, width, symbols, z, rate) == data)
     return equal
 
 

@@ -27,6 +27,8 @@ SUBJECTS = {
     "data": "Data: reading and preparing",
     "rd_study_cpu_long": "Quality: what each block costs",
     "rd_study_cpu_int8": "Quality: what int8 costs ReLU",
+    "study_architectures": "Quality: architectures",
+    "starts": "Quality: a KLT start",
     "deployment": "Deployment: ONNX Runtime",
     "compilers": "Deployment: Arm's compiler",
     "families": "Deployment: chip families",

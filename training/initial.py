@@ -31,6 +31,11 @@ class ModelOptions(OptionGroup):
     init_checkpoint: str | None = option(
         None, "start from this checkpoint: ours, or a CompressAI .pth.tar", metavar="FILE"
     )
+    klt_start: bool = option(
+        False,
+        "with --pretrained false: begin as a transform coder, the Karhunen-Loeve transform of training crops",
+        decides=True,
+    )
     N: int | None = option(None, "channels between the layers", rule=at_least(1), shown="the quality's", decides=True)
     M: int | None = option(None, "channels of the latent y", rule=at_least(1), shown="the quality's", decides=True)
 
@@ -40,6 +45,8 @@ class ModelOptions(OptionGroup):
             raise InputError(
                 "--init_checkpoint and --pretrained true both name the first weights: drop --pretrained true"
             )
+        if self.klt_start and (self.init_checkpoint or self.pretrained):
+            raise InputError("--klt_start true replaces trained weights: add --pretrained false, or leave it out")
         if (self.N is None) != (self.M is None):
             given, missing = ("N", "M") if self.M is None else ("M", "N")
             raise InputError(f"--{given} without --{missing}: the widths go together, give both or neither")

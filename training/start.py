@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +23,15 @@ from training.data import first_batches
 from training.distill import FIT_BATCHES, distill
 from training.distributed import broadcast_parameters, is_sharded
 from training.initial import initial_codec, random_architecture
+from training.klt import PICTURES, klt_start
 from training.options import Options
 from training.precision import apply_local_fp32, memory_format
 from training.qat import calibration_pictures, check_regions, enter_phase, quantize
 from training.scope import set_trainable, trainable_modules
 from training.state import Saved
+
+_LAMBDA = 0.0130
+"""The lambda of a KLT start for losses that have none of lambda 255^2 MSE + bpp; CompressAI's for quality 4."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
         codec.forget_tables()  # a saved state has none either, and rounding to 8 bits depends on them
         add_rates(codec, options)
         distilled = replace_blocks(codec, options, None if saved else rows, accelerator)
+        if options.model.klt_start and not saved:
+            from_klt(codec, options, rows, accelerator)
     set_trainable(
         codec,
         trainable_modules(codec, replacement.replace_parts, replacement.train_scope),
@@ -104,6 +111,16 @@ def add_rates(codec: Codec, options: Options) -> None:
         needed = "the lambdas of the lowest and of the highest rate, LOW:HIGH" if several else "one lambda"
         has = counted(codec.architecture.rates, "rate")
         raise InputError(f"--init_checkpoint {options.model.init_checkpoint} has {has}: give {needed}")
+
+
+def from_klt(codec: Codec, options: Options, rows: Rows, accelerator: Accelerator) -> None:
+    """The KLT start, in place; with several rates it is made for the highest."""
+    count = -(-PICTURES // options.data.batch_size)
+    data, loss, device = options.data, options.loss, accelerator.device
+    batches = list(first_batches(rows, data, options.numerics.seed, data.batch_size, count, device))
+    psnr = klt_start(codec.to(device), batches, loss.ends[1] if loss.loss_type == "mse" else _LAMBDA)
+    accelerator.print(f"KLT start   {psnr:.2f} dB before the first step", file=sys.stderr)
+    broadcast_parameters(codec)
 
 
 def check_start(options: Options) -> None:

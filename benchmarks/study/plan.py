@@ -102,10 +102,11 @@ BUDGETS = {
     ),
     "architectures": replace(
         CPU,
-        first_steps=4000,
-        base_steps=2000,
-        extra_steps=400,
-        rates=(1e-3,),
+        first_steps=3000,
+        base_steps=1500,
+        extra_steps=300,
+        int8_steps=200,
+        rates=(5e-4,),
         seeds=(0,),
         int8_seeds=(0,),
         blocks=("relu_mlp", "gate", "gate_mlp"),
@@ -182,8 +183,10 @@ class Study:
     def stages(self) -> Iterator[list[Job]]:
         """Jobs that may run side by side; a stage is made up when those before it are done."""
         b = self.budget
-        first = ("--arch", b.arch, "--act", b.baseline, "--pretrained", "false", "--N", b.N, "--M", b.M, "--lr", 1e-3)
-        yield [Job("first", b.middle, b.first_steps, (*first, "--lr_warmup_steps", min(200, b.first_steps - 1)))]
+        first: tuple[object, ...] = ("--arch", b.arch, "--act", b.baseline, "--pretrained", "false")
+        first += ("--N", b.N, "--M", b.M, "--lr_warmup_steps", min(200, b.first_steps - 1))
+        first += ("--klt_start", "true", "--lr", 5e-4) if b.baseline == "gdn" else ("--lr", 1e-3)
+        yield [Job("first", b.middle, b.first_steps, first)]
         yield [Job(self.base(x), x, b.base_steps, ("--act", b.baseline, "--lr", 5e-4), "first") for x in b.lambdas]
         if b.swaps:
             yield [self.swap(act, x) for act in b.blocks for x in b.lambdas]

@@ -89,25 +89,26 @@ class Worker:
 
 def run(study: Study, images: str, deadline: float) -> bool:
     """Every stage; False where the time was up before the end."""
+    return all(run_stage(study, jobs, images, deadline) for jobs in study.stages())
+
+
+def run_stage(study: Study, jobs: list[Job], images: str, deadline: float) -> bool:
+    """Those of the jobs that are not finished; False where the time was up before the end."""
+    todo = list({job.name: job for job in jobs if study.figures(job.name) is None}.values())
+    if not todo:
+        return True
     worker = Worker(study, images, deadline)
-    cores = len(os.sched_getaffinity(0))
+    side_by_side = min(study.budget.jobs, len(todo))
+    threads = max(1, len(os.sched_getaffinity(0)) // side_by_side)
+    print(f"{len(todo)} runs of {todo[0].steps} steps: {todo[0].name} .. {todo[-1].name}", flush=True)
+    study.folder.mkdir(exist_ok=True)
     spawn = multiprocessing.get_context("spawn")
-    for jobs in study.stages():
-        todo = list({job.name: job for job in jobs if study.figures(job.name) is None}.values())
-        if not todo:
-            continue
-        side_by_side = min(study.budget.jobs, len(todo))
-        threads = max(1, cores // side_by_side)
-        print(f"{len(todo)} runs of {todo[0].steps} steps: {todo[0].name} .. {todo[-1].name}", flush=True)
-        study.folder.mkdir(exist_ok=True)
-        with ProcessPoolExecutor(side_by_side, spawn, _quiet, (study.folder,)) as pool:
-            for name in pool.map(worker, todo, [threads] * len(todo)):
-                if rows := study.figures(name):
-                    psnr, bpp = (sum(row[key] for row in rows) / len(rows) for key in ("psnr", "bpp"))
-                    print(f"  {name}: {psnr:.3f} dB, {bpp:.4f} bpp", flush=True)
-        if any(study.figures(job.name) is None for job in todo):
-            return False
-    return True
+    with ProcessPoolExecutor(side_by_side, spawn, _quiet, (study.folder,)) as pool:
+        for name in pool.map(worker, todo, [threads] * len(todo)):
+            if rows := study.figures(name):
+                psnr, bpp = (sum(row[key] for row in rows) / len(rows) for key in ("psnr", "bpp"))
+                print(f"  {name}: {psnr:.3f} dB, {bpp:.4f} bpp", flush=True)
+    return all(study.figures(job.name) is not None for job in todo)
 
 
 def _quiet(folder: Path) -> None:

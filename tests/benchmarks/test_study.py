@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks import starts
 from benchmarks.study import architectures
 from benchmarks.study.plan import BUDGETS, PLUGIN, WITHOUT_MAP, Study
 from benchmarks.study.run import run
@@ -68,6 +69,14 @@ def test_architectures_are_held_against_the_factorized_codec(tmp_path: Path) -> 
     assert architectures.architecture_row(hyperprior, factorized).met
     assert architectures.block_row(hyperprior, "gate").value == pytest.approx(-10)
     assert architectures.int8_row(mean_scale, "gate_mlp").value == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_start_is_held_against_the_other(tmp_path: Path) -> None:
+    study = Study(BUDGETS["smoke"], tmp_path, tmp_path / "coco224")
+    for job, bpp in zip(starts.jobs(study.budget), (0.5, 0.4), strict=True):
+        (tmp_path / job.name).mkdir()
+        (tmp_path / job.name / "figures.json").write_text(json.dumps([{"psnr": 100.0, "bpp": bpp}]))
+    assert starts.row(study).value == pytest.approx(-20, abs=0.01)
 
 
 def test_the_plot_of_a_finished_study_is_a_picture(study: Study, tmp_path: Path) -> None:

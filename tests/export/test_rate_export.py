@@ -1,7 +1,5 @@
 """One pair of graphs for all rates: y leaves the chip in levels, and the runtime codes at any rate."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch

@@ -1,0 +1,143 @@
+"""KLT start: g_a and g_s begin as a transform coder instead of random weights, which saves most of the steps.
+
+Each convolution of g_a begins as the Karhunen-Loeve transform of the 2x2 blocks of its input on real crops: orthogonal,
+with the directions of the largest variance first. The last one also scales, so that rounding y to integers is the
+uniform quantizer that the loss's lambda asks for. Each transposed convolution of g_s then begins as the least-squares
+solution that gives back the input of the block opposite it. The blocks between them stay as they are. The entropy
+model begins with the spreads of y: training it from any other takes hundreds of steps.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codec.network.codec import Codec
+from codec.network.hyperprior import HyperCodec
+
+PICTURES = 96
+"""Number of crops that the transforms are computed from."""
+
+_SPARE = 0.1
+"""Scale of the random weights of channels that the KLT leaves over: the first layer has more outputs than inputs."""
+
+_RIDGE = 1e-3
+"""Ridge of the least squares, relative to the mean power of the inputs."""
+
+_LOGISTIC = math.pi / math.sqrt(3)
+"""Standard deviation of a logistic distribution of scale 1."""
+
+
+@torch.no_grad()
+def klt_start(codec: Codec, batches: Sequence[Tensor], lambda_mse: float) -> float:
+    """Sets the weights of g_a and g_s and the spreads of the entropy model, in place.
+
+    Args:
+        batches: pictures [B, 3, H, W] in [0, 1], sides multiples of 16, on the codec's device.
+        lambda_mse: of the loss lambda 255^2 MSE + bpp.
+
+    Returns:
+        The PSNR in dB on these pictures with y rounded.
+    """
+    features, targets = list(batches), [list(batches)]
+    convolutions = [layer for layer in codec.g_a if isinstance(layer, nn.Conv2d)]
+    for layer in codec.g_a:
+        if isinstance(layer, nn.Conv2d):
+            _to_klt(layer, features, 1 / step_size(lambda_mse) if layer is convolutions[-1] else 1.0)
+            features = [layer(x) for x in features]
+        else:
+            features = [layer(x) for x in features]
+            targets.append(features)
+    spread = torch.cat([y.transpose(0, 1).flatten(1) for y in features], 1).std(1)
+    features = [y.round() for y in features]
+    for layer in codec.g_s:
+        if isinstance(layer, nn.ConvTranspose2d):
+            _to_inverse(layer, features, targets.pop())
+        features = [layer(x) for x in features]
+    _set_spread(codec, spread.clamp(min=0.1))
+    errors = [(x_hat.clamp(0, 1) - x).square().mean() for x_hat, x in zip(features, batches, strict=True)]
+    return -10 * torch.stack(errors).mean().log10().item()
+
+
+def step_size(lambda_mse: float) -> float:
+    """The step of a uniform quantizer of orthonormal coefficients of pixels in [0, 1] at which the loss is smallest.
+
+    At high rate a coefficient of variance v costs log2(v / D) / 2 bits at an error of D = step^2 / 12; the loss
+    lambda 255^2 D / 3 + bits of the coefficients of one pixel has its minimum at D = 3 / (2 ln(2) lambda 255^2).
+    """
+    return math.sqrt(12 * 3 / (2 * math.log(2) * lambda_mse * 255**2))
+
+
+def _to_klt(layer: nn.Conv2d, features: Sequence[Tensor], scale: float) -> None:
+    """Makes a 5x5 convolution of stride 2 the KLT of 2x2 blocks; its outputs have a mean of 0."""
+    blocks = torch.cat([F.pixel_unshuffle(x, 2).transpose(0, 1).flatten(1) for x in features], 1).double()
+    _, directions = torch.linalg.eigh(torch.cov(blocks))  # ascending
+    rows = directions.flip(1).T[: layer.out_channels]
+    rows = rows * torch.where(rows.sum(1, keepdim=True) < 0, -1, 1)  # eigenvectors have no sign of their own
+    layer.weight.mul_(_SPARE)
+    layer.weight[: len(rows)] = 0
+    middle = layer.kernel_size[0] // 2
+    block = slice(middle, middle + 2)  # the kernel's taps on the block of this output
+    layer.weight[: len(rows), :, block, block] = scale * rows.reshape(len(rows), -1, 2, 2).to(layer.weight)
+    assert layer.bias is not None
+    layer.bias.zero_()
+    layer.bias.sub_(torch.stack([layer(x).mean((0, 2, 3)) for x in features]).mean(0))
+
+
+def _to_inverse(layer: nn.ConvTranspose2d, features: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    """Makes a 5x5 transposed convolution of stride 2 the least-squares map from features to targets of twice the size.
+
+    Each of the four phases of the output sees other taps of the kernel, and is a problem of its own.
+    """
+    assert layer.bias is not None
+    layer.weight.zero_()
+    layer.bias.zero_()
+    for row in range(2):
+        for column in range(2):
+            # An even output sees the inputs before, at and after its place, by taps 4, 2 and 0; an odd one 3 and 1.
+            taps = [[(0, 4), (1, 2), (2, 0)] if each == 0 else [(1, 3), (2, 1)] for each in (row, column)]
+            product, cross = _normal_equations(
+                features,
+                [x[:, :, row::2, column::2] for x in targets],
+                *([place for place, _ in each] for each in taps),
+            )
+            product.diagonal().add_(_RIDGE * product.diagonal().mean())
+            found = torch.linalg.solve(product, cross)
+            layer.bias.add_(found[-1].to(layer.bias) / 4)
+            kernel = found[:-1].reshape(layer.in_channels, len(taps[0]), len(taps[1]), -1).to(layer.weight)
+            for i, (_, down) in enumerate(taps[0]):
+                for j, (_, right) in enumerate(taps[1]):
+                    layer.weight[:, :, down, right] = kernel[:, i, j]
+
+
+def _normal_equations(
+    features: Sequence[Tensor], targets: Sequence[Tensor], rows: list[int], columns: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Means of x x^T and of x t^T, x: the 3x3 neighbours in these rows and columns, and 1."""
+    product = cross = torch.zeros(())
+    for x, t in zip(features, targets, strict=True):
+        near = F.unfold(x, 3, padding=1).reshape(len(x), x.shape[1], 3, 3, -1)[:, :, rows][:, :, :, columns]
+        inputs = near.permute(1, 2, 3, 0, 4).flatten(3).flatten(0, 2)
+        inputs = torch.cat([inputs, inputs.new_ones(1, inputs.shape[1])])
+        outputs = t.transpose(0, 1).flatten(1)
+        count = inputs.shape[1] * len(features)
+        product = (inputs @ inputs.T).double() / count + product.to(x.device)
+        cross = (inputs @ outputs.T).double() / count + cross.to(x.device)
+    return product, cross
+
+
+def _set_spread(codec: Codec, spread: Tensor) -> None:
+    """Makes the entropy model of y expect these standard deviations [M]."""
+    if isinstance(codec, HyperCodec):
+        last = [layer for layer in codec.h_s if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))][-1]
+        assert last.bias is not None
+        last.weight.mul_(_SPARE)
+        last.bias.zero_()
+        last.bias[: codec.M] = spread  # the scales come before the means
+        return
+    bottleneck = codec.entropy_bottleneck
+    first = bottleneck.matrices[0]  # multiplies y: a random density is a logistic of scale `init_scale`
+    wider = F.softplus(first) * (float(bottleneck.init_scale) * _LOGISTIC / spread)[:, None, None]
+    first.copy_(wider + torch.log(-torch.expm1(-wider)))
