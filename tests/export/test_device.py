@@ -230,7 +230,7 @@ def test_values_are_rounded_as_the_python_coder_rounds_them(
             device.round(130, 90, y, z)
 
 
-@pytest.mark.parametrize("name", [*NAMES, *RATED])
+@pytest.mark.parametrize("name", [*NAMES, RATED[0], RATED[2]])
 def test_of_damaged_files_it_reads_what_the_python_coder_reads_and_refuses_what_it_refuses(
     name: str, coders: dict[str, AnyCoder], devices: dict[str, DeviceCoder]
 ) -> None:
@@ -240,7 +240,7 @@ def test_of_damaged_files_it_reads_what_the_python_coder_reads_and_refuses_what_
         symbols, z = symbols_for(coder, *size, spread)
         files.append(pack(*size, symbols, coder, z))
     start = 12 + (name != "bmshj2018_factorized") + (name in RATED) * 2
-    wrong = [*damaged(files, 60, seed=0), *map(forged, damaged(files, 150, seed=1))]
+    wrong = [*damaged(files, 30, seed=0), *map(forged, damaged(files, 100, seed=1))]
     wrong += [
         forged(files[0][:start] + bytes(each)) for each in ([255] * 9, [0, 5], [5, 0], [208, 165, 1] * 2 + [1] * 9)
     ]
@@ -256,10 +256,10 @@ def test_of_damaged_files_it_reads_what_the_python_coder_reads_and_refuses_what_
         assert found[:2] == expected[:2]
         assert np.array_equal(found[2], expected[2])
         read += 1
-    assert 0 < read < 100
+    assert 0 < read < 70
 
 
-@pytest.mark.parametrize("name", [*NAMES, *RATED])
+@pytest.mark.parametrize("name", [*NAMES, RATED[0], RATED[2]])
 def test_of_damaged_tables_it_opens_what_the_python_coder_opens(
     name: str, coders: dict[str, AnyCoder], library: Path
 ) -> None:
@@ -271,8 +271,8 @@ def test_of_damaged_tables_it_opens_what_the_python_coder_opens(
     head = range(12, 12 + {1: 16, 2: 40, 3: 56}[whole[4]], 4)
     wrong = [sealed(whole[:i] + struct.pack("<I", n) + whole[i + 4 :]) for i in head for n in (0, 1, 2**31, 2**32 - 1)]
     wrong += [
-        *damaged([whole], 60, seed=0),
-        *(sealed(each) for each in damaged([whole], 200, seed=1) if len(each) > 12),
+        *damaged([whole], 20, seed=0),
+        *(sealed(each) for each in damaged([whole], 60, seed=1) if len(each) > 12),
     ]
     opened = 0
     for data in wrong:
@@ -284,16 +284,16 @@ def test_of_damaged_tables_it_opens_what_the_python_coder_opens(
         else:
             DeviceCoder(data, library)
             opened += 1
-    assert 0 < opened < 150
+    assert 0 < opened < 70
 
 
 def test_damaged_files_and_tables_make_no_sanitizer_speak(coders: dict[str, AnyCoder], tmp_path: Path) -> None:
     """The driver also gives too little memory. `python -m benchmarks.device` does the same with 100,000 files."""
     compile_driver(tmp_path / "driver")
     for name in ("mbt2018_mean", RATED[0], RATED[2]):
-        found = fuzz(tmp_path / "driver", coders[name], 400, tmp_path)
-        assert found["refused"] > 200
-        assert found["accepted"] > 20
+        found = fuzz(tmp_path / "driver", coders[name], 300, tmp_path)
+        assert found["refused"] > 150
+        assert found["accepted"] > 15
 
 
 @pytest.mark.parametrize("name", NAMES)

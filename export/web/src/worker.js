@@ -33,7 +33,7 @@ const tasks = {
   },
 };
 
-self.onmessage = async ({ data: { id, task, ...given } }) => {
+async function answer({ id, task, ...given }) {
   const start = performance.now();
   try {
     const found = await tasks[task](given);
@@ -41,4 +41,9 @@ self.onmessage = async ({ data: { id, task, ...given } }) => {
   } catch (error) {
     self.postMessage({ id, error: error.message ?? String(error) });
   }
+}
+
+let last = Promise.resolve(); // one task after the other: they share what was analysed
+self.onmessage = ({ data }) => {
+  last = last.then(() => answer(data));
 };
