@@ -108,6 +108,17 @@ def lively(arch: str, n: int, m: int, widest: float = 30) -> Codec:
     return with_tables(codec)
 
 
+def rated(arch: str, n: int, m: int, rates: int = 4) -> Codec:
+    """A lively codec of several rates, with gains that differ from channel to channel."""
+    codec = lively(arch, n, m, widest=8)
+    codec.add_rates(rates, octaves=2.0)
+    with torch.no_grad():
+        for gains in (codec.y_gains, codec.z_gains if isinstance(codec, HyperCodec) else None):
+            if gains is not None:
+                gains.drops.add_(torch.linspace(-0.5, 0.5, gains.drops.shape[1]))
+    return with_tables(codec)
+
+
 def crops(count: int) -> Iterator[torch.Tensor]:
     """Crops of photographs of the scikit-image wheel, uint8 [1, 3, H, W] of any size."""
     photographs = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
