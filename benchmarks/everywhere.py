@@ -25,10 +25,10 @@ from skimage import data
 from benchmarks.harness import ROOT, Row, cpu_flags, publish
 from codec.bitstream.container import unpack
 from codec.bitstream.hyper_coder import HyperCoder
-from codec.bitstream.rate_coder import coder_of
+from codec.bitstream.rate_coder import AnyCoder, RateCoder, at_rate, coder_of
 from codec.bitstream.tables import read_tables, to_bytes
 from codec.checkpoint import Description, load_codec, save_codec
-from codec.description.architecture import ARCHITECTURES, DEFAULT_ARCH, Architecture
+from codec.description.architecture import ARCHITECTURES, Architecture
 from codec.files import FileCodec
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec
@@ -37,6 +37,10 @@ from codec.network.tables import tables_of, with_tables
 
 PICTURES = 1_000
 N, M = 64, 96
+SEVERAL = " at all rates"
+KINDS = (*ARCHITECTURES, *(arch + SEVERAL for arch in ARCHITECTURES))
+"""What is encoded: every architecture with one rate, and with several, each picture at another."""
+RATES = 4
 SIDES = (17, 160)
 """Shortest and longest side of a crop; every hundredth crop has sides up to 512."""
 
@@ -103,6 +107,24 @@ def lively(arch: str, n: int, m: int, widest: float = 30) -> Codec:
     return with_tables(codec)
 
 
+def made(kind: str, n: int, m: int) -> Codec:
+    """The codec of a kind: one of `lively`, perhaps with several rates and gains that differ in each channel."""
+    codec = lively(kind.removesuffix(SEVERAL), n, m)
+    if not kind.endswith(SEVERAL):
+        return codec
+    codec.add_rates(RATES, octaves=2.0)
+    with torch.no_grad():
+        for gains in (codec.y_gains, codec.z_gains if isinstance(codec, HyperCodec) else None):
+            if gains is not None:
+                gains.drops.add_(torch.linspace(-0.5, 0.5, gains.drops.shape[1]))
+    return with_tables(codec)
+
+
+def rate_of(coder: AnyCoder, place: int) -> int | None:
+    """The rate of a picture; None: the codec has one."""
+    return place * 37 % (coder.most + 1) if isinstance(coder, RateCoder) else None
+
+
 def crops(count: int) -> Iterator[torch.Tensor]:
     """Crops of photographs of the scikit-image wheel, uint8 [1, 3, H, W] of any size."""
     photographs = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
@@ -118,33 +140,40 @@ def crops(count: int) -> Iterator[torch.Tensor]:
 
 def encode(folder: Path, number: int, count: int) -> None:
     """Encodes every picture whose turn is setting `number`: its file, what decoding must give, CompressAI's indexes."""
-    for arch in ARCHITECTURES:
-        codec, _ = load_codec(folder / f"{arch}.safetensors")
+    for kind in KINDS:
+        codec, _ = load_codec(folder / f"{kind}.safetensors")
         coded, peer = FileCodec(codec), peer_of(codec)
         arrays: dict[str, NDArray[Any]] = {}
         for place, picture in enumerate(crops(count)):
             if place % len(settings()) != number:
                 continue
-            (latent,) = coded.latents(picture)
-            (file,) = coded.encode([latent], *picture.shape[-2:])
+            rate = rate_of(coded.coder, place)
+            (latent,) = coded.latents(picture, rate)
+            height, width = picture.shape[-2:]
+            (file,) = coded.encode([latent], height, width, rate)
+            coder = at_rate(coded.coder, rate)
             arrays[f"{place}.file"], arrays[f"{place}.values"] = np.frombuffer(file, np.uint8), latent.y
-            if isinstance(coded.coder, HyperCoder) and latent.z is not None:
-                _, means = coded.coder.context(latent.z, *latent.y.shape[1:])
+            if isinstance(coded.coder, RateCoder):
+                arrays[f"{place}.values"] = coded.coder.tables.gains.at(rate or 0).decoded(latent.y.copy())
+            if isinstance(coder, HyperCoder) and latent.z is not None:
+                _, means = coder.context(latent.z, *latent.y.shape[1:])
                 arrays[f"{place}.z"] = latent.z
-                arrays[f"{place}.values"] = latent.y * round(1 / coded.coder.unit) + (0 if means is None else means)
-                arrays[f"{place}.indexes"] = float_indexes(peer, latent.z, *latent.y.shape[1:])
-        np.savez(folder / f"{arch}.{number}.npz", **arrays)
+                if rate is None:
+                    arrays[f"{place}.values"] = latent.y * round(1 / coder.unit)
+                    arrays[f"{place}.indexes"] = float_indexes(peer, latent.z, *latent.y.shape[1:])
+                arrays[f"{place}.values"] += 0 if means is None else means
+        np.savez(folder / f"{kind}.{number}.npz", **arrays)
 
 
 def decode(folder: Path) -> dict[str, dict[str, int]]:
     """Decodes all files; counts, for each architecture, what is not as the encoding process left it."""
     found = {}
-    for arch in ARCHITECTURES:
-        coder = coder_of(read_tables(folder / f"{arch}.tables"))
-        codec, _ = load_codec(folder / f"{arch}.safetensors")
+    for kind in KINDS:
+        coder = coder_of(read_tables(folder / f"{kind}.tables"))
+        codec, _ = load_codec(folder / f"{kind}.safetensors")
         peer = peer_of(codec)
         counts = dict.fromkeys(("files", "symbols", "wrong", "wrong_by_torch", "float", "float_pictures"), 0)
-        for path in sorted(folder.glob(f"{arch}.*.npz")):
+        for path in sorted(folder.glob(f"{kind}.*.npz")):
             arrays = np.load(path)
             for place in (name.removesuffix(".file") for name in arrays.files if name.endswith(".file")):
                 values = arrays[f"{place}.values"]
@@ -152,22 +181,34 @@ def decode(folder: Path) -> dict[str, dict[str, int]]:
                 counts["files"] += 1
                 counts["symbols"] += values.size
                 counts["wrong"] += int(wrong.sum())
-                if isinstance(codec, HyperCodec) and isinstance(coder, HyperCoder):
+                rate = rate_of(coder, int(place))
+                if isinstance(codec, HyperCodec):
                     z = arrays[f"{place}.z"]
-                    counts["wrong_by_torch"] += wrong_by_torch(codec, coder, z, *values.shape[1:])
+                    height, width = values.shape[1:]
+                    counts["wrong_by_torch"] += wrong_by_torch(codec, coder, z, height, width, rate)
+                if isinstance(codec, HyperCodec) and rate is None:
                     flips = int((float_indexes(peer, z, *values.shape[1:]) != arrays[f"{place}.indexes"]).sum())
                     counts["float"] += flips
                     counts["float_pictures"] += flips > 0
-        found[arch] = counts
+        found[kind] = counts
     return found
 
 
-def wrong_by_torch(codec: HyperCodec, coder: HyperCoder, z: NDArray[np.int32], height: int, width: int) -> int:
+def wrong_by_torch(
+    codec: HyperCodec, coder: AnyCoder, z: NDArray[np.int32], height: int, width: int, rate: int | None
+) -> int:
     """Values of y for which torch and numpy give another index or mean."""
     assert codec.integer_h_s is not None
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    indexes, means = codec.integer_h_s.to(device)(torch.from_numpy(z)[None].to(device), height, width)
-    expected, expected_means = coder.context(z, height, width)
+    of_z = of_y = None
+    if isinstance(coder, RateCoder) and rate is not None and codec.z_gains is not None and codec.y_gains is not None:
+        share = torch.tensor([rate / coder.most], dtype=torch.float64, device=device)
+        of_z, of_y = (gains.to(device).coded(share) for gains in (codec.z_gains, codec.y_gains))
+    symbols = torch.from_numpy(z)[None].to(device)
+    indexes, means = codec.integer_h_s.to(device)(symbols, height, width, of_z, of_y)
+    single = at_rate(coder, rate)
+    assert isinstance(single, HyperCoder)
+    expected, expected_means = single.context(z, height, width)
     wrong = indexes[0].cpu().numpy() != expected
     if means is not None and expected_means is not None:
         wrong |= means[0].cpu().numpy() != expected_means
@@ -175,7 +216,9 @@ def wrong_by_torch(codec: HyperCodec, coder: HyperCoder, z: NDArray[np.int32], h
 
 
 def peer_of(codec: Codec) -> Any:
-    """CompressAI's own model with the codec's weights; None without a hyperprior."""
+    """CompressAI's own model with the codec's weights; None without a hyperprior, and with several rates."""
+    if codec.y_gains is not None:
+        return None
     for cls in (MeanScaleHyperprior, ScaleHyperprior):
         if isinstance(codec, cls):
             return cls.from_state_dict(codec.state_dict()).eval()
@@ -203,10 +246,10 @@ def measured(count: int, n: int = N, m: int = M) -> list[dict[str, dict[str, int
     """Encodes `count` pictures, each in one setting, and decodes all in all: the counts of each setting."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for arch in ARCHITECTURES:
-            codec = lively(arch, n, m)
-            save_codec(folder / f"{arch}.safetensors", codec, Description())
-            (folder / f"{arch}.tables").write_bytes(to_bytes(tables_of(codec)))
+        for kind in KINDS:
+            codec = made(kind, n, m)
+            save_codec(folder / f"{kind}.safetensors", codec, Description())
+            (folder / f"{kind}.tables").write_bytes(to_bytes(tables_of(codec)))
         for number, setting in enumerate(settings()):
             _child(setting, "encode", name, str(number), str(count))
         return [json.loads(_child(setting, "decode", name)) for setting in settings()]
@@ -221,13 +264,13 @@ def _child(setting: Setting, *words: str) -> str:
 
 def rows(found: list[dict[str, dict[str, int]]], count: int) -> Iterator[Row]:
     """The rows of the result."""
-    for arch in ARCHITECTURES:
+    for arch in KINDS:
         total = {name: sum(each[arch][name] for each in found) for name in found[0][arch]}
         sides = {"files decoded": float(total["files"]), "symbols decoded": float(total["symbols"])}
         what = f"{arch}: {count:,} pictures, each encoded in one of {len(found)} settings and decoded in all"
         wrong = total["wrong"] + total["wrong_by_torch"]
         yield Row(f"wrong symbols of {what}", wrong, "symbols", at_most=0, sides=sides)
-        if arch != DEFAULT_ARCH:
+        if arch in ARCHITECTURES[1:]:
             sides = {"decodings that an index ruins": float(total["float_pictures"]), "of": sides["files decoded"]}
             note = "CompressAI's decoder reads the rest of such a picture as noise"
             yield Row(
