@@ -1,8 +1,9 @@
 """`python -m benchmarks.everywhere`: the same files decoded under other thread counts, instruction sets and libraries.
 
-Every picture is encoded in a process with one setting and decoded in processes with all settings, by the entropy coder
-in numpy and by the integer h_s in torch. Beside it, CompressAI's own float h_s predicts the table indexes from the same
-symbols of z in the same processes: an index that differs makes noise of the rest of its picture.
+Every picture is encoded in a process with one setting, by torch or by ONNX Runtime, and decoded in processes with all
+settings, by the entropy coder in numpy and by the integer h_s in torch. Beside it, CompressAI's own float h_s predicts
+the table indexes from the same symbols of z in the same processes: an index that differs makes noise of the rest of its
+picture.
 """
 
 import json
@@ -24,25 +25,26 @@ from skimage import data
 
 from benchmarks.harness import ROOT, Row, cpu_flags, publish
 from codec.bitstream.container import unpack
+from codec.bitstream.gains import STEPS
 from codec.bitstream.hyper_coder import HyperCoder
-from codec.bitstream.rate_coder import AnyCoder, RateCoder, at_rate, coder_of
+from codec.bitstream.rate_coder import RateCoder, at_rate, coder_of
 from codec.bitstream.tables import read_tables, to_bytes
 from codec.checkpoint import Description, load_codec, save_codec
 from codec.description.architecture import ARCHITECTURES, Architecture
-from codec.files import FileCodec
+from codec.files import FileCodec, Latent
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.network.hyperprior import HyperCodec
 from codec.network.tables import tables_of, with_tables
+from export.graph.build import build, parts_of, write_all
+from export.runtime import Model, symbols_of
 
 PICTURES = 1_000
 N, M = 64, 96
-SEVERAL = " at all rates"
+SEVERAL = " of several rates"
 KINDS = (*ARCHITECTURES, *(arch + SEVERAL for arch in ARCHITECTURES))
-"""What is encoded: every architecture with one rate, and with several, each picture at another."""
-RATES = 4
-SIDES = (17, 160)
-"""Shortest and longest side of a crop; every hundredth crop has sides up to 512."""
+SIDES = (17, 128)
+"""Shortest and longest side of a crop; every hundredth crop has sides up to 384."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Setting:
     def environment(self) -> dict[str, str]:
         """The environment of a process."""
         counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
+        # Threads that wait must not take a core from those that compute.
+        counts |= {"OMP_WAIT_POLICY": "passive", "OPENBLAS_THREAD_TIMEOUT": "4"}
         return {**os.environ, **counts, **dict(self.variables)}
 
 
@@ -107,22 +111,15 @@ def lively(arch: str, n: int, m: int, widest: float = 30) -> Codec:
     return with_tables(codec)
 
 
-def made(kind: str, n: int, m: int) -> Codec:
-    """The codec of a kind: one of `lively`, perhaps with several rates and gains that differ in each channel."""
-    codec = lively(kind.removesuffix(SEVERAL), n, m)
-    if not kind.endswith(SEVERAL):
-        return codec
-    codec.add_rates(RATES, octaves=2.0)
+def rated(arch: str, n: int, m: int, rates: int = 4) -> Codec:
+    """A lively codec of several rates, with gains that differ from channel to channel."""
+    codec = lively(arch, n, m, widest=8)
+    codec.add_rates(rates, octaves=2.0)
     with torch.no_grad():
         for gains in (codec.y_gains, codec.z_gains if isinstance(codec, HyperCodec) else None):
             if gains is not None:
                 gains.drops.add_(torch.linspace(-0.5, 0.5, gains.drops.shape[1]))
     return with_tables(codec)
-
-
-def rate_of(coder: AnyCoder, place: int) -> int | None:
-    """The rate of a picture; None: the codec has one."""
-    return place * 37 % (coder.most + 1) if isinstance(coder, RateCoder) else None
 
 
 def crops(count: int) -> Iterator[torch.Tensor]:
@@ -131,7 +128,7 @@ def crops(count: int) -> Iterator[torch.Tensor]:
     chance = random.Random(0)
     for number in range(count):
         photograph = photographs[number % len(photographs)]
-        longest = 512 if number % 100 == 0 else SIDES[1]
+        longest = 384 if number % 100 == 0 else SIDES[1]
         height, width = (min(chance.randint(SIDES[0], longest), side) for side in photograph.shape[:2])
         top, left = (chance.randrange(a - b + 1) for a, b in zip(photograph.shape[:2], (height, width), strict=True))
         picture = photograph[top : top + height, left : left + width]
@@ -143,26 +140,38 @@ def encode(folder: Path, number: int, count: int) -> None:
     for kind in KINDS:
         codec, _ = load_codec(folder / f"{kind}.safetensors")
         coded, peer = FileCodec(codec), peer_of(codec)
+        model = Model(folder / f"{kind}.onnx", "encoder")
         arrays: dict[str, NDArray[Any]] = {}
         for place, picture in enumerate(crops(count)):
-            if place % len(settings()) != number:
+            turn, own = divmod(place, len(settings()))
+            if own != number:
                 continue
-            rate = rate_of(coded.coder, place)
-            (latent,) = coded.latents(picture, rate)
-            height, width = picture.shape[-2:]
+            rate, (height, width) = rate_of(codec, place), picture.shape[-2:]
+            if turn % 2:
+                latent = Latent(*symbols_of(picture[0].permute(1, 2, 0).numpy(), model, rate))
+            else:
+                (latent,) = coded.latents(picture, rate)
             (file,) = coded.encode([latent], height, width, rate)
-            coder = at_rate(coded.coder, rate)
-            arrays[f"{place}.file"], arrays[f"{place}.values"] = np.frombuffer(file, np.uint8), latent.y
-            if isinstance(coded.coder, RateCoder):
-                arrays[f"{place}.values"] = coded.coder.tables.gains.at(rate or 0).decoded(latent.y.copy())
+            coder, values = at_rate(coded.coder, rate), latent.y
+            if isinstance(coded.coder, RateCoder) and rate is not None:
+                values = coded.coder.tables.gains.at(rate).decoded(latent.y.copy())
+            elif coder.unit < 1:
+                values = latent.y * round(1 / coder.unit)
             if isinstance(coder, HyperCoder) and latent.z is not None:
-                _, means = coder.context(latent.z, *latent.y.shape[1:])
-                arrays[f"{place}.z"] = latent.z
-                if rate is None:
-                    arrays[f"{place}.values"] = latent.y * round(1 / coder.unit)
-                    arrays[f"{place}.indexes"] = float_indexes(peer, latent.z, *latent.y.shape[1:])
-                arrays[f"{place}.values"] += 0 if means is None else means
+                indexes, means = coder.context(latent.z, *latent.y.shape[1:])
+                means = np.zeros_like(latent.y) if means is None else means
+                arrays[f"{place}.z"], arrays[f"{place}.indexes"], arrays[f"{place}.means"] = latent.z, indexes, means
+                values = values + means
+                if peer:
+                    arrays[f"{place}.floats"] = float_indexes(peer, latent.z, *latent.y.shape[1:])
+            arrays[f"{place}.file"], arrays[f"{place}.values"] = np.frombuffer(file, np.uint8), values
         np.savez(folder / f"{kind}.{number}.npz", **arrays)
+
+
+def rate_of(codec: Codec, place: int) -> int | None:
+    """The rate of a picture; None: the codec has one."""
+    rates = codec.architecture.rates
+    return place * 37 % (STEPS * (rates - 1) + 1) if rates > 1 else None
 
 
 def decode(folder: Path) -> dict[str, dict[str, int]]:
@@ -181,13 +190,11 @@ def decode(folder: Path) -> dict[str, dict[str, int]]:
                 counts["files"] += 1
                 counts["symbols"] += values.size
                 counts["wrong"] += int(wrong.sum())
-                rate = rate_of(coder, int(place))
                 if isinstance(codec, HyperCodec):
-                    z = arrays[f"{place}.z"]
-                    height, width = values.shape[1:]
-                    counts["wrong_by_torch"] += wrong_by_torch(codec, coder, z, height, width, rate)
-                if isinstance(codec, HyperCodec) and rate is None:
-                    flips = int((float_indexes(peer, z, *values.shape[1:]) != arrays[f"{place}.indexes"]).sum())
+                    z, indexes, means = (arrays[f"{place}.{name}"] for name in ("z", "indexes", "means"))
+                    counts["wrong_by_torch"] += wrong_by_torch(codec, z, indexes, means, rate_of(codec, int(place)))
+                if peer:
+                    flips = int((float_indexes(peer, z, *values.shape[1:]) != arrays[f"{place}.floats"]).sum())
                     counts["float"] += flips
                     counts["float_pictures"] += flips > 0
         found[kind] = counts
@@ -195,29 +202,28 @@ def decode(folder: Path) -> dict[str, dict[str, int]]:
 
 
 def wrong_by_torch(
-    codec: HyperCodec, coder: AnyCoder, z: NDArray[np.int32], height: int, width: int, rate: int | None
+    codec: HyperCodec, z: NDArray[np.int32], indexes: NDArray[Any], means: NDArray[Any], rate: int | None
 ) -> int:
-    """Values of y for which torch and numpy give another index or mean."""
+    """Values of y for which torch gives another index or mean than numpy gave where the picture was encoded."""
     assert codec.integer_h_s is not None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     of_z = of_y = None
-    if isinstance(coder, RateCoder) and rate is not None and codec.z_gains is not None and codec.y_gains is not None:
-        share = torch.tensor([rate / coder.most], dtype=torch.float64, device=device)
+    if rate is not None:
+        assert codec.z_gains is not None
+        assert codec.y_gains is not None
+        share = torch.tensor([rate / (STEPS * (codec.architecture.rates - 1))], device=device)
         of_z, of_y = (gains.to(device).coded(share) for gains in (codec.z_gains, codec.y_gains))
-    symbols = torch.from_numpy(z)[None].to(device)
-    indexes, means = codec.integer_h_s.to(device)(symbols, height, width, of_z, of_y)
-    single = at_rate(coder, rate)
-    assert isinstance(single, HyperCoder)
-    expected, expected_means = single.context(z, height, width)
-    wrong = indexes[0].cpu().numpy() != expected
-    if means is not None and expected_means is not None:
-        wrong |= means[0].cpu().numpy() != expected_means
+    symbols, (height, width) = torch.from_numpy(z)[None].to(device), indexes.shape[1:]
+    found, found_means = codec.integer_h_s.to(device)(symbols, height, width, of_z, of_y)
+    wrong = found[0].cpu().numpy() != indexes
+    if found_means is not None:
+        wrong |= found_means[0].cpu().numpy() != means
     return int(wrong.sum())
 
 
 def peer_of(codec: Codec) -> Any:
     """CompressAI's own model with the codec's weights; None without a hyperprior, and with several rates."""
-    if codec.y_gains is not None:
+    if codec.architecture.rates > 1:
         return None
     for cls in (MeanScaleHyperprior, ScaleHyperprior):
         if isinstance(codec, cls):
@@ -246,13 +252,24 @@ def measured(count: int, n: int = N, m: int = M) -> list[dict[str, dict[str, int
     """Encodes `count` pictures, each in one setting, and decodes all in all: the counts of each setting."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for kind in KINDS:
-            codec = made(kind, n, m)
-            save_codec(folder / f"{kind}.safetensors", codec, Description())
-            (folder / f"{kind}.tables").write_bytes(to_bytes(tables_of(codec)))
+        for arch in ARCHITECTURES:
+            prepare(lively(arch, n, m), folder)
+            prepare(rated(arch, n, m), folder)
         for number, setting in enumerate(settings()):
             _child(setting, "encode", name, str(number), str(count))
         return [json.loads(_child(setting, "decode", name)) for setting in settings()]
+
+
+def prepare(codec: Codec, folder: Path) -> None:
+    """Writes what the processes open: the codec, its exported encoder, and its tables."""
+    kind = codec.arch + SEVERAL * (codec.architecture.rates > 1)
+    save_codec(folder / f"{kind}.safetensors", codec, Description())
+    tables, x = tables_of(codec), torch.rand(1, 3, 64, 64)
+    models = {
+        part: build(codec, part, "concat", x, dynamic=True, fingerprint=tables.fingerprint)
+        for part in parts_of(codec, "encoder")
+    }
+    write_all(folder / f"{kind}.onnx", models, to_bytes(tables))
 
 
 def _child(setting: Setting, *words: str) -> str:
@@ -267,9 +284,10 @@ def rows(found: list[dict[str, dict[str, int]]], count: int) -> Iterator[Row]:
     for arch in KINDS:
         total = {name: sum(each[arch][name] for each in found) for name in found[0][arch]}
         sides = {"files decoded": float(total["files"]), "symbols decoded": float(total["symbols"])}
-        what = f"{arch}: {count:,} pictures, each encoded in one of {len(found)} settings and decoded in all"
+        what = f"{arch}: {count:,} pictures, encoded in one of {len(found)} settings each and decoded in all"
         wrong = total["wrong"] + total["wrong_by_torch"]
-        yield Row(f"wrong symbols of {what}", wrong, "symbols", at_most=0, sides=sides)
+        note = "half of them are encoded by ONNX Runtime"
+        yield Row(f"wrong symbols of {what}", wrong, "symbols", at_most=0, sides=sides, note=note)
         if arch in ARCHITECTURES[1:]:
             sides = {"decodings that an index ruins": float(total["float_pictures"]), "of": sides["files decoded"]}
             note = "CompressAI's decoder reads the rest of such a picture as noise"

@@ -1,11 +1,11 @@
 """Codecs of several rates whose random weights give symbols at every rate, and gains that differ in each channel."""
 
-from benchmarks.everywhere import RATES, SEVERAL, made
+from benchmarks import everywhere
 from codec.network.codec import Codec
 
-__all__ = ["RATES", "rated"]
+RATES = 4
 
 
-def rated(arch: str) -> Codec:
+def rated(arch: str, n: int = 8, m: int = 12, rates: int = RATES) -> Codec:
     """A codec in eval mode, with tables."""
-    return made(arch + SEVERAL, 8, 12)
+    return everywhere.rated(arch, n, m, rates)

@@ -6,20 +6,17 @@ import numpy as np
 import pytest
 
 from benchmarks import everywhere
-from benchmarks.everywhere import KINDS, Setting, crops, decode, encode, made, rows
-from codec.bitstream.tables import to_bytes
-from codec.checkpoint import Description, save_codec
-from codec.network.tables import tables_of
+from benchmarks.everywhere import KINDS, Setting, crops, decode, encode, lively, prepare, rated, rows
+from codec.description.architecture import ARCHITECTURES
 
 
 def test_symbols_and_float_indexes_that_differ_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         everywhere, "SETTINGS", (Setting("as it is"), Setting("another processor's", needs="no_such_flag"))
     )
-    for kind in KINDS:
-        codec = made(kind, 8, 12)
-        save_codec(tmp_path / f"{kind}.safetensors", codec, Description())
-        (tmp_path / f"{kind}.tables").write_bytes(to_bytes(tables_of(codec)))
+    for arch in ARCHITECTURES:
+        prepare(lively(arch, 8, 12), tmp_path)
+        prepare(rated(arch, 8, 12), tmp_path)
     encode(tmp_path, 0, 3)
     found = decode(tmp_path)
     symbols = sum(12 * -(-x.shape[2] // 16) * -(-x.shape[3] // 16) for x in crops(3))
@@ -28,7 +25,7 @@ def test_symbols_and_float_indexes_that_differ_are_counted(tmp_path: Path, monke
     path = tmp_path / "mbt2018_mean.0.npz"
     arrays = dict(np.load(path))
     arrays["1.values"][0, 0, 0] += 1
-    arrays["2.indexes"][:2, 0, 0] += 1
+    arrays["2.floats"][:2, 0, 0] += 1
     np.savez(path, **arrays)
     changed = decode(tmp_path)
     assert changed["mbt2018_mean"] == none | {"wrong": 1, "float": 2, "float_pictures": 1}
