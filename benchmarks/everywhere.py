@@ -1,8 +1,9 @@
 """`python -m benchmarks.everywhere`: the same files decoded under other thread counts, instruction sets and libraries.
 
-Every picture is encoded in a process with one setting and decoded in processes with all settings, by the entropy coder
-in numpy and by the integer h_s in torch. Beside it, CompressAI's own float h_s predicts the table indexes from the same
-symbols of z in the same processes: an index that differs makes noise of the rest of its picture.
+Every picture is encoded in a process with one setting, by torch or by ONNX Runtime, and decoded in processes with all
+settings, by the entropy coder in numpy and by the integer h_s in torch. Beside it, CompressAI's own float h_s predicts
+the table indexes from the same symbols of z in the same processes: an index that differs makes noise of the rest of its
+picture.
 """
 
 import json
@@ -29,16 +30,18 @@ from codec.bitstream.rate_coder import coder_of
 from codec.bitstream.tables import read_tables, to_bytes
 from codec.checkpoint import Description, load_codec, save_codec
 from codec.description.architecture import ARCHITECTURES, DEFAULT_ARCH, Architecture
-from codec.files import FileCodec
+from codec.files import FileCodec, Latent
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.network.hyperprior import HyperCodec
 from codec.network.tables import tables_of, with_tables
+from export.graph.build import build, parts_of, write_all
+from export.runtime import Model, symbols_of
 
 PICTURES = 1_000
 N, M = 64, 96
-SIDES = (17, 160)
-"""Shortest and longest side of a crop; every hundredth crop has sides up to 512."""
+SIDES = (17, 128)
+"""Shortest and longest side of a crop; every hundredth crop has sides up to 384."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Setting:
     def environment(self) -> dict[str, str]:
         """The environment of a process."""
         counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
+        # Threads that wait must not take a core from those that compute.
+        counts |= {"OMP_WAIT_POLICY": "passive", "OPENBLAS_THREAD_TIMEOUT": "4"}
         return {**os.environ, **counts, **dict(self.variables)}
 
 
@@ -120,7 +125,7 @@ def crops(count: int) -> Iterator[torch.Tensor]:
     chance = random.Random(0)
     for number in range(count):
         photograph = photographs[number % len(photographs)]
-        longest = 512 if number % 100 == 0 else SIDES[1]
+        longest = 384 if number % 100 == 0 else SIDES[1]
         height, width = (min(chance.randint(SIDES[0], longest), side) for side in photograph.shape[:2])
         top, left = (chance.randrange(a - b + 1) for a, b in zip(photograph.shape[:2], (height, width), strict=True))
         picture = photograph[top : top + height, left : left + width]
@@ -132,18 +137,24 @@ def encode(folder: Path, number: int, count: int) -> None:
     for arch in ARCHITECTURES:
         codec, _ = load_codec(folder / f"{arch}.safetensors")
         coded, peer = FileCodec(codec), peer_of(codec)
+        model = Model(folder / f"{arch}.onnx", "encoder")
         arrays: dict[str, NDArray[Any]] = {}
         for place, picture in enumerate(crops(count)):
-            if place % len(settings()) != number:
+            turn, own = divmod(place, len(settings()))
+            if own != number:
                 continue
-            (latent,) = coded.latents(picture)
+            if turn % 2:
+                latent = Latent(*symbols_of(picture[0].permute(1, 2, 0).numpy(), model))
+            else:
+                (latent,) = coded.latents(picture)
             (file,) = coded.encode([latent], *picture.shape[-2:])
             arrays[f"{place}.file"], arrays[f"{place}.values"] = np.frombuffer(file, np.uint8), latent.y
             if isinstance(coded.coder, HyperCoder) and latent.z is not None:
-                _, means = coded.coder.context(latent.z, *latent.y.shape[1:])
-                arrays[f"{place}.z"] = latent.z
-                arrays[f"{place}.values"] = latent.y * round(1 / coded.coder.unit) + (0 if means is None else means)
-                arrays[f"{place}.indexes"] = float_indexes(peer, latent.z, *latent.y.shape[1:])
+                indexes, means = coded.coder.context(latent.z, *latent.y.shape[1:])
+                means = np.zeros_like(latent.y) if means is None else means
+                arrays[f"{place}.z"], arrays[f"{place}.indexes"], arrays[f"{place}.means"] = latent.z, indexes, means
+                arrays[f"{place}.values"] = latent.y * round(1 / coded.coder.unit) + means
+                arrays[f"{place}.floats"] = float_indexes(peer, latent.z, *latent.y.shape[1:])
         np.savez(folder / f"{arch}.{number}.npz", **arrays)
 
 
@@ -163,25 +174,24 @@ def decode(folder: Path) -> dict[str, dict[str, int]]:
                 counts["files"] += 1
                 counts["symbols"] += values.size
                 counts["wrong"] += int(wrong.sum())
-                if isinstance(codec, HyperCodec) and isinstance(coder, HyperCoder):
-                    z = arrays[f"{place}.z"]
-                    counts["wrong_by_torch"] += wrong_by_torch(codec, coder, z, *values.shape[1:])
-                    flips = int((float_indexes(peer, z, *values.shape[1:]) != arrays[f"{place}.indexes"]).sum())
+                if isinstance(codec, HyperCodec):
+                    z, indexes, means = (arrays[f"{place}.{name}"] for name in ("z", "indexes", "means"))
+                    counts["wrong_by_torch"] += wrong_by_torch(codec, z, indexes, means)
+                    flips = int((float_indexes(peer, z, *values.shape[1:]) != arrays[f"{place}.floats"]).sum())
                     counts["float"] += flips
                     counts["float_pictures"] += flips > 0
         found[arch] = counts
     return found
 
 
-def wrong_by_torch(codec: HyperCodec, coder: HyperCoder, z: NDArray[np.int32], height: int, width: int) -> int:
-    """Values of y for which torch and numpy give another index or mean."""
+def wrong_by_torch(codec: HyperCodec, z: NDArray[np.int32], indexes: NDArray[Any], means: NDArray[Any]) -> int:
+    """Values of y for which torch gives another index or mean than numpy gave where the picture was encoded."""
     assert codec.integer_h_s is not None
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    indexes, means = codec.integer_h_s.to(device)(torch.from_numpy(z)[None].to(device), height, width)
-    expected, expected_means = coder.context(z, height, width)
-    wrong = indexes[0].cpu().numpy() != expected
-    if means is not None and expected_means is not None:
-        wrong |= means[0].cpu().numpy() != expected_means
+    found, found_means = codec.integer_h_s.to(device)(torch.from_numpy(z)[None].to(device), *indexes.shape[1:])
+    wrong = found[0].cpu().numpy() != indexes
+    if found_means is not None:
+        wrong |= found_means[0].cpu().numpy() != means
     return int(wrong.sum())
 
 
@@ -215,12 +225,21 @@ def measured(count: int, n: int = N, m: int = M) -> list[dict[str, dict[str, int
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for arch in ARCHITECTURES:
-            codec = lively(arch, n, m)
-            save_codec(folder / f"{arch}.safetensors", codec, Description())
-            (folder / f"{arch}.tables").write_bytes(to_bytes(tables_of(codec)))
+            prepare(lively(arch, n, m), folder)
         for number, setting in enumerate(settings()):
             _child(setting, "encode", name, str(number), str(count))
         return [json.loads(_child(setting, "decode", name)) for setting in settings()]
+
+
+def prepare(codec: Codec, folder: Path) -> None:
+    """Writes what the processes open: the codec, its exported encoder, and its tables."""
+    save_codec(folder / f"{codec.arch}.safetensors", codec, Description())
+    tables, x = tables_of(codec), torch.rand(1, 3, 64, 64)
+    models = {
+        part: build(codec, part, "concat", x, dynamic=True, fingerprint=tables.fingerprint)
+        for part in parts_of(codec, "encoder")
+    }
+    write_all(folder / f"{codec.arch}.onnx", models, to_bytes(tables))
 
 
 def _child(setting: Setting, *words: str) -> str:
@@ -235,9 +254,10 @@ def rows(found: list[dict[str, dict[str, int]]], count: int) -> Iterator[Row]:
     for arch in ARCHITECTURES:
         total = {name: sum(each[arch][name] for each in found) for name in found[0][arch]}
         sides = {"files decoded": float(total["files"]), "symbols decoded": float(total["symbols"])}
-        what = f"{arch}: {count:,} pictures, each encoded in one of {len(found)} settings and decoded in all"
+        what = f"{arch}: {count:,} pictures, encoded in one of {len(found)} settings each and decoded in all"
         wrong = total["wrong"] + total["wrong_by_torch"]
-        yield Row(f"wrong symbols of {what}", wrong, "symbols", at_most=0, sides=sides)
+        note = "half of them are encoded by ONNX Runtime"
+        yield Row(f"wrong symbols of {what}", wrong, "symbols", at_most=0, sides=sides, note=note)
         if arch != DEFAULT_ARCH:
             sides = {"decodings that an index ruins": float(total["float_pictures"]), "of": sides["files decoded"]}
             note = "CompressAI's decoder reads the rest of such a picture as noise"

@@ -38,6 +38,7 @@ SUBJECTS = {
     "large": "Files: large pictures",
     "damage": "Files: damage",
     "everywhere": "Files: the same symbols everywhere",
+    "priors": "Files: a competition of priors",
     "fuzz": "Commands: hostile inputs",
 }
 """The order and the titles of the page; results that are not named here come after them."""

@@ -49,3 +49,8 @@ def replace_parts() -> Any:
 def plugin() -> Any:
     """The option --plugin: a user's own blocks."""
     return option(None, "Python file of the blocks that the checkpoint uses", metavar="FILE", shown="none")
+
+
+def compilers() -> Any:
+    """The option --compilers: the environments of the chips' compilers."""
+    return option(".venv-npu", "folder of the compilers' environments, from `make npu CHIP=NAME`", metavar="DIR")

@@ -115,6 +115,10 @@ def follow(words: list[str], desk: Path) -> None:
     for name in ("a", "b", "c"):
         if f"{name}.safetensors" in words:
             shutil.copy("zoo.safetensors", f"{name}.safetensors")
+    if "all_rates.safetensors" in words:
+        codec = new_codec(Architecture(8, 12))
+        codec.add_rates(3, octaves=2.0)
+        save_codec(Path("all_rates.safetensors"), with_tables(codec), Description())
     module = import_module(words[2] if words[2] != "export" else "export.__main__")
     out = Path(words[words.index("--out_dir") + 1]) if "--out_dir" in words else None
     if out:
