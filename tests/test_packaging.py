@@ -62,7 +62,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_packages_and_what_a_run_needs_beside_them(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     packages = {name.partition("/")[0] for name in names if ".dist-info" not in name and ".data" not in name}
-    assert packages == {"codec", "coco224", "export", "training", "train_accel.py"}
+    assert packages == {"codec", "coco224", "export", "training", "train_accel.py", "codec_pipeline.py"}
     for package in ("codec", "coco224", "export", "training"):
         assert f"{package}/py.typed" in names
     for path in ("codec/evaluation/report.html", "codec/hub/card.md", "export/device/src/nic.h"):
