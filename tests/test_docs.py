@@ -41,7 +41,8 @@ ELSEWHERE = {
     "accelerate launch -m codec.evaluate": "tests/codec/test_evaluate.py runs it on two ranks",
     "python -m export.web": "tests/export/test_web.py runs it where onnxruntime-web is installed",
     "python -m http.server": "does not end",
-    ".venv-npu/": "tests/export/test_npu.py runs the compilers where they are installed",
+    "python -m export.npu": "tests/export/test_npu.py runs the compilers where they are installed",
+    "codec-pipeline": "tests/test_pipeline.py runs it",
 }
 """How a command begins that is not run here, and why."""
 

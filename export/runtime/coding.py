@@ -51,9 +51,11 @@ def encode(pixels: Pixels, model: Model, targets: TargetOptions | None = None, d
     return code(Codable(most, height * width, bits, file, psnr if decoder else None), targets or TargetOptions())
 
 
-def symbols_of(pixels: Pixels, model: Model) -> tuple[NDArray[np.int32], NDArray[np.int32] | None]:
-    """The symbols of y [M, h, w] of a picture, and with a hyperprior those of z, of a model with one rate."""
-    symbols, _, z = _symbols(*_analysed(pixels, model), model, None)
+def symbols_of(
+    pixels: Pixels, model: Model, rate: int | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.int32] | None]:
+    """The symbols of y [M, h, w] of a picture, and with a hyperprior those of z, at a rate; None: the highest."""
+    symbols, _, z = _symbols(*_analysed(pixels, model), model, rate)
     return symbols, z
 
 

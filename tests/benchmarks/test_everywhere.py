@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import everywhere
-from benchmarks.everywhere import Setting, crops, decode, encode, lively, prepare, rows
+from benchmarks.everywhere import KINDS, Setting, crops, decode, encode, lively, prepare, rated, rows
 from codec.description.architecture import ARCHITECTURES
 
 
@@ -16,11 +16,12 @@ def test_symbols_and_float_indexes_that_differ_are_counted(tmp_path: Path, monke
     )
     for arch in ARCHITECTURES:
         prepare(lively(arch, 8, 12), tmp_path)
+        prepare(rated(arch, 8, 12), tmp_path)
     encode(tmp_path, 0, 3)
     found = decode(tmp_path)
     symbols = sum(12 * -(-x.shape[2] // 16) * -(-x.shape[3] // 16) for x in crops(3))
     none = {"files": 3, "symbols": symbols, "wrong": 0, "wrong_by_torch": 0, "float": 0, "float_pictures": 0}
-    assert found == dict.fromkeys(ARCHITECTURES, none)
+    assert found == dict.fromkeys(KINDS, none)
     path = tmp_path / "mbt2018_mean.0.npz"
     arrays = dict(np.load(path))
     arrays["1.values"][0, 0, 0] += 1
@@ -34,4 +35,5 @@ def test_symbols_and_float_indexes_that_differ_are_counted(tmp_path: Path, monke
         (0, None),
         (1, False),
         (2, None),
+        *[(0, True)] * 3,
     ]
