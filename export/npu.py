@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from codec.cli import POSITIVE, ArgumentParser, OptionGroup, option, run
 from codec.errors import InputError
 from export import options as shared
-from export.chips.compilers import TARGETS, installed
+from export.chips.compilers import TARGETS, installed, require
 from export.json_file import check_json, write_json
 
 if TYPE_CHECKING:
@@ -71,8 +71,6 @@ class NpuOptions(OptionGroup):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    from export.chips.judge import judge, require
-
     parser = ArgumentParser(
         prog="python -m export.npu", description="Compiles a checkpoint's transforms with the chips' compilers."
     )
@@ -82,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not asked:
         raise InputError(f"--target all: {environments} has no compiler; run `make npu CHIP=NAME` first")
     require(asked, environments)
+    shared.require_onnx()
+    from export.chips.judge import judge
+
     if options.out:
         try:
             Path(options.out).mkdir(parents=True, exist_ok=True)

@@ -49,8 +49,6 @@ class ReportOptions(OptionGroup):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    from export.__main__ import require_onnx
-
     parser = ArgumentParser(prog="python -m export.report", description="Which chips support a codec's graphs.")
     parser.add_dataclass("report", ReportOptions)
     parser.add_argument(
@@ -67,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(
             "--images and --calib_dir need --ckpt, because ONNX files have no entropy model; leave them out"
         )
-    require_onnx()
+    shared.require_onnx()
     report = of_checkpoint(options) if options.ckpt else of_files(files, options)
     print(markdown(report))
     if options.json:

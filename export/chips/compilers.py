@@ -1,5 +1,6 @@
 """All compilers, by name and by chip, and which of them are installed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from export.chips.arm import Arm
@@ -25,3 +26,16 @@ def python_of(compiler: Compiler, environments: Path) -> Path:
 def installed(environments: Path) -> list[Compiler]:
     """The compilers that have an environment."""
     return [each for each in COMPILERS.values() if python_of(each, environments).exists()]
+
+
+def require(targets: Sequence[str], environments: Path) -> None:
+    """Raises InputError if a target's compiler has no environment."""
+    for target in targets:
+        compiler = TARGETS[target]
+        if not python_of(compiler, environments).exists():
+            from codec.errors import InputError  # here: the compilers' environments have no codec
+
+            raise InputError(
+                f"--target {target}: {environments / compiler.name} has no compiler for it; run "
+                f"`make npu CHIP={compiler.name}`, which installs {compiler.package} there"
+            )

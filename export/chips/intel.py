@@ -72,4 +72,4 @@ def words(error: str) -> str:
     """The innermost of OpenVINO's nested messages, without the folders of files."""
     lines = [line.strip() for line in error.splitlines() if line.strip() and not line.startswith("Exception from")]
     said = lines[-1] if lines else "no reason given"
-    return re.sub(r"\S*/(\S+)", r"\1", said)
+    return re.sub(r'"?[^\s"]*/([^\s"/]+?)"?(?=[:\s]|$)', r"\1", said)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import export
-from codec.errors import InputError
 from codec.network.codec import Codec
 from export.chips.compiler import INPUT, LOG, Compiler, Job
 from export.chips.compilers import TARGETS, installed, python_of
@@ -46,17 +45,6 @@ class Verdict:
         figures = ", ".join(f"{name} {value}" for name, value in self.figures.items())
         place = "NOT all on the chip" if self.complaint else "all on the chip"
         return " | ".join(filter(None, [place, figures, in_words(self.part, self.difference)]))
-
-
-def require(targets: Sequence[str], environments: Path) -> None:
-    """Raises InputError if a target's compiler has no environment."""
-    for target in targets:
-        compiler = TARGETS[target]
-        if not python_of(compiler, environments).exists():
-            raise InputError(
-                f"--target {target}: {environments / compiler.name} has no compiler for it; run "
-                f"`make npu CHIP={compiler.name}`, which installs {compiler.package} there"
-            )
 
 
 def judge(

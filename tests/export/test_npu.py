@@ -11,6 +11,7 @@ from programs import ROOT, run
 from codec.description.architecture import Quantization
 from codec.errors import InputError
 from codec.quantization.calibrate import calibrate
+from export import npu
 from export.chips import judge
 from export.chips.compilers import COMPILERS, python_of
 from export.npu import main
@@ -86,7 +87,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(part.name)
         return judge.Verdict(part.name, job.target, "none", "", {}, {})
 
-    monkeypatch.setattr(judge, "require", lambda targets, environments: None)
+    monkeypatch.setattr(npu, "require", lambda targets, environments: None)
     monkeypatch.setattr(judge, "ask", ask)
     return seen
 

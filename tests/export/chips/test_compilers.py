@@ -12,7 +12,7 @@ from codec.errors import InputError
 from export.chips import judge, sophgo
 from export.chips.arm import Arm
 from export.chips.compiler import Compiler, Estimate, Job, Refused
-from export.chips.compilers import COMPILERS, TARGETS, installed
+from export.chips.compilers import COMPILERS, TARGETS, installed, require
 from export.chips.intel import Intel, words
 from export.chips.part import QuantizedPart
 from export.chips.rockchip import Rockchip
@@ -115,7 +115,7 @@ def test_every_way_to_answer_becomes_a_verdict(part: QuantizedPart, fake: Path) 
 
 def test_a_missing_environment_is_one_sentence_with_the_command(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run `make npu CHIP=rockchip`, which installs rknn-toolkit2"):
-        judge.require(["rk3588"], tmp_path)
+        require(["rk3588"], tmp_path)
     assert installed(tmp_path) == []
 
 
@@ -201,5 +201,5 @@ def test_openvinos_layers_and_words_are_read() -> None:
     layers = [("Input", "u8"), ("Convolution", "u8"), ("Subgraph", "bf16"), ("Reorder", "f32"), ("Subgraph", "f32")]
     figures = read(Intel(), json.dumps({"layers": layers})).figures
     assert figures == {"layers in float": "2 of 3", "in float": "2 Subgraph"}
-    error = "Exception from src/a.cpp:1:\nException from b:2:\nCannot load library /x/y/libnpu.so: it is absent\n\n"
+    error = 'Exception from src/a.cpp:1:\nException from b:2:\nCannot load library "/x/y/libnpu.so": it is absent\n\n'
     assert words(error) == "Cannot load library libnpu.so: it is absent"
