@@ -2,17 +2,17 @@
 
 import os
 import signal
-import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from programs import ROOT, TINY, environment
+from programs import TINY
 
 import codec_pipeline
 from codec.errors import InputError
-from codec_pipeline import Step, main, steps
+from codec_pipeline import Step, execute, main, steps
 from training.recipe import read, read_then
 
 RECIPE = """\
@@ -140,23 +140,24 @@ def test_a_recipe_trains_evaluates_and_exports(
     assert capfd.readouterr().out.splitlines() == [f"{name}: done before" for name in ("train", "evaluate", "export")]
 
 
-@pytest.mark.slow
-def test_a_signal_goes_to_the_training_which_resumes(tmp_path: Path, coco224: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(
-        f"act: relu\nsave_dir: {tmp_path}/run\nrecon_dir: {tmp_path}/recon\nmax_steps: 100000\nthen: []\n"
+def test_a_signal_goes_to_the_command_whose_status_is_kept(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    program = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); "
+        f"open({str(ready)!r}, 'w'); time.sleep(60)"
     )
-    words = [sys.executable, "-u", "-m", "codec_pipeline", str(recipe), "--coco_dir", str(coco224), *TINY]
-    with subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        for line in process.stdout:
-            if "step" in line and "loss" in line:
-                process.send_signal(signal.SIGTERM)
-                break
-        process.stdout.read()
-        assert process.wait() == 75
-    assert (tmp_path / "run" / "last.safetensors").exists()
-    assert not (tmp_path / "run" / "pipeline").exists()
+
+    def send() -> None:
+        while not ready.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    assert execute([sys.executable, "-S", "-c", program]) == 75
+    sender.join()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_its_help_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
