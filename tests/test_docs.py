@@ -42,7 +42,7 @@ ELSEWHERE = {
     "python -m export.web": "tests/export/test_web.py runs it where onnxruntime-web is installed",
     "python -m http.server": "does not end",
     "python -m export.npu": "tests/export/test_npu.py runs the compilers where they are installed",
-    "codec-pipeline": "tests/test_pipeline.py runs it",
+    "codec-pipeline": "tests/test_codec_pipeline.py runs it",
 }
 """How a command begins that is not run here, and why."""
 
