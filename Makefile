@@ -23,12 +23,23 @@ demo/coco224: $(READY)
 	$(BIN)/python -m coco224.prepare --coco_dir sample --crop random --crops_per_image 16 --out_dir demo/coco224 \
 		--overwrite true
 
-# The NPU compilers want other versions than the trainer, hence an environment of their own.
-npu: .venv-npu/.ready
+# The compiler of one vendor: `make npu CHIP=rockchip`. Each has an environment of its own, because their packages exclude
+# each other's versions.
+CHIPS := $(basename $(notdir $(wildcard constraints-npu/*.txt)))
 
-.venv-npu/.ready: pyproject.toml constraints-npu.txt
-	$(PYTHON) -m venv .venv-npu
-	.venv-npu/bin/pip install --quiet --disable-pip-version-check -c constraints-npu.txt -e '.[npu]'
+npu:
+	$(if $(filter $(CHIP),$(CHIPS)),,$(error make npu CHIP=NAME, where NAME is one of: $(CHIPS)))
+	$(MAKE) --no-print-directory .venv-npu/$(CHIP)/.ready
+
+# Its wheels are for Python 3.10 alone.
+.venv-npu/sophgo/.ready: PYTHON = python3.10
+
+.venv-npu/%/.ready: constraints-npu/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $<
+	# tpu-mlir ships the C library of an older system, which newer libraries of this system refuse.
+	cd $(@D) && rm -f lib/*/site-packages/tpu_mlir/lib/third_party/libc.so.6 \
+		lib/*/site-packages/tpu_mlir/lib/third_party/libm.so.6 lib/*/site-packages/tpu_mlir/lib/third_party/libpthread.so.0
 	touch $@
 
 # What the page for browsers needs beside clang and lld: the tests of the page run where this is.

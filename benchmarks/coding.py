@@ -1,4 +1,7 @@
-"""`python -m benchmarks.coding`: symbols to bytes and back, by our coder and by CompressAI's; with a hyperprior too."""
+"""`python -m benchmarks.coding`: symbols to bytes and back, by our coder and by CompressAI's; with a hyperprior too.
+
+The bars are for one core: set OMP_NUM_THREADS=1.
+"""
 
 import math
 from collections.abc import Callable, Iterator

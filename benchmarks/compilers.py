@@ -1,12 +1,13 @@
 """`python -m benchmarks.compilers`: every activation through Arm's compiler for three Ethos-U cores, 224x224.
 
-Needs the environment of `make npu`, and skips without it. Weights are random: the estimate depends on shapes, and a
-little on how well weights compress. Estimates do not depend on this machine.
+Needs the environment of `make npu CHIP=arm`, and skips without it. Weights are random: the estimate depends on shapes,
+and a little on how well weights compress. Estimates do not depend on this machine.
 """
 
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,9 @@ from benchmarks.deployment import ACTIVATIONS, M, N, random_codec
 from benchmarks.harness import Row, publish
 from coco224.photographs.sample import VALIDATION, sample_splits
 from codec.checkpoint import Description, save_codec
+from export.chips.compilers import COMPILERS, python_of
 
 ROOT = Path(__file__).parent.parent
-PYTHON = ROOT / ".venv-npu" / "bin" / "python"
 CORES = ("ethos-u55-256", "ethos-u65-512", "ethos-u85-1024")
 AT_MOST = {
     ("encoder", CORES[0]): 34.9,
@@ -40,7 +41,7 @@ def verdicts(act: str, folder: Path) -> list[dict[str, Any]]:
     found = []
     for core in CORES:
         words = ["--ckpt", folder / f"{act}.safetensors", "--target", core, "--calib_dir", pictures]
-        command = [PYTHON, "-m", "export.npu", *words, "--json", folder / "verdicts.json"]
+        command = [sys.executable, "-m", "export.npu", *words, "--json", folder / "verdicts.json"]
         done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode not in (0, 2):  # 2: operators on the CPU
             raise RuntimeError(done.stderr)
@@ -64,8 +65,8 @@ def rows(act: str, found: list[dict[str, Any]]) -> Iterator[Row]:
 
 def main() -> None:
     """Every activation, part and core."""
-    if not PYTHON.exists():
-        print("skipped: the NPU compilers are not installed; make npu")
+    if not python_of(COMPILERS["arm"], ROOT / ".venv-npu").exists():
+        print("skipped: Arm's compiler is not installed; make npu CHIP=arm")
         return
     with tempfile.TemporaryDirectory() as name:
         found = {act: verdicts(act, Path(name)) for act in ACTIVATIONS}

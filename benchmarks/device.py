@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.coding import SHAPE, WIDEST, drawn, drawn_hyper, quality_8
-from benchmarks.everywhere import lively
+from benchmarks.everywhere import lively, rated
 from benchmarks.harness import Row, alternate, publish
 from codec.bitstream.container import latent_size, pack, unpack
-from codec.bitstream.rate_coder import AnyCoder, coder_of
+from codec.bitstream.rate_coder import AnyCoder, RateCoder, at_rate, coder_of
 from codec.bitstream.tables import Tables, to_bytes
 from codec.checkpoint.zoo import zoo_widths
 from codec.description.architecture import ARCHITECTURES
@@ -40,12 +40,14 @@ LARGEST_FUZZED = 64
 Symbols = NDArray[np.int32]
 
 
-def symbols_for(coder: AnyCoder, height: int, width: int, spread: float = 1) -> tuple[Symbols, Symbols | None]:
-    """Symbols of y and of z of a picture of this size, as the tables distribute them; those of y spread."""
-    size = latent_size(height, width)
-    if not isinstance(coder.tables, Tables):
-        return drawn_hyper(coder.tables, *size, spread)
-    return (drawn(coder.tables, height * width, size) * spread).astype(np.int32), None
+def symbols_for(
+    coder: AnyCoder, height: int, width: int, spread: float = 1, rate: int | None = None
+) -> tuple[Symbols, Symbols | None]:
+    """Symbols of y and of z of a picture of this size, as the tables of the rate distribute them; those of y spread."""
+    size, tables = latent_size(height, width), at_rate(coder, rate).tables
+    if not isinstance(tables, Tables):
+        return drawn_hyper(tables, *size, spread)
+    return (drawn(tables, height * width, size) * spread).astype(np.int32), None
 
 
 def equal_files(count: int, library: Path) -> int:
@@ -54,16 +56,18 @@ def equal_files(count: int, library: Path) -> int:
     sides = []
     for arch in ARCHITECTURES:
         for n, m in WIDTHS:
-            tables = tables_of(lively(arch, n, m))
-            sides.append((coder_of(tables), DeviceCoder(to_bytes(tables), library)))
+            for make in (lively, rated):
+                tables = tables_of(make(arch, n, m))
+                sides.append((coder_of(tables), DeviceCoder(to_bytes(tables), library)))
     for number in range(count):
         coder, device = sides[number % len(sides)]
         height, width = (int(side) for side in random.integers(1, 200, 2))
-        symbols, z = symbols_for(coder, height, width, SPREADS[number % len(SPREADS)])
-        data = pack(height, width, symbols, coder, z)
+        rate = int(random.integers(coder.most + 1)) if isinstance(coder, RateCoder) else None
+        symbols, z = symbols_for(coder, height, width, SPREADS[number % len(SPREADS)], rate)
+        data = pack(height, width, symbols, coder, z, rate)
         theirs, ours = unpack(data, coder), device.unpack(data)
         same = theirs[:2] == ours[:2] and np.array_equal(theirs[2], ours[2])
-        equal += same and device.pack(height, width, symbols, z) == data
+        equal += int(same and device.pack(height, width, symbols, z, rate) == data)
     return equal
 
 
@@ -123,10 +127,11 @@ def fuzzed(count: int, folder: Path) -> Sequence[Row]:
     """`count` damaged files and tables, under sanitizers."""
     compile_driver(folder / "driver")
     counts, reports = [], 0
-    for seed, arch in enumerate(ARCHITECTURES):
+    made = [make(arch, 8, 12) for make in (lively, rated) for arch in ARCHITECTURES]
+    for seed, codec in enumerate(made):
         try:
-            share = count // len(ARCHITECTURES) + (seed < count % len(ARCHITECTURES))
-            counts.append(fuzz(folder / "driver", coder_of(tables_of(lively(arch, 8, 12))), share, folder, seed))
+            share = count // len(made) + (seed < count % len(made))
+            counts.append(fuzz(folder / "driver", coder_of(tables_of(codec)), share, folder, seed))
         except subprocess.CalledProcessError as error:
             print(error.stderr)
             reports += 1

@@ -10,7 +10,7 @@ from codec.cli import run
 from codec.convert import Conversion, FileOptions
 from codec.convert import main as convert_all
 from codec.errors import InputError
-from codec.targets import TargetOptions, code
+from codec.targets import TargetOptions, code, only_rate
 
 if TYPE_CHECKING:
     from codec.files import FileCodec
@@ -41,6 +41,14 @@ def compress_file(codec: "FileCodec", source: Path, target: Path, options: Compr
         beside.write_bytes(data)
 
 
+def check(codec: "FileCodec", options: CompressOptions) -> None:
+    """Refuses a choice of the rate for a codec that has one rate."""
+    from codec.bitstream.rate_coder import RateCoder
+
+    if options.given_targets and not isinstance(codec.coder, RateCoder):
+        raise InputError(only_rate(options))
+
+
 CONVERSION = Conversion(
     name="codec.compress",
     description="Compresses a picture, or a folder of pictures to .bin files.",
@@ -49,6 +57,7 @@ CONVERSION = Conversion(
     writes=None,
     convert=compress_file,
     options=CompressOptions,
+    check=check,
 )
 
 

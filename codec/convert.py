@@ -47,6 +47,7 @@ class Conversion:
         convert: converts a file to another with these options, completely or not at all; raises InputError with the
             reason.
         options: the class of its options.
+        check: raises InputError if the codec cannot do what the options say.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Conversion:
     writes: frozenset[str] | None
     convert: Callable[["FileCodec", Path, Path, Any], None]
     options: type[FileOptions] = FileOptions
+    check: Callable[["FileCodec", Any], None] = lambda codec, options: None
 
 
 def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
@@ -146,6 +148,7 @@ def _failures(
 
     worker = _Worker(conversion.convert, options)
     worker.open()  # also with several processes: a bad checkpoint is refused before they start
+    conversion.check(worker.codec, options)
     processes = min(options.num_proc, len(jobs))
     if processes > 1 and not shared_memory():
         print("several processes need a writable /dev/shm: using one process (--num_proc 1)", file=sys.stderr)
@@ -178,12 +181,12 @@ class _Worker:
         if self._options.plugin:
             load_plugin(self._options.plugin)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._codec = FileCodec(open_codec(Path(self._options.checkpoint)).to(device), self._options.checkpoint)
+        self.codec = FileCodec(open_codec(Path(self._options.checkpoint)).to(device), self._options.checkpoint)
 
     def __call__(self, job: Job) -> str | None:
         """Converts a file; returns the reason if that failed."""
         try:
-            self._convert(self._codec, *job, self._options)
+            self._convert(self.codec, *job, self._options)
         except InputError as error:
             return f"{job[0]}: {error}"
         except OSError as error:
@@ -197,7 +200,7 @@ class _Worker:
         return None
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name != "_codec"}
+        return {name: value for name, value in vars(self).items() if name != "codec"}
 
 
 def _spread(worker: _Worker, jobs: list[Job], processes: int) -> Iterator[tuple[Job, str | None]]:

@@ -65,10 +65,7 @@ def code(picture: Codable, options: TargetOptions) -> bytes:
     """
     if picture.most is None:
         if options.given_targets:
-            raise InputError(
-                f"--{next(iter(options.given_targets))}: this codec has a single rate; give one that was trained with "
-                "--rates"
-            )
+            raise InputError(only_rate(options))
         return picture.file(None)
     if options.target_psnr is not None:
         return _at_least(picture, picture.most, options.target_psnr)
@@ -77,6 +74,12 @@ def code(picture: Codable, options: TargetOptions) -> bytes:
     if options.target_bpp is not None:
         return _within(picture, picture.most, int(options.target_bpp * picture.pixels / 8), "target_bpp")
     return picture.file(round(picture.most * (1.0 if options.rate is None else options.rate)))
+
+
+def only_rate(options: TargetOptions) -> str:
+    """What to say of options that choose a rate, where the codec has one."""
+    name = next(iter(options.given_targets))
+    return f"--{name}: this codec has a single rate; give one that was trained with --rates"
 
 
 def _within(picture: Codable, most: int, limit: int, name: str) -> bytes:

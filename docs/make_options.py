@@ -10,6 +10,7 @@ PAGE = ROOT / "docs" / "options.md"
 
 SECTIONS = {
     "Training": ("train_accel.py",),
+    "From a recipe to a device": ("-m", "codec_pipeline"),
     "Preparing data": ("-m", "coco224.prepare"),
     "Evaluation": ("-m", "codec.evaluate"),
     "Compressing": ("-m", "codec.compress"),

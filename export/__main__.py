@@ -1,6 +1,5 @@
 """`python -m export`: writes a checkpoint's encoder, decoder or both as a checked ONNX file, and its entropy tables."""
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="python -m export", description="A checkpoint's transforms as checked ONNX files.")
     parser.add_dataclass("export", ExportOptions)
     options = ExportOptions(**vars(parser.parse_args(argv)))
-    require_onnx()
+    shared.require_onnx()
     export(options)
     return 0
 
@@ -63,13 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def cli() -> NoReturn:
     """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run(main)
-
-
-def require_onnx() -> None:
-    """Raises InputError if the extra `onnx` is not installed."""
-    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"the export needs {' and '.join(missing)}: pip install -c constraints.txt -e '.[onnx]'")
 
 
 def export(options: ExportOptions) -> None:

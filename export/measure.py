@@ -25,6 +25,8 @@ from codec.quantization.levels import levels_of
 from export.graph.check import optimized, runner
 from export.graph.parts import Part
 from export.runtime import session_options
+from export.runtime.openvino import OpenVinoSession
+from export.runtime.session import BACKENDS
 
 CONVOLUTIONS = ("Conv", "FusedConv", "ConvTranspose")
 MOVES_ONLY = ("Reshape", "Transpose", "Concat", "Slice", "Split", "DepthToSpace", "Squeeze", "Unsqueeze")
@@ -58,9 +60,11 @@ def executed(model: onnx.ModelProto) -> Executed:
     return Executed(int8, int8 + sum(kind in CONVOLUTIONS for kind, _ in floats), floats)
 
 
-def latencies(models: Mapping[str, onnx.ModelProto], threads: int, rounds: int) -> dict[str, float]:
+def latencies(
+    models: Mapping[str, onnx.ModelProto], threads: int, rounds: int, backend: str = BACKENDS[0]
+) -> dict[str, float]:
     """Median milliseconds of an inference of every model. The models run in turn; the first round is not counted."""
-    runs = {name: _inference(model, threads) for name, model in models.items()}
+    runs = {name: _inference(model, threads, backend) for name, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, run in runs.items():
@@ -117,10 +121,14 @@ class _Graph(nn.Module):
         return result if summand is None else result + summand
 
 
-def _inference(model: onnx.ModelProto, threads: int) -> Callable[[], Sequence[NDArray[Any]]]:
+def _inference(model: onnx.ModelProto, threads: int, backend: str) -> Callable[[], Sequence[NDArray[Any]]]:
     options = session_options()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    data, providers = model.SerializeToString(), ["CPUExecutionProvider"]
+    if backend == "openvino":
+        session = OpenVinoSession(data, Path("graph"), threads)
+    else:
+        session = onnxruntime.InferenceSession(data, options, providers=providers)
     (entry,) = session.get_inputs()
     draw = np.random.default_rng(0)
     if entry.type == "tensor(uint8)":

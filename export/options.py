@@ -1,11 +1,13 @@
 """Options that the export's commands share."""
 
 import argparse
+import importlib.util
 import re
 from typing import Any, NamedTuple
 
 from codec.cli import option
 from codec.description.architecture import STRIDE
+from codec.errors import InputError
 
 
 class Size(NamedTuple):
@@ -49,3 +51,15 @@ def replace_parts() -> Any:
 def plugin() -> Any:
     """The option --plugin: a user's own blocks."""
     return option(None, "Python file of the blocks that the checkpoint uses", metavar="FILE", shown="none")
+
+
+def compilers() -> Any:
+    """The option --compilers: the environments of the chips' compilers."""
+    return option(".venv-npu", "folder of the compilers' environments, from `make npu CHIP=NAME`", metavar="DIR")
+
+
+def require_onnx() -> None:
+    """Raises InputError if the extra `onnx` is not installed."""
+    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"the export needs {' and '.join(missing)}: pip install -c constraints.txt -e '.[onnx]'")

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -32,6 +33,7 @@ INT8 = "int8"
 class ReportOptions(OptionGroup):
     ckpt: str | None = option(None, "checkpoint, ours or CompressAI's .pth.tar", metavar="FILE", shown="none")
     images: str | None = option(None, "pictures to measure the quality in int8", metavar="PATH", shown="not measured")
+    compilers: str = shared.compilers()
     calib_dir: str | None = shared.calib_dir()
     input_size: tuple[int, int] = shared.input_size()
     threads: int = option(1, "threads of ONNX Runtime for latencies", rule=at_least(1))
@@ -47,8 +49,6 @@ class ReportOptions(OptionGroup):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    from export.__main__ import require_onnx
-
     parser = ArgumentParser(prog="python -m export.report", description="Which chips support a codec's graphs.")
     parser.add_dataclass("report", ReportOptions)
     parser.add_argument(
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(
             "--images and --calib_dir need --ckpt, because ONNX files have no entropy model; leave them out"
         )
-    require_onnx()
+    shared.require_onnx()
     report = of_checkpoint(options) if options.ckpt else of_files(files, options)
     print(markdown(report))
     if options.json:
@@ -109,6 +109,7 @@ def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
     from codec.description.architecture import Architecture
     from codec.network.architectures import new_codec
     from codec.quantization.phases import in_float
+    from export.chips.judge import ask_installed
     from export.chips.operators import FAMILIES
     from export.graph import build
     from export.measure import in_onnx, quality
@@ -145,6 +146,7 @@ def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
     }
     by_part = {f"{part}, {name}": models[part] for part in parts for name, models in timed.items() if part in models}
     report: dict[str, Any] = {"checkpoint": options.ckpt, "families": families, "graphs": of_graphs(by_part, options)}
+    report["compilers"] = [asdict(each) for each in ask_installed(int8, quantized, x, Path(options.compilers))]
     if options.images:
         shipped = in_onnx(int8, graphs(int8, "concat", dynamic=True))
         codecs = {"float": floats, "fake-quantized": int8, "ONNX int8": shipped}
@@ -195,6 +197,8 @@ def of_graphs(models: Mapping[str, "onnx.ModelProto"], options: ReportOptions) -
     nodes = {name: read(model) for name, model in models.items()}
     fixed = {name: all(min(each.outputs[0]) > 0 for each in nodes[name] if each.operator == "Input") for name in models}
     times = latencies({name: model for name, model in models.items() if fixed[name]}, options.threads, options.rounds)
+    openvino = {name: model for name, model in models.items() if fixed[name] and find_spec("openvino")}
+    others = latencies(openvino, options.threads, options.rounds, "openvino")
     rows = []
     for name, model in models.items():
         row = {
@@ -202,12 +206,15 @@ def of_graphs(models: Mapping[str, "onnx.ModelProto"], options: ReportOptions) -
             "kB": round(model.ByteSize() / 1e3, 1),
             "ms": round(times[name], 2) if fixed[name] else None,
         }
+        row |= {"OpenVINO, ms": round(others[name], 2)} if name in others else {}
         rows.append(row | {"GMAC": macs(nodes[name]) / 1e9 if fixed[name] else None} | asdict(executed(model)))
     return rows
 
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The report as Markdown."""
+    from export.chips.judge import in_words
+
     lines = ["## Chips", "", *table(report["families"], ("family", "file", "nodes", "not taken", "not stated"))]
     rows = [
         {**row, "family": each["family"], "operator": f"{len(row['nodes'])} {row['operator']}"}
@@ -216,13 +223,22 @@ def markdown(report: Mapping[str, Any]) -> str:
     ]
     if rows:
         lines += ["", *table(rows, ("family", "graph", "operator", "reason", "remedy"))]
+    if report.get("compilers"):
+        lines += ["", "## Compilers that are installed", ""]
+        answers = [
+            {**each, "figures": ", ".join(f"{name} {value}" for name, value in each["figures"].items())}
+            | {"on the chip": each["complaint"] or "all", "simulated": in_words(each["part"], each["difference"])}
+            for each in report["compilers"]
+        ]
+        lines += table(answers, ("target", "tool", "part", "on the chip", "figures", "simulated"))
     lines += ["", "## ONNX Runtime on this CPU", ""]
     graphs = [
         {**row, "GMAC": _number(row["GMAC"], 3), "ms": _number(row["ms"], 2), "in float": _counted(row["in_float"])}
         | {"int8 convolutions": f"{row['int8']} of {row['convolutions']}"}
         for row in report["graphs"]
     ]
-    lines += table(graphs, ("graph", "kB", "GMAC", "ms", "int8 convolutions", "in float"))
+    openvino = ("OpenVINO, ms",) if all("OpenVINO, ms" in row for row in graphs) else ()
+    lines += table(graphs, ("graph", "kB", "GMAC", "ms", *openvino, "int8 convolutions", "in float"))
     ratios = speed(report["graphs"])
     lines += ["", *ratios] if ratios else []
     if "quality" in report:

@@ -37,6 +37,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("gpu") and not _of_gpus(config):
             item.add_marker(pytest.mark.skip(reason="tests of GPUs run with: pytest -m gpu"))
+        if item.get_closest_marker("pages") and "pages" not in str(config.option.markexpr):
+            item.add_marker(pytest.mark.skip(reason="pages with the other architectures run with: pytest -m pages"))
         if SLOW & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
 

@@ -20,7 +20,7 @@ from PIL import Image
 from programs import ROOT, train
 
 from codec.checkpoint import Description, save_codec
-from codec.description.architecture import Architecture
+from codec.description.architecture import ARCHITECTURES, DEFAULT_ARCH, Architecture
 from codec.network.architectures import new_codec
 from codec.network.tables import with_tables
 
@@ -41,9 +41,23 @@ ELSEWHERE = {
     "accelerate launch -m codec.evaluate": "tests/codec/test_evaluate.py runs it on two ranks",
     "python -m export.web": "tests/export/test_web.py runs it where onnxruntime-web is installed",
     "python -m http.server": "does not end",
-    ".venv-npu/": "tests/export/test_npu.py runs the compilers where they are installed",
+    "python -m export.npu": "tests/export/test_npu.py runs the compilers where they are installed",
+    "codec-pipeline": "tests/test_codec_pipeline.py runs it",
 }
 """How a command begins that is not run here, and why."""
+
+ALWAYS = (("README.md", "bmshj2018_hyperprior"), ("docs/export.md", "mbt2018_mean"))
+FOLLOWED = [
+    pytest.param(
+        page,
+        arch,
+        id=f"{page}-{arch}",
+        marks=[] if arch == DEFAULT_ARCH or (str(page), arch) in ALWAYS else pytest.mark.pages,
+    )
+    for page in PAGES
+    for arch in ARCHITECTURES
+]
+"""The pages, each with a codec of each architecture; most of them run only with `pytest -m pages`."""
 
 AFTER_TRAINING = ("docs/device.md", "docs/export.md", "docs/npu.md")
 """Pages that begin with a trained checkpoint."""
@@ -71,7 +85,9 @@ def is_elsewhere(words: list[str]) -> bool:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coco224: Path, photographs: Path, hub: Hub) -> Path:
+def desk(
+    arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coco224: Path, photographs: Path, hub: Hub
+) -> Path:
     """A user's folder: the repository's files, a COCO root, a dataset, pictures to evaluate on, a photograph; a Hub."""
     for name in ("recipes", "accelerate_configs", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -80,7 +96,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coco224: Path, photogr
     (tmp_path / "my_blocks.py").write_text(block[1])
     torch.manual_seed(0)
     for name in ("zoo", *(f"{runs}/q{quality}/best_rd" for runs in ("runs", "runs_gdn") for quality in (1, 2))):
-        save_codec(tmp_path / f"{name}.safetensors", with_tables(new_codec(Architecture(8, 12))), Description())
+        codec = with_tables(new_codec(Architecture(8, 12, arch=arch)))
+        save_codec(tmp_path / f"{name}.safetensors", codec, Description())
     for split in ("coco2017/train2017", "coco2017/val2017", "kodak"):
         (tmp_path / split).mkdir(parents=True)
     with Image.open(photographs / "chelsea.png") as cat, Image.open(photographs / "coffee.png") as cup:
@@ -115,6 +132,10 @@ def follow(words: list[str], desk: Path) -> None:
     for name in ("a", "b", "c"):
         if f"{name}.safetensors" in words:
             shutil.copy("zoo.safetensors", f"{name}.safetensors")
+    if "all_rates.safetensors" in words:
+        codec = new_codec(Architecture(8, 12))
+        codec.add_rates(3, octaves=2.0)
+        save_codec(Path("all_rates.safetensors"), with_tables(codec), Description())
     module = import_module(words[2] if words[2] != "export" else "export.__main__")
     out = Path(words[words.index("--out_dir") + 1]) if "--out_dir" in words else None
     if out:
@@ -150,8 +171,8 @@ def test_every_file_and_module_that_a_page_names_exists(page: Path) -> None:
             pkgutil.resolve_name(name)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_a_page_can_be_followed(page: Path, desk: Path, hub: Hub) -> None:
+@pytest.mark.parametrize(("page", "arch"), FOLLOWED)
+def test_a_page_can_be_followed(page: Path, arch: str, desk: Path, hub: Hub) -> None:
     if str(page) in AFTER_TRAINING:
         Path("checkpoints").mkdir()
         shutil.copy("zoo.safetensors", "checkpoints/last.safetensors")

@@ -29,6 +29,7 @@ PROGRAMS = (
     "export.device",
     "export.npu",
     "export.web",
+    "codec_pipeline",
 )
 
 

@@ -62,10 +62,13 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_packages_and_what_a_run_needs_beside_them(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     packages = {name.partition("/")[0] for name in names if ".dist-info" not in name and ".data" not in name}
-    assert packages == {"codec", "coco224", "export", "training", "train_accel.py"}
+    assert packages == {"codec", "coco224", "export", "training", "train_accel.py", "codec_pipeline.py"}
     for package in ("codec", "coco224", "export", "training"):
         assert f"{package}/py.typed" in names
-    assert {"codec/evaluation/report.html", "codec/hub/card.md"} <= set(names)
+    for path in ("codec/evaluation/report.html", "codec/hub/card.md", "export/device/src/nic.h"):
+        assert path in names
+    for path in ("export/device/example/photograph.c", "export/web/src/index.html", "export/web/src/c/memory.c"):
+        assert path in names
     shared = {name.partition("/share/npu-image-codec/")[2] for name in names if "/share/" in name}
     for folder in ("recipes", "accelerate_configs"):
         files = {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*") if path.is_file()}
@@ -84,7 +87,7 @@ def test_the_source_distribution_holds_what_a_reader_needs_and_no_tests(source: 
     assert (
         pages
         | beside
-        | {"constraints-npu.txt", "train_accel.py", "codec/evaluation/report.html", "recipes/relu_rd.yaml"}
+        | {"constraints-npu/rockchip.txt", "train_accel.py", "codec/evaluation/report.html", "recipes/relu_rd.yaml"}
         <= names
     )
     assert not [name for name in names if name.startswith("tests/")]

@@ -4,7 +4,8 @@ Each convolution of g_a begins as the Karhunen-Loeve transform of the 2x2 blocks
 with the directions of the largest variance first. The last one also scales, so that rounding y to integers is the
 uniform quantizer that the loss's lambda asks for. Each transposed convolution of g_s then begins as the least-squares
 solution that gives back the input of the block opposite it. The blocks between them stay as they are. The entropy
-model begins with the spreads of y: training it from any other takes hundreds of steps.
+models begin with the spreads of y, and then train by themselves on the y of these crops, which is cheap: y has few
+values, and a hyperprior that begins untrained learns to send nothing before it learns what is worth sending.
 """
 
 import math
@@ -14,11 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.network.bottleneck import noise_keys
 from codec.network.codec import Codec
 from codec.network.hyperprior import HyperCodec
 
 PICTURES = 96
 """Number of crops that the transforms are computed from."""
+
+FIT_STEPS, FIT_BATCH, FIT_RATE = 600, 8, 3e-3
+"""Steps, crops a step and first learning rate of the entropy models."""
 
 _SPARE = 0.1
 """Scale of the random weights of channels that the KLT leaves over: the first layer has more outputs than inputs."""
@@ -32,7 +37,7 @@ _LOGISTIC = math.pi / math.sqrt(3)
 
 @torch.no_grad()
 def klt_start(codec: Codec, batches: Sequence[Tensor], lambda_mse: float) -> float:
-    """Sets the weights of g_a and g_s and the spreads of the entropy model, in place.
+    """Sets the weights of g_a and g_s and trains the entropy models, in place.
 
     Args:
         batches: pictures [B, 3, H, W] in [0, 1], sides multiples of 16, on the codec's device.
@@ -50,13 +55,14 @@ def klt_start(codec: Codec, batches: Sequence[Tensor], lambda_mse: float) -> flo
         else:
             features = [layer(x) for x in features]
             targets.append(features)
-    spread = torch.cat([y.transpose(0, 1).flatten(1) for y in features], 1).std(1)
+    latents = torch.cat(features)
     features = [y.round() for y in features]
     for layer in codec.g_s:
         if isinstance(layer, nn.ConvTranspose2d):
             _to_inverse(layer, features, targets.pop())
         features = [layer(x) for x in features]
-    _set_spread(codec, spread.clamp(min=0.1))
+    _set_spread(codec, latents.transpose(0, 1).flatten(1).std(1).clamp(min=0.1))
+    _fit_entropy_models(codec, latents)
     errors = [(x_hat.clamp(0, 1) - x).square().mean() for x_hat, x in zip(features, batches, strict=True)]
     return -10 * torch.stack(errors).mean().log10().item()
 
@@ -133,7 +139,6 @@ def _set_spread(codec: Codec, spread: Tensor) -> None:
     if isinstance(codec, HyperCodec):
         last = [layer for layer in codec.h_s if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))][-1]
         assert last.bias is not None
-        last.weight.mul_(_SPARE)
         last.bias.zero_()
         last.bias[: codec.M] = spread  # the scales come before the means
         return
@@ -141,3 +146,25 @@ def _set_spread(codec: Codec, spread: Tensor) -> None:
     first = bottleneck.matrices[0]  # multiplies y: a random density is a logistic of scale `init_scale`
     wider = F.softplus(first) * (float(bottleneck.init_scale) * _LOGISTIC / spread)[:, None, None]
     first.copy_(wider + torch.log(-torch.expm1(-wider)))
+
+
+@torch.enable_grad()
+def _fit_entropy_models(codec: Codec, latents: Tensor) -> None:
+    """Trains everything but g_a and g_s to code latents [B, M, h, w] in few bits, by Adam along a cosine."""
+    parameters = [
+        parameter
+        for name, parameter in codec.named_parameters()
+        if not name.startswith(("g_a.", "g_s.")) and not name.endswith("quantiles")
+    ]
+    optimizer = torch.optim.Adam(parameters, FIT_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, FIT_STEPS)
+    generator = torch.Generator().manual_seed(0)
+    codec.train()
+    for step in range(FIT_STEPS):
+        chosen = torch.randperm(len(latents), generator=generator)[:FIT_BATCH].to(latents.device)
+        _, likelihoods, _ = codec.quantize(latents[chosen], noise_keys(0, step, chosen), detach_rate=True)
+        bits = torch.stack([-each.log2().sum() for each in likelihoods.values()]).sum()
+        (bits / latents[chosen].numel()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()

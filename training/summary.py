@@ -44,6 +44,11 @@ def announce(run: Run, record: Record) -> None:
     record.say(f"codec       {codec.arch} N={codec.N} M={codec.M}, {what}")
     if record.writes:
         record.say(f"size        {size(codec.architecture)}")
+    if codec.architecture.rates > 1:
+        low, high = options.loss.ends
+        record.say(
+            f"rates       {codec.architecture.rates}, lambda {low:g} to {high:g}; figures are means over all rates"
+        )
     record.say(f"trains      {trained:,} of {everything:,} parameters ({replaced.train_scope})")
     record.say(f"precision   {amp} on {run.device}{regions}")
     if options.numerics.amp and is_emulated(amp, run.device):

@@ -7,10 +7,9 @@ A layer is a convolution of int8 weights with integer activations, summed in 32 
 with a multiplier and a shift for each output channel (a dyadic rescaling, rounded half up). Every number is an integer,
 so a C program with int8, int32 and int64 computes the same; no result depends on the order of a sum.
 
-Here the sums are matrix products of floats (`codec.bitstream.products`), and float64, exact up to 2^53, rescales them.
+Here the sums are matrix products of floats (`codec.bitstream.winograd`), and float64, exact up to 2^53, rescales them.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.bitstream.gains import GAIN_BITS, Scaling
-from codec.bitstream.products import Place, Product, in_groups, sums_of
+from codec.bitstream.winograd import Winograd
 from codec.errors import InputError
 
 Span = tuple[int, int]
@@ -42,9 +41,6 @@ MOST_SYMBOL = 1 << 20
 """Symbols of z beyond it are taken for this one, before they are scaled; no trained codec has any."""
 MOST_ACTIVATION = (1 << 16) - 1
 MOST_MEDIAN = (1 << 30) - 1
-_CHUNK = 1 << 18
-"""Sums that are computed at once: they and their rescaling stay in the processor's cache."""
-
 UPSAMPLING = 4
 """Rows and columns of y for each of z: h_s doubles them twice."""
 HALO = 2
@@ -121,27 +117,19 @@ class Layer:
         return max(0, first - 1), min(length, end + 1)
 
 
-def taps(layer: Layer) -> dict[Place, dict[Place, NDArray[np.int8]]]:
-    """A layer as convolutions of stride 1: one, or in a transposed layer one for each parity of rows and columns.
+def kernels(layer: Layer) -> NDArray[np.int8]:
+    """A layer as convolutions of kernel 3 and stride 1: one, or in a transposed layer one for each parity.
 
     Returns:
-        By the row and column of its first output, each convolution's weights [C_out, C_in] by the offset, in rows and
-        columns, of the input that they take.
+        [P, P, C_out, C_in, 3, 3] by the parity of the output's row and column; P is 1, or 2 if the layer is transposed.
+        Weight [.., 1 + dy, 1 + dx] takes the input at row offset dy and column offset dx.
     """
     if not layer.transposed:
-        return {(0, 0): {(dy, dx): layer.weight[:, :, dy + 1, dx + 1] for dy in _OFFSETS[0] for dx in _OFFSETS[0]}}
-    # Output 2i + r takes weight r + 2 - 2d times input i + d.
-    return {
-        (ry, rx): {
-            (dy, dx): layer.weight[:, :, ry + 2 - 2 * dy, rx + 2 - 2 * dx] for dy in _OFFSETS[ry] for dx in _OFFSETS[rx]
-        }
-        for ry in (0, 1)
-        for rx in (0, 1)
-    }
-
-
-_OFFSETS = ((-1, 0, 1), (0, 1))
-"""Of a convolution of stride 1, and of the even rows of a transposed one; of its odd rows."""
+        return layer.weight[None, None]
+    found = np.zeros((2, 2, *layer.weight.shape[:2], 3, 3), np.int8)
+    for ry, rx in np.ndindex(2, 2):  # output row 2 i + ry takes weight ry + 2 - 2 dy times input row i + dy
+        found[ry, rx, :, :, ry:, rx:] = layer.weight[:, :, 4 - ry :: -2, 4 - rx :: -2][:, :, : 3 - ry, : 3 - rx]
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,14 +185,9 @@ class IntegerNetwork:
         return len(self.layers[-1].weight) // (2 if self.has_means else 1)
 
     @cached_property
-    def _split(self) -> list[dict[Place, list[list[Product]]]]:
-        """The products of each layer's convolutions, in groups."""
-        limits = [(-self.most, self.most)]
-        limits += [(each.least, each.most) for each in self.layers[:-1]]
-        return [
-            {place: in_groups(weights, *limit) for place, weights in taps(layer).items()}
-            for layer, limit in zip(self.layers, limits, strict=True)
-        ]
+    def _convolutions(self) -> list[Winograd]:
+        """The convolutions of each layer."""
+        return [Winograd(kernels(layer)) for layer in self.layers]
 
     @cached_property
     def indexes(self) -> NDArray[np.uint8]:
@@ -234,13 +217,12 @@ class IntegerNetwork:
         z = z[:, slice(*seen[0]), slice(*seen[1])]
         first, left = (UPSAMPLING * (own[0] - each[0]) for own, each in zip((rows, columns), seen, strict=True))
         end, right = (UPSAMPLING * (own[1] - each[0]) for own, each in zip((rows, columns), seen, strict=True))
-        values = self._run(self._inputs(z, of_z), (first, end))[:, :, left:right]
-        scales = np.clip(values[: self.channels], 0, MOST_SCALE).astype(np.uint16)
+        values = self._run(self._inputs(z, of_z), (first, end))[:, :, left:right].astype(np.int32)
+        scales = np.clip(values[: self.channels], 0, MOST_SCALE)
         if of_y is not None:  # below 2^32: a gain is 2^16 at most
-            scaled = scales * of_y.fixed.astype(np.uint32)[:, None, None]
+            scaled = scales.astype(np.uint32) * of_y.fixed.astype(np.uint32)[:, None, None]
             scales = ((scaled + np.uint32(1 << GAIN_BITS >> 1)) >> np.uint32(GAIN_BITS)).astype(np.uint16)
-        means = values[self.channels :].astype(np.int32) if self.has_means else None
-        return self.indexes[scales], means
+        return self.indexes.take(scales), values[self.channels :] if self.has_means else None
 
     def _inputs(self, z: NDArray[np.int32], scaling: Scaling | None) -> NDArray[np.int32]:
         """The first layer's inputs [N, h, w]: z with its medians, in units of 2^-fraction."""
@@ -259,45 +241,47 @@ class IntegerNetwork:
         for layer, length in zip(reversed(self.layers), reversed(lengths), strict=True):
             spans.insert(0, layer.needed(spans[0], length))
         found = x[:, slice(*spans[0])].astype(np.float32)
-        for layer, split, inputs, outputs in zip(self.layers, self._split, spans[:-1], spans[1:], strict=True):
-            found = _convolve(found, layer, split, inputs[0], outputs)
+        for layer, convolutions, (first, _), outputs in zip(
+            self.layers, self._convolutions, spans[:-1], spans[1:], strict=True
+        ):
+            found = _convolve(found, layer, convolutions, first, outputs)
         return found
 
 
 def _convolve(
-    x: NDArray[np.float32], layer: Layer, split: Mapping[Place, list[list[Product]]], first: int, outputs: Span
+    x: NDArray[np.float32], layer: Layer, convolutions: Winograd, first: int, outputs: Span
 ) -> NDArray[np.float32]:
     """Rows `outputs` of a layer's result [C_out, rows, columns].
 
     Args:
         x: [C_in, h, w], integers; the input's rows from `first` on. Beyond them are zeros, or rows that do not matter.
+        convolutions: those of the layer.
     """
-    step = 2 if layer.transposed else 1
-    start, end = outputs[0] // step - first, -(-outputs[1] // step) - first
-    rows, width = end - start, x.shape[2]
-    # Between two rows lies one zero: the right neighbour of the upper row, and the left neighbour of the lower one.
-    # So a tap sees a shifted contiguous piece of each channel, and its product needs no copy of the input.
-    pitch = width + 1
-    padded = np.zeros((len(x), (x.shape[1] + 2) * pitch + 2), np.float32)
-    padded[:, : (x.shape[1] + 2) * pitch].reshape(len(x), -1, pitch)[:, 1:-1, 1:] = x
-    found = np.empty((len(layer.weight), step * rows, step * width), np.float32)
-    chunk = max(1, _CHUNK // (len(layer.weight) * pitch))
-    for place, groups in split.items():
-        places = found[:, place[0] :: step, place[1] :: step]
-        for row in range(0, rows, chunk):
-            count = min(chunk, rows - row)
-            sums = sums_of(padded, groups, (start + row + 1) * pitch + 1, count * pitch, pitch)
-            places[:, row : row + count] = _rescaled(sums, layer).reshape(-1, count, pitch)[:, :, :width]
-    cut = outputs[0] - step * (start + first)
-    return found[:, cut : cut + outputs[1] - outputs[0]]
+    phases = 2 if layer.transposed else 1
+    start, end = outputs[0] // phases - first, -(-outputs[1] // phases) - first
+    tiles = -(-(end - start) // 2), -(-x.shape[2] // 2)
+    found = np.empty((len(layer.weight), tiles[0], 2 * phases, tiles[1], 2 * phases), np.float32)
+    for bands, sums in convolutions.sums(x, start, end - start):
+        rescaled = _rescaled(sums, layer)
+        for row, column, ry, rx in np.ndindex(*sums.shape[:4]):  # numpy is slow with arrays of seven dimensions
+            place = found[:, bands, row * phases + ry, :, column * phases + rx]
+            place[:] = rescaled[row, column, ry, rx, ..., :-1]
+    cut = outputs[0] - phases * (start + first)
+    whole = found.reshape(len(found), 2 * phases * tiles[0], 2 * phases * tiles[1])
+    return whole[:, cut : cut + outputs[1] - outputs[0], : phases * x.shape[2]]
 
 
 def _rescaled(sums: NDArray[Any], layer: Layer) -> NDArray[np.float64]:
-    """The layer's outputs from its sums; every number is a multiple of 2^-shift that a float64 represents."""
-    (factor, offset), (negative, negative_offset) = layer.factors
-    scaled = np.multiply(sums, factor, dtype=np.float64)
-    scaled += offset
-    if 0 < layer.slope < LINEAR:
-        np.maximum(scaled, sums * negative + negative_offset, out=scaled)
-    np.floor(scaled, out=scaled)
-    return np.clip(scaled, layer.least, layer.most, out=scaled)
+    """The layer's outputs, from 4 times their sums [2, 2, P, P, C_out, bands, columns].
+
+    Every number is a multiple of 2^-shift, or of 2^-1, that a float64 represents.
+    """
+    (factor, offset), (negative, negative_offset) = ([each[:, None] for each in pair] for pair in layer.factors)
+    values = sums.astype(np.float64)
+    other = values * (negative / 4) + negative_offset if 0 < layer.slope < LINEAR else None
+    values *= factor / 4
+    values += offset
+    if other is not None:
+        np.maximum(values, other, out=values)
+    np.floor(values, out=values)
+    return np.clip(values, layer.least, layer.most, out=values)

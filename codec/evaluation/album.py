@@ -44,7 +44,7 @@ class Shown:
         size: width and height of the complete picture, for which the figures are measured.
         window: width and height of the stored window.
         original: the window, lossless WebP.
-        reconstructions: one per codec, in the order of evaluation.
+        reconstructions: of each codec, in the order of evaluation, one for each rate of the first codec.
     """
 
     index: int
@@ -54,9 +54,9 @@ class Shown:
     reconstructions: list[Reconstruction]
 
 
-def spread(count: int, codecs: int) -> list[int]:
+def spread(count: int, reconstructions: int) -> list[int]:
     """The indices of the shown pictures among `count`: all, or as many as the limits allow, evenly spread."""
-    shown = min(count, MOST_PICTURES, max(1, MOST_FILES // (codecs + 1)))
+    shown = min(count, MOST_PICTURES, max(1, MOST_FILES // (reconstructions + 1)))
     return [count * place // shown for place in range(shown)]
 
 
@@ -70,14 +70,15 @@ class Album:
     def __init__(self, indices: Iterable[int]) -> None:
         self._indices = frozenset(indices)
         self._originals: dict[int, tuple[tuple[int, int], Tensor]] = {}
-        self._first_bpp: dict[int, float] = {}
-        self._kept: dict[tuple[int, str], tuple[str, Figures, Tensor]] = {}
+        self._first_codec = ""
+        self._targets: dict[int, list[float]] = {}
+        self._kept: dict[tuple[int, str, int], tuple[str, Figures, Tensor]] = {}
 
     def keep(self, codec: str, name: str, decoded: Iterable[Decoded]) -> Iterator[tuple[int, Figures]]:
         """Yields the index and the figures of each picture.
 
-        If a codec is evaluated at several qualities, the reconstruction whose rate is nearest to the first codec's is
-        kept.
+        All rates of the first codec are kept. Of any other codec, for each of these the reconstruction whose rate is
+        nearest.
 
         Args:
             codec: name of the codec, the same for all its qualities.
@@ -93,10 +94,22 @@ class Album:
         assert figures.bpp is not None
         if index not in self._originals:
             self._originals[index] = (_size(decoded.x), _window(decoded.x))
-        target = self._first_bpp.setdefault(index, figures.bpp)
-        kept = self._kept.get((index, codec))
-        if kept is None or abs(figures.bpp - target) < abs((kept[1].bpp or 0) - target):
-            self._kept[index, codec] = (name, figures, _window(decoded.x_hat))
+        self._first_codec = self._first_codec or codec
+        targets = self._targets.setdefault(index, [])
+        if codec == self._first_codec:
+            targets.append(figures.bpp)
+            slots = [len(targets) - 1]
+        else:
+            slots = [
+                slot for slot, target in enumerate(targets) if self._is_nearer((index, codec, slot), figures, target)
+            ]
+        for slot in slots:
+            self._kept[index, codec, slot] = (name, figures, _window(decoded.x_hat))
+
+    def _is_nearer(self, place: tuple[int, str, int], figures: Figures, target: float) -> bool:
+        """Whether a rate is nearer to a target than that of the reconstruction that is kept there."""
+        kept = self._kept.get(place)
+        return kept is None or abs((figures.bpp or 0) - target) < abs((kept[1].bpp or 0) - target)
 
     def gather(self, ranks: Ranks) -> list[Shown]:
         """The kept pictures of all ranks, in the order of the pictures, on every rank."""
@@ -106,9 +119,11 @@ class Album:
         size, original = self._originals[index]
         reconstructions = [
             Reconstruction(codec, name, figures, _webp(pixels))
-            for (place, codec), (name, figures, pixels) in self._kept.items()
+            for (place, codec, _), (name, figures, pixels) in self._kept.items()
             if place == index
         ]
+        order = list(dict.fromkeys(each.codec for each in reconstructions))
+        reconstructions.sort(key=lambda each: order.index(each.codec))
         return Shown(index, size, _size(original), _webp(original), reconstructions)
 
 

@@ -73,8 +73,7 @@ def measure_all(
     formats = [name for name in references if name in QUALITIES]
     for name in formats:
         check_sides(name, pictures.files)
-    coded = [*codecs.values(), *anchors.values()]
-    compared = sum(len(numbers_of(codec, rates)) for codec in coded) + len(formats)
+    compared = (len(codecs) + len(anchors) + len(formats)) * len(numbers_of(next(iter(codecs.values())), rates))
     album = Album(spread(len(pictures.names), compared) if keep_pictures else ())
 
     work = _Work(pictures, ranks, album)

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from coco224.files import whole_or_absent
-from codec.evaluation.album import Shown
+from codec.evaluation.album import Reconstruction, Shown
 from codec.evaluation.chart import FRAME, chart
 from codec.evaluation.curves import Curve
 from codec.evaluation.figures import Evaluated
@@ -49,10 +49,12 @@ def write_report(
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = _cell
     environment.filters["data_uri"] = _data_uri
-    files = [each.name for each in measured if each.blocks]
+    ours = [each.codec for each in shown[0].reconstructions if each.figures.bpp_estimated is not None] if shown else []
+    files = list(dict.fromkeys([*(each.name for each in measured if each.blocks), *ours]))
     short = dict(zip(files, _without_shared_folders(files), strict=True))
     environment.filters["short"] = lambda name: short.get(name, name)
     labels = {each.point: short.get(each.name, each.name) for each in measured if each.point}
+    choices = _choices(shown[0].reconstructions) if shown else []
     template = resources.files("codec.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
         title=Path(title).name,
@@ -63,10 +65,22 @@ def write_report(
         charts=[chart(curves, labels, quality) for quality in ("psnr", "ms_ssim")],
         against=against,
         shown=shown,
+        choices=choices,
+        numbers={codec: number for number, (codec, _) in enumerate(choices, 1)},
+        rates=max(
+            (sum(each.codec == choices[0][0] for each in picture.reconstructions) for picture in shown), default=1
+        ),
         failed=failed,
     )
     with whole_or_absent(path) as beside:
         beside.write_text(page, encoding="utf-8", errors="replace")  # a name may hold bytes that are no text
+
+
+def _choices(reconstructions: Sequence[Reconstruction]) -> list[tuple[str, bool]]:
+    """The codecs to choose from, and whether each is shown at the quality that is nearest in size to the first."""
+    first = reconstructions[0].codec if reconstructions else ""
+    return [(each, each != first and any(each == r.codec != r.name for r in reconstructions))
+            for each in dict.fromkeys(r.codec for r in reconstructions)]  # fmt: skip
 
 
 def _without_shared_folders(paths: Sequence[str]) -> list[str]:

@@ -189,7 +189,7 @@ class Codec(CompressionModel, ABC):
         """
         own = self.state_dict()
         state = dict(state)
-        _check_tables(state, self.entropy_bottleneck.channels)
+        check_tables(state, "entropy_bottleneck", self.entropy_bottleneck.channels, "channels")
         for key in self.table_names():
             module, _, name = key.rpartition(".")
             state.setdefault(key, own[key].new_empty(0))  # a state to train from may have no tables
@@ -215,15 +215,21 @@ class Codec(CompressionModel, ABC):
         return [f"entropy_bottleneck.{name}" for name in TABLES]
 
 
-def _check_tables(state: dict[str, Tensor], channels: int) -> None:
-    """Raises InputError for CDF tables that are not int32 [C, L], [C], [C], or empty. Values are not checked."""
-    tables = [state[key] for name in TABLES if (key := f"entropy_bottleneck.{name}") in state]
+def check_tables(state: dict[str, Tensor], model: str, rows: int, what: str) -> None:
+    """Raises InputError for CDF tables of a model that are not int32 [R, L], [R], [R], or empty; not for other values.
+
+    Args:
+        what: a word for what has a row.
+    """
+    tables = [state[key] for name in TABLES if (key := f"{model}.{name}") in state]
     if not any(table.numel() for table in tables):
         return
     forms = [(table.dim(), len(table) if table.dim() else 0, table.dtype) for table in tables]
-    if forms != [(rank, channels, torch.int32) for rank in (2, 1, 1)]:
+    if forms != [(rank, rows, torch.int32) for rank in (2, 1, 1)]:
         found = ", ".join(f"{table.dtype} {list(table.shape)}".removeprefix("torch.") for table in tables)
-        raise InputError(f"CDF tables of {channels} channels are int32 [M, L], [M] and [M], and these are {found}")
+        raise InputError(
+            f"CDF tables of {rows} {what} are int32 [{rows}, L], [{rows}] and [{rows}], and these are {found}"
+        )
 
 
 def gdn_layers(codec: nn.Module) -> Iterator[tuple[str, GDN]]:

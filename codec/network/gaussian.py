@@ -36,6 +36,7 @@ class Gaussian(LatentModel, GaussianConditional):
         keys: Tensor | None = None,
         detach_rate: bool = False,
         gains: Tensor | None = None,
+        symbols: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Quantizes the latent and gives its likelihood.
 
@@ -45,6 +46,7 @@ class Gaussian(LatentModel, GaussianConditional):
             keys: int64 [B] from `noise_keys`: additive uniform noise (training); None: rounding around the mean.
             detach_rate: the likelihoods' gradient reaches scales and means but not y.
             gains: [B, M, 1, 1], symbols are 1 / gain wide; None: 1. In evaluation y must be rounded already.
+            symbols: of y, if they are known and there are no means, noise or gains.
 
         Returns:
             y_hat and likelihoods, both [B, M, H, W].
@@ -54,7 +56,9 @@ class Gaussian(LatentModel, GaussianConditional):
             rated = y_hat.detach() if detach_rate else y_hat
             centred = rated if means is None else rated - means
             return y_hat, self.likelihood_lower_bound(self._likelihood(centred * gains, scales))
-        if keys is not None:
+        if symbols is not None:
+            y_hat = symbols
+        elif keys is not None:
             y_hat = y + bottleneck.uniform_noise(keys, y.shape[1:])
         else:
             y_hat = self.symbols(y) if means is None else self.symbols(y - means) + means

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 from compressai.models import MeanScaleHyperprior, ScaleHyperprior
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -11,9 +12,10 @@ from codec.bitstream.hyper_tables import PREFIX, network_arrays, network_of_arra
 from codec.bitstream.integer import MEAN_BITS, IntegerNetwork
 from codec.description.architecture import Architecture
 from codec.description.file import Arrays
+from codec.errors import InputError
 from codec.network.arrays import as_arrays
 from codec.network.bottleneck import other_keys
-from codec.network.codec import Codec
+from codec.network.codec import Codec, check_tables
 from codec.network.gains import CodedGains, Gains
 from codec.network.gaussian import TABLES, Gaussian
 from codec.network.integer import TorchIntegerNetwork, integer_h_s
@@ -50,14 +52,15 @@ class HyperCodec(Codec):
         """See `Codec.quantize`."""
         if self.y_gains is not None:
             return self._quantize_at(y.new_ones(len(y)) if rates is None else rates, y, keys, detach_rate)
-        seen = self.emitted(y) if keys is None else y
+        symbols = self.y_model.symbols(y) if keys is None and self.has_symbols("g_a") else None
+        seen = y if symbols is None else symbols
         z = self.h_a(self.seen_by_h_a(seen.detach() if detach_rate else seen))
         z_hat, z_likelihoods, aux_loss = self.entropy_bottleneck(z, None if keys is None else other_keys(keys))
         if keys is None and self.integer_h_s is not None:
             scales, means = self.predict_in_integers(self.entropy_bottleneck.symbols(z), y)
         else:
             scales, means = self.predict(z_hat, y)
-        y_hat, y_likelihoods = self.gaussian_conditional(y, scales, means, keys, detach_rate)
+        y_hat, y_likelihoods = self.gaussian_conditional(y, scales, means, keys, detach_rate, symbols=symbols)
         return y_hat, {"y": y_likelihoods, "z": z_likelihoods}, aux_loss
 
     def _quantize_at(
@@ -140,6 +143,11 @@ class HyperCodec(Codec):
 
     def load_weights(self, state: dict[str, Tensor]) -> None:
         """See `Codec.load_weights`; the integer h_s belonged to the old weights."""
+        scales = state.get("gaussian_conditional.scale_table", torch.empty(0))
+        if (scales.dim(), scales.dtype) != (1, torch.float32):
+            found = f"{scales.dtype} {list(scales.shape)}".removeprefix("torch.")
+            raise InputError(f"the scales of the Gaussian's CDF tables are float32 [rows], and these are {found}")
+        check_tables(state, "gaussian_conditional", len(scales), "scales")
         super().load_weights(state)
         self.integer_h_s = None
 

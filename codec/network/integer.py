@@ -23,7 +23,7 @@ from codec.bitstream.integer import (
     SCALE_BITS,
     IntegerNetwork,
     Layer,
-    taps,
+    kernels,
 )
 from codec.network.bottleneck import Bottleneck
 from codec.network.gains import CodedGains
@@ -210,11 +210,7 @@ class _TorchLayer(nn.Module):
         super().__init__()
         self.slope, self.least, self.most = layer.slope, layer.least, layer.most
         self.upscale = 2 if layer.transposed else 1
-        shape = len(layer.weight), self.upscale**2, layer.weight.shape[1], 3, 3
-        weight = torch.zeros(shape, dtype=torch.float64)
-        for phase, weights in enumerate(taps(layer).values()):
-            for (dy, dx), values in weights.items():
-                weight[:, phase, :, dy + 1, dx + 1] = torch.from_numpy(values.astype(np.float64))
+        weight = torch.from_numpy(kernels(layer).astype(np.float64)).flatten(0, 1).transpose(0, 1)
         self.register_buffer("weight", weight.flatten(0, 1).flatten(1), persistent=False)
         names = ("factor", "offset", "negative_factor", "negative_offset")
         for name, array in zip(names, (each for pair in layer.factors for each in pair), strict=True):

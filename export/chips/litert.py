@@ -1,5 +1,7 @@
 """Converts a part of a quantized codec to an int8 TFLite model, with the ranges of training or calibration.
 
+Runs in Arm's environment.
+
 LiteRT's own quantizers would measure new ranges. Here every fake quantization of the traced part becomes a pair of
 quantize and dequantize operators, which LiteRT's converter folds into the int8 operators between them. The integers are
 those of the ONNX file; where these are uint8, minus 128.
@@ -16,21 +18,20 @@ import numpy as np
 import torch
 from torch import fx
 
-from codec.errors import InputError
-from export.graph.parts import Exportable
+from export.chips.compiler import Refused
 
 SIGNED = 128
 """uint8 minus this is int8, the only 8-bit type of Ethos-U and of TFLite's integer operators."""
 
 
-def to_tflite(part: Exportable) -> bytes:
+def to_tflite(program: torch.export.ExportedProgram) -> bytes:
     """The TFLite model of a part. Inputs and outputs are channels last, [1, H, W, C], and int8 if quantized.
 
     Args:
-        part: a part of a codec from `codec.quantization.freeze.frozen`.
+        program: a part of a codec from `codec.quantization.freeze.frozen`, with its example input.
 
     Raises:
-        InputError: LiteRT has no operator for an operation of the part.
+        Refused: LiteRT has no operator for an operation of the part.
     """
     with _quiet():
         import litert_torch
@@ -39,17 +40,18 @@ def to_tflite(part: Exportable) -> bytes:
 
     # This configuration quantizes nothing; it only makes the converter fold the quantizers of the graph.
     fold = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config()))
-    graph = torch.export.export(part.module, (part.example,)).module()
+    graph = program.module()
     assert isinstance(graph, fx.GraphModule)
+    assert program.example_inputs
+    ((example,), _) = program.example_inputs
     quantize_explicitly(graph)
     channels_last = litert_torch.to_channel_last_io(graph, args=[0], outputs=[0])
     channels_last.training = False  # an exported module refuses eval(), but it is in eval mode
     with tempfile.NamedTemporaryFile(suffix=".tflite") as file, _quiet():
         try:
-            model = litert_torch.convert(channels_last, (part.example.permute(0, 2, 3, 1),), quant_config=fold)
+            model = litert_torch.convert(channels_last, (example.permute(0, 2, 3, 1),), quant_config=fold)
         except RuntimeError as error:
-            what = f"{part.inputs[0]} to {part.outputs[0]}"
-            raise InputError(f"LiteRT cannot convert the part from {what}: {str(error).splitlines()[0]}") from error
+            raise Refused(f"LiteRT cannot convert it: {str(error).splitlines()[0]}") from error
         model.export(file.name)
         return trim_kernels(file.read())
 

@@ -5,8 +5,9 @@ shapes and attributes), or that it is not, why, and what to do. Its vendor does 
 
 Sources: `ethos-u-vela` 5.2.0, its supported-operators report, and its results on these graphs; the operator tables of
 ONNX Runtime's QNN execution provider; RKNNToolKit2_OP_Support-v2.1.0.md of airockchip's rknn-toolkit2, and that toolkit
-2.5.0 on these graphs; pulsar2's op_support_list_ax650; ExecuTorch's nxp/op-support.csv; onnx-tensorrt's operators.md;
-the optimized graphs of ONNX Runtime 1.32.
+2.5.0 on these graphs, which decides where the two differ; pulsar2's op_support_list_ax650; ExecuTorch's
+nxp/op-support.csv; onnx-tensorrt's operators.md, and TensorRT for RTX 1.7.1 on these graphs; the optimized graphs of
+ONNX Runtime 1.32.
 """
 
 from collections.abc import Callable, Mapping
@@ -176,14 +177,11 @@ QUALCOMM = Family(
 RKNN = Family(
     "Rockchip RKNN2",
     "depth_to_space",
-    False,
+    True,
     {
         **COMMON,
-        **taken("HardSigmoid", "DepthToSpace", "ReduceMean", "Sqrt", "Div", "Pow", "Max", "Min", "Sub"),
-        "ConvTranspose": Rule(
-            lambda node: not any(node.ints("output_padding")),
-            "rknn-toolkit2 2.5.0 does not build output_padding",
-            SUB_PIXEL,
+        **taken(
+            "ConvTranspose", "HardSigmoid", "DepthToSpace", "ReduceMean", "Sqrt", "Div", "Pow", "Max", "Min", "Sub"
         ),
         "Reciprocal": refused("not supported", "use torch's TorchScript exporter, which writes Div; " + REPLACE),
         "Round": refused("not supported", HOST),
@@ -251,10 +249,14 @@ TENSORRT = Family(
         **taken("ConvTranspose", "HardSigmoid", "DepthToSpace", "ReduceMean", "Sqrt", "Div", "Pow", "Reciprocal"),
         **taken("Round", "Abs", "Max", "Min", "Sub", "Neg"),
         "QuantizeLinear": Rule(
-            zero_point_0, "only int8 with zero point 0", "give it the float file and its calibrator"
+            zero_point_0,
+            "only int8 with zero point 0",
+            "use the symmetric int8 file that export.npu --target rtx-sm86 --out DIR writes",
         ),
         "DequantizeLinear": Rule(
-            zero_point_0, "only int8 with zero point 0", "give it the float file and its calibrator"
+            zero_point_0,
+            "only int8 with zero point 0",
+            "use the symmetric int8 file that export.npu --target rtx-sm86 --out DIR writes",
         ),
     },
     static=False,

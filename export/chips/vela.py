@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from codec.errors import InputError
+from export.chips.compiler import Refused
 
 MIB = 1 << 20
 
@@ -56,14 +56,14 @@ class Compiled:
     sram_kib: float
     dram_kib: float
     cpu_operators: list[str]
-    file: Path
+    file: str
 
 
 def compile_model(model: Path, core: Core, folder: Path) -> Compiled:
     """Compiles with all strategies and returns the best result; the file for the chip goes to `folder`.
 
     Raises:
-        InputError: the compiler refuses the model.
+        Refused: it does not take the model.
     """
     runs = [_compile(model, core, strategy, folder / strategy.lower()) for strategy in STRATEGIES]
     return min(runs, key=lambda run: (len(run.cpu_operators), run.sram_kib * 1024 > core.sram, run.milliseconds))
@@ -78,7 +78,7 @@ def _compile(model: Path, core: Core, strategy: str, folder: Path) -> Compiled:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines() or ["no reason given"]
-        raise InputError(f"{core.accelerator}: the compiler refuses {model.name}: {said[-1]}")
+        raise Refused(said[-1])
     with (folder / f"{model.stem}_summary_{core.system}.csv").open() as file:
         (row,) = csv.DictReader(file)
     return Compiled(
@@ -88,5 +88,5 @@ def _compile(model: Path, core: Core, strategy: str, folder: Path) -> Compiled:
         float(row["sram_memory_used"]),
         float(row["dram_memory_used"]),
         re.findall(r"^ *CPU: (.+)$", done.stdout, re.MULTILINE),
-        folder / f"{model.stem}_vela.tflite",
+        str(folder / f"{model.stem}_vela.tflite"),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from codec.errors import InputError
 
 SOURCES = Path(__file__).parent / "src"
-CODER = ("container.c", "network.c", "rows.c", "tables.c")
+CODER = ("container.c", "network.c", "rates.c", "rows.c", "tables.c")
 FLAGS = ("-std=c99", "-O3")
 
 

@@ -20,11 +20,11 @@ _SIGNATURES = {
     "nic_decode": (c_int, c_void_p, c_char_p, c_size_t, c_void_p, c_size_t, c_void_p, c_size_t),
     "nic_most": (c_size_t, c_void_p, c_uint32, c_uint32),
     "nic_encode": (
-        *(c_int, c_void_p, c_uint32, c_uint32, c_void_p, c_void_p),
+        *(c_int, c_void_p, c_uint32, c_uint32, c_uint32, c_void_p, c_void_p),
         *(c_void_p, c_size_t, POINTER(c_size_t), c_void_p, c_size_t),
     ),
-    "nic_round": (c_int, c_void_p, c_uint32, c_uint32, c_void_p, c_void_p, c_void_p, c_void_p, c_size_t),
-    "nic_nearest": (c_int, c_void_p, c_size_t, c_void_p),
+    "nic_round": (c_int, c_void_p, c_uint32, c_uint32, c_uint32, c_void_p, c_void_p, c_void_p, c_void_p, c_size_t),
+    "nic_round_z": (c_int, c_void_p, c_uint32, c_uint32, c_uint32, c_void_p, c_void_p),
 }
 """Results and arguments of the functions of nic.h."""
 
@@ -33,7 +33,7 @@ class _Info(ctypes.Structure):
     """`nic_info` of nic.h."""
 
     _fields_ = (
-        *((name, c_uint32) for name in ("fingerprint", "architecture", "channels", "z_channels")),
+        *((name, c_uint32) for name in ("fingerprint", "architecture", "channels", "z_channels", "most_rate")),
         ("unit", c_float),
         ("medians", POINTER(c_float)),
     )
@@ -49,6 +49,7 @@ class DeviceCoder:
     Attributes:
         fingerprint: of the codec.
         channels: M.
+        most: the number of the highest rate; 0 for a codec of one rate.
         medians: float32 [M, 1, 1]; y_hat is `unpack(..)[2] * unit + medians`.
         unit: of decoded values.
 
@@ -69,16 +70,23 @@ class DeviceCoder:
         self._work = np.empty(0, np.uint8)
         info = self._library.nic_about(self._coder)
         self.fingerprint, self.channels, self.unit = info.fingerprint, info.channels, info.unit
-        self.z_channels = info.z_channels
+        self.most = info.most_rate
         self.medians = np.ctypeslib.as_array(info.medians, (info.channels,)).copy()[:, None, None]
 
-    def pack(self, height: int, width: int, symbols: NDArray[np.int32], z: NDArray[np.int32] | None = None) -> bytes:
+    def pack(
+        self,
+        height: int,
+        width: int,
+        symbols: NDArray[np.int32],
+        z: NDArray[np.int32] | None = None,
+        rate: int | None = None,
+    ) -> bytes:
         """As `codec.bitstream.pack`."""
         symbols, z = np.ascontiguousarray(symbols, np.int32), None if z is None else np.ascontiguousarray(z, np.int32)
         room = self._library.nic_most(self._coder, height, width)
         file, length = np.empty(room, np.uint8), c_size_t()
-        places = (symbols.ctypes.data, None if z is None else z.ctypes.data, file.ctypes.data)
-        self._call("nic_encode", self._coder, height, width, *places, room, byref(length), *self._worked(height, width))
+        places = (symbols.ctypes.data, None if z is None else z.ctypes.data, file.ctypes.data, room, byref(length))
+        self._call("nic_encode", *self._sized(height, width, rate), *places, *self._worked(height, width))
         return file[: length.value].tobytes()
 
     def unpack(self, data: bytes) -> tuple[int, int, NDArray[np.int32]]:
@@ -91,21 +99,30 @@ class DeviceCoder:
         return height.value, width.value, values
 
     def round(
-        self, height: int, width: int, y: NDArray[np.float32], z: NDArray[np.int32] | None = None
+        self,
+        height: int,
+        width: int,
+        y: NDArray[np.float32],
+        z: NDArray[np.int32] | None = None,
+        rate: int | None = None,
     ) -> NDArray[np.int32]:
         """As `Coder.round`, for y of a picture of this size."""
         y, z = np.ascontiguousarray(y, np.float32), None if z is None else np.ascontiguousarray(z, np.int32)
         symbols = np.empty(y.shape, np.int32)
         places = (y.ctypes.data, None if z is None else z.ctypes.data, symbols.ctypes.data)
-        self._call("nic_round", self._coder, height, width, *places, *self._worked(height, width))
+        self._call("nic_round", *self._sized(height, width, rate), *places, *self._worked(height, width))
         return symbols
 
-    def nearest(self, values: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Values rounded half to even."""
-        values = np.ascontiguousarray(values, np.float32)
-        symbols = np.empty(values.shape, np.int32)
-        self._call("nic_nearest", values.ctypes.data, values.size, symbols.ctypes.data)
+    def round_z(self, height: int, width: int, z: NDArray[np.float32], rate: int | None = None) -> NDArray[np.int32]:
+        """As `HyperCoder.round_z`, for z of a picture of this size."""
+        z = np.ascontiguousarray(z, np.float32)
+        symbols = np.empty(z.shape, np.int32)
+        self._call("nic_round_z", *self._sized(height, width, rate), z.ctypes.data, symbols.ctypes.data)
         return symbols
+
+    def _sized(self, height: int, width: int, rate: int | None) -> tuple[Any, ...]:
+        """The coder, and what picture it shall code."""
+        return self._coder, self.most if rate is None else rate, height, width
 
     def _worked(self, height: int, width: int) -> tuple[int, int]:
         """The address and the length of work memory for a picture of this size."""

@@ -6,7 +6,7 @@
 The files are those of `codec.compress`, so encoder or decoder may also be the checkpoint.
 """
 
-from export.runtime.coding import Pixels, decode, encode
+from export.runtime.coding import Pixels, decode, encode, symbols_of
 from export.runtime.program import cli, main
 from export.runtime.session import SYMBOL_ZERO, TABLES_SUFFIX, Model, open_session, session_options, sums_saturate
 
@@ -22,4 +22,5 @@ __all__ = [
     "open_session",
     "session_options",
     "sums_saturate",
+    "symbols_of",
 ]

@@ -32,9 +32,7 @@ def encode(pixels: Pixels, model: Model, targets: TargetOptions | None = None, d
         InputError: the picture is too large, or the model gives values that are not finite.
     """
     height, width = pixels.shape[:2]
-    check_size(height, width)
-    y = _analysed(pixels, model)
-    z = None if model.h_a is None else _hyper_analysed(y, model.h_a)
+    y, z = _analysed(pixels, model)
 
     def file(rate: int | None) -> bytes:
         return pack(height, width, *_symbols(y, z, model, rate), rate)
@@ -53,6 +51,21 @@ def encode(pixels: Pixels, model: Model, targets: TargetOptions | None = None, d
     return code(Codable(most, height * width, bits, file, psnr if decoder else None), targets or TargetOptions())
 
 
+def symbols_of(
+    pixels: Pixels, model: Model, rate: int | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.int32] | None]:
+    """The symbols of y [M, h, w] of a picture, and with a hyperprior those of z, at a rate; None: the highest."""
+    symbols, _, z = _symbols(*_analysed(pixels, model), model, rate)
+    return symbols, z
+
+
+def _analysed(pixels: Pixels, model: Model) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+    """y and z of a picture."""
+    check_size(*pixels.shape[:2])
+    y = _of_encoder(pixels, model)
+    return y, None if model.h_a is None else _of_h_a(y, model.h_a)
+
+
 def _symbols(
     y: NDArray[Any], z: NDArray[np.float32] | None, model: Model, rate: int | None
 ) -> tuple[NDArray[np.int32], AnyCoder, NDArray[np.int32] | None]:
@@ -62,7 +75,7 @@ def _symbols(
     return y if y.dtype == np.int32 else coder.round(y, of_z), model.coder, of_z
 
 
-def _analysed(pixels: Pixels, model: Model) -> NDArray[Any]:
+def _of_encoder(pixels: Pixels, model: Model) -> NDArray[Any]:
     """y [M, h, w] of a picture: int32 where the encoder gives symbols, else float32.
 
     A codec of one rate without a hyperprior has the symbols of y at once: they take less memory.
@@ -85,7 +98,7 @@ def _analysed(pixels: Pixels, model: Model) -> NDArray[Any]:
     return y
 
 
-def _hyper_analysed(y: NDArray[Any], h_a: Graph) -> NDArray[np.float32]:
+def _of_h_a(y: NDArray[Any], h_a: Graph) -> NDArray[np.float32]:
     """z less its medians, or its symbols, [N, ceil(h / 4), ceil(w / 4)], of y or of its symbols [M, h, w]."""
     z: NDArray[np.float32] | None = None
     for tile in h_a.tiles(y.shape[1:]):

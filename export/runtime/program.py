@@ -10,7 +10,7 @@ from codec.cli import ArgumentParser, run
 from codec.errors import InputError
 from codec.targets import TargetOptions
 from export.runtime.coding import Pixels, decode, encode
-from export.runtime.session import Model
+from export.runtime.session import BACKENDS, Model
 
 _TARGETS = frozenset(field.name for field in fields(TargetOptions))
 
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("target", type=Path, metavar="TARGET", help="file to write")
     parser.add_argument("--model", type=Path, required=True, metavar="FILE.onnx", help="exported encoder or decoder")
     parser.add_argument("--tables", type=Path, metavar="FILE", help="entropy tables [beside the model]")
+    parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="what runs the model [%(default)s]")
     parser.add_argument(
         "--decoder", type=Path, metavar="FILE.onnx", help="decoder that --target_psnr measures with [none]"
     )
@@ -42,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.direction == "decode" and given.target.suffix.lower() not in (".png", ".bmp"):
         raise InputError(f"{given.target}: give a name that ends in .png or .bmp")
     try:
-        model = Model(given.model, f"{given.direction}r", given.tables)
-        decoder = Model(given.decoder, "decoder") if given.decoder else None
+        model = Model(given.model, f"{given.direction}r", given.tables, given.backend)
+        decoder = Model(given.decoder, "decoder", backend=given.backend) if given.decoder else None
         convert(given.direction, given.source, given.target, model, targets, decoder)
     except MemoryError as error:
         raise InputError(f"{given.source}: it does not fit into memory") from error

@@ -1,4 +1,4 @@
-"""An exported encoder or decoder in ONNX Runtime, and the files beside it."""
+"""An exported encoder or decoder in ONNX Runtime or OpenVINO, and the files beside it."""
 
 import hashlib
 import platform
@@ -16,6 +16,7 @@ from codec.bitstream.tables import read_tables
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from codec.tiles import LARGEST_WHOLE, Margins, Tile, least_size, tile_size, tiles
+from export.runtime.openvino import OpenVinoSession
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -49,6 +50,9 @@ LONGEST_SIDE = 8192
 """Longest side of a model's fixed size; smaller pictures are padded to this size."""
 
 
+BACKENDS = ("onnxruntime", "openvino")
+"""What runs the graphs."""
+
 UNITS = {"encoder": STRIDE, "h_a": UPSAMPLING, "decoder": 1}
 """Positions of a graph's input a side for each position of its tiles: of y, or of z for h_a."""
 
@@ -57,15 +61,16 @@ PIXELS = {"encoder": STRIDE, "h_a": UPSAMPLING * STRIDE, "decoder": STRIDE}
 
 
 class Graph:
-    """An exported graph in ONNX Runtime, which computes a large picture in tiles.
+    """An exported graph in ONNX Runtime or OpenVINO, which computes a large picture in tiles.
 
     Args:
         path: the ONNX file.
         part: "encoder", "h_a" or "decoder"; the file must be this part.
         data: the content of the file, if it was read already.
+        backend: "onnxruntime" or "openvino".
 
     Attributes:
-        session: the graph in ONNX Runtime.
+        session: the graph in the backend.
         properties: its metadata.
         margins: its receptive field, in positions of its tiles; None if it is not known, or is the full picture.
         takes_bytes: its input is uint8.
@@ -76,8 +81,8 @@ class Graph:
         InputError: the file is not a model of that part.
     """
 
-    def __init__(self, path: Path, part: str, data: bytes | None = None) -> None:
-        self.session = open_session(path, data)
+    def __init__(self, path: Path, part: str, data: bytes | None = None, backend: str = BACKENDS[0]) -> None:
+        self.session = open_session(path, data, backend)
         self.properties = self.session.get_modelmeta().custom_metadata_map
         if self.properties.get("part") != part:
             wanted = "encoder" if part == "h_a" else part
@@ -88,6 +93,12 @@ class Graph:
         self.takes_bytes = self._entry.type == "tensor(uint8)"
         self.takes_magnitudes = self._entry.name in ("magnitudes", "magnitude_levels")
         self.steps = read_steps(self.properties.get(STEPS, ""), path)
+
+    @property
+    def is_interleaved(self) -> bool:
+        """Whether it interleaves rows by reshapes and a concatenation, for any height and width."""
+        open_ends = not any(isinstance(side, int) for side in self._entry.shape[2:])
+        return open_ends and self.properties.get("deconv") == "concat"
 
     def check_shapes(self, inputs: int, outputs: int) -> None:
         """Raises InputError if it does not have these channels, or takes a size that no codec has."""
@@ -164,6 +175,7 @@ class Model(Graph):
         path: the ONNX file.
         part: "encoder" or "decoder"; the model must be this part.
         tables: the file of the entropy tables; by default the one beside the model.
+        backend: "onnxruntime" or "openvino".
 
     Attributes:
         coder: the entropy coder of the tables.
@@ -173,8 +185,8 @@ class Model(Graph):
         InputError: the file is not a model of that part, or the files beside it belong to another codec.
     """
 
-    def __init__(self, path: Path, part: str, tables: Path | None = None) -> None:
-        super().__init__(path, part)
+    def __init__(self, path: Path, part: str, tables: Path | None = None, backend: str = BACKENDS[0]) -> None:
+        super().__init__(path, part, backend=backend)
         tables = tables or path.with_suffix(TABLES_SUFFIX)
         self.coder = coder_of(read_tables(tables))
         if f"{self.coder.tables.fingerprint:08x}" != self.properties.get("fingerprint"):
@@ -186,12 +198,17 @@ class Model(Graph):
         has_levels = latent.type == "tensor(uint8)" and self.coder.unit < 1  # symbols around a mean are the host's
         if has_levels != (self.steps is not None):
             raise InputError(f"{path} has steps without levels of y, or levels without steps; export it again")
+        if backend == "openvino" and part == "decoder" and self.takes_bytes and self.is_interleaved:
+            raise InputError(
+                f"{path} is an int8 decoder for any size in the form concat, in which OpenVINO rounds at other places; "
+                "export it with --deconv depth_to_space, or with a fixed size"
+            )
         self.h_a = None
         if part == "encoder" and self.coder.channels_of_z:
-            self.h_a = self._beside(path.with_suffix(H_A_SUFFIX))
+            self.h_a = self._beside(path.with_suffix(H_A_SUFFIX), backend)
             self.h_a.check_shapes(channels, self.coder.channels_of_z)
 
-    def _beside(self, path: Path) -> Graph:
+    def _beside(self, path: Path, backend: str) -> Graph:
         """h_a, which must be the one that was written with this encoder: the fingerprint covers the decoder alone."""
         try:
             data = read_regular(path, LARGEST_FILE)
@@ -199,7 +216,7 @@ class Model(Graph):
             raise InputError(f"{in_words(error)}; give the file that the export wrote beside the encoder") from error
         if digest(data) != self.properties.get(H_A):
             raise InputError(f"{path} belongs to another encoder; give the file that was written with it")
-        return Graph(path, "h_a", data)
+        return Graph(path, "h_a", data, backend)
 
 
 def digest(h_a: bytes) -> str:
@@ -255,20 +272,24 @@ def sums_saturate(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return not VNNI.intersection(flags)
 
 
-def open_session(path: Path, data: bytes | None = None) -> "onnxruntime.InferenceSession":
-    """The file, or its content, in ONNX Runtime, on the CPU.
+def open_session(
+    path: Path, data: bytes | None = None, backend: str = BACKENDS[0]
+) -> "onnxruntime.InferenceSession | OpenVinoSession":
+    """The file, or its content, on the CPU.
 
     Raises:
-        InputError: ONNX Runtime is not installed, or the file is no model.
+        InputError: the backend is not installed, or the file is no model.
     """
+    if not path.is_file():
+        raise InputError(f"--model {path}: no such file; python -m export writes one")
+    source = str(path) if data is None else data
+    if backend == "openvino":
+        return OpenVinoSession(source, path)
     try:
         import onnxruntime
     except ImportError as error:
         raise InputError("the runtime needs onnxruntime: pip install -c constraints.txt -e '.[onnx]'") from error
-    if not path.is_file():
-        raise InputError(f"--model {path}: no such file; python -m export writes one")
     try:
-        source = str(path) if data is None else data
         return onnxruntime.InferenceSession(source, session_options(), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common class
         raise InputError(f"--model {path}: ONNX Runtime does not open it ({error}); export it again") from error

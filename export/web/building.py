@@ -19,7 +19,7 @@ PAGE = ("index.html", "page.js", "worker.js", "codec.js", "coder.js", "tiles.js"
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 """What the page needs of onnxruntime-web."""
 
-FUNCTIONS = ("message", "memory", "open", "about", "work", "size", "decode", "most", "encode", "round", "nearest")
+FUNCTIONS = ("message", "memory", "open", "about", "work", "size", "decode", "most", "encode", "round", "round_z")
 """Of nic.h."""
 
 

@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import everywhere
-from benchmarks.everywhere import Setting, crops, decode, encode, lively, rows
-from codec.bitstream.tables import to_bytes
-from codec.checkpoint import Description, save_codec
+from benchmarks.everywhere import KINDS, Setting, crops, decode, encode, lively, prepare, rated, rows
 from codec.description.architecture import ARCHITECTURES
-from codec.network.tables import tables_of
 
 
 def test_symbols_and_float_indexes_that_differ_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,18 +15,17 @@ def test_symbols_and_float_indexes_that_differ_are_counted(tmp_path: Path, monke
         everywhere, "SETTINGS", (Setting("as it is"), Setting("another processor's", needs="no_such_flag"))
     )
     for arch in ARCHITECTURES:
-        codec = lively(arch, 8, 12)
-        save_codec(tmp_path / f"{arch}.safetensors", codec, Description())
-        (tmp_path / f"{arch}.tables").write_bytes(to_bytes(tables_of(codec)))
+        prepare(lively(arch, 8, 12), tmp_path)
+        prepare(rated(arch, 8, 12), tmp_path)
     encode(tmp_path, 0, 3)
     found = decode(tmp_path)
     symbols = sum(12 * -(-x.shape[2] // 16) * -(-x.shape[3] // 16) for x in crops(3))
     none = {"files": 3, "symbols": symbols, "wrong": 0, "wrong_by_torch": 0, "float": 0, "float_pictures": 0}
-    assert found == dict.fromkeys(ARCHITECTURES, none)
+    assert found == dict.fromkeys(KINDS, none)
     path = tmp_path / "mbt2018_mean.0.npz"
     arrays = dict(np.load(path))
     arrays["1.values"][0, 0, 0] += 1
-    arrays["2.indexes"][:2, 0, 0] += 1
+    arrays["2.floats"][:2, 0, 0] += 1
     np.savez(path, **arrays)
     changed = decode(tmp_path)
     assert changed["mbt2018_mean"] == none | {"wrong": 1, "float": 2, "float_pictures": 1}
@@ -39,4 +35,5 @@ def test_symbols_and_float_indexes_that_differ_are_counted(tmp_path: Path, monke
         (0, None),
         (1, False),
         (2, None),
+        *[(0, True)] * 3,
     ]

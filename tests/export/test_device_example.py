@@ -13,7 +13,8 @@ from codecs_for_export import in_int8, make
 from PIL import Image
 
 from codec.bitstream.tables import to_bytes
-from codec.network.tables import tables_of
+from codec.network.tables import tables_of, with_tables
+from codec.targets import TargetOptions
 from export.device.compiling import CODER, SOURCES, compile_files
 from export.graph.build import build, parts_of, write_all
 from export.runtime import Model, decode, encode
@@ -40,11 +41,16 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "photograph"
 
 
-@pytest.mark.parametrize(("arch", "precision"), [("bmshj2018_factorized", "float"), ("mbt2018_mean", "int8")])
+@pytest.mark.parametrize(
+    ("arch", "precision", "rates"), [("bmshj2018_factorized", "float", 1), ("mbt2018_mean", "int8", 3)]
+)
 def test_a_photograph_goes_in_and_the_python_side_s_file_comes_out(
-    arch: str, precision: str, program: Path, picture: torch.Tensor, tmp_path: Path
+    arch: str, precision: str, rates: int, program: Path, picture: torch.Tensor, tmp_path: Path
 ) -> None:
     codec = make("relu", arch=arch)
+    if rates > 1:
+        codec.add_rates(rates, octaves=2.0)
+        codec = with_tables(codec)
     codec = in_int8(codec, picture[..., :128, :128]) if precision == "int8" else codec
     tables = tables_of(codec)
     for part in ("encoder", "decoder"):
@@ -64,6 +70,10 @@ def test_a_photograph_goes_in_and_the_python_side_s_file_comes_out(
     assert done.returncode == 0, done.stderr
     data = (tmp_path / "photo.bin").read_bytes()
     assert data == encode(pixels, Model(tmp_path / "encoder.onnx", "encoder"))
+    if rates > 1:
+        assert photograph("encode", "photo.ppm", "low.bin", "encoder.onnx", "0").returncode == 0
+        lowest = encode(pixels, Model(tmp_path / "encoder.onnx", "encoder"), TargetOptions(rate=0.0))
+        assert (tmp_path / "low.bin").read_bytes() == lowest
     assert photograph("decode", "photo.bin", "decoded.ppm", "decoder.onnx").returncode == 0
     decoded = np.array(Image.open(tmp_path / "decoded.ppm"))
     assert np.array_equal(decoded, decode(data, Model(tmp_path / "decoder.onnx", "decoder")))

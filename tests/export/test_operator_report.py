@@ -1,6 +1,7 @@
 """The report's command, on a small codec and on files."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ from codecs_for_export import make, save, trained
 from programs import run
 
 from codec.errors import InputError
+from export.chips.judge import Verdict
 from export.json_file import write_json
 from export.pictures import sample_picture
-from export.report import main
+from export.report import main, markdown
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +36,7 @@ def test_a_checkpoint_is_reported_whole(folder: Path) -> None:
     done = run(
         *("-m", "export.report", "--ckpt", folder / "c.safetensors", "--calib_dir", folder / "pictures"),
         *("--images", folder / "pictures", "--input_size", 64, "--rounds", 2, "--json", folder / "r.json"),
+        *("--compilers", folder / "none"),
     )
     assert done.returncode == 0, done.stderr
     report = json.loads((folder / "r.json").read_text())
@@ -57,7 +60,16 @@ def test_h_a_of_a_codec_with_means_is_reported_with_its_quality(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint, out = save(make("relu", arch="mbt2018_mean"), folder / "mean.safetensors"), folder / "mean.json"
-    words = ("--ckpt", checkpoint, "--calib_dir", folder / "pictures", "--images", folder / "pictures")
+    words = (
+        "--compilers",
+        folder / "none",
+        "--ckpt",
+        checkpoint,
+        "--calib_dir",
+        folder / "pictures",
+        "--images",
+        folder / "pictures",
+    )
     words = (*words, "--input_size", 64, "--rounds", 1, "--json", out)
     assert main([str(word) for word in words]) == 0
     assert "Encoder, h_a and decoder together, int8" in capsys.readouterr().out
@@ -77,6 +89,7 @@ def test_a_checkpoint_of_one_quantized_transform_is_reported(
 ) -> None:
     def report(*more: object) -> dict:
         words = ("--ckpt", folder / f"{scope}.safetensors", "--input_size", 64, "--rounds", 1, "--json", out, *more)
+        words = (*words, "--compilers", folder / "none")
         assert main([str(word) for word in words]) == 0
         return json.loads(out.read_text())
 
@@ -130,3 +143,13 @@ def test_bad_input_is_one_sentence(folder: Path, words: list[str], reason: str) 
 def test_figures_that_cannot_be_written_after_all_are_one_sentence() -> None:
     with pytest.raises(InputError, match=r"--json /proc/r\.json: .*nothing was written"):
         write_json("/proc/r.json", {})
+
+
+def test_compilers_have_a_table() -> None:
+    verdict = Verdict("decoder", "rk3566", "rknn 1", "2 operators are left for the CPU", {"ms": 2}, {})
+    other = Verdict(
+        "encoder", "bm1688", "mlir 2", "", {"ms": 1, "MB": 3}, {"equal, %": 99.5, "mean": 0.1, "largest": 1.0}
+    )
+    text = markdown({"families": [], "graphs": [], "compilers": [asdict(verdict), asdict(other)]})
+    assert "| rk3566 | rknn 1 | decoder | 2 operators are left for the CPU | ms 2 |  |" in text
+    assert "| bm1688 | mlir 2 | encoder | all | ms 1, MB 3 | simulated: 99.5 % of the symbols equal" in text

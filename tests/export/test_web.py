@@ -29,7 +29,8 @@ from codec.bitstream.container import pack, unpack
 from codec.bitstream.rate_coder import coder_of
 from codec.bitstream.tables import AnyTables, to_bytes
 from codec.errors import InputError
-from codec.network.tables import tables_of
+from codec.network.tables import tables_of, with_tables
+from codec.targets import TargetOptions
 from export.graph.build import build, parts_of, write_all
 from export.runtime import Model, decode, encode
 from export.web import main
@@ -44,8 +45,12 @@ pytestmark = [
 ]
 
 RUNTIME = ROOT / "node_modules" / "onnxruntime-web"
-CODECS = (("bmshj2018_factorized", "float"), ("bmshj2018_factorized", "int8"), *((arch, "int8") for arch in HYPER))
-NAMES = [f"{arch} {precision}" for arch, precision in CODECS]
+CODECS = (
+    *(("bmshj2018_factorized", precision, 1) for precision in ("float", "int8")),
+    *((arch, "int8", 1) for arch in HYPER),
+    *((arch, "int8", 3) for arch in HYPER),
+)
+NAMES = [f"{arch} {precision}, {rates} rates" for arch, precision, rates in CODECS]
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -88,12 +93,12 @@ const { Coder } = await import("/coder.js");
 const program = await (await fetch("/coder.wasm")).arrayBuffer();
 try {
   const coder = await Coder.open(program, bytes(tables).buffer);
-  const file = coder.encode(height, width, words(symbols), z && words(z));
+  const file = coder.encode(coder.most, height, width, words(symbols), z && words(z));
   let refused = "";
   try { coder.decode(file.slice(0, -1)); } catch (error) { refused = error.message; }
   const found = coder.decode(file);
   const floats = Float32Array.from(words(symbols), (s, i) => s + coder.medians[0] + (i % 9) / 16 - 0.25);
-  const rounded = text(coder.round(height, width, floats, z && words(z)));
+  const rounded = text(coder.round(coder.most, height, width, floats, z && words(z)));
   done({ file: text(file), values: text(found.values), size: [found.height, found.width], refused, rounded });
 } catch (error) { done({ error: String(error.stack) }); }
 """
@@ -140,8 +145,11 @@ def models(picture: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> d
     """Encoder and decoder of each codec, for pictures of any size."""
     folder, made = tmp_path_factory.mktemp("models"), {}
     x = picture[..., :96, :96]
-    for name, (arch, precision) in zip(NAMES, CODECS, strict=True):
+    for name, (arch, precision, rates) in zip(NAMES, CODECS, strict=True):
         codec = make("relu", arch=arch)
+        if rates > 1:
+            codec.add_rates(rates, octaves=2.0)
+            codec = with_tables(codec)
         codec = in_int8(codec, picture[..., :128, :128]) if precision == "int8" else codec
         tables = tables_of(codec)
         made[name] = (folder / f"{name}-enc.onnx", folder / f"{name}-dec.onnx")
@@ -184,9 +192,14 @@ def find(page: Chrome, name: str) -> Any:
 
 def given(page: Chrome, path: Path) -> None:
     """Gives a file to the page and waits for what it shows, or says."""
-    page.execute_script("document.getElementById('result').hidden = true; document.getElementById('file').value = ''")
+    page.execute_script("document.getElementById('file').value = ''")
     find(page, "file").send_keys(str(path))
-    WebDriverWait(page, 60).until(lambda _: find(page, "result").is_displayed() or "wrong" in state(page)[1])
+    finished(page)
+
+
+def finished(page: Chrome) -> None:
+    """Waits until the page has nothing more to do."""
+    WebDriverWait(page, 60).until(lambda _: state(page)[0] == "" or "wrong" in state(page)[1])
 
 
 def state(page: Chrome) -> tuple[str, str]:
@@ -211,7 +224,7 @@ def downloaded(page: Chrome, folder: Path) -> bytes:
     return (folder / "cat.bin").read_bytes()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES[:4])
 def test_a_photograph_gives_the_bytes_and_the_pixels_of_the_python_side(
     name: str, page: Chrome, models: dict[str, tuple[Path, Path]], picture: torch.Tensor, tmp_path: Path
 ) -> None:
@@ -234,9 +247,29 @@ def test_a_photograph_gives_the_bytes_and_the_pixels_of_the_python_side(
         "bpp": f"{8 * len(data) / (143 * 99):.3f}",
         "psnr": f"{10 * np.log10(255**2 / mse):.2f} dB",
     }
+    assert not find(page, "rates").is_displayed()
     given(page, tmp_path / "out" / "cat.bin")
     assert np.array_equal(shown(page), expected)
     assert not find(page, "psnr").is_displayed()
+
+
+@pytest.mark.parametrize("name", [NAMES[-2], NAMES[-1]])
+def test_the_rate_is_chosen_on_the_page(
+    name: str, page: Chrome, models: dict[str, tuple[Path, Path]], picture: torch.Tensor, tmp_path: Path
+) -> None:
+    pixels = (picture[0, :, 40:139, 100:243] * 255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(tmp_path / "cat.png")
+    Select(find(page, "codec")).select_by_visible_text(name)
+    given(page, tmp_path / "cat.png")
+    encoder, decoder = (Model(path, part) for path, part in zip(models[name], ("encoder", "decoder"), strict=True))
+    for key, rate in ((Keys.END, 1.0), (Keys.HOME, 0.0)):
+        find(page, "rate").send_keys(key)
+        finished(page)
+        (tmp_path / str(rate)).mkdir()
+        data = downloaded(page, tmp_path / str(rate))
+        assert data == encode(pixels, encoder, TargetOptions(rate=rate))
+        assert np.array_equal(shown(page), decode(data, decoder))
+        assert find(page, "bytes").text == f"{len(data):,} bytes"
 
 
 def test_the_slider_moves_by_key_and_the_page_fits_a_phone(page: Chrome, tmp_path: Path, picture: torch.Tensor) -> None:

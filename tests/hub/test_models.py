@@ -435,3 +435,15 @@ def test_a_name_that_the_hub_s_validator_refuses_is_one_line(hub: Hub, tmp_path:
     save(tmp_path / "c.safetensors")
     with pytest.raises((InputError, DataError), match="--hub_model_id"):
         main(["--checkpoint", str(tmp_path / "c.safetensors"), "--hub_model_id", "alice/-codec--x"])
+
+
+def test_a_codec_of_several_rates_is_uploaded_with_its_tables_and_says_how_to_choose_a_rate(tmp_path: Path) -> None:
+    model = new_codec(Architecture(8, 12))
+    model.add_rates(3, octaves=2.0)
+    save_codec(tmp_path / "last.safetensors", with_tables(model), Description(metrics=METRICS))
+    files = repository_files(tmp_path / "last.safetensors", "alice/codec").files
+    card = files["README.md"].decode()
+    assert "for all rates" in card
+    assert "--target_bytes 40000" in card
+    loaded = codec.from_pretrained(str(tmp_path / "last.safetensors"))
+    assert files["entropy_tables.bin"] == to_bytes(tables_of(loaded))

@@ -20,7 +20,7 @@ def words(coco224: Path, folder: Path, ranks: int, *more: object) -> list[str]:
     """14 steps in FP32 over a global batch of 8, clipped, with an evaluation at the end of each epoch."""
     options = ["--coco_dir", coco224, *TINY, *into(folder), "--batch_size", 8 // ranks, "--max_steps", STEPS]
     options += ["--train_scope", "all", "--replace_parts", "all", "--eval_every", 1, "--channels_last", "false"]
-    options += ["--arch", "mbt2018_mean"]
+    options += ["--arch", "mbt2018_mean", "--rates", 3, "--lambda_mse", "0.003:0.03"]
     return [str(word) for word in (*options, *more)]
 
 

@@ -102,7 +102,8 @@ def test_the_recipes_parse_as_written_and_load_again_from_what_they_save(
 def test_the_defaults_are_the_tables() -> None:
     assert parse(COCO).flat() == {
         "act": "relu", "replace_parts": "encoder", "train_scope": "replaced+hyper", "plugin": None, "distill_steps": 0,
-        "arch": None, "rates": None, "quality": 8, "pretrained": True, "init_checkpoint": None, "N": None, "M": None,
+        "arch": None, "rates": None, "quality": 8, "pretrained": True, "init_checkpoint": None, "klt_start": False,
+        "N": None, "M": None,
         "coco_dir": "coco224", "use_prepared": True, "streaming": False, "input_size": 224, "hflip": False,
         "batch_size": 16, "grad_accum": 1, "num_workers": None,
         "loss_type": "recon", "alpha_l1": 0.4, "lambda_bpp": 0.01, "lambda_mse": 0.01,

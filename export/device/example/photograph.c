@@ -1,11 +1,12 @@
 /* A photograph to a compressed file and back, with exported models, ONNX Runtime's C API and the coder: no Python.
  *
- *     photograph encode photo.ppm photo.bin enc.onnx
+ *     photograph encode photo.ppm photo.bin enc.onnx [RATE]
  *     photograph decode photo.bin decoded.ppm dec.onnx
  *
  * The models are of any size (python -m export --dynamic), float or int8, and lie where the export wrote them: beside
  * enc.tables and, with a hyperprior, enc.h_a.onnx. A picture is a binary PPM of 8 bits, and is computed at once, without
- * tiles. The files are those of codec.compress. On x86 without VNNI, int8 needs AddSessionConfigEntry with
+ * tiles. A codec of several rates has 64 from one trained rate to the next, from 0; without RATE it is the highest. The
+ * files are those of codec.compress. On x86 without VNNI, int8 needs AddSessionConfigEntry with
  * "session.x64quantprecision", "1" (docs/export.md). */
 #include <stdio.h>
 #include <stdlib.h>
@@ -163,25 +164,33 @@ static tensor run(const graph *of, tensor x) {
     return found;
 }
 
-/* The value times `unit` in 8 bits: the graph's level of it, or the value itself. */
-static uint8_t level_of(const graph *of, float value, float unit, size_t channel) {
-    int32_t level = 0;
-    check_coder(nic_nearest(of->steps ? (float[]){value * unit / of->steps[channel]} : &value, 1, &level), "levels");
-    return (uint8_t)(level < -ZERO ? 0 : level > ZERO - 1 ? 255 : level + ZERO);
+/* A value of the size of 8 bits rounded half to even: there floats have their last bit at 1/2^15 or below. */
+static float even(float value) {
+    const float large = 12582912; /* 1.5 * 2^23: a sum with it has no bits below 1 */
+    volatile float sum = value + large;
+    return sum - large;
 }
 
-/* The input of a graph from float values of y, or of y_hat / unit. */
-static tensor input_of(const graph *of, const nic_info *info, const float *values, int is_y_hat, tensor shape) {
+/* The graph's level of a value in 8 bits, or the value itself. */
+static uint8_t level_of(const graph *of, float value, size_t channel) {
+    float level = of->steps ? value / of->steps[channel] : value;
+    return (uint8_t)(level < -ZERO ? 0 : level > ZERO - 1 ? 255 : even(level) + ZERO);
+}
+
+/* The input of a graph from float values of y, or from those that the coder decodes. */
+static tensor input_of(const graph *of, const nic_info *info, const float *values, int is_decoded, tensor shape) {
     size_t each = shape.rows * shape.columns, count = shape.channels * each;
-    int magnitudes = !strcmp(of->input, "magnitudes");
-    float unit = is_y_hat ? info->unit : 1, *floats = room_for(count, sizeof *floats);
+    int magnitudes = !strncmp(of->input, "magnitude", 9);
+    float *floats = room_for(count, sizeof *floats);
     uint8_t *bytes = (uint8_t *)floats;
     for (size_t i = 0; i < count; i++) {
         float value = magnitudes && values[i] < 0 ? -values[i] : values[i];
+        if (is_decoded && (of->steps || !of->bytes))
+            value = value * info->unit + info->medians[i / each];
         if (!of->bytes)
-            floats[i] = is_y_hat ? value * unit + info->medians[i / each] : value;
+            floats[i] = value;
         else
-            bytes[i] = magnitudes ? (uint8_t)(value > 255 ? 255 : value) : level_of(of, value, unit, i / each);
+            bytes[i] = magnitudes && !of->steps ? (uint8_t)(value > 255 ? 255 : value) : level_of(of, value, i / each);
     }
     shape.values = floats;
     shape.bytes = of->bytes;
@@ -206,7 +215,7 @@ static tensor planes_of(const graph *encoder, const uint8_t *pixels, size_t heig
     return x;
 }
 
-static void encode(const OrtEnv *env, const char *source, const char *target, const char *model) {
+static void encode(const OrtEnv *env, const char *source, const char *target, const char *model, const char *given) {
     nic_coder *coder = open_tables(beside(model, ".tables"));
     nic_info info = nic_about(coder);
     graph encoder = open_graph(env, model);
@@ -214,6 +223,7 @@ static void encode(const OrtEnv *env, const char *source, const char *target, co
     unsigned width, height;
     int start = 0;
     uint8_t *data = read_file(source, &length);
+    uint32_t rate = given ? (uint32_t)strtoul(given, NULL, 10) : info.most_rate;
     data[length] = 0;
     if (sscanf((char *)data, "P6 %u %u 255%n", &width, &height, &start) != 2 || !start
         || length - (size_t)start - 1 != (size_t)3 * width * height)
@@ -233,18 +243,18 @@ static void encode(const OrtEnv *env, const char *source, const char *target, co
         graph h_a = open_graph(env, beside(model, ".h_a.onnx"));
         tensor found = run(&h_a, input_of(&h_a, &info, values, 0, y));
         size_t total = found.channels * found.rows * found.columns;
+        float *of_z = room_for(total, sizeof *of_z);
         z = room_for(total, sizeof *z);
-        for (size_t i = 0; found.bytes && i < total; i++)
-            z[i] = ((uint8_t *)found.values)[i] - ZERO;
-        if (!found.bytes)
-            check_coder(nic_nearest(found.values, total, z), model);
+        for (size_t i = 0; i < total; i++)
+            of_z[i] = found.bytes ? (float)(((uint8_t *)found.values)[i] - ZERO) : ((float *)found.values)[i];
+        check_coder(nic_round_z(coder, rate, height, width, of_z, z), model);
     }
     void *work = room_for(bytes, 1);
     if (!y.bytes || encoder.steps)
-        check_coder(nic_round(coder, height, width, values, z, symbols, work, bytes), model);
+        check_coder(nic_round(coder, rate, height, width, values, z, symbols, work, bytes), model);
     size_t room = nic_most(coder, height, width), written;
     uint8_t *file = room_for(room, 1);
-    check_coder(nic_encode(coder, height, width, symbols, z, file, room, &written, work, bytes), source);
+    check_coder(nic_encode(coder, rate, height, width, symbols, z, file, room, &written, work, bytes), source);
     write_file(target, "", file, written);
 }
 
@@ -269,10 +279,8 @@ static void decode(const OrtEnv *env, const char *source, const char *target, co
     for (size_t i = 0; i < (size_t)3 * height * width; i++) {
         size_t place = (i % 3 * x_hat.rows + i / 3 / width) * x_hat.columns + i / 3 % width;
         float value = x_hat.bytes ? 0 : ((float *)x_hat.values)[place];
-        int32_t level = 0;
         value = value < 0 ? 0 : value > 1 ? 1 : value;
-        check_coder(nic_nearest((float[]){value * 255}, 1, &level), model);
-        pixels[i] = x_hat.bytes ? ((uint8_t *)x_hat.values)[place] : (uint8_t)level;
+        pixels[i] = x_hat.bytes ? ((uint8_t *)x_hat.values)[place] : (uint8_t)even(value * 255);
     }
     char head[64];
     snprintf(head, sizeof head, "P6\n%lu %lu\n255\n", (unsigned long)width, (unsigned long)height);
@@ -284,9 +292,13 @@ int main(int count, char **words) {
     ort = OrtGetApiBase()->GetApi(ORT_API_VERSION);
     if (!ort)
         refuse("ONNX Runtime", "it is older than version 1.17");
-    if (count != 5 || (strcmp(words[1], "encode") && strcmp(words[1], "decode")))
-        refuse("photograph", "give encode PICTURE.ppm FILE ENCODER.onnx, or decode FILE PICTURE.ppm DECODER.onnx");
+    int is_encode = count > 4 && !strcmp(words[1], "encode");
+    if (!(is_encode && count <= 6) && !(count == 5 && !strcmp(words[1], "decode")))
+        refuse("photograph", "give encode PICTURE.ppm FILE ENCODER.onnx [RATE], or decode FILE PICTURE.ppm DECODER.onnx");
     check(ort->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "photograph", &env), "ONNX Runtime");
-    (strcmp(words[1], "encode") ? decode : encode)(env, words[2], words[3], words[4]);
+    if (is_encode)
+        encode(env, words[2], words[3], words[4], count == 6 ? words[5] : NULL);
+    else
+        decode(env, words[2], words[3], words[4]);
     return 0;
 }

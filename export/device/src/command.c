@@ -9,11 +9,12 @@
 static const char usage[] =
     "usage: nic about TABLES\n"
     "       nic decode TABLES FILE VALUES\n"
-    "       nic encode TABLES WIDTH HEIGHT SYMBOLS [Z] FILE\n"
+    "       nic encode TABLES RATE WIDTH HEIGHT SYMBOLS [Z] FILE\n"
     "\n"
     "about   prints what a file of entropy tables says\n"
     "decode  writes the values of y, int32 [M][rows][columns], and prints the size of the picture and of y\n"
-    "encode  writes the file of the symbols of y and, with a hyperprior, of z, int32 in the same order\n";
+    "encode  writes the file of the symbols of y and, with a hyperprior, of z, int32 in the same order; RATE is 0 for a\n"
+    "        codec of one rate, and up to what `about` says for a codec of several\n";
 
 static int refuse(const char *name, const char *why) {
     fprintf(stderr, "error: %s: %s\n", name, why);
@@ -80,6 +81,8 @@ static void about(const nic_coder *coder) {
            (unsigned long)info.channels);
     if (info.z_channels)
         printf(", N=%lu", (unsigned long)info.z_channels);
+    if (info.most_rate)
+        printf(", rates 0 to %lu", (unsigned long)info.most_rate);
     printf("\n");
 }
 
@@ -102,7 +105,7 @@ static uint32_t number(const char *word) {
     char *end;
     unsigned long found = strtoul(word, &end, 10);
     if (*word < '0' || *word > '9' || *end || found > 1ul << 30)
-        refuse(word, "a side of a picture is a number of pixels");
+        refuse(word, "a rate, a width and a height are whole numbers");
     return (uint32_t)found;
 }
 
@@ -117,17 +120,17 @@ static const int32_t *read_symbols(const char *name, size_t count) {
 static void encode(const nic_coder *coder, int count, char **words) {
     nic_info info = nic_about(coder);
     const char *target = words[count - 1];
-    if (count != (info.z_channels ? 5 : 4))
+    if (count != (info.z_channels ? 6 : 5))
         refuse(target, info.z_channels ? "this codec needs the symbols of z" : "this codec has no z");
-    uint32_t width = number(words[0]), height = number(words[1]);
+    uint32_t rate = number(words[0]), width = number(words[1]), height = number(words[2]);
     size_t bytes, room = nic_most(coder, height, width), length;
     void *work = work_for(coder, height, width, target, &bytes);
     size_t rows = (height + 15) / 16, columns = (width + 15) / 16;
-    const int32_t *y = read_symbols(words[2], info.channels * rows * columns), *z = NULL;
+    const int32_t *y = read_symbols(words[3], info.channels * rows * columns), *z = NULL;
     if (info.z_channels)
-        z = read_symbols(words[3], info.z_channels * ((rows + 3) / 4) * ((columns + 3) / 4));
+        z = read_symbols(words[4], info.z_channels * ((rows + 3) / 4) * ((columns + 3) / 4));
     void *file = room_for(room, target);
-    check(nic_encode(coder, height, width, y, z, file, room, &length, work, bytes), target);
+    check(nic_encode(coder, rate, height, width, y, z, file, room, &length, work, bytes), target);
     write_file(target, file, length);
 }
 
@@ -141,7 +144,7 @@ int main(int count, char **words) {
         about(open_tables(words[2]));
     else if (count == 5 && !strcmp(what, "decode"))
         decode(open_tables(words[2]), words[3], words[4]);
-    else if ((count == 7 || count == 8) && !strcmp(what, "encode"))
+    else if ((count == 8 || count == 9) && !strcmp(what, "encode"))
         encode(open_tables(words[2]), count - 3, words + 3);
     else {
         fprintf(stderr, "%serror: nic takes about, decode or encode, with their files\n", usage);

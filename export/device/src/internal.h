@@ -4,7 +4,7 @@
 
 #include "nic.h"
 
-enum { LAYERS = 3, MOST_ROWS = 256, SIDE = 4, STRIDE = 16, MEAN_BITS = 6 };
+enum { LAYERS = 3, MOST_ROWS = 256, SIDE = 4, STRIDE = 16, MEAN_BITS = 6, MOST_MEDIAN = (1 << 30) - 1 };
 
 /* An interval of a CDF. A number n below count * 2^40 has the quotient 2 n * reciprocal >> 64 >> shift by count. */
 typedef struct {
@@ -57,12 +57,30 @@ typedef struct {
     uint32_t of[4][256];
 } crc_tables;
 
+/* The gains of a latent: 2^(-exponent / 256), of each trained rate and channel. */
+typedef struct {
+    const int32_t *exponents; /* [rates][channels] */
+    uint32_t channels;
+} gains;
+
+/* Cumulative densities: value j is that below (first + j) * 2^(shift - 16), in units of 2^-24. */
+typedef struct {
+    const int32_t *first, *values; /* [channels], [channels][points] */
+    const uint8_t *shift;
+    uint32_t channels, points;
+} density;
+
 struct nic_coder {
     nic_info info;
-    models y, z;
+    models y, z;            /* with several rates those of a rate are in its scaling, but for y with a hyperprior */
     network network;
     crc_tables crc;
     float *medians;
+    gains y_gains, z_gains;
+    density density;        /* of z with a hyperprior, else of y */
+    uint32_t powers[256];   /* 2^(i / 256) in units of 2^-16 */
+    uint64_t intervals;     /* of all channels at the highest rate; */
+    uint32_t longest;       /* and of the channel with most */
 };
 
 /* Memory that is handed out piece by piece; with `base` NULL it only counts. */
@@ -79,6 +97,16 @@ typedef struct {
     int32_t top, bottom, left, right;
 } window;
 
+/* What a rate makes of the tables; inverse, fixed and inverse_z are NULL in a codec of one rate. */
+typedef struct {
+    models coded;           /* of z with a hyperprior, else of y */
+    uint32_t *inverse, *fixed, *inverse_z; /* gains of y, inverted and not, and inverted ones of z, in units of 2^-16 */
+    model *models;
+    guess *guesses;
+    interval *intervals;
+    uint8_t *cdf;
+} scaling;
+
 /* What h_s says of a piece of y, [M][rows][columns] of the window `place` in y. */
 typedef struct {
     window place;
@@ -88,7 +116,14 @@ typedef struct {
     uint32_t ends[MOST_ROWS];
     int16_t *buffers[LAYERS];
     int32_t *z;             /* for the decoder: all of z */
+    scaling at;
 } piece;
+
+/* Takes the buffers of a rate from work memory. */
+void take_scaling(const nic_coder *coder, arena *work, scaling *of);
+
+/* Fills them; 0 if the codec has no such rate. */
+int set_rate(const nic_coder *coder, uint32_t rate, scaling *of);
 
 /* Takes the buffers of a picture with y of this size from work memory. */
 void take_piece(const nic_coder *coder, uint32_t height, uint32_t width, arena *work, piece *of);
@@ -131,8 +166,32 @@ reader reader_of(const uint8_t *payload, size_t length);
 /* Takes the symbols of a group off; 0 if one has more than 32 bits. */
 int pop_group(reader *from, const group *of, int32_t *values);
 
+/* Sums for a lower bound of a payload's bytes. */
+typedef struct {
+    uint64_t sum, last, most;
+} fewest;
+
+/* Bits of an interval of this count of 65536, in units of 2^-16, rounded down. */
+uint32_t least_bits(uint32_t count);
+void add_least(fewest *to, uint32_t least);
+
 /* A lower bound of the bytes of `positions` symbols of each model. */
+uint64_t fewest_of(fewest of, uint64_t positions);
 uint64_t fewest_bytes(models of, uint64_t positions);
+
+/* The same at a rate of a codec with several; 0 if its densities give too many symbols there. */
+int fewest_at(const nic_coder *coder, uint32_t rate, uint64_t positions, uint64_t *bytes);
+
+/* Makes a model of n - 1 intervals from its CDF of little-endian words. */
+void fill(model *made, interval *intervals, guess *guesses, const uint8_t *cdf, uint32_t n, int32_t offset);
+
+/* 2^(part / 256) for part 0 to 255; the number of the highest of these trained rates; the gain of a channel. */
+double power_of_two(uint32_t part);
+uint32_t highest_rate(uint32_t rates);
+float gain_at(const gains *of, uint32_t rate, uint32_t channel);
+
+/* Counts the intervals of the densities at the highest rate. */
+void count_intervals(nic_coder *coder);
 
 void crc_tables_of(crc_tables *made);
 uint32_t crc32_of(const crc_tables *tables, uint32_t before, const uint8_t *data, size_t length);
@@ -151,6 +210,11 @@ static inline void put_word(uint8_t *data, uint32_t word) {
 /* The word in two's complement. */
 static inline int32_t signed_of(uint32_t word) {
     return word < 0x80000000u ? (int32_t)word : (int32_t)(word - 0x80000000u) - 0x7fffffff - 1;
+}
+
+/* value / 2^shift, rounded down. */
+static inline int64_t floored(int64_t value, int shift) {
+    return value < 0 ? ~(~value >> shift) : value >> shift;
 }
 
 static inline int64_t limited(int64_t value, int64_t least, int64_t most) {

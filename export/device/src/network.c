@@ -67,8 +67,7 @@ static void add_products(int32_t sums[4], const int16_t *x, const int16_t *w, si
 
 static int32_t rescaled(int32_t sum, const layer *of, uint32_t o) {
     int64_t scaled = (int64_t)sum * (sum < 0 ? of->negative[o] : of->multiplier[o]) + ((int64_t)1 << (of->shift[o] - 1));
-    scaled = scaled < 0 ? ~(~scaled >> of->shift[o]) : scaled >> of->shift[o];
-    return (int32_t)limited(scaled, of->slope ? -of->most : 0, of->most);
+    return (int32_t)limited(floored(scaled, of->shift[o]), of->slope ? -of->most : 0, of->most);
 }
 
 static void put_value(plane *to, size_t place, uint32_t channel, int wide, int32_t value) {
@@ -96,8 +95,12 @@ static void put_output(target *to, window at, int32_t row, int32_t column, uint3
     }
     size_t place = (size_t)(row - at.top) * (size_t)(at.right - at.left) + (size_t)(column - at.left);
     size_t each = (size_t)(at.bottom - at.top) * (size_t)(at.right - at.left);
-    if (o < to->channels)
-        to->last->indexes[o * each + place] = to->of->indexes[limited(value, 0, MOST_SCALE)];
+    if (o < to->channels) {
+        uint64_t scale = (uint64_t)limited(value, 0, MOST_SCALE);
+        if (to->last->at.fixed)
+            scale = (scale * to->last->at.fixed[o] + (1 << 15)) >> 16;
+        to->last->indexes[o * each + place] = to->of->indexes[scale];
+    }
     else
         to->last->means[(o - to->channels) * each + place] = value;
 }
@@ -139,6 +142,14 @@ static window needed(const layer *of, window at, int32_t rows, int32_t columns) 
     return found;
 }
 
+/* A symbol of z in units of 2^-fraction. */
+static int64_t input_of(const network *h_s, const scaling *at, uint32_t channel, int32_t symbol) {
+    int64_t value = limited(symbol, -MOST_SYMBOL, MOST_SYMBOL), unit = (int64_t)1 << (16 - h_s->fraction);
+    if (!at->inverse_z)
+        return value * ((int64_t)1 << h_s->fraction);
+    return limited(floored(value * at->inverse_z[channel] + unit / 2, 16 - h_s->fraction), -MOST_MEDIAN, MOST_MEDIAN);
+}
+
 static void run(const nic_coder *coder, const int32_t *z, int32_t zh, int32_t zw, piece *of) {
     const network *h_s = &coder->network;
     window at[LAYERS + 1];
@@ -149,9 +160,8 @@ static void run(const nic_coder *coder, const int32_t *z, int32_t zh, int32_t zw
     for (uint32_t channel = 0; channel < coder->info.z_channels; channel++)
         for (int32_t row = at[0].top; row < at[0].bottom; row++)
             for (int32_t column = at[0].left; column < at[0].right; column++) {
-                int64_t symbol = z[((size_t)channel * (size_t)zh + (size_t)row) * (size_t)zw + (size_t)column];
-                int64_t value = limited(symbol, -MOST_SYMBOL, MOST_SYMBOL) * ((int64_t)1 << h_s->fraction)
-                                + h_s->medians[channel];
+                int32_t symbol = z[((size_t)channel * (size_t)zh + (size_t)row) * (size_t)zw + (size_t)column];
+                int64_t value = input_of(h_s, &of->at, channel, symbol) + h_s->medians[channel];
                 put_value(&x, place_in(&x, row, column), channel, h_s->layers[0].wide,
                           (int32_t)limited(value, -h_s->most, h_s->most));
             }

@@ -27,8 +27,9 @@ typedef enum {
     NIC_SIZE,           /* a picture without pixels, or larger than any file may hold */
     NIC_BAD_FILE,       /* a compressed picture whose bytes are not those of its symbols */
     NIC_NOT_FINITE,     /* values that are not finite, or have more than 32 bits */
-    NIC_SYMBOL,         /* symbols around a mean that have more than 25 bits */
-    NIC_MEMORY          /* the memory that was given is too small */
+    NIC_SYMBOL,         /* symbols of y that are too large */
+    NIC_MEMORY,         /* the memory that was given is too small */
+    NIC_RATE            /* a codec without this rate */
 } nic_status;
 
 /* The status in words, one line in English. */
@@ -42,6 +43,7 @@ typedef struct {
     uint32_t architecture;  /* 0: bmshj2018_factorized, 1: bmshj2018_hyperprior, 2: mbt2018_mean */
     uint32_t channels;      /* M */
     uint32_t z_channels;    /* N; 0 without a hyperprior */
+    uint32_t most_rate;     /* a codec of several rates has the rates 0 to this one, the highest; otherwise 0 */
     float unit;             /* of decoded values: y_hat = value * unit + median of its channel */
     const float *medians;   /* [M] */
 } nic_info;
@@ -57,8 +59,8 @@ nic_status nic_open(const void *tables, size_t length, void *memory, size_t byte
 /* What the coder's tables say. */
 nic_info nic_about(const nic_coder *coder);
 
-/* The bytes of work memory that nic_decode, nic_encode and nic_round take for a picture of this size; 0 without a
- * hyperprior. Returns NIC_SIZE for a size that no file holds. */
+/* The bytes of work memory that nic_decode, nic_encode and nic_round take for a picture of this size; 0 for a codec of
+ * one rate without a hyperprior. Returns NIC_SIZE for a size that no file holds. */
 nic_status nic_work(const nic_coder *coder, uint32_t height, uint32_t width, size_t *bytes);
 
 /* The size of a file's picture. Checks all but the symbols: the checksum, the codec, and that the file is long enough
@@ -76,22 +78,23 @@ nic_status nic_decode(const nic_coder *coder, const void *file, size_t length, i
  * photograph's file takes about a hundredth of it, so a caller may give less room and see whether NIC_MEMORY comes. */
 size_t nic_most(const nic_coder *coder, uint32_t height, uint32_t width);
 
-/* Writes the file of a picture: of the symbols y [M][rows][columns] and, with a hyperprior, z (else NULL).
- * `file` has `room` bytes; `length` gets those that were written.
- * Returns NIC_SIZE, NIC_SYMBOL, NIC_MEMORY (work or room too small), or NIC_BAD_FILE if the symbols hold next to no
- * information for the picture's size, which no reader would believe. */
-nic_status nic_encode(const nic_coder *coder, uint32_t height, uint32_t width, const int32_t *y, const int32_t *z,
-                      void *file, size_t room, size_t *length, void *work, size_t bytes);
+/* Writes the file of a picture at a rate, 0 to most_rate: of the symbols y [M][rows][columns] and, with a hyperprior, z
+ * (else NULL). `file` has `room` bytes; `length` gets those that were written.
+ * Returns NIC_SIZE, NIC_RATE, NIC_SYMBOL, NIC_MEMORY (work or room too small), or NIC_BAD_FILE if the symbols hold next
+ * to no information for the picture's size, which no reader would believe. */
+nic_status nic_encode(const nic_coder *coder, uint32_t rate, uint32_t height, uint32_t width, const int32_t *y,
+                      const int32_t *z, void *file, size_t room, size_t *length, void *work, size_t bytes);
 
-/* The symbols of y [M][rows][columns] as an encoder gives it: y less its medians, or the means that z predicts, rounded
- * half to even. z as in nic_encode.
- * Returns NIC_SIZE, NIC_NOT_FINITE or NIC_MEMORY. */
-nic_status nic_round(const nic_coder *coder, uint32_t height, uint32_t width, const float *y, const int32_t *z,
-                     int32_t *symbols, void *work, size_t bytes);
+/* The symbols at a rate of y [M][rows][columns] as an encoder gives it: y less its medians, or the means that z
+ * predicts, times the gains, rounded half to even. z as in nic_encode.
+ * Returns NIC_SIZE, NIC_RATE, NIC_NOT_FINITE or NIC_MEMORY. */
+nic_status nic_round(const nic_coder *coder, uint32_t rate, uint32_t height, uint32_t width, const float *y,
+                     const int32_t *z, int32_t *symbols, void *work, size_t bytes);
 
-/* Values rounded half to even: the symbols of z from the output of an exported h_a, which has subtracted its medians.
- * Returns NIC_NOT_FINITE. */
-nic_status nic_nearest(const float *values, size_t count, int32_t *symbols);
+/* The symbols at a rate of z [N][rows][columns] as an exported h_a gives it, which has subtracted the medians.
+ * Returns as nic_round. */
+nic_status nic_round_z(const nic_coder *coder, uint32_t rate, uint32_t height, uint32_t width, const float *z,
+                       int32_t *symbols);
 
 #ifdef __cplusplus
 }

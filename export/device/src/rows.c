@@ -208,18 +208,24 @@ int pop_group(reader *from, const group *of, int32_t *values) {
     return 1;
 }
 
-uint64_t fewest_bytes(models of, uint64_t positions) {
-    uint64_t sum = 0, last = 0, most = 0;
-    for (uint32_t number = 0; number < of.count; number++) {
-        uint64_t least = of.each[number].least;
-        sum += least;
-        last = least ? least : last;
-        most = least > most ? least : most;
-    }
+void add_least(fewest *to, uint32_t least) {
+    to->sum += least;
+    to->last = least ? least : to->last;
+    to->most = least > to->most ? least : to->most;
+}
+
+uint64_t fewest_of(fewest of, uint64_t positions) {
     /* As RowCoder.fewest_bytes says; here rounded down. */
-    uint64_t bits = positions * (sum - last) >> 16, cheap = most;
-    bits = bits > cheap ? (bits - cheap) * 99 / 100 : 0;
+    uint64_t bits = positions * (of.sum - of.last) >> 16;
+    bits = bits > of.most ? (bits - of.most) * 99 / 100 : 0;
     return bits > 64 ? (bits - 64) / 8 : 0;
+}
+
+uint64_t fewest_bytes(models of, uint64_t positions) {
+    fewest sum = {0, 0, 0};
+    for (uint32_t number = 0; number < of.count; number++)
+        add_least(&sum, of.each[number].least);
+    return fewest_of(sum, positions);
 }
 
 void crc_tables_of(crc_tables *made) {

@@ -42,17 +42,17 @@ void *take(arena *from, uint64_t count, size_t size) {
     return found;
 }
 
-static uint32_t log2_of(uint32_t count) { /* in units of 2^-16, rounded down; count is 1..65535 */
+uint32_t least_bits(uint32_t count) {
     uint32_t whole = 15;
     while (!(count >> whole))
         whole--;
-    uint64_t part = (uint64_t)count << (31 - whole), found = whole;
+    uint64_t part = (uint64_t)count << (31 - whole), found = whole; /* the logarithm, rounded down */
     for (int bit = 0; bit < 16; bit++) {
         part = part * part >> 31;
         found = found << 1 | part >> 32;
         part >>= part >> 32;
     }
-    return (uint32_t)found;
+    return (16u << 16) - (uint32_t)found - 2;
 }
 
 static interval interval_from(uint32_t low, uint32_t count) {
@@ -65,8 +65,7 @@ static interval interval_from(uint32_t low, uint32_t count) {
     return made;
 }
 
-/* The model of n - 1 intervals from its CDF. */
-static void fill(model *made, interval *intervals, guess *guesses, const uint8_t *cdf, uint32_t n, int32_t offset) {
+void fill(model *made, interval *intervals, guess *guesses, const uint8_t *cdf, uint32_t n, int32_t offset) {
     uint32_t most = 0, likely = 0, next = 0;
     for (uint32_t i = 0; i + 1 < n; i++) {
         uint32_t low = (uint32_t)at(cdf, i), count = (uint32_t)at(cdf, i + 1) - low;
@@ -82,7 +81,7 @@ static void fill(model *made, interval *intervals, guess *guesses, const uint8_t
     made->guesses = guesses;
     made->offset = offset;
     made->last = n - 2;
-    made->least = likely ? (16u << 16) - log2_of(most) - 2 : 0;
+    made->least = likely ? least_bits(most) : 0;
 }
 
 static int is_cdf(const uint8_t *cdf, uint32_t n) {
@@ -127,6 +126,21 @@ static int all_in(const uint8_t *words, uint32_t count, int32_t least, int32_t m
         if (at(words, i) < least || at(words, i) > most)
             return 0;
     return 1;
+}
+
+static int rises(const uint8_t *words, uint32_t count) {
+    for (uint32_t i = 1; i < count; i++)
+        if (at(words, i) < at(words, i - 1))
+            return 0;
+    return 1;
+}
+
+/* A copy of words in memory. */
+static int32_t *words_from(const uint8_t *words, arena *memory, uint64_t count) {
+    int32_t *made = take(memory, count, sizeof *made);
+    for (uint64_t i = 0; memory->base && i < count; i++)
+        made[i] = at(words, i);
+    return made;
 }
 
 /* The largest magnitude of inputs for which no sum leaves 32 bits. */
@@ -186,16 +200,14 @@ static int read_layer(source *from, arena *memory, uint32_t inputs, int64_t most
     made->transposed = transposed;
     made->slope = (int32_t)slope;
     made->most = (int32_t)limit;
-    int32_t *biases = take(memory, outputs, sizeof *biases), *positive = take(memory, outputs, sizeof *positive);
+    int32_t *positive = words_from(multiplier, memory, outputs);
     int32_t *negative = take(memory, outputs, sizeof *negative);
     uint8_t *shifts = take(memory, outputs, sizeof *shifts);
     for (uint32_t o = 0; memory->base && o < outputs; o++) {
-        biases[o] = at(bias, o);
-        positive[o] = at(multiplier, o);
         negative[o] = (int32_t)(((int64_t)positive[o] * made->slope + (1 << 15)) >> 16);
         shifts[o] = (uint8_t)at(shift, o);
     }
-    made->bias = biases;
+    made->bias = words_from(bias, memory, outputs);
     made->multiplier = positive;
     made->negative = negative;
     made->shift = shifts;
@@ -204,70 +216,139 @@ static int read_layer(source *from, arena *memory, uint32_t inputs, int64_t most
     return 1;
 }
 
-/* The fields of version 2 from the architecture's number on; 0 if they are none. */
-static int read_hyper(source *from, arena *memory, nic_coder *made) {
+/* The integer h_s, from the medians of z on; the numbers before it are those of the header. 0 if it is none. */
+static int read_network(source *from, arena *memory, uint32_t channels, uint32_t scales, nic_coder *made,
+                        const uint32_t numbers[3]) {
     network *h_s = &made->network;
-    made->info.architecture = word_of(from);
-    uint32_t channels = word_of(from), longest = word_of(from), scales = word_of(from), longest_y = word_of(from);
-    uint32_t fraction = word_of(from), most = word_of(from), depth = word_of(from);
-    h_s->has_means = made->info.architecture == 2;
-    if (!read_rows(from, memory, channels, longest, &made->z) || !read_rows(from, memory, scales, longest_y, &made->y))
-        return 0;
+    uint32_t fraction = numbers[0], most = numbers[1], width = channels;
+    int64_t limit = most;
     const uint8_t *medians = bytes_of(from, 4 * (uint64_t)channels);
     const uint8_t *thresholds = bytes_of(from, 4 * (uint64_t)(scales - 1));
-    if (from->short_of || scales > MOST_ROWS || fraction > 10 || !most || most > MOST_ACTIVATION || depth != LAYERS
-        || !all_in(medians, channels, -(1 << 30) + 1, (1 << 30) - 1) || !all_in(thresholds, scales - 1, 0, INT32_MAX))
+    if (from->short_of || scales > MOST_ROWS || fraction > 10 || !most || most > MOST_ACTIVATION
+        || numbers[2] != LAYERS || !all_in(medians, channels, -MOST_MEDIAN, MOST_MEDIAN)
+        || !all_in(thresholds, scales - 1, 0, INT32_MAX) || !rises(thresholds, scales - 1))
         return 0;
-    for (uint32_t i = 1; i + 1 < scales; i++)
-        if (at(thresholds, i) < at(thresholds, i - 1))
-            return 0;
     h_s->fraction = (int32_t)fraction;
     h_s->most = (int32_t)most;
-    int32_t *own = take(memory, channels, sizeof *own);
+    h_s->medians = words_from(medians, memory, channels);
     uint8_t *indexes = take(memory, 1 << 16, sizeof *indexes);
-    for (uint32_t i = 0; memory->base && i < channels; i++)
-        own[i] = at(medians, i);
     for (uint32_t scale = 0, index = 0; memory->base && scale < 1 << 16; scale++) {
         while (index + 1 < scales && at(thresholds, index) <= (int32_t)scale)
             index++;
         indexes[scale] = (uint8_t)index;
     }
-    h_s->medians = own;
     h_s->indexes = indexes;
-    uint32_t width = channels;
-    int64_t limit = most;
     for (int i = 0; i < LAYERS; i++) {
         if (!read_layer(from, memory, width, limit, i < 2, h_s->layers + i))
             return 0;
         width = h_s->layers[i].outputs;
         limit = h_s->layers[i].most;
     }
+    h_s->has_means = made->info.architecture == 2;
     made->info.channels = h_s->has_means ? width / 2 : width;
     made->info.z_channels = channels;
-    made->info.unit = h_s->has_means ? 1.0f / (1 << MEAN_BITS) : 1;
     made->medians = take(memory, made->info.channels, sizeof *made->medians);
     for (uint32_t i = 0; memory->base && i < made->info.channels; i++)
         made->medians[i] = 0;
-    return !(h_s->has_means && width % 2) && !from->short_of && !from->left;
+    return !(h_s->has_means && width % 2);
+}
+
+/* The fields of version 2 from the architecture's number on; 0 if they are none. */
+static int read_hyper(source *from, arena *memory, nic_coder *made) {
+    uint32_t numbers[3];
+    made->info.architecture = word_of(from);
+    uint32_t channels = word_of(from), longest = word_of(from), scales = word_of(from), longest_y = word_of(from);
+    for (int i = 0; i < 3; i++)
+        numbers[i] = word_of(from);
+    return read_rows(from, memory, channels, longest, &made->z) && read_rows(from, memory, scales, longest_y, &made->y)
+           && read_network(from, memory, channels, scales, made, numbers);
+}
+
+/* Medians of y; 0 if one is not finite. */
+static int read_medians(source *from, arena *memory, uint32_t channels, nic_coder *made) {
+    const uint8_t *medians = bytes_of(from, 4 * (uint64_t)channels);
+    for (uint32_t i = 0; !from->short_of && i < channels; i++)
+        if ((word_at(medians + 4 * (uint64_t)i) & 0x7f800000) == 0x7f800000)
+            return 0;
+    made->info.channels = channels;
+    made->medians = take(memory, channels, sizeof *made->medians);
+    for (uint32_t i = 0; memory->base && !from->short_of && i < channels; i++) {
+        uint32_t bits = word_at(medians + 4 * (uint64_t)i);
+        memcpy(made->medians + i, &bits, 4);
+    }
+    return !from->short_of;
+}
+
+/* Exponents that fall from rate to rate, down to 0; 0 if they are not. */
+static int read_gains(source *from, arena *memory, uint32_t rates, uint32_t channels, gains *made) {
+    const uint8_t *words = bytes_of(from, 4 * (uint64_t)rates * channels);
+    if (from->short_of || !all_in(words, rates * channels, 0, 12 * 256))
+        return 0;
+    for (uint64_t i = 0; i < (uint64_t)rates * channels; i++)
+        if (at(words, i) < (i + channels < (uint64_t)rates * channels ? at(words, i + channels) : 0)
+            || (i >= (uint64_t)(rates - 1) * channels && at(words, i)))
+            return 0;
+    made->exponents = words_from(words, memory, (uint64_t)rates * channels);
+    made->channels = channels;
+    return 1;
+}
+
+static int read_density(source *from, arena *memory, uint32_t channels, uint32_t points, density *made) {
+    const uint8_t *first = bytes_of(from, 4 * (uint64_t)channels), *shift = bytes_of(from, 4 * (uint64_t)channels);
+    const uint8_t *values = bytes_of(from, (uint64_t)channels * points >> 60 ? UINT64_MAX : 4 * (uint64_t)channels * points);
+    if (from->short_of || !channels || points < 2 || !all_in(shift, channels, 0, 28)
+        || !all_in(first, channels, 1 - (int32_t)points, 0))
+        return 0;
+    for (uint32_t c = 0; c < channels; c++) {
+        const uint8_t *own = values + 4 * (uint64_t)c * points;
+        if (at(own, 0) || at(own, points - 1) != 1 << 24 || !rises(own, points))
+            return 0;
+    }
+    uint8_t *shifts = take(memory, channels, sizeof *shifts);
+    for (uint32_t c = 0; memory->base && c < channels; c++)
+        shifts[c] = (uint8_t)at(shift, c);
+    made->first = words_from(first, memory, channels);
+    made->values = words_from(values, memory, (uint64_t)channels * points);
+    made->shift = shifts;
+    made->channels = channels;
+    made->points = points;
+    return 1;
+}
+
+/* The fields of version 3 from the architecture's number on; 0 if they are none. */
+static int read_rated(source *from, arena *memory, nic_coder *made) {
+    made->info.architecture = word_of(from);
+    uint32_t channels = word_of(from), rates = word_of(from), coded = word_of(from), points = word_of(from);
+    uint32_t scales = 0, longest = 0, numbers[3] = {0, 0, 0}, has_z = made->info.architecture != 0;
+    if (has_z) {
+        scales = word_of(from);
+        longest = word_of(from);
+        for (int i = 0; i < 3; i++)
+            numbers[i] = word_of(from);
+    }
+    for (uint32_t i = 0; i < 256; i++) {
+        made->powers[i] = word_of(from);
+        if (made->powers[i] != (uint32_t)(65536 * power_of_two(i) + 0.5))
+            return 0;
+    }
+    if (rates < 2 || rates > 64 || !read_gains(from, memory, rates, channels, &made->y_gains)
+        || (has_z ? !read_gains(from, memory, rates, coded, &made->z_gains) : coded != channels)
+        || !read_density(from, memory, coded, points, &made->density))
+        return 0;
+    made->info.most_rate = highest_rate(rates);
+    if (!(has_z ? read_rows(from, memory, scales, longest, &made->y)
+                      && read_network(from, memory, coded, scales, made, numbers)
+                : read_medians(from, memory, channels, made)))
+        return 0;
+    if (memory->base)
+        count_intervals(made);
+    return made->info.channels == channels;
 }
 
 /* The fields of version 1 from the number of channels on; 0 if they are none. */
 static int read_factorized(source *from, arena *memory, nic_coder *made) {
     uint32_t channels = word_of(from), longest = word_of(from);
-    const uint8_t *medians = bytes_of(from, 4 * (uint64_t)channels);
-    if (from->short_of || !read_rows(from, memory, channels, longest, &made->y) || from->left)
-        return 0;
-    for (uint32_t i = 0; i < channels; i++)
-        if ((word_at(medians + 4 * (uint64_t)i) & 0x7f800000) == 0x7f800000) /* not finite */
-            return 0;
-    made->info.channels = channels;
-    made->info.unit = 1;
-    made->medians = take(memory, channels, sizeof *made->medians);
-    for (uint32_t i = 0; memory->base && i < channels; i++) {
-        uint32_t bits = word_at(medians + 4 * (uint64_t)i);
-        memcpy(made->medians + i, &bits, 4);
-    }
-    return 1;
+    return read_medians(from, memory, channels, made) && read_rows(from, memory, channels, longest, &made->y);
 }
 
 /* Reads tables into memory, or counts the memory that they take. */
@@ -276,21 +357,23 @@ static nic_status load(const uint8_t *data, size_t length, arena *memory, nic_co
     if (length < 28 || memcmp(data, "NICT", 4))
         return NIC_NO_TABLES;
     uint32_t version = word_at(data + 4);
-    if ((version != 1 && version != 2) || word_at(data + START + 4) != 16)
+    if (version < 1 || version > 3 || word_at(data + START + 4) != 16)
         return NIC_NO_TABLES;
     crc_tables_of(&crc);
     if (crc32_of(&crc, 0, data + START, length - START) != word_at(data + 8))
         return NIC_BAD_TABLES;
     source from = {data + START + 8, length - START - 8, 0};
+    uint32_t architecture = version == 1 ? 0 : word_at(data + START + 8);
+    if (architecture > 2 || (version == 2 && !architecture))
+        return NIC_NO_TABLES;
     nic_coder made;
     memset(&made, 0, sizeof made);
     nic_coder *place = take(memory, 1, sizeof *place);
     made.info.fingerprint = word_at(data + START);
-    if (!(version == 1 ? read_factorized(&from, memory, &made) : read_hyper(&from, memory, &made)))
-        return version == 2 && (made.info.architecture < 1 || made.info.architecture > 2) ? NIC_NO_TABLES
-                                                                                            : NIC_BAD_TABLES;
-    if (version == 2 && (made.info.architecture < 1 || made.info.architecture > 2))
-        return NIC_NO_TABLES;
+    int (*read)(source *, arena *, nic_coder *) = version == 1 ? read_factorized : version == 2 ? read_hyper : read_rated;
+    if (!read(&from, memory, &made) || from.short_of || from.left)
+        return NIC_BAD_TABLES;
+    made.info.unit = made.network.has_means || made.info.most_rate ? 1.0f / (1 << MEAN_BITS) : 1;
     if (!memory->base)
         return NIC_MEMORY;
     made.crc = crc;

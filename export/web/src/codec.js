@@ -22,12 +22,17 @@ export class Codec {
     Object.assign(this, { ort, coder, encoder: null, h_a: null, decoder: null });
   }
 
-  /** The file of a picture. pixels: {width, height, data}, RGBA as a canvas gives them. */
-  async encode({ width, height, data }) {
+  /** What encoding needs of a picture, the same at every rate. pixels: {width, height, data}, RGBA as of a canvas. */
+  async analyse({ width, height, data }) {
     const y = await this.analysed(planes(data), height, width);
-    const z = this.h_a ? await this.hyperAnalysed(y) : null;
-    const symbols = y.values instanceof Int32Array ? y.values : this.coder.round(height, width, y.values, z);
-    return this.coder.encode(height, width, symbols, z);
+    return { width, height, y: y.values, z: this.h_a ? await this.hyperAnalysed(y) : null };
+  }
+
+  /** The file of an analysed picture at a rate. */
+  encode({ width, height, y, z }, rate) {
+    const ofZ = z && this.coder.roundZ(rate, height, width, z);
+    const symbols = y instanceof Int32Array ? y : this.coder.round(rate, height, width, y, ofZ);
+    return this.coder.encode(rate, height, width, symbols, ofZ);
   }
 
   /** The picture of a file: ImageData's parts. */
@@ -36,12 +41,12 @@ export class Codec {
     const y = { values, channels: this.coder.channels, rows: Math.ceil(height / STRIDE), columns: Math.ceil(width / STRIDE) };
     const data = new Uint8ClampedArray(4 * width * height).fill(255);
     for (const tile of tilesOf([y.rows, y.columns], graph.margins)) {
-      const piece = pieceOf(y, tile, 1, false), each = piece.rows * piece.columns;
-      const input = graph.bytes ? this.levels(piece, graph, this.coder.unit) : new Float32Array(piece.values.length);
-      if (!graph.bytes)
-        input.forEach((_, i) => {
-          input[i] = Math.fround(piece.values[i]) * this.coder.unit + this.coder.medians[Math.floor(i / each)];
-        });
+      const piece = pieceOf(y, tile, 1, false);
+      if (graph.steps || !graph.bytes) {
+        const { unit, medians } = this.coder;
+        piece.values = Float32Array.from(piece.values, (v, i) => Math.fround(v) * unit + medians[channelOf(piece, i)]);
+      }
+      const input = graph.bytes ? this.levels(piece, graph) : piece.values;
       paint(data, width, height, await this.run(graph, input, piece), tile);
     }
     return { width, height, data };
@@ -65,26 +70,27 @@ export class Codec {
     return y;
   }
 
-  /** The symbols of z of y. */
+  /** z of y, less its medians, or its symbols: Float32Array. */
   async hyperAnalysed(y) {
     const graph = this.h_a, z = { values: null, channels: 0, rows: Math.ceil(y.rows / 4), columns: Math.ceil(y.columns / 4) };
     for (const tile of tilesOf([z.rows, z.columns], graph.margins)) {
       const piece = pieceOf(y, tile, 4, true);
-      let input;
-      if (graph.magnitudes) input = (graph.bytes ? Uint8Array : Float32Array).from(piece.values, Math.abs);
-      else input = graph.bytes ? this.levels(piece, graph, 1) : Float32Array.from(piece.values);
+      if (graph.magnitudes) piece.values = piece.values.map(Math.abs);
+      let input = piece.values;
+      if (!graph.bytes) input = Float32Array.from(input);
+      else input = graph.magnitudes && !graph.steps ? Uint8Array.from(input) : this.levels(piece, graph);
       const found = await this.run(graph, input, piece);
       const isSymbols = found.values instanceof Uint8Array;
-      const values = isSymbols ? Int32Array.from(found.values, (level) => level - ZERO) : this.coder.nearest(found.values);
+      const values = isSymbols ? Float32Array.from(found.values, (level) => level - ZERO) : found.values;
       keep(z, { ...found, values }, tile);
     }
     return z.values;
   }
 
-  /** Values times `unit` as the graph's levels, or symbols, in 8 bits. */
-  levels(piece, graph, unit) {
+  /** Values as the graph's levels, or symbols, in 8 bits. */
+  levels(piece, graph) {
     return Uint8Array.from(piece.values, (value, i) => {
-      const level = graph.steps ? even(Math.fround(Math.fround(value * unit) / graph.steps[channelOf(piece, i)])) : value;
+      const level = graph.steps ? even(Math.fround(Math.fround(value) / graph.steps[channelOf(piece, i)])) : value;
       return Math.min(255, Math.max(0, level + ZERO));
     });
   }

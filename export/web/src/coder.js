@@ -15,25 +15,25 @@ export class Coder {
   constructor(c, tables) {
     this.c = c;
     this.top = c.__heap_base.value;
-    const given = this.copied(new Uint8Array(tables)), out = this.take(24);
+    const given = this.copied(new Uint8Array(tables)), out = this.take(28);
     this.check(c.nic_memory(given, tables.byteLength, out));
     const size = this.word(out), memory = this.take(size);
     this.check(c.nic_open(given, tables.byteLength, memory, size, out));
     this.coder = this.word(out);
     c.nic_about(out, this.coder);
-    [this.fingerprint, this.architecture, this.channels, this.zChannels] = new Uint32Array(c.memory.buffer, out, 4);
-    this.unit = new Float32Array(c.memory.buffer, out + 16, 1)[0];
-    this.medians = new Float32Array(c.memory.buffer, this.word(out + 20), this.channels).slice();
+    [, , this.channels, , this.most] = new Uint32Array(c.memory.buffer, out, 5); // most: the number of the highest rate
+    this.unit = new Float32Array(c.memory.buffer, out + 20, 1)[0];
+    this.medians = new Float32Array(c.memory.buffer, this.word(out + 24), this.channels).slice();
     this.bottom = this.top; // what lies below stays
   }
 
-  /** The file of a picture: Uint8Array. y: Int32Array [M, h, w], z: Int32Array or null. */
-  encode(height, width, y, z) {
+  /** The file of a picture at a rate: Uint8Array. y: Int32Array [M, h, w], z: Int32Array or null. */
+  encode(rate, height, width, y, z) {
     return this.freed(() => {
       const symbols = this.copied(y), hyper = z ? this.copied(z) : 0, out = this.take(4);
       const room = this.c.nic_most(this.coder, height, width), file = this.take(room);
       const [work, bytes] = this.work(height, width);
-      this.check(this.c.nic_encode(this.coder, height, width, symbols, hyper, file, room, out, work, bytes));
+      this.check(this.c.nic_encode(this.coder, rate, height, width, symbols, hyper, file, room, out, work, bytes));
       return new Uint8Array(this.c.memory.buffer, file, this.word(out)).slice();
     });
   }
@@ -51,22 +51,22 @@ export class Coder {
     });
   }
 
-  /** The symbols of y: Float32Array [M, h, w]. */
-  round(height, width, y, z) {
+  /** The symbols of y at a rate; y: Float32Array [M, h, w]. */
+  round(rate, height, width, y, z) {
     return this.freed(() => {
       const values = this.copied(y), hyper = z ? this.copied(z) : 0, symbols = this.take(4 * y.length);
       const [work, bytes] = this.work(height, width);
-      this.check(this.c.nic_round(this.coder, height, width, values, hyper, symbols, work, bytes));
+      this.check(this.c.nic_round(this.coder, rate, height, width, values, hyper, symbols, work, bytes));
       return new Int32Array(this.c.memory.buffer, symbols, y.length).slice();
     });
   }
 
-  /** Float32Array rounded half to even. */
-  nearest(values) {
+  /** The symbols of z at a rate; z: Float32Array [N, h, w], less its medians. */
+  roundZ(rate, height, width, z) {
     return this.freed(() => {
-      const from = this.copied(values), to = this.take(4 * values.length);
-      this.check(this.c.nic_nearest(from, values.length, to));
-      return new Int32Array(this.c.memory.buffer, to, values.length).slice();
+      const values = this.copied(z), symbols = this.take(4 * z.length);
+      this.check(this.c.nic_round_z(this.coder, rate, height, width, values, symbols));
+      return new Int32Array(this.c.memory.buffer, symbols, z.length).slice();
     });
   }
 

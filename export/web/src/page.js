@@ -5,7 +5,7 @@ await isolate();
 const $ = (id) => document.getElementById(id);
 const worker = new Worker("worker.js", { type: "module" });
 const asked = new Map();
-let codecs = [], last = null, turn = 0;
+let codecs = [], last = null, original = null, turn = 0;
 
 worker.onmessage = ({ data: { id, ...answer } }) => {
   const { resolve, reject } = asked.get(id);
@@ -68,7 +68,7 @@ function paint(canvas, { width, height, data }) {
   canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(data), width, height), 0, 0);
 }
 
-function show(name, file, original, decoded, seconds) {
+function show(name, file, decoded, seconds) {
   paint($("decoded"), decoded);
   paint($("original"), original ?? decoded);
   $("figure").style.setProperty("--width", `${decoded.width}px`);
@@ -84,41 +84,62 @@ function show(name, file, original, decoded, seconds) {
   $("result").hidden = false;
 }
 
-async function process(source) {
+/** Does what a change asks for, unless another one comes meanwhile; shows errors. */
+async function guarded(what) {
   const own = ++turn;
-  last = source;
-  $("result").hidden = true;
   try {
-    let file, original = null;
-    const seconds = [];
-    if (await isCompressed(source)) {
-      file = new Uint8Array(await source.arrayBuffer());
-    } else {
-      say("Reading the photograph …");
-      original = await pixelsOf(source).catch(() => {
-        throw new Error(`${source.name} is no picture that this browser opens.`);
-      });
-      say("Loading the codec …");
-      await ask("open", {});
-      say("Encoding …");
-      const { width, height, data } = original;
-      const answer = await ask("encode", { picture: { width, height, data } });
-      file = answer.file;
-      seconds.push(answer.seconds);
-    }
-    say("Decoding …");
-    const answer = await ask("decode", { file });
-    seconds.push(answer.seconds);
-    if (own !== turn) return; // another photograph came meanwhile
-    show(source.name, file, original, answer.picture, seconds);
+    const found = await what();
+    if (own !== turn) return;
+    show(last.name, ...found);
     say("");
   } catch (error) {
-    if (own === turn) say(`${source.name}: ${error.message}`, true);
+    if (own === turn) say(`${last.name}: ${error.message}`, true);
   }
+}
+
+async function opened() {
+  say("Loading the codec …");
+  const { most } = await ask("open", {});
+  if (+$("rate").max !== most) Object.assign($("rate"), { max: most, value: most });
+  $("rates").hidden = !most || !original;
+}
+
+async function coded(seconds) {
+  say("Encoding …");
+  const answer = await ask("encode", { rate: +$("rate").value });
+  return decoded(answer.file, [seconds + answer.seconds]);
+}
+
+async function decoded(file, seconds) {
+  say("Decoding …");
+  const answer = await ask("decode", { file });
+  return [file, answer.picture, [...seconds, answer.seconds]];
+}
+
+async function process(source) {
+  last = source;
+  $("result").hidden = true;
+  await guarded(async () => {
+    original = null;
+    if (await isCompressed(source)) {
+      await opened();
+      return decoded(new Uint8Array(await source.arrayBuffer()), []);
+    }
+    say("Reading the photograph …");
+    original = await pixelsOf(source).catch(() => {
+      throw new Error("no picture that this browser opens.");
+    });
+    await opened();
+    say("Encoding …");
+    const { width, height, data } = original;
+    const answer = await ask("analyse", { picture: { width, height, data } });
+    return coded(answer.seconds);
+  });
 }
 
 $("file").onchange = ({ target }) => target.files[0] && process(target.files[0]);
 $("codec").onchange = () => last && process(last);
+$("rate").onchange = () => guarded(() => coded(0));
 $("split").oninput = ({ target }) => $("stage").style.setProperty("--split", `${target.value}%`);
 for (const kind of ["dragover", "dragleave", "drop"])
   document.addEventListener(kind, (event) => {

@@ -8,7 +8,7 @@ ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardw
 ort.env.logLevel = "error";
 
 const codecs = new Map();
-let program = null;
+let program = null, analysed = null;
 
 async function codecOf(description) {
   program ??= await fetched("coder.wasm");
@@ -18,18 +18,22 @@ async function codecOf(description) {
 
 const tasks = {
   async open({ description }) {
-    await codecOf(description);
-    return { threads: ort.env.wasm.numThreads };
+    return { most: (await codecOf(description)).coder.most };
   },
-  async encode({ description, picture }) {
-    return { file: await (await codecOf(description)).encode(picture) };
+  async analyse({ description, picture }) {
+    analysed = null;
+    analysed = await (await codecOf(description)).analyse(picture);
+    return {};
+  },
+  async encode({ description, rate }) {
+    return { file: (await codecOf(description)).encode(analysed, rate) };
   },
   async decode({ description, file }) {
     return { picture: await (await codecOf(description)).decode(file) };
   },
 };
 
-self.onmessage = async ({ data: { id, task, ...given } }) => {
+async function answer({ id, task, ...given }) {
   const start = performance.now();
   try {
     const found = await tasks[task](given);
@@ -37,4 +41,9 @@ self.onmessage = async ({ data: { id, task, ...given } }) => {
   } catch (error) {
     self.postMessage({ id, error: error.message ?? String(error) });
   }
+}
+
+let last = Promise.resolve(); // one task after the other: they share what was analysed
+self.onmessage = ({ data }) => {
+  last = last.then(() => answer(data));
 };

@@ -12,9 +12,10 @@ from hyper import HYPER, hyper_tables
 from numpy.typing import NDArray
 from programs import ROOT
 
-from codec.bitstream import integer, products
+from codec.bitstream import winograd
 from codec.bitstream.integer import IntegerNetwork
 from codec.bitstream.tables import to_bytes
+from codec.bitstream.winograd import Winograd
 from codec.errors import InputError
 
 Integers = NDArray[np.int64]
@@ -81,36 +82,49 @@ def test_symbols_of_32_bits_saturate(network: IntegerNetwork) -> None:
     assert means is None or np.array_equal(means, expected_means)
 
 
-def test_products_may_be_split_in_any_way(network: IntegerNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "limit"), [("_EXACT", 0), ("_MOST_PRODUCT", 0), ("_AT_ONCE", 1), ("_AT_ONCE", 3000)])
+def test_the_types_and_the_bands_of_the_products_change_nothing(
+    network: IntegerNetwork, monkeypatch: pytest.MonkeyPatch, name: str, limit: int
+) -> None:
     z = drawn(network, 5, 4)
     indexes, means = whole(network, z)
-    for module, name, limit in (
-        (products, "_EXACT", 2**20),
-        (products, "_EXACT", 2**18),
-        (integer, "_CHUNK", 1),
-        (integer, "_CHUNK", 300),
-    ):
-        with monkeypatch.context() as patched:
-            patched.setattr(module, name, limit)
-            again = replace(network)
-            found, found_means = whole(again, z)
-            if module is products:
-                assert max(len(groups) for split in again._split for groups in split.values()) > 1
-        assert np.array_equal(found, indexes)
-        assert means is None or np.array_equal(found_means, means)
+    monkeypatch.setattr(winograd, name, limit)
+    found, found_means = whole(network, z)
+    assert np.array_equal(found, indexes)
+    assert means is None or np.array_equal(found_means, means)
 
 
-def test_no_partial_sum_of_a_product_is_beyond_what_a_float32_represents(network: IntegerNetwork) -> None:
-    """With the most extreme inputs, added in the worst order: all positive terms first."""
-    limits = [(-network.most, network.most), *((each.least, each.most) for each in network.layers[:-1])]
-    for split, (least, most) in zip(network._split, limits, strict=True):
-        for groups in split.values():
-            for group in groups:
-                weights = np.concatenate([weight for *_, weight in group], 1).astype(np.int64)
-                highest = np.maximum(weights * least, weights * most).clip(0).sum(1)
-                lowest = np.minimum(weights * least, weights * most).clip(None, 0).sum(1)
-                assert highest.max() <= 2**24
-                assert lowest.min() >= -(2**24)
+def test_the_largest_numbers_of_a_network_are_exact() -> None:
+    """Inputs and weights at their limits, with the signs of the largest sums, where float32 is not exact."""
+    signs = np.random.default_rng(0).choice([-1, 1], (2, 12)).astype(np.int8)
+    kernels = np.broadcast_to(np.int8(127) * signs[:, :, None, None], (1, 1, 2, 12, 3, 3))
+    x = np.broadcast_to(np.float32(65535) * signs[0][:, None, None], (12, 5, 7)).astype(np.float32)
+    x[3, 2, 2] -= 1
+    integers = kernels[0, 0].astype(np.int64)
+    ((_, sums),) = Winograd(kernels).sums(x, 0, 5)
+    inner = sums[:, :, 0, 0, :, :2, :-1].transpose(2, 3, 0, 4, 1).reshape(2, 4, 8)[:, 1:4, 1:6]
+    expected = [
+        [np.einsum("ocab,cab->o", integers, x[:, i : i + 3, j : j + 3].astype(np.int64)) for j in range(5)]
+        for i in range(3)
+    ]
+    assert np.array_equal(inner, 4 * np.moveaxis(expected, 2, 0))
+
+
+def test_products_in_float32_cannot_leave_its_exact_range(
+    network: IntegerNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those that the network chose: the terms of one sign of each sum, the largest partial sum there is."""
+    largest: list[float] = []
+
+    def matmul(weight: NDArray[np.float32], value: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        positive = np.maximum(weight, 0).astype(np.float64) @ np.maximum(value, 0)
+        largest.append((positive + np.minimum(weight, 0).astype(np.float64) @ np.minimum(value, 0)).max())
+        out[:] = weight @ value
+
+    monkeypatch.setattr(np, "matmul", matmul)
+    whole(network, drawn(network, 5, 4))
+    assert len(largest) > 24
+    assert 2**16 < max(largest) <= 2**24
 
 
 def test_a_window_is_what_it_is_in_the_whole_picture(network: IntegerNetwork) -> None:

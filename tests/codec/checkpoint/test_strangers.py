@@ -140,6 +140,28 @@ def test_weights_and_tables_of_another_form_are_refused(
     assert said in refusal(forged(good, tmp_path / "x.safetensors", {}, {name: array}))
 
 
+@pytest.mark.parametrize(
+    ("name", "array", "said"),
+    [
+        ("_offset", np.zeros(64, np.float32), "CDF tables of 64 scales"),
+        ("_cdf_length", np.zeros(63, np.int32), "CDF tables of 64 scales"),
+        ("_quantized_cdf", np.zeros((64, 9, 1), np.int32), "CDF tables of 64 scales"),
+        ("scale_table", np.ones(65, np.float32), "CDF tables of 65 scales"),
+        ("scale_table", np.ones(64, np.int32), "are float32"),
+        ("scale_table", np.ones((64, 1), np.float32), "are float32"),
+    ],
+)
+def test_tables_of_a_gaussian_of_another_form_are_refused(
+    tmp_path: Path, name: str, array: np.ndarray, said: str
+) -> None:
+    codec = with_tables(new_codec(Architecture(8, 12, arch="bmshj2018_hyperprior")))
+    save_codec(tmp_path / "good.safetensors", codec, Description())
+    file = forged(
+        tmp_path / "good.safetensors", tmp_path / "x.safetensors", {}, {f"gaussian_conditional.{name}": array}
+    )
+    assert said in refusal(file)
+
+
 def test_a_header_is_judged_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes((2**63).to_bytes(8, "little") + b"{}")

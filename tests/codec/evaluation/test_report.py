@@ -281,3 +281,34 @@ def test_of_several_qualities_the_one_nearest_in_size_to_the_first_codec_is_show
     stored = np.array(Image.open(io.BytesIO(shown[1].reconstructions[1].webp)))
     assert stored.shape == (512, 768, 3)
     assert (stored == 14).all()
+
+
+def test_the_slider_of_rates_moves_a_codec_of_several_and_what_is_nearest_in_size(
+    chromium: Chrome, folder: Path
+) -> None:
+    codec = new_codec(Architecture(8, 12))
+    codec.add_rates(3, octaves=2.0)
+    with torch.no_grad():
+        codec.g_a[6].weight *= 50
+    save_codec(folder / "rates.safetensors", with_tables(codec), Description())
+    words = ["--images", folder / "pictures" / "coffee.png", "--checkpoint", folder / "rates.safetensors"]
+    assert main([str(word) for word in [*words, "--reference", "jpeg", "--report", folder / "rates.html"]]) == 0
+    chromium.get((folder / "rates.html").as_uri())
+    section, slider = find(chromium, ".picture"), find(chromium, "#rate")
+    assert len(section.find_elements(By.CSS_SELECTOR, "img")) == 1 + 3 + 3
+    options = [each.text for each in Select(find(chromium, "#right")).options]
+    assert options == ["original", "rates.safetensors", "jpeg, nearest in size"]
+    assert find(section, ".right-label").text == "rates.safetensors at rate 0.500 ▸"
+    slider.send_keys(Keys.END)
+    assert find(section, ".right-label").text == "rates.safetensors at rate 1.000 ▸"
+    slider.send_keys(Keys.HOME)
+    assert find(section, ".right-label").text == "rates.safetensors at rate 0.000 ▸"
+    assert [row.text.removeprefix("▸ ") for row in section.find_elements(By.CSS_SELECTOR, "tr.compared th")] == [
+        "rates.safetensors at rate 0.000"
+    ]
+    Select(find(chromium, "#right")).select_by_index(2)
+    low = find(section, ".right-label").text
+    slider.send_keys(Keys.END)
+    assert low.startswith("jpeg")
+    assert find(section, ".right-label").text.startswith("jpeg")
+    assert chromium.get_log("browser") == []

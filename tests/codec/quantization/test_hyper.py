@@ -51,6 +51,9 @@ def test_h_a_reads_the_symbols_of_the_chip_and_gives_symbols(
     symbols = y.round().clamp(-128, 127)
     assert torch.equal(quantized.emitted(y), symbols)
     assert torch.equal(in_float.emitted(y), y)
+    quantized.y_model.clamped.zero_()
+    quantized(pictures[0])
+    assert quantized.y_model.clamped.tolist() == [int((y.round() != symbols).sum()), y.numel()]  # rounded once
     z, exact = quantized.h_a(symbols.abs()), in_float.h_a(symbols.abs())
     assert (z - exact).square().mean() < 2e-3 * exact.square().mean()
     model = quantized.entropy_bottleneck

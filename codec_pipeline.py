@@ -1,0 +1,160 @@
+"""Trains, then runs the commands in a recipe's list `then`, in order: from a YAML file to an evaluated, exported codec.
+
+    codec-pipeline RECIPE.yaml --coco_dir coco224
+
+The same command continues after an interruption. It skips a step whose command has not changed since it was done, whose
+inputs are older than that, and whose outputs exist. The exit status is that of the first step that fails, or 0.
+"""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from coco224.files import whole_or_absent
+from codec.cli import ArgumentParser, run
+from codec.errors import InputError
+
+OUTPUTS = ("out", "json", "per_image", "plot", "report")
+"""Options that name a file or folder that a command writes."""
+
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
+"""Signals that a scheduler sends to this process alone: the training saves its state on them."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command with what it reads and writes.
+
+    Attributes:
+        options: those that it resolves from a file.
+        done: the file that says that it was done.
+    """
+
+    name: str
+    command: list[str]
+    options: dict[str, str]
+    inputs: list[Path]
+    outputs: list[Path]
+    done: Path
+
+    def is_done(self) -> bool:
+        """Whether it need not run: see the module's docstring. Of a folder, its own date counts."""
+        if not self.done.is_file() or self.done.read_text() != self.record():
+            return False
+        since = self.done.stat().st_mtime_ns
+        return all(path.exists() for path in self.outputs) and all(
+            path.stat().st_mtime_ns <= since for path in self.inputs if path.exists()
+        )
+
+    def record(self) -> str:
+        return json.dumps({"command": self.command, "options": self.options}, indent=1) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = ArgumentParser(
+        prog="codec-pipeline",
+        usage="%(prog)s RECIPE.yaml [--launcher COMMAND] [training options]",
+        description="Trains with a recipe, then runs the commands of its list `then`.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE.yaml", help="training options, and the list `then`")
+    launcher = "what starts the training, like 'accelerate launch' [python]"
+    parser.add_argument("--launcher", default=shlex.quote(sys.executable), metavar="COMMAND", help=launcher)
+    given, training = parser.parse_known_args(argv)
+    for step in steps(given.recipe, shlex.split(given.launcher), training):
+        if step.is_done():
+            print(f"{step.name}: done before", flush=True)
+            continue
+        print(f"{step.name}: {shlex.join(step.command)}", flush=True)
+        status = execute(step.command)
+        if status:
+            print(f"{step.name} ended with status {status}; the same command continues there", file=sys.stderr)
+            return status
+        step.done.parent.mkdir(exist_ok=True)
+        with whole_or_absent(step.done) as beside:
+            beside.write_text(step.record())
+    return 0
+
+
+def cli() -> NoReturn:
+    """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
+    run(main)
+
+
+def commands() -> dict[str, tuple[str, str, type]]:
+    """By the name of a step: its module, its option for the checkpoint, and the dataclass of its options."""
+    from codec.evaluate import EvaluateOptions
+    from codec.push import PushOptions
+    from export.__main__ import ExportOptions
+    from export.npu import NpuOptions
+    from export.report import ReportOptions
+
+    return {
+        "evaluate": ("codec.evaluate", "checkpoint", EvaluateOptions),
+        "export": ("export", "ckpt", ExportOptions),
+        "report": ("export.report", "ckpt", ReportOptions),
+        "npu": ("export.npu", "ckpt", NpuOptions),
+        "push": ("codec.push", "checkpoint", PushOptions),
+    }
+
+
+def steps(recipe: str, launcher: Sequence[str], training: Sequence[str]) -> list[Step]:
+    """The training and the steps of the list, whose options are checked here, before anything runs.
+
+    Raises:
+        InputError: the recipe is no recipe, or a step has no such option.
+    """
+    from training.options import parse
+    from training.recipe import read_then
+
+    words = ["--config", recipe, *training]
+    options = parse(words).flat()
+    folder = Path(options["save_dir"])
+    last, kept = folder / "last.safetensors", folder / "pipeline"
+    read = [Path(options[name]) for name in ("init_checkpoint", "plugin") if options[name]]
+    written = {name: str(value) for name, value in options.items()}
+    found = [Step("train", [*launcher, "-m", "train_accel", *words], written, read, [last], kept / "0-train.json")]
+    known = commands()
+    for number, (name, given) in enumerate(read_then(recipe), 1):
+        where = f"{recipe}: then: {name}"
+        if name not in known:
+            raise InputError(f"{where}: no such command; use one of {', '.join(known)}")
+        module, checkpoint, cls = known[name]
+        parser = ArgumentParser(add_help=False)
+        parser.add_dataclass(name, cls)
+        parser.parse_mapping({key: value for key, value in given.items() if key != checkpoint}, where)
+        values = {checkpoint: str(last)} | {key: value for key, value in given.items() if value is not None}
+        command = [sys.executable, "-m", module, *(f"--{key}={typed(value)}" for key, value in values.items())]
+        paths = [(key in OUTPUTS, Path(value)) for key, value in values.items() if isinstance(value, str)]
+        inputs, outputs = ([path for is_output, path in paths if is_output == side] for side in (False, True))
+        found.append(Step(name, command, {}, inputs, outputs, kept / f"{number}-{name}.json"))
+    return found
+
+
+def typed(value: str | int | float | bool) -> str:
+    """A value as on a command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def execute(command: Sequence[str]) -> int:
+    """Runs a command and returns its status; a signal that this process gets goes to the command."""
+    child = subprocess.Popen(command)
+    # A terminal sends Ctrl-C to both: the command decides what to do, and this process waits for it.
+    kept = {number: signal.signal(number, lambda got, _: child.send_signal(got)) for number in FORWARDED}
+    kept[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        status = child.wait()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    cli()
