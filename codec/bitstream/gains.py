@@ -68,7 +68,8 @@ class Scaling:
         """
         self.check(symbols)
         for channel, inverse in zip(symbols, self.inverse, strict=True):
-            channel[:] = (channel * inverse + (1 << _DOWN >> 1)) >> _DOWN
+            # numpy 1 would multiply int32 by a scalar in 32 bits
+            channel[:] = (channel.astype(np.int64) * inverse + (1 << _DOWN >> 1)) >> _DOWN
         return symbols
 
     def check(self, symbols: NDArray[np.int32]) -> None:

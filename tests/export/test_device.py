@@ -120,6 +120,7 @@ def test_files_and_symbols_of_every_rate_are_those_of_the_python_coder(
         y = random.normal(0, 20, (12, 9, 13)).astype(np.float32)
         symbols = of_rate.round(y, z)
         assert np.array_equal(device.round(130, 200, y, z, rate), symbols)
+        symbols[1, 2, 3] = 300_000  # times an inverse gain it has more than 32 bits
         data = pack(130, 200, symbols, coder, z, rate)
         assert device.pack(130, 200, symbols, z, rate) == data
         assert np.array_equal(device.unpack(data)[2], unpack(data, coder)[2])
