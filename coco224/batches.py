@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import signal
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -228,6 +230,8 @@ def _received(loader: Iterator[Batch | str]) -> Iterator[Batch]:
         except (RuntimeError, EOFError, ConnectionError) as error:  # the latter two where a batch was on its way
             if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
                 raise
+            if threading.current_thread() is threading.main_thread():  # torch's handler would raise once more, anywhere
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             reason = " ".join(str(error).split())
             raise DataError(f"a worker process failed ({reason}): give --num_workers 0, or a smaller one") from error
         if isinstance(batch, str):

@@ -245,10 +245,10 @@ def test_a_picture_that_one_codec_fails_on_counts_for_none(
     Image.new("RGB", (160, 200), "white").save(pictures / "b.png")
     whole = FileCodec.latents
 
-    def without_memory(self: FileCodec, x: torch.Tensor) -> list[Latent]:
+    def without_memory(self: FileCodec, x: torch.Tensor, rate: int | None = None) -> list[Latent]:
         if self.codec.architecture.g_a.name == "relu" and any(each.min() == 255 for each in x):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(self, x)
+        return whole(self, x, rate)
 
     monkeypatch.setattr(FileCodec, "latents", without_memory)
     outputs = ["--json", str(tmp_path / "out.json"), "--per_image", str(tmp_path / "rows.csv")]
