@@ -29,6 +29,9 @@ STEPS, RATE = 120, 0.05
 NEGLIGIBLE = 1e-6
 """A part of a tensor's range that does not matter, for logs and quotients where a tensor has no negative values."""
 
+LEAST_NOISE = 1e-30
+"""Below it the noise has no gradient: the result does not depend on the free tensors, as in some untrained blocks."""
+
 NORM = 32
 """A norm that is nearly the maximum and has a gradient for every channel."""
 
@@ -90,7 +93,7 @@ class _Equalizer:
         with torch.enable_grad():
             for _ in range(STEPS):
                 optimizer.zero_grad()
-                self._noise(logs).log().backward()
+                self._noise(logs).clamp(min=LEAST_NOISE).log().backward()
                 optimizer.step()
                 schedule.step()
         self._keep_below_bounds(logs)
