@@ -5,13 +5,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from codec.bitstream.tables import to_bytes
 from codec.checkpoint import Description, save_codec
 from codec.description.architecture import DEFAULT_ARCH, Architecture, BlockChoice, Quantization
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec
-from codec.network.tables import with_tables
+from codec.network.tables import tables_of, with_tables
 from codec.quantization.calibrate import calibrate
 from codec.quantization.freeze import frozen
+from export.graph.build import build, parts_of, write_all
+from export.graph.parts import Part
+
+PARTS: tuple[Part, ...] = ("encoder", "decoder")
 
 
 def make(
@@ -40,6 +45,24 @@ def make(
 def in_int8(codec: Codec, x: Tensor) -> Codec:
     """Quantized on this picture, frozen."""
     return frozen(calibrate(codec, [x], Quantization("all", hyper=hasattr(codec, "h_a"))))
+
+
+def exported(folder: Path, name: str, arch: str, precision: str, rates: int, picture: Tensor) -> tuple[Path, Path]:
+    """The files of an encoder and a decoder with ReLU, for pictures of any size, "float" or "int8"."""
+    codec = make("relu", arch=arch)
+    if rates > 1:
+        codec.add_rates(rates, octaves=2.0)
+        codec = with_tables(codec)
+    codec = in_int8(codec, picture[..., :128, :128]) if precision == "int8" else codec
+    tables, x = tables_of(codec), picture[..., :96, :96]
+    paths = folder / f"{name}encoder.onnx", folder / f"{name}decoder.onnx"
+    for part, path in zip(PARTS, paths, strict=True):
+        graphs = {
+            each: build(codec, each, "concat", x, dynamic=True, fingerprint=tables.fingerprint)
+            for each in parts_of(codec, part)
+        }
+        write_all(path, graphs, to_bytes(tables))
+    return paths
 
 
 def trained(act: str, scope: str, x: Tensor, N: int = 8) -> Codec:

@@ -8,6 +8,7 @@ models begin with the spreads of y, and then train by themselves on the y of the
 values, and a hyperprior that begins untrained learns to send nothing before it learns what is worth sending.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -95,42 +96,42 @@ def _to_klt(layer: nn.Conv2d, features: Sequence[Tensor], scale: float) -> None:
 def _to_inverse(layer: nn.ConvTranspose2d, features: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
     """Makes a 5x5 transposed convolution of stride 2 the least-squares map from features to targets of twice the size.
 
-    Each of the four phases of the output sees other taps of the kernel, and is a problem of its own.
+    Each of the four phases of the output sees other taps of the kernel, and is a problem of its own with a part of the
+    3x3 neighbours.
     """
     assert layer.bias is not None
+    product, cross = _normal_equations(features, targets)
+    numbers = torch.arange(9 * layer.in_channels, device=product.device).reshape(-1, 3, 3)
     layer.weight.zero_()
     layer.bias.zero_()
-    for row in range(2):
-        for column in range(2):
-            # An even output sees the inputs before, at and after its place, by taps 4, 2 and 0; an odd one 3 and 1.
-            taps = [[(0, 4), (1, 2), (2, 0)] if each == 0 else [(1, 3), (2, 1)] for each in (row, column)]
-            product, cross = _normal_equations(
-                features,
-                [x[:, :, row::2, column::2] for x in targets],
-                *([place for place, _ in each] for each in taps),
-            )
-            product.diagonal().add_(_RIDGE * product.diagonal().mean())
-            found = torch.linalg.solve(product, cross)
-            layer.bias.add_(found[-1].to(layer.bias) / 4)
-            kernel = found[:-1].reshape(layer.in_channels, len(taps[0]), len(taps[1]), -1).to(layer.weight)
-            for i, (_, down) in enumerate(taps[0]):
-                for j, (_, right) in enumerate(taps[1]):
-                    layer.weight[:, :, down, right] = kernel[:, i, j]
+    for phase, (row, column) in enumerate(itertools.product(range(2), repeat=2)):
+        # An even output sees the inputs before, at and after its place, by taps 4, 2 and 0; an odd one 3 and 1.
+        rows, columns = ([(0, 4), (1, 2), (2, 0)] if each == 0 else [(1, 3), (2, 1)] for each in (row, column))
+        near = numbers[:, [place for place, _ in rows]][:, :, [place for place, _ in columns]]
+        used = torch.cat([near.flatten(), numbers.new_full((1,), numbers.numel())])  # the last one is the constant
+        seen = product[used][:, used]
+        seen.diagonal().add_(_RIDGE * seen.diagonal().mean())
+        found = torch.linalg.solve(seen, cross[used, phase::4])
+        layer.bias.add_(found[-1].to(layer.bias) / 4)
+        kernel = found[:-1].reshape(*near.shape, -1).to(layer.weight)
+        for i, (_, down) in enumerate(rows):
+            for j, (_, right) in enumerate(columns):
+                layer.weight[:, :, down, right] = kernel[:, i, j]
 
 
-def _normal_equations(
-    features: Sequence[Tensor], targets: Sequence[Tensor], rows: list[int], columns: list[int]
-) -> tuple[Tensor, Tensor]:
-    """Means of x x^T and of x t^T, x: the 3x3 neighbours in these rows and columns, and 1."""
-    product = cross = torch.zeros(())
+def _normal_equations(features: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Means of x x^T and of x t^T.
+
+    x: the 3x3 neighbours of each channel, and 1. t: the 2x2 block of each channel of the target.
+    """
+    product = cross = torch.zeros((), dtype=torch.float64, device=features[0].device)
     for x, t in zip(features, targets, strict=True):
-        near = F.unfold(x, 3, padding=1).reshape(len(x), x.shape[1], 3, 3, -1)[:, :, rows][:, :, :, columns]
-        inputs = near.permute(1, 2, 3, 0, 4).flatten(3).flatten(0, 2)
+        inputs = F.unfold(x, 3, padding=1).transpose(0, 1).flatten(1)
         inputs = torch.cat([inputs, inputs.new_ones(1, inputs.shape[1])])
-        outputs = t.transpose(0, 1).flatten(1)
+        outputs = F.pixel_unshuffle(t, 2).transpose(0, 1).flatten(1)
         count = inputs.shape[1] * len(features)
-        product = (inputs @ inputs.T).double() / count + product.to(x.device)
-        cross = (inputs @ outputs.T).double() / count + cross.to(x.device)
+        product = product + (inputs @ inputs.T).double() / count
+        cross = cross + (inputs @ outputs.T).double() / count
     return product, cross
 
 

@@ -28,7 +28,8 @@ def summarize(found: Mapping[str, Study], images: str) -> None:
     for study in found.values():
         rows += [block_row(study, act) for act in study.budget.blocks]
         rows += [int8_row(study, act) for act in study.budget.int8_blocks]
-        rows.append(replace(tables_row(study), what=f"{study.budget.arch}: {tables_row(study).what}"))
+        of_tables = tables_row(study)
+        rows.append(replace(of_tables, what=f"{study.budget.arch}: {of_tables.what}"))
     pictures = Path(images).name
     runs = {
         arch: {

@@ -7,7 +7,7 @@ from constriction import stream
 from numpy.typing import NDArray
 
 from codec.bitstream.gains import VALUE_BITS, Scaling
-from codec.bitstream.rows import RowCoder, bits_by_channel
+from codec.bitstream.rows import RowCoder, bits_by_row
 from codec.bitstream.tables import Tables
 from codec.errors import InputError
 
@@ -78,8 +78,8 @@ class Coder:
         return rounded(centred if self._scaling is None else centred * self._scaling.gain)
 
     def bits(self, symbols: NDArray[np.int32], z: NDArray[np.int32] | None = None) -> float:
-        """The bits of symbols [M, h, w] by the tables."""
-        return bits_by_channel(self.tables.rows, symbols)
+        """The bits of symbols [M, h, w] by the tables, without the few that a file has more."""
+        return bits_by_row(self.tables.rows, symbols)
 
 
 def rounded(values: NDArray[np.float32]) -> NDArray[np.int32]:

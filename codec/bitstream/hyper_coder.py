@@ -11,7 +11,7 @@ from codec.bitstream.coder import check_empty, rounded, stack_bytes, stack_of
 from codec.bitstream.gains import Scaling
 from codec.bitstream.hyper_tables import HyperTables
 from codec.bitstream.integer import MEAN_BITS, UPSAMPLING, Span
-from codec.bitstream.rows import RowCoder, bits, bits_by_channel
+from codec.bitstream.rows import RowCoder, bits, bits_by_row
 from codec.errors import InputError
 
 _SYMBOLS_AT_ONCE = 1 << 21
@@ -121,9 +121,9 @@ class HyperCoder:
         return rounded(z if self._of_z is None else z * self._of_z.gain)
 
     def bits(self, symbols: NDArray[np.int32], z: NDArray[np.int32] | None = None) -> float:
-        """The bits of symbols of y and z by the tables."""
+        """The bits of symbols [M, h, w] and of z by the tables, without the few that a file has more."""
         z = self._checked(symbols, z)
-        return bits_by_channel(self.tables.z, z) + self.bits_of_y(symbols, z)
+        return bits_by_row(self.tables.z, z) + self.bits_of_y(symbols, z)
 
     def bits_of_y(self, symbols: NDArray[np.int32], z: NDArray[np.int32]) -> float:
         """The bits of symbols [M, h, w] by the tables for these symbols of z."""

@@ -203,14 +203,13 @@ def bits(rows: Rows, symbols: NDArray[np.int32], picked: NDArray[np.integer[Any]
     return float(counts @ costs.ravel()) + _NIBBLE_BITS * float(len(used) + used.sum())
 
 
-def bits_by_channel(rows: Rows, symbols: NDArray[np.int32]) -> float:
-    """The bits of symbols [R, ...], those of each row with its CDF."""
-    flat = symbols.reshape(len(symbols), -1)
-    step = max(1, _BLOCK // flat.shape[1])
-    total = 0.0
-    for first in range(0, len(flat), step):
-        block = flat[first : first + step]
-        total += bits(rows, block.ravel(), np.repeat(np.arange(first, first + len(block)), block.shape[1]))
+def bits_by_row(rows: Rows, symbols: NDArray[np.int32]) -> float:
+    """The bits of symbols [R, ..], those of each row with its CDF."""
+    values, total = symbols.reshape(len(symbols), -1), 0.0
+    step = max(1, _BLOCK // values.shape[1])
+    for first in range(0, len(values), step):
+        some = values[first : first + step]
+        total += bits(rows, some.ravel(), np.repeat(np.arange(first, first + len(some)), some.shape[1]))
     return total
 
 

@@ -78,9 +78,9 @@ def write_report(
 
 def _choices(reconstructions: Sequence[Reconstruction]) -> list[tuple[str, bool]]:
     """The codecs to choose from, and whether each is shown at the quality that is nearest in size to the first."""
-    first = reconstructions[0].codec if reconstructions else ""
-    return [(each, each != first and any(each == r.codec != r.name for r in reconstructions))
-            for each in dict.fromkeys(r.codec for r in reconstructions)]  # fmt: skip
+    codecs = list(dict.fromkeys(each.codec for each in reconstructions))
+    several = {each.codec for each in reconstructions if each.name != each.codec}
+    return [(codec, codec in several and codec != codecs[0]) for codec in codecs]
 
 
 def _without_shared_folders(paths: Sequence[str]) -> list[str]:

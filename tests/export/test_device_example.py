@@ -9,14 +9,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from codecs_for_export import in_int8, make
+from codecs_for_export import exported
 from PIL import Image
 
-from codec.bitstream.tables import to_bytes
-from codec.network.tables import tables_of, with_tables
 from codec.targets import TargetOptions
 from export.device.compiling import CODER, SOURCES, compile_files
-from export.graph.build import build, parts_of, write_all
 from export.runtime import Model, decode, encode
 
 pytestmark = [
@@ -47,18 +44,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_photograph_goes_in_and_the_python_side_s_file_comes_out(
     arch: str, precision: str, rates: int, program: Path, picture: torch.Tensor, tmp_path: Path
 ) -> None:
-    codec = make("relu", arch=arch)
-    if rates > 1:
-        codec.add_rates(rates, octaves=2.0)
-        codec = with_tables(codec)
-    codec = in_int8(codec, picture[..., :128, :128]) if precision == "int8" else codec
-    tables = tables_of(codec)
-    for part in ("encoder", "decoder"):
-        graphs = {
-            each: build(codec, each, "concat", picture[..., :96, :96], dynamic=True, fingerprint=tables.fingerprint)
-            for each in parts_of(codec, part)
-        }
-        write_all(tmp_path / f"{part}.onnx", graphs, to_bytes(tables))
+    encoder, decoder = exported(tmp_path, "", arch, precision, rates, picture)
     pixels = (picture[0, :, 40:235, 100:343] * 255).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(tmp_path / "photo.ppm")
 
@@ -69,14 +55,14 @@ def test_a_photograph_goes_in_and_the_python_side_s_file_comes_out(
     done = photograph("encode", "photo.ppm", "photo.bin", "encoder.onnx")
     assert done.returncode == 0, done.stderr
     data = (tmp_path / "photo.bin").read_bytes()
-    assert data == encode(pixels, Model(tmp_path / "encoder.onnx", "encoder"))
+    assert data == encode(pixels, Model(encoder, "encoder"))
     if rates > 1:
         assert photograph("encode", "photo.ppm", "low.bin", "encoder.onnx", "0").returncode == 0
-        lowest = encode(pixels, Model(tmp_path / "encoder.onnx", "encoder"), TargetOptions(rate=0.0))
+        lowest = encode(pixels, Model(encoder, "encoder"), TargetOptions(rate=0.0))
         assert (tmp_path / "low.bin").read_bytes() == lowest
     assert photograph("decode", "photo.bin", "decoded.ppm", "decoder.onnx").returncode == 0
     decoded = np.array(Image.open(tmp_path / "decoded.ppm"))
-    assert np.array_equal(decoded, decode(data, Model(tmp_path / "decoder.onnx", "decoder")))
+    assert np.array_equal(decoded, decode(data, Model(decoder, "decoder")))
     for words in (
         ("decode", "photo.ppm", "x", "decoder.onnx"),
         ("encode", "photo.bin", "x", "encoder.onnx"),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from codecs_for_export import in_int8, make
+from codecs_for_export import exported
 from hyper import HYPER, hyper_tables
 from PIL import Image
 from programs import ROOT
@@ -29,9 +29,7 @@ from codec.bitstream.container import pack, unpack
 from codec.bitstream.rate_coder import coder_of
 from codec.bitstream.tables import AnyTables, to_bytes
 from codec.errors import InputError
-from codec.network.tables import tables_of, with_tables
 from codec.targets import TargetOptions
-from export.graph.build import build, parts_of, write_all
 from export.runtime import Model, decode, encode
 from export.web import main
 from export.web.building import PAGE, SOURCES, compile_wasm
@@ -143,23 +141,8 @@ def test_its_tiles_are_those_of_the_python_side(script: Chrome) -> None:
 @pytest.fixture(scope="module")
 def models(picture: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
     """Encoder and decoder of each codec, for pictures of any size."""
-    folder, made = tmp_path_factory.mktemp("models"), {}
-    x = picture[..., :96, :96]
-    for name, (arch, precision, rates) in zip(NAMES, CODECS, strict=True):
-        codec = make("relu", arch=arch)
-        if rates > 1:
-            codec.add_rates(rates, octaves=2.0)
-            codec = with_tables(codec)
-        codec = in_int8(codec, picture[..., :128, :128]) if precision == "int8" else codec
-        tables = tables_of(codec)
-        made[name] = (folder / f"{name}-enc.onnx", folder / f"{name}-dec.onnx")
-        for part, path in zip(("encoder", "decoder"), made[name], strict=True):
-            graphs = {
-                each: build(codec, each, "concat", x, dynamic=True, fingerprint=tables.fingerprint)
-                for each in parts_of(codec, part)
-            }
-            write_all(path, graphs, to_bytes(tables))
-    return made
+    folder = tmp_path_factory.mktemp("models")
+    return {name: exported(folder, f"{name}-", *codec, picture) for name, codec in zip(NAMES, CODECS, strict=True)}
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +180,14 @@ def given(page: Chrome, path: Path) -> None:
     finished(page)
 
 
+def photograph(page: Chrome, x: torch.Tensor, folder: Path) -> np.ndarray:
+    """Gives the page a photograph, float [3, H, W] in [0, 1]; returns its pixels [H, W, 3]."""
+    pixels: np.ndarray = (x * 255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(folder / "cat.png")
+    given(page, folder / "cat.png")
+    return pixels
+
+
 def finished(page: Chrome) -> None:
     """Waits until the page has nothing more to do."""
     WebDriverWait(page, 60).until(lambda _: state(page)[0] == "" or "wrong" in state(page)[1])
@@ -228,10 +219,8 @@ def downloaded(page: Chrome, folder: Path) -> bytes:
 def test_a_photograph_gives_the_bytes_and_the_pixels_of_the_python_side(
     name: str, page: Chrome, models: dict[str, tuple[Path, Path]], picture: torch.Tensor, tmp_path: Path
 ) -> None:
-    pixels = (picture[0, :, 40:139, 100:243] * 255).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(tmp_path / "cat.png")
     Select(find(page, "codec")).select_by_visible_text(name)
-    given(page, tmp_path / "cat.png")
+    pixels = photograph(page, picture[0, :, 40:139, 100:243], tmp_path)
     assert state(page)[0] == ""
     (tmp_path / "out").mkdir()
     data = downloaded(page, tmp_path / "out")
@@ -257,10 +246,8 @@ def test_a_photograph_gives_the_bytes_and_the_pixels_of_the_python_side(
 def test_the_rate_is_chosen_on_the_page(
     name: str, page: Chrome, models: dict[str, tuple[Path, Path]], picture: torch.Tensor, tmp_path: Path
 ) -> None:
-    pixels = (picture[0, :, 40:139, 100:243] * 255).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(tmp_path / "cat.png")
     Select(find(page, "codec")).select_by_visible_text(name)
-    given(page, tmp_path / "cat.png")
+    pixels = photograph(page, picture[0, :, 40:139, 100:243], tmp_path)
     encoder, decoder = (Model(path, part) for path, part in zip(models[name], ("encoder", "decoder"), strict=True))
     for key, rate in ((Keys.END, 1.0), (Keys.HOME, 0.0)):
         find(page, "rate").send_keys(key)
@@ -273,9 +260,7 @@ def test_the_rate_is_chosen_on_the_page(
 
 
 def test_the_slider_moves_by_key_and_the_page_fits_a_phone(page: Chrome, tmp_path: Path, picture: torch.Tensor) -> None:
-    pixels = (picture[0, :, :96, :128] * 255).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(tmp_path / "cat.png")
-    given(page, tmp_path / "cat.png")
+    photograph(page, picture[0, :, :96, :128], tmp_path)
     slider = find(page, "split")
     slider.send_keys(Keys.HOME + Keys.ARROW_RIGHT * 3)
     assert find(page, "stage").get_attribute("style") == "--split: 3%;"
