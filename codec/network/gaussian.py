@@ -1,9 +1,8 @@
 """The entropy model of y in a codec with a hyperprior: a Gaussian whose scale, and mean, the hyperprior predicts."""
 
-from compressai.entropy_models import GaussianConditional
-from compressai.models.base import get_scale_table
 from torch import Tensor
 
+from codec.compressai import GaussianConditional, get_scale_table
 from codec.network import bottleneck
 from codec.network.latent import LatentModel
 
