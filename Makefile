@@ -14,14 +14,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,onnx,wandb]'
 	touch $(READY)
 
-demo: $(READY) demo/coco224
-	$(BIN)/python train_accel.py --config recipes/demo.yaml
-	$(BIN)/python -m codec.evaluate --coco_dir demo/coco224 --checkpoint demo/checkpoints/last.safetensors
-	@echo "pictures: demo/recon (origin, pre, and one folder an epoch); curves: demo/checkpoints/curves.png"
-
-demo/coco224: $(READY)
-	$(BIN)/python -m coco224.prepare --coco_dir sample --crop random --crops_per_image 16 --out_dir demo/coco224 \
-		--overwrite true
+demo: $(READY)
+	$(BIN)/python -m codec_demo --out_dir demo
 
 # The compiler of one vendor: `make npu CHIP=rockchip`. Each has an environment of its own, because their packages exclude
 # each other's versions.

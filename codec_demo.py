@@ -35,7 +35,7 @@ class DemoOptions(OptionGroup):
     out_dir: str = option("demo", "folder that the demo writes to", metavar="DIR")
     distill_steps: int = option(200, "iterations in which each block learns to replace its GDN", rule=NOT_NEGATIVE)
     steps: int = option(120, "optimizer steps in float", rule=at_least(1))
-    int8_steps: int = option(80, "optimizer steps of quantization-aware training", rule=at_least(2))
+    int8_steps: int = option(80, "optimizer steps of quantization-aware training", rule=at_least(4))
     target_bpp: float = option(0.25, "bits per pixel at which the codecs are compared", rule=POSITIVE)
 
 
@@ -116,14 +116,14 @@ def commands(options: DemoOptions, folder: Path) -> list[tuple[str, list[str]]]:
         ("quantization-aware training", [
             *training, "--init_checkpoint", f"{block}/last.safetensors", "--qat", "true", "--qat_scope", "all",
             "--qat_exclude_entropy", "false", "--qat_calib_steps", str(options.int8_steps // 2), "--qat_freeze_after",
-            str(options.int8_steps), "--max_steps", str(options.int8_steps), "--lr", "1e-4", "--save_dir", int8,
-            "--recon_dir", f"{int8}/recon",
+            str(options.int8_steps * 3 // 4), "--max_steps", str(options.int8_steps), "--lr", "1e-4",
+            "--save_dir", int8, "--recon_dir", f"{int8}/recon",
         ]),
         ("the encoder in int8", ["export", *exported, "--part", "encoder", "--out", f"{onnx}/encoder.onnx"]),
         ("the decoder in int8", ["export", *exported, "--part", "decoder", "--out", f"{onnx}/decoder.onnx"]),
         ("a page with curves and pictures", [
             "codec.evaluate", "--images", str(photograph()), "--checkpoint", GDN, f"{block}/last.safetensors",
-            f"{int8}/last.safetensors", "--reference", "jpeg", "--report", str(folder / "report.html"),
+            f"{int8}/last.safetensors", "--rates", "4", "--reference", "jpeg", "--report", str(folder / "report.html"),
         ]),
     ]  # fmt: skip
 

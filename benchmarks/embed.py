@@ -1,6 +1,7 @@
-"""`python -m benchmarks.embed`: makes a trained checkpoint an embedded codec (`codec/sample`), small enough for the wheel.
+"""`python -m benchmarks.embed`: makes a trained checkpoint an embedded codec (`codec/sample`).
 
-Weights of convolutions become half precision; the CDF tables and the integer h_s are computed from those.
+Weights of convolutions become half precision, which makes it small enough for a wheel; the CDF tables and the integer
+h_s are computed from those. The log of its training is kept beside it.
 """
 
 import shutil
@@ -37,7 +38,7 @@ def main() -> int:
     folder = Path(sys.modules["codec.sample"].__file__ or "").parent
     target = folder / FILES[given.name]
     target.write_bytes(content)
-    shutil.copy(given.run / "config.yaml", target.with_suffix(".yaml"))
+    shutil.copy(given.run / "metrics.jsonl", target.with_suffix(".jsonl"))
     print(f"{target}: {len(content):,} bytes, {packed:,} compressed")
     return 0
 

@@ -29,6 +29,7 @@ SUBJECTS = {
     "rd_study_cpu_int8": "Quality: what int8 costs ReLU",
     "study_architectures": "Quality: architectures",
     "starts": "Quality: a KLT start",
+    "sample": "Quality: the embedded codecs",
     "roundings": "Quality: what each int8 rounding costs",
     "deployment": "Deployment: ONNX Runtime",
     "compilers": "Deployment: Arm's compiler",
