@@ -194,7 +194,7 @@ def _pointwise_after(module: fx.GraphModule, node: fx.Node) -> Iterator[fx.Node]
         if _kind(module, node) not in kinds:
             return
         yield node
-        kinds = (ActivationQuantizer,) if _kind(module, node) is Widened else (Widened, ActivationQuantizer)
+        kinds = (Widened, ActivationQuantizer) if _kind(module, node) in RECTIFIERS else (ActivationQuantizer,)
 
 
 def _kind(module: fx.GraphModule, node: fx.Node) -> Any:
