@@ -51,7 +51,9 @@ def a16() -> Any:
 def check_a16(globs: str | None, calib_dir: str | None) -> None:
     """Raises InputError for --a16 without --calib_dir: training has decided then."""
     if globs and not calib_dir:
-        raise InputError(f"--a16 {globs} needs --calib_dir; a checkpoint of --qat true has the 16-bit activations of --qat_a16")
+        raise InputError(
+            f"--a16 {globs} needs --calib_dir; a checkpoint of --qat true has the 16-bit activations of --qat_a16"
+        )
 
 
 def replace_parts() -> Any:

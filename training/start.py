@@ -124,7 +124,7 @@ def from_klt(codec: Codec, options: Options, rows: Rows, accelerator: Accelerato
 
 
 def check_start(options: Options) -> None:
-    """Refuses a missing --init_checkpoint, blocks that cannot be built, and unknown activations, before the data is opened.
+    """Refuses missing checkpoints, blocks that cannot be built and unknown activations before the data is opened.
 
     Raises:
         InputError: names the file, the block or the activation.

@@ -150,10 +150,10 @@ class ActivationQuantizer(nn.Module):
 
 
 class Widened(nn.Module):
-    """The tensor of an 8-bit quantizer in 16 bits, where an operation has other tensors of 16 bits: one type for all.
+    """The tensor of an 8-bit quantizer in 16 bits, for an operation whose other tensors have 16 bits.
 
-    Its steps are 1/127 of the quantizer's. So an operand keeps its values, and a result is rounded twice, to 16 bits and
-    then to 8; the ratio is odd, so that the first rounding never gives a half.
+    Its steps are 1/127 of the quantizer's. So an operand keeps its values, and a result is rounded twice, to 16 bits
+    and then to 8; the ratio is odd, so that the first rounding never gives a half.
 
     Attributes:
         narrow: the 8-bit quantizer, which is registered elsewhere.

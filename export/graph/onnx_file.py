@@ -12,7 +12,6 @@ from onnx import TensorProto
 from torch import Tensor, nn
 from torch.onnx import symbolic_helper, symbolic_opset13
 
-
 WIDE_OPSET = 21
 """The first opset with 16 bits in QuantizeLinear and DequantizeLinear."""
 _NEWEST, _IR_VERSION = 20, 10

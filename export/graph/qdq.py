@@ -85,7 +85,7 @@ def fold_weights(graph: Graph) -> None:
 
 
 def without_int16(graph: Graph) -> None:
-    """Writes int16 as uint16, plus 32768: the values are the same, and Qualcomm's chips run more operators on uint16."""
+    """Writes int16 as uint16, plus 32768: the same values, and Qualcomm's chips run more operators on uint16."""
     for value in graph.graph.initializer:
         if value.data_type == TensorProto.INT16:
             integers = numpy_helper.to_array(value).astype(np.int32) + 32768
@@ -126,7 +126,9 @@ def quantize_numbers(graph: Graph) -> None:
             kind = graph.zero_point(node.input[1 - place]).dtype.type
             zero = kind(number.item() < 0)  # a negative number is 0 with zero point 1
             label = f"{node.name}_number"
-            node.input[place] = graph.dequantized(label, np.full(number.shape, 1 - zero, kind), magnitude, np.array(zero))
+            node.input[place] = graph.dequantized(
+                label, np.full(number.shape, 1 - zero, kind), magnitude, np.array(zero)
+            )
 
 
 def settle_results(graph: Graph) -> None:

@@ -87,7 +87,9 @@ def test_the_sums_of_16_bit_inputs_are_exact(pictures: list[Tensor]) -> None:
     x = torch.rand(1, 8, 32, 32) * source.high
     x = source(x)
     integers = (x.double() / source.scale).round()
-    weight = (layer.weight_quantizer(layer.float_weight).double() / layer.weight_quantizer.scale_along(layer.float_weight)).round()
+    weight = (
+        layer.weight_quantizer(layer.float_weight).double() / layer.weight_quantizer.scale_along(layer.float_weight)
+    ).round()
     assert layer.float_bias is not None
     unit = source.scale * layer.weight_quantizer.scale
     bias = (layer.float_bias / unit).round().double()
