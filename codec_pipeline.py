@@ -19,6 +19,7 @@ from typing import NoReturn
 from coco224.files import whole_or_absent
 from codec.cli import ArgumentParser, run
 from codec.errors import InputError
+from codec.sample import to_start_from
 
 OUTPUTS = ("out", "json", "per_image", "plot", "report")
 """Options that name a file or folder that a command writes."""
@@ -117,7 +118,7 @@ def steps(recipe: str, launcher: Sequence[str], training: Sequence[str]) -> list
     options = parse(words).flat()
     folder = Path(options["save_dir"])
     last, kept = folder / "last.safetensors", folder / "pipeline"
-    read = [Path(options[name]) for name in ("init_checkpoint", "plugin") if options[name]]
+    read = [to_start_from(options[name]) for name in ("init_checkpoint", "plugin") if options[name]]
     written = {name: str(value) for name, value in options.items()}
     found = [Step("train", [*launcher, "-m", "train_accel", *words], written, read, [last], kept / "0-train.json")]
     known = commands()

@@ -10,9 +10,11 @@ options of a run 1, 11 and 249 ms.
 """
 
 import argparse
+import atexit
 import dataclasses
 import difflib
 import functools
+import gc
 import math
 import os
 import sys
@@ -45,6 +47,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     Errors of the file system, of memory, and of a library whose cause is known also give one line. Under a launcher
     all ranks meet the same bad input: only the first rank of each node prints it. If only one rank fails, it prints.
     """
+    atexit.register(gc.freeze)  # else the interpreter's end searches all objects of torch for cycles, for two seconds
     try:
         status = main()
     except (InputError, DataError) as error:

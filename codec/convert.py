@@ -16,6 +16,7 @@ from coco224.files import shared_memory
 from coco224.walk import say_left_out, walk
 from codec.cli import ArgumentParser, OptionGroup, at_least, option
 from codec.errors import InputError, SomeFailed
+from codec.sample import to_use
 from codec.unfinished import Job, Unfinished
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FileOptions(OptionGroup):
-    checkpoint: str = option("", "the codec: a checkpoint, ours or CompressAI's", metavar="FILE", shown="required")
+    checkpoint: str = option("", "checkpoint, ours or CompressAI's, or 'sample'", metavar="FILE", shown="required")
     plugin: str | None = option(None, "Python file of the blocks that the codec uses", metavar="FILE", shown="none")
     num_proc: int = option(1, "processes", rule=at_least(1))
     overwrite: bool = option(False, "replace files that exist")
@@ -131,7 +132,7 @@ def find_jobs(conversion: Conversion, source: Path, target: Path) -> list[Job]:
 
 def _unfinished(conversion: Conversion, source: Path, target: Path, options: FileOptions) -> Unfinished | None:
     """The record of a folder's finished files; None for a single file, and if an input cannot be read."""
-    inputs = [Path(each) for each in (options.checkpoint, options.plugin) if each]
+    inputs = [to_use(options.checkpoint), *([Path(options.plugin)] if options.plugin else [])]
     if not source.is_dir() or not all(path.is_file() for path in inputs):
         return None
     return Unfinished(target, conversion.name, inputs, options.deciding())

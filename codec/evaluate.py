@@ -13,6 +13,7 @@ from codec.cli import ArgumentParser, OptionGroup, at_least, option
 from codec.cli import run as run_command
 from codec.errors import InputError, SomeFailed
 from codec.evaluation.references import QUALITIES, check_format
+from codec.sample import to_use
 
 if TYPE_CHECKING:
     from codec.evaluation.compare import Comparison
@@ -133,7 +134,7 @@ def parse(argv: Sequence[str] | None) -> tuple[EvaluateOptions, list[str], list[
         type=expanded,
         default=[],
         metavar="FILE",
-        help="checkpoints, ours or CompressAI's",
+        help="checkpoints, ours or CompressAI's, or 'sample' and 'sample_gdn': the embedded ones",
     )
     parser.add_argument(
         "--reference",
@@ -151,7 +152,7 @@ def parse(argv: Sequence[str] | None) -> tuple[EvaluateOptions, list[str], list[
     for name in references:
         if name in QUALITIES:
             check_format(name)
-        elif name != "published" and not Path(name).is_file():
+        elif name != "published" and not to_use(name).is_file():
             raise InputError(f"--reference {name}: neither a file nor one of {', '.join(QUALITIES)} and published")
     return EvaluateOptions(**given), checkpoints, references
 

@@ -12,11 +12,12 @@ from coco224.repository import is_repository, open_repository
 from codec.cli import NOT_EMPTY, ArgumentParser, OptionGroup, option
 from codec.cli import run as run_command
 from codec.errors import InputError
+from codec.sample import to_use
 
 
 @dataclass(frozen=True)
 class PushOptions(OptionGroup):
-    checkpoint: str = option("", "checkpoint to upload", metavar="FILE", rule=NOT_EMPTY, shown="required")
+    checkpoint: str = option("", "checkpoint to upload, or 'sample'", metavar="FILE", rule=NOT_EMPTY, shown="required")
     hub_model_id: str = option("", "repository, created if necessary", metavar="USER/NAME", shown="required")
     hub_private: bool = option(False, "create the repository as private")
     onnx: str | None = option(None, "folder that python -m export wrote to", metavar="DIR", shown="none")
@@ -61,7 +62,7 @@ def push(options: PushOptions) -> int:
     from codec.hub.repository import repository_files
 
     places = [Path(name) if name else None for name in (options.onnx, options.plugin, options.recon_dir)]
-    found = repository_files(Path(options.checkpoint), options.hub_model_id, *places)
+    found = repository_files(to_use(options.checkpoint), options.hub_model_id, *places)
     for sentence in found.left_out:
         print(f"left out: {one_line(sentence)}")
     for name, content in sorted(found.files.items()):

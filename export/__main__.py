@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportOptions(OptionGroup):
-    ckpt: str | None = option(None, "checkpoint, ours or CompressAI's .pth.tar", metavar="FILE", shown="required")
+    ckpt: str | None = shared.ckpt("required")
     part: Literal["full", "encoder", "decoder"] | None = option(
         None,
         "encoder: x to y, with h_a of a hyperprior beside it; decoder: y_hat to x_hat; full: both, for checks",

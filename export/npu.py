@@ -35,7 +35,7 @@ def targets(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class NpuOptions(OptionGroup):
-    ckpt: str | None = option(None, "checkpoint, ours or CompressAI's .pth.tar", metavar="FILE", shown="required")
+    ckpt: str | None = shared.ckpt("required")
     target: tuple[str, ...] | None = option(
         None,
         "the chip, or several with commas between them; all: those whose compilers are installed",

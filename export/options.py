@@ -29,6 +29,11 @@ def size(text: str) -> Size:
     return Size(int(found[1]), int(found[2] or found[1]))
 
 
+def ckpt(shown: str) -> Any:
+    """The option --ckpt, which without a value is `shown`: the codec."""
+    return option(None, "checkpoint, ours or CompressAI's .pth.tar, or 'sample'", metavar="FILE", shown=shown)
+
+
 def input_size() -> Any:
     """The option --input_size: height and width of the pictures."""
     rule = (lambda size: all(n > 0 and n % STRIDE == 0 for n in size), f"must be a multiple of {STRIDE}")

@@ -31,7 +31,7 @@ INT8 = "int8"
 
 @dataclass(frozen=True)
 class ReportOptions(OptionGroup):
-    ckpt: str | None = option(None, "checkpoint, ours or CompressAI's .pth.tar", metavar="FILE", shown="none")
+    ckpt: str | None = shared.ckpt("none")
     images: str | None = option(None, "pictures to measure the quality in int8", metavar="PATH", shown="not measured")
     compilers: str = shared.compilers()
     calib_dir: str | None = shared.calib_dir()

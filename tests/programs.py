@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,27 @@ def launch(*words: object, config: Path = DDP, processes: int = 2, **more: str) 
     """Runs a program on several ranks under Accelerate's launcher, on CPUs: DDP over gloo."""
     launcher = ("-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", processes)
     return run(*launcher, *words, ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="", **more)
+
+
+def run_ranks(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program on two ranks as a launcher would, without the seconds that one takes to start."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    env = environment(ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="", **group, **more)
+    command = [sys.executable, *map(str, words)]
+    with tempfile.TemporaryFile("w+") as said:
+        ranks = [
+            subprocess.Popen(command, cwd=ROOT, env=env | {"RANK": rank, "LOCAL_RANK": rank}, stderr=said)
+            for rank in ("0", "1")
+        ]
+        try:
+            statuses = [rank.wait(timeout=300) for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+        said.seek(0)
+        return subprocess.CompletedProcess(command, max(map(abs, statuses)), stderr=said.read())
 
 
 def launch_nodes(*words: object) -> None:

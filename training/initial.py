@@ -29,7 +29,7 @@ class ModelOptions(OptionGroup):
     )
     pretrained: bool = option(True, "start from CompressAI's zoo weights (needs the internet once)", decides=True)
     init_checkpoint: str | None = option(
-        None, "start from this checkpoint: ours, or a CompressAI .pth.tar", metavar="FILE"
+        None, "start from this checkpoint: ours, a CompressAI .pth.tar, or 'sample': the embedded codec", metavar="FILE"
     )
     klt_start: bool = option(
         False,

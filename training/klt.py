@@ -3,28 +3,44 @@
 Each convolution of g_a begins as the Karhunen-Loeve transform of the 2x2 blocks of its input on real crops: orthogonal,
 with the directions of the largest variance first. The last one also scales, so that rounding y to integers is the
 uniform quantizer that the loss's lambda asks for. Each transposed convolution of g_s then begins as the least-squares
-solution that gives back the input of the block opposite it. The blocks between them stay as they are. The entropy
-models begin with the spreads of y, and then train by themselves on the y of these crops, which is cheap: y has few
-values, and a hyperprior that begins untrained learns to send nothing before it learns what is worth sending.
+solution that gives back the input of the block opposite it. A GDN between them begins almost linear, because that
+inverse is linear; other blocks stay as they are. The entropy models begin with the spreads of y, and then train by
+themselves on the y of these crops, which is cheap, since y has few values. At first z is free: a hyperprior that pays
+for z before h_s can use it learns to send a constant, and never recovers.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.network.bottleneck import noise_keys
-from codec.network.codec import Codec
+from codec.network.bottleneck import Bottleneck, noise_keys
+from codec.network.codec import Codec, gdn_layers
 from codec.network.hyperprior import HyperCodec
 
-PICTURES = 96
-"""Number of crops that the transforms are computed from."""
+PICTURES = 384
+"""Number of crops that the entropy models train on: of a quarter, they learn the crops by heart."""
 
-FIT_STEPS, FIT_BATCH, FIT_RATE = 600, 8, 3e-3
+_OF_TRANSFORMS = 96
+"""Number of them that the transforms are computed from."""
+
+FIT_STEPS, FIT_BATCH, FIT_RATE = 1500, 8, 1e-3
 """Steps, crops a step and first learning rate of the entropy models."""
+
+FREE = 1 / 3
+"""Share of these steps in which the rate of z does not train h_a."""
+
+_SPREAD_OF_Z = 1.5
+"""Standard deviation of z at the start: some symbols are not 0."""
+
+_ADAPTIVE = 0.1
+"""How much the scales of y vary with z at the start, relative to themselves."""
+
+_GAMMA = 1e-4
+"""Diagonal of a GDN's gamma at the start; CompressAI's 0.1 loses 3.5 dB, and 0 would have no gradient."""
 
 _SPARE = 0.1
 """Scale of the random weights of channels that the KLT leaves over: the first layer has more outputs than inputs."""
@@ -47,6 +63,10 @@ def klt_start(codec: Codec, batches: Sequence[Tensor], lambda_mse: float) -> flo
     Returns:
         The PSNR in dB on these pictures with y rounded.
     """
+    for _, gdn in gdn_layers(codec):
+        gdn.gamma.copy_(gdn.gamma_reparam.init(_GAMMA * torch.eye(len(gdn.gamma), device=gdn.gamma.device)))
+    pictures = list(batches)
+    batches = pictures[: math.ceil(_OF_TRANSFORMS / len(pictures[0]))]
     features, targets = list(batches), [list(batches)]
     convolutions = [layer for layer in codec.g_a if isinstance(layer, nn.Conv2d)]
     for layer in codec.g_a:
@@ -56,13 +76,17 @@ def klt_start(codec: Codec, batches: Sequence[Tensor], lambda_mse: float) -> flo
         else:
             features = [layer(x) for x in features]
             targets.append(features)
-    latents = torch.cat(features)
     features = [y.round() for y in features]
     for layer in codec.g_s:
         if isinstance(layer, nn.ConvTranspose2d):
             _to_inverse(layer, features, targets.pop())
         features = [layer(x) for x in features]
-    _set_spread(codec, latents.transpose(0, 1).flatten(1).std(1).clamp(min=0.1))
+    latents = torch.cat([codec.g_a(x) for x in pictures])
+    spread = latents.transpose(0, 1).flatten(1).std(1).clamp(min=0.1)
+    if isinstance(codec, HyperCodec):
+        _start_hyperprior(codec, latents, spread)
+    else:
+        _set_spread(codec.entropy_bottleneck, spread)
     _fit_entropy_models(codec, latents)
     errors = [(x_hat.clamp(0, 1) - x).square().mean() for x_hat, x in zip(features, batches, strict=True)]
     return -10 * torch.stack(errors).mean().log10().item()
@@ -135,15 +159,38 @@ def _normal_equations(features: Sequence[Tensor], targets: Sequence[Tensor]) -> 
     return product, cross
 
 
-def _set_spread(codec: Codec, spread: Tensor) -> None:
-    """Makes the entropy model of y expect these standard deviations [M]."""
-    if isinstance(codec, HyperCodec):
-        last = [layer for layer in codec.h_s if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))][-1]
-        assert last.bias is not None
-        last.bias.zero_()
-        last.bias[: codec.M] = spread  # the scales come before the means
-        return
-    bottleneck = codec.entropy_bottleneck
+def _start_hyperprior(codec: HyperCodec, latents: Tensor, spread: Tensor) -> None:
+    """Makes z vary with these latents, and h_s expect about their standard deviations [M]."""
+    of_z = spread.new_full((codec.N,), _SPREAD_OF_Z)
+    z = _normalized(codec.h_a, codec.seen_by_h_a(latents), of_z)
+    _set_spread(codec.entropy_bottleneck, of_z)
+    means = spread.new_zeros(codec.M if codec.has_means else 0)  # the scales come before the means
+    expected = torch.cat([spread, means])
+    _normalized(codec.h_s, z / _SPREAD_OF_Z, _ADAPTIVE * expected.clamp(min=0.1), expected)
+
+
+def _normalized(layers: Iterable[nn.Module], features: Tensor, spread: Tensor, mean: Tensor | float = 0.0) -> Tensor:
+    """Scales the convolutions such that each output has variance 1 and mean 0, the last ones these; returns these.
+
+    Args:
+        spread, mean: of the last convolution's outputs, [C].
+    """
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            assert layer.bias is not None
+            found = layer(features).transpose(0, 1).flatten(1)
+            last = layer is convolutions[-1]
+            scale = (spread.to(found) if last else 1.0) / found.std(1)
+            shape = (1, -1, 1, 1) if isinstance(layer, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+            layer.weight.mul_(scale.view(shape))
+            layer.bias.sub_(found.mean(1)).mul_(scale).add_(mean if last else 0.0)
+        features = layer(features)
+    return features
+
+
+def _set_spread(bottleneck: Bottleneck, spread: Tensor) -> None:
+    """Makes an entropy bottleneck expect these standard deviations [C]."""
     first = bottleneck.matrices[0]  # multiplies y: a random density is a logistic of scale `init_scale`
     wider = F.softplus(first) * (float(bottleneck.init_scale) * _LOGISTIC / spread)[:, None, None]
     first.copy_(wider + torch.log(-torch.expm1(-wider)))
@@ -152,20 +199,28 @@ def _set_spread(codec: Codec, spread: Tensor) -> None:
 @torch.enable_grad()
 def _fit_entropy_models(codec: Codec, latents: Tensor) -> None:
     """Trains everything but g_a and g_s to code latents [B, M, h, w] in few bits, by Adam along a cosine."""
-    parameters = [
-        parameter
+    trained = {
+        name: parameter
         for name, parameter in codec.named_parameters()
         if not name.startswith(("g_a.", "g_s.")) and not name.endswith("quantiles")
-    ]
-    optimizer = torch.optim.Adam(parameters, FIT_RATE)
+    }
+    of_z = [each for name, each in trained.items() if name.startswith("entropy_bottleneck.")]
+    others = [each for name, each in trained.items() if not name.startswith("entropy_bottleneck.")]
+    optimizer = torch.optim.Adam(trained.values(), FIT_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, FIT_STEPS)
     generator = torch.Generator().manual_seed(0)
     codec.train()
     for step in range(FIT_STEPS):
         chosen = torch.randperm(len(latents), generator=generator)[:FIT_BATCH].to(latents.device)
-        _, likelihoods, _ = codec.quantize(latents[chosen], noise_keys(0, step, chosen), detach_rate=True)
-        bits = torch.stack([-each.log2().sum() for each in likelihoods.values()]).sum()
-        (bits / latents[chosen].numel()).backward()
+        rates = torch.rand(len(chosen), generator=generator).to(latents) if codec.y_gains is not None else None
+        y = latents[chosen]
+        _, likelihoods, _ = codec.quantize(y, noise_keys(0, step, chosen), detach_rate=True, rates=rates)
+        bits = {name: -each.log2().sum() / y.numel() for name, each in likelihoods.items()}
+        if "z" in bits and step < FREE * FIT_STEPS:
+            bits.pop("z").backward(inputs=of_z, retain_graph=True)
+            bits["y"].backward(inputs=others)
+        else:
+            torch.stack(list(bits.values())).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()

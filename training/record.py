@@ -169,14 +169,11 @@ def keep_rows_up_to(path: Path, progress: Progress) -> None:
 
 def draw_curves(folder: Path) -> None:
     """Draws `curves.png` from `metrics.jsonl`: training lines and validation points."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     rows = list(json_lines(folder / ROWS))
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
-    for axis, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    for axis, (name, title) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
         for kind, style in (("train", {"lw": 1}), ("validation", {"marker": "o"})):
             points = [(row["step"], row[name]) for row in rows if row["kind"] == kind and name in row]
             if points:
@@ -187,7 +184,6 @@ def draw_curves(folder: Path) -> None:
             axis.legend()
     with whole_or_absent(folder / CURVES) as beside:
         figure.savefig(beside, format="png", dpi=110)
-    plt.close(figure)
 
 
 def draw_rate_distortion(folder: Path) -> None:

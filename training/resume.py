@@ -10,6 +10,7 @@ from accelerate.utils import broadcast_object_list
 
 from coco224.files import in_words, read_regular
 from codec.errors import InputError
+from codec.sample import to_start_from
 from training.folder import STATE, check_free, new_id, read_marker
 from training.options import Options
 from training.state import Progress, Saved, load_state, newest_whole
@@ -106,7 +107,7 @@ def checksums(options: Options) -> dict[str, str]:
     """
     flat = options.flat()
     folder = Path(options.output.save_dir).resolve()
-    paths = {name: Path(flat[name]) for name in DECISIVE if flat[name]}
+    paths = {name: to_start_from(flat[name]) for name in DECISIVE if flat[name]}
     sums = {}
     for name, path in paths.items():
         if path.exists() and path.resolve().parent != folder:

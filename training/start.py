@@ -4,7 +4,6 @@ import copy
 import math
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from accelerate import Accelerator
 from tqdm import tqdm
@@ -19,6 +18,7 @@ from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.quantization.calibrate import equalize_channels
 from codec.quantization.phases import in_float
+from codec.sample import to_start_from
 from training.data import first_batches
 from training.distill import FIT_BATCHES, distill
 from training.distributed import broadcast_parameters, is_sharded
@@ -131,7 +131,7 @@ def check_start(options: Options) -> None:
     """
     model, replacement = options.model, options.replacement
     if model.init_checkpoint:  # it decides how many channels the blocks have
-        if not Path(model.init_checkpoint).is_file():
+        if not to_start_from(model.init_checkpoint).is_file():
             raise InputError(f"--init_checkpoint {model.init_checkpoint}: no such file; give the path of a checkpoint")
     elif replacement.plugin:
         put_blocks(new_codec(random_architecture(model)), options)

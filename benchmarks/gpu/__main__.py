@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: there is no CUDA GPU here; --device cpu --tiny tries the script without one", file=sys.stderr)
         return 2
     if options.device == "cpu":
-        import matplotlib.pyplot  # noqa: F401, so that no fork has to
+        import matplotlib.figure  # noqa: F401, so that no fork has to
+        import torch._dynamo  # for the same reason
     from benchmarks.gpu.parts import PARTS
     from benchmarks.gpu.report import RESULT, place, report, say, summary
     from benchmarks.gpu.runner import FAIL, run_all

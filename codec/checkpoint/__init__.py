@@ -8,6 +8,7 @@ from codec.description.file import Description
 from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.network.tables import with_tables
+from codec.sample import to_start_from, to_use
 
 __all__ = ["Description", "as_file", "load_codec", "load_initial", "open_codec", "save_codec"]
 
@@ -15,9 +16,13 @@ __all__ = ["Description", "as_file", "load_codec", "load_initial", "open_codec",
 def open_codec(path: Path) -> Codec:
     """Opens a codec to use, in eval mode with CDF tables. For a checkpoint of CompressAI the tables are built here.
 
+    Args:
+        path: a file, or an embedded codec's name (`codec.sample`).
+
     Raises:
         InputError: the file is no checkpoint of this program or of CompressAI.
     """
+    path = to_use(path)
     if path.suffix == ".safetensors":
         return load_codec(path)[0]
     codec = load_compressai(path)
@@ -30,7 +35,11 @@ def open_codec(path: Path) -> Codec:
 def load_initial(path: Path) -> Codec:
     """A codec to start training from: a checkpoint of this program or of CompressAI (`.pth.tar`, `.pth`).
 
+    Args:
+        path: a file, or an embedded codec's name (`codec.sample`).
+
     Raises:
         InputError: the file is neither.
     """
+    path = to_start_from(path)
     return load_codec(path)[0] if path.suffix == ".safetensors" else load_compressai(path)

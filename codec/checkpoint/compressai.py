@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compressai.models.utils import remap_old_keys
-from compressai.zoo.pretrained import load_pretrained
 from torch import Tensor
 
 from coco224.files import in_words, open_regular
+from codec.compressai import load_pretrained, remap_old_keys
 from codec.description.architecture import ARCHITECTURES, Architecture, BlockChoice
 from codec.description.file import MOST_BYTES
 from codec.errors import InputError

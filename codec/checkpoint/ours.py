@@ -27,7 +27,7 @@ def as_file(codec: Codec, description: Description) -> bytes:
 
 
 def load_codec(path: Path) -> tuple[Codec, Description]:
-    """Reads a checkpoint of ours, on the CPU, in eval mode.
+    """Reads a checkpoint of ours, on the CPU, in eval mode; weights in half precision become float32.
 
     Raises:
         InputError: the file is missing, damaged, of another program, or uses a block that is not registered.
@@ -38,7 +38,7 @@ def load_codec(path: Path) -> tuple[Codec, Description]:
         codec = build(saved.architecture)
         coding = {name: array for name, array in saved.arrays.items() if name.startswith(PREFIX)}
         weights = {name: torch.from_numpy(array) for name, array in saved.arrays.items() if name not in coding}
-        codec.load_weights(weights)
+        codec.load_weights({name: each.float() if each.dtype == torch.half else each for name, each in weights.items()})
         codec.load_coding_arrays(coding)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

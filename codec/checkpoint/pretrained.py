@@ -11,6 +11,7 @@ from codec.hub.repository import WEIGHTS, repository_files
 from codec.network.codec import Codec
 from codec.network.modules import mix_in
 from codec.network.tables import with_tables
+from codec.sample import to_start_from
 
 
 class PretrainedCodec(Codec, ModelHubMixin):
@@ -31,8 +32,9 @@ class PretrainedCodec(Codec, ModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **where: Any) -> "PretrainedCodec":  # type: ignore[override]
-        """A codec in eval mode: from the Hub (USER/NAME), a folder of `save_pretrained`, or a checkpoint file."""
-        found: PretrainedCodec = _load(Path(name)) if Path(name).is_file() else super().from_pretrained(name, **where)
+        """A codec in eval mode: from the Hub, a folder of `save_pretrained`, a checkpoint file, or an embedded one."""
+        file = to_start_from(name)
+        found: PretrainedCodec = _load(file) if file.is_file() else super().from_pretrained(name, **where)
         return found
 
     @classmethod

@@ -24,7 +24,7 @@ def zoo_state(quality: int, arch: str = DEFAULT_ARCH) -> dict[str, Tensor]:
     Raises:
         InputError: the weights cannot be downloaded, or the file in the cache is damaged.
     """
-    from compressai import zoo
+    from codec.compressai import zoo
 
     cached = Path(torch.hub.get_dir(), "checkpoints", _file_name(quality, arch))
     was_there = cached.exists()
@@ -49,6 +49,6 @@ def zoo_state(quality: int, arch: str = DEFAULT_ARCH) -> dict[str, Tensor]:
 
 def _file_name(quality: int, arch: str) -> str:
     """The file name of the weights in torch's hub cache."""
-    from compressai.zoo.image import model_urls
+    from codec.compressai import model_urls
 
     return str(model_urls[arch.replace("_", "-")]["mse"][quality]).rpartition("/")[2]

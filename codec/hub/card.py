@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coco224.repository import is_repository
+from codec.sample import FILES, SAMPLE
 
 LIBRARY = "npu-image-codec"
 TAGS = ["image-compression", "learned-image-compression", "compressai", "npu"]
@@ -168,7 +169,7 @@ def _licence(options: dict[str, Any]) -> tuple[str | None, str]:
     """The Hub's name of the licence, or None if it is not known, and a sentence about it."""
     if options.get("pretrained"):
         return "bsd-3-clause-clear", "The weights derive from CompressAI's, under the BSD 3-Clause Clear License."
-    if options.get("init_checkpoint"):
+    if options.get("init_checkpoint") and options["init_checkpoint"] not in (SAMPLE, *FILES):
         return None, "The licence of the checkpoint that the training started from."
     return "apache-2.0", "Apache-2.0."
 

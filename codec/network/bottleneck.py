@@ -4,9 +4,9 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor
 
+from codec.compressai import EntropyBottleneck
 from codec.errors import InputError
 from codec.network.latent import INT8, LatentModel
 

@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from compressai.layers import GDN
-from compressai.models import CompressionModel
 from torch import Tensor, nn
 
 from codec.bitstream.tables import AnyTables
 from codec.blocks import new_block
+from codec.compressai import GDN, CompressionModel
 from codec.description.architecture import KEEP_GDN, Architecture, BlockChoice
 from codec.description.file import Arrays
 from codec.errors import InputError

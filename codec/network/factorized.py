@@ -1,8 +1,8 @@
 """bmshj2018_factorized: the channels of y are coded independently, each with its learned density."""
 
-from compressai.models import FactorizedPrior
 from torch import Tensor
 
+from codec.compressai import FactorizedPrior
 from codec.network.bottleneck import Bottleneck
 from codec.network.codec import Codec
 

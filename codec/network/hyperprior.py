@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from compressai.models import MeanScaleHyperprior, ScaleHyperprior
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codec.bitstream.hyper_tables import PREFIX, network_arrays, network_of_arrays, source
 from codec.bitstream.integer import MEAN_BITS, IntegerNetwork
+from codec.compressai import MeanScaleHyperprior, ScaleHyperprior
 from codec.description.architecture import Architecture
 from codec.description.file import Arrays
 from codec.errors import InputError

@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-from compressai.entropy_models import EntropyModel
 from torch import Tensor
 
+from codec.compressai import EntropyModel
 from codec.network.gains import CodedGains
 
 INT8 = (-128, 127)

@@ -4,10 +4,10 @@ import math
 from dataclasses import replace
 
 import torch
-from compressai.layers import GDN
 from torch import fx, nn
 
 from codec.bitstream.integer import UPSAMPLING
+from codec.compressai import GDN
 from codec.description.architecture import STRIDE
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from compressai.layers import GDN
 from torch import Tensor, fx, nn
 
+from codec.compressai import GDN
 from codec.quantization.layers import WEIGHTED
 from codec.quantization.levels import Levels
 

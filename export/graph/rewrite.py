@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from compressai.layers import GDN
 from torch import Tensor, fx, nn
 
 from codec.blocks.gdnish import ChannelConv, banded
+from codec.compressai import GDN
 from codec.quantization.layers import QuantizedLayer, quantize_layer
 from codec.quantization.pairs import QuantizedPair
 from codec.quantization.quantizers import ActivationQuantizer, WeightQuantizer, Widened

@@ -1,6 +1,8 @@
 """Every command's exit status and errors, and options that are dataclass fields."""
 
+import atexit
 import dataclasses
+import gc
 import re
 from pathlib import Path
 from typing import Literal
@@ -66,6 +68,14 @@ def test_a_command_exits_with_what_main_returns(returned: int | None, status: in
     with pytest.raises(SystemExit) as ended:
         run(lambda: returned)
     assert ended.value.code == status  # the interpreter makes 0 of None
+
+
+def test_the_end_of_a_command_searches_no_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_exit: list[object] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    with pytest.raises(SystemExit):
+        run(lambda: 0)
+    assert at_exit == [gc.freeze]
 
 
 def test_a_bug_keeps_its_traceback() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hub_server import Hub, point_at
-from programs import TINY, into, launch, rows, run, same, train
+from programs import TINY, into, rows, run, run_ranks, same, train
 
 import codec
 from codec.checkpoint import load_codec
@@ -109,7 +109,7 @@ def test_a_hub_that_dies_during_an_upload_gets_the_rest_from_the_same_command(
 
 def test_of_two_ranks_one_uploads(hub: Hub, coco224: Path, tmp_path: Path) -> None:
     tiny = [*TINY, "--batch_size", 4]
-    done = launch("train_accel.py", "--coco_dir", coco224, *tiny, *into(tmp_path / "run"), *PUSH, HF_HUB_OFFLINE="0")
+    done = run_ranks("train_accel.py", "--coco_dir", coco224, *tiny, *into(tmp_path / "run"), *PUSH, HF_HUB_OFFLINE="0")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("alice/codec has last.safetensors") == 1
     assert hub.files("models/alice/codec")["model.safetensors"] == (tmp_path / "run" / "last.safetensors").read_bytes()

@@ -31,8 +31,9 @@ from typing import Any, NoReturn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import matplotlib.pyplot  # noqa: F401, so that no rank has to
+import matplotlib.figure  # noqa: F401, so that no rank has to
 import torch
+import torch._dynamo  # for the same reason
 from programs import TINY, into, run, same, states
 from safetensors.torch import load_file
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import ROUNDING, TINY, distance, into, launch, rows, train, weights
+from programs import ROUNDING, TINY, distance, into, rows, run_ranks, train, weights
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -82,7 +82,7 @@ def test_two_compiled_ranks_train_what_one_eager_process_trains(coco224: Path, t
     words = ["--coco_dir", coco224, *TINY, "--act", "relu", "--replace_parts", "all", "--train_scope", "all"]
     words += ["--eval_every", 1, "--max_steps", 10]
     two = [*into(tmp_path / "two"), "--batch_size", 3, "--compile", "true"]
-    done = launch("train_accel.py", *words, *two, TORCH_LOGS="recompiles")
+    done = run_ranks("train_accel.py", *words, *two, TORCH_LOGS="recompiles")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Recompiling function") == 2  # each rank its evaluation, after its training
     assert train(*words, *into(tmp_path / "one"), "--batch_size", 6) == 0

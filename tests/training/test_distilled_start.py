@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import TINY, distance, into, launch, train, weights
+from programs import TINY, distance, into, run_ranks, train, weights
 
 from codec.errors import InputError
 from training.options import parse
@@ -49,7 +49,7 @@ def test_it_happens_once(coco224: Path, gdn_codec: Path, tmp_path: Path) -> None
     assert train(*steps("resumed", 8, 1)) == 0
     assert train(*steps("resumed", 8, 3)) == 0
     assert distance(weights(tmp_path / "whole"), weights(tmp_path / "resumed")) == 0
-    done = launch("train_accel.py", *steps("ranks", 8, 1), "--resume", "none")
+    done = run_ranks("train_accel.py", *steps("ranks", 8, 1), "--resume", "none")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("distilled   each block follows its GDN") == 1
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from poison import POISONED
-from programs import ROUNDING, TINY, distance, into, launch, rows, same, train, weights
+from programs import ROUNDING, TINY, distance, into, rows, run_ranks, same, train, weights
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -23,9 +23,9 @@ COMBINATIONS = {
 
 
 def combination(name: str, coco224: Path, folder: Path, batch_size: int) -> list[str]:
-    """Options of ten steps over a global batch of 8, with learning rate 1e-4 in FP32."""
+    """Options of eight steps, the last in a second epoch, over a global batch of 8, with learning rate 1e-4 in FP32."""
     scope, parts, more = COMBINATIONS[name]
-    words = ["--coco_dir", coco224, *TINY, *into(folder), "--max_steps", 10, "--batch_size", batch_size, *more]
+    words = ["--coco_dir", coco224, *TINY, *into(folder), "--max_steps", 8, "--batch_size", batch_size, *more]
     words += ["--loss_type", name.split("-")[0], "--train_scope", scope, "--replace_parts", parts]
     return [str(word) for word in words]
 
@@ -46,7 +46,7 @@ def ranks(coco224: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         words += ["--poisoned_first", 2, "--poisoned_last", 2, "--poisoned_backward", str(way == "backward")]
         runs[way] = [str(word) for word in [*words, "--checkpoint_every", 1, "--keep_checkpoints", 9]]
     (folder / "runs.json").write_text(json.dumps(runs))
-    done = launch(Path(__file__).with_name("two_ranks.py"), folder)
+    done = run_ranks(Path(__file__).with_name("two_ranks.py"), folder)
     assert done.returncode == 0, done.stderr
     return folder
 

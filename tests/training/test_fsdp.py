@@ -12,12 +12,12 @@ from torch import Tensor
 pytestmark = pytest.mark.slow
 
 HOWS = ("fsdp", "ddp")
-STEPS = 14
-HALF = 5
+STEPS = 8
+HALF = 3
 
 
 def words(coco224: Path, folder: Path, ranks: int, *more: object) -> list[str]:
-    """14 steps in FP32 over a global batch of 8, clipped, with an evaluation at the end of each epoch."""
+    """8 steps in FP32 over a global batch of 8, clipped, with an evaluation at the end of each epoch."""
     options = ["--coco_dir", coco224, *TINY, *into(folder), "--batch_size", 8 // ranks, "--max_steps", STEPS]
     options += ["--train_scope", "all", "--replace_parts", "all", "--eval_every", 1, "--channels_last", "false"]
     options += ["--arch", "mbt2018_mean", "--rates", 3, "--lambda_mse", "0.003:0.03"]
@@ -36,7 +36,7 @@ def shard(folder: Path, processes: int, runs: list[tuple[str, list[str]]]) -> st
 def ranks(coco224: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the runs of two ranks. GDNishLite has parameters of one row: a rank's shard of them is empty."""
     folder = tmp_path_factory.mktemp("ranks")
-    bf16 = ["--amp", "true", "--local_fp32", "entropy", "--max_steps", 4]
+    bf16 = ["--amp", "true", "--local_fp32", "entropy", "--max_steps", 2]
     onward = ["--resume", folder / "half" / "state"]
     runs = [
         ("fsdp", words(coco224, folder / "fsdp", 2)),
@@ -45,7 +45,7 @@ def ranks(coco224: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("fsdp", words(coco224, folder / "resumed", 2, *onward)),
         ("fsdp", words(coco224, folder / "fsdp-bf16", 2, *bf16)),
         ("ddp", words(coco224, folder / "ddp-bf16", 2, *bf16)),
-        *[(how, words(coco224, folder / f"{how}-gdnish", 2, "--act", "gdnish", "--max_steps", 3)) for how in HOWS],
+        *[(how, words(coco224, folder / f"{how}-gdnish", 2, "--act", "gdnish", "--max_steps", 2)) for how in HOWS],
     ]
     said = shard(folder, 2, runs)
     shares = re.findall(r"rank \d of 2 holds (\d+) of (\d+)", said)
@@ -87,7 +87,7 @@ def test_the_losses_of_every_step_agree(how: str, ranks: Path, alone: Path) -> N
 @pytest.mark.parametrize("how", ["fsdp", "ddp"])
 def test_evaluations_agree(how: str, ranks: Path, alone: Path) -> None:
     theirs, ours = rows(ranks / how, "validation"), rows(alone, "validation")
-    assert [row["step"] for row in theirs] == [6, 12, STEPS]
+    assert [row["step"] for row in theirs] == [6, STEPS]
     for name in ("psnr", "ms_ssim", "l1", "bpp_estimated", "rd"):
         assert [row[name] for row in theirs] == pytest.approx([row[name] for row in ours], rel=1e-5)
 

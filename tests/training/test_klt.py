@@ -27,11 +27,9 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_codes_at_a_useful_rate_before_the_first_step(arch: str, picture: Tensor) -> None:
     torch.manual_seed(0)
     codec = new_codec(Architecture(24, 48, arch=arch))
-    x = picture[:, :, :256, :256]
+    x = picture
     random = psnr(codec(x)["x_hat"], x)
-    said = klt_start(
-        codec, list(x.unfold(2, 128, 128).unfold(3, 128, 128).flatten(2, 3).permute(2, 0, 1, 3, 4)), LAMBDA
-    )
+    said = klt_start(codec, quarters(picture), LAMBDA)
     with torch.no_grad():
         found = codec.eval()(x)
     assert said > random + 10
@@ -41,6 +39,20 @@ def test_it_codes_at_a_useful_rate_before_the_first_step(arch: str, picture: Ten
     spread = y.transpose(0, 1).flatten(1).std(1).clamp(min=0.1)
     assert y.mean().abs() < 0.2
     assert bits < 1.1 * (0.5 * (2 * math.pi * math.e * (spread.square() + 1 / 12)).log2()).sum() / 256 + 0.1
+
+
+def test_z_says_something_of_y(picture: Tensor) -> None:
+    """Nothing pays for z at first, so it is not trained to be constant."""
+    torch.manual_seed(0)
+    codec = new_codec(Architecture(24, 48, arch="bmshj2018_hyperprior"))
+    klt_start(codec, quarters(picture), LAMBDA)
+    with torch.no_grad():
+        y = codec.g_a(picture)
+        z = codec.entropy_bottleneck.symbols(codec.h_a(y.abs()))
+        scales, _ = codec.predict(codec.entropy_bottleneck(codec.h_a(y.abs()))[0], y)
+    assert (z.std((0, 2, 3)) > 0.3).float().mean() > 0.9
+    relative = (scales.std((0, 2, 3)) / scales.mean((0, 2, 3)))[y.std((0, 2, 3)) > 0.5]
+    assert relative.mean() > 0.1
 
 
 def test_y_is_rounded_as_finely_as_lambda_asks_for() -> None:
@@ -63,6 +75,11 @@ def test_it_happens_once(coco224: Path, tmp_path: Path, capfd: pytest.CaptureFix
 def test_trained_weights_are_not_replaced(coco224: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--klt_start true replaces trained weights"):
         set_up(parse(["--coco_dir", str(coco224), "--klt_start", "true", *map(str, into(tmp_path))]))
+
+
+def quarters(picture: Tensor) -> list[Tensor]:
+    """The four quarters of a picture of 512x512; of smaller ones, z would be all border."""
+    return list(picture.unfold(2, 256, 256).unfold(3, 256, 256).flatten(2, 3).permute(2, 0, 1, 3, 4))
 
 
 def psnr(x_hat: Tensor, x: Tensor) -> float:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator, DistributedType
 from codecs_for_export import make, save
-from programs import ROUNDING, TINY, distance, into, launch, rows, run, same, states, train, weights
+from programs import ROUNDING, TINY, distance, into, rows, run, run_ranks, same, states, train, weights
 from safetensors.torch import load_file
 
 import training.run
@@ -195,7 +195,7 @@ def test_two_ranks_agree_on_ranges_and_train_what_one_process_trains(coco224: Pa
         name: words(tmp_path / name, name, "--batch_size", b, "--grad_accum", g) for name, (b, g) in observers.items()
     }
     (tmp_path / "runs.json").write_text(json.dumps(runs))
-    done = launch(Path(__file__).with_name("two_ranks.py"), tmp_path)
+    done = run_ranks(Path(__file__).with_name("two_ranks.py"), tmp_path)
     assert done.returncode == 0, done.stderr
     for name in observers:
         both, alone, later = (tmp_path / f"{how}{name}" for how in ("", "alone-", "later-"))

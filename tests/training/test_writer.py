@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from programs import TINY, into, launch, rows, same, states, train
+from programs import TINY, into, rows, run_ranks, same, states, train
 from safetensors.torch import load_file
 
 import training.saving
@@ -59,7 +59,7 @@ def test_no_rank_waits_for_the_disk_of_one(coco224: Path, undisturbed: Path, tmp
     """A save on rank 0 is over only when rank 1 has done two more steps; what is saved is as old as its step."""
     run = tmp_path / "run"
     options = words(coco224, run, "--batch_size", 4)
-    done = launch(Path(__file__).with_name("slow_disk.py"), tmp_path, STEPS, *options)
+    done = run_ranks(Path(__file__).with_name("slow_disk.py"), tmp_path, STEPS, *options)
     assert done.returncode == 0, done.stderr
     assert [state.name for state in states(run)] == [state.name for state in states(undisturbed)]
     assert [row["step"] for row in rows(run, "validation")] == [6, 8]

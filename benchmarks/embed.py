@@ -1,0 +1,58 @@
+"""`python -m benchmarks.embed`: makes a trained checkpoint an embedded codec (`codec/sample`), small enough for the wheel.
+
+Weights of convolutions become half precision; the CDF tables and the integer h_s are computed from those.
+"""
+
+import shutil
+import sys
+import zlib
+from argparse import ArgumentParser
+from pathlib import Path
+
+import numpy as np
+
+from codec.checkpoint import load_codec
+from codec.description.file import Description, to_bytes
+from codec.network.arrays import as_arrays
+from codec.network.codec import Codec
+from codec.network.tables import with_tables
+from codec.sample import FILES
+
+MOST_BYTES = 4 * 2**20
+"""Largest file of an embedded codec, as git and a wheel compress it: half of the CDF tables are zeros."""
+
+
+def main() -> int:
+    """Runs the command."""
+    parser = ArgumentParser(prog="python -m benchmarks.embed", description="Makes a run an embedded codec.")
+    parser.add_argument("name", choices=sorted(FILES), help="which embedded codec")
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="--save_dir of its training")
+    given = parser.parse_args()
+    codec, description = load_codec(given.run / "last.safetensors")
+    content = halved(codec, description)
+    packed = len(zlib.compress(content))
+    if packed > MOST_BYTES:
+        print(f"error: the file would have {packed:,} bytes compressed, more than {MOST_BYTES:,}", file=sys.stderr)
+        return 2
+    folder = Path(sys.modules["codec.sample"].__file__ or "").parent
+    target = folder / FILES[given.name]
+    target.write_bytes(content)
+    shutil.copy(given.run / "config.yaml", target.with_suffix(".yaml"))
+    print(f"{target}: {len(content):,} bytes, {packed:,} compressed")
+    return 0
+
+
+def halved(codec: Codec, description: Description) -> bytes:
+    """The checkpoint of a codec whose convolutions have weights in float16."""
+    names = [name for name, p in codec.named_parameters() if p.ndim == 4]
+    weights = dict(codec.named_parameters())
+    for name in names:
+        weights[name].data.copy_(weights[name].half())
+    fresh = with_tables(codec)
+    arrays = as_arrays(fresh.state_dict()) | fresh.coding_arrays()
+    half = {name: array.astype(np.float16) if name in names else array for name, array in arrays.items()}
+    return to_bytes(half, fresh.architecture, description)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
