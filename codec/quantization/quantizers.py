@@ -175,6 +175,10 @@ class Widened(nn.Module):
         return self.narrow.scale / self.RATIO
 
     @property
+    def zero_point(self) -> Tensor:
+        return torch.zeros_like(self.narrow.zero_point)
+
+    @property
     def frozen(self) -> tuple[float, int] | None:
         """Scale and zero point as numbers, for an exporter."""
         return (self.narrow.frozen[0] / self.RATIO, 0) if self.narrow.frozen else None
@@ -184,8 +188,7 @@ class Widened(nn.Module):
             return x
         if self.frozen:
             return torch.fake_quantize_per_tensor_affine(x, *self.frozen, *self.limits)
-        zero_point = torch.zeros_like(self.narrow.zero_point)
-        return torch.fake_quantize_per_tensor_affine(x, self.scale, zero_point, *self.limits)
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, *self.limits)
 
     def integers(self, x: Tensor) -> Tensor:
         """q of each value of its output."""

@@ -59,10 +59,12 @@ def _widen_operation(transform: QuantizedTransform, node: fx.Node) -> None:
                 result.replace_input_with(end, transform.graph.call_module(_widened(transform, result), (end,)))
     called = called_module(node) if node.op == "call_module" else None
     if isinstance(called, QuantizedLayer | QuantizedPair):
-        wide = {each.narrow: each for each in transform.widened.values()}
+        wide: dict[object, Widened] = {
+            each.narrow: each for each in transform.widened.values() if isinstance(each, Widened)
+        }
         before = called.wiring
-        inputs, output = tuple(wide.get(each, each) for each in before.inputs), wide.get(before.output, before.output)
-        called.wiring = replace(before, inputs=inputs, output=output)
+        inputs = tuple(wide.get(each, each) for each in before.inputs)
+        called.wiring = replace(before, inputs=inputs, output=wide.get(before.output, before.output))
 
 
 def _quantizer(node: fx.Node) -> ActivationQuantizer | None:

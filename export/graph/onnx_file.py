@@ -28,7 +28,9 @@ def _quantized(g: Any, x: Any, scale: Any, zero_point: Any, low: int, high: int)
     return g.op("DequantizeLinear", g.op("QuantizeLinear", x, real, zero), real, zero)
 
 
-torch.onnx.register_custom_op_symbolic("aten::fake_quantize_per_tensor_affine", _quantized, _NEWEST)
+torch.onnx.register_custom_op_symbolic(  # type: ignore[attr-defined]
+    "aten::fake_quantize_per_tensor_affine", _quantized, _NEWEST
+)
 
 
 def to_onnx(
