@@ -223,7 +223,7 @@ class WeightQuantizer(nn.Module):
             self.update_scale(weight, smallest_scale)
         if not self.on:
             return weight
-        low, high = -(2 ** (self.bits - 1)) + self.zero_point, self.largest + self.zero_point
+        low, high = self.zero_point - self.largest - 1, self.zero_point + self.largest
         if self.frozen:
             return torch.fake_quantize_per_tensor_affine(weight, self.frozen, self.zero_point, low, high)
         if self.axis is None:
@@ -235,7 +235,7 @@ class WeightQuantizer(nn.Module):
     @property
     def largest(self) -> int:
         """The largest q, if the zero point is 0."""
-        return 2 ** (self.bits - 1) - 1
+        return (1 << (self.bits - 1)) - 1
 
     @property
     def on(self) -> bool:
