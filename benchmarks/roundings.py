@@ -24,6 +24,7 @@ from codec.network.pixels import to_float
 from codec.quantization.calibrate import round_to_grid, with_ranges
 from codec.quantization.layers import QuantizedLayer
 from codec.quantization.pairs import QuantizedPair
+from codec.quantization.phases import tensor_name
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer, Wiring
 from export.pictures import calibration_pictures
 
@@ -65,7 +66,7 @@ def taken_apart(before: Codec, after: Codec) -> tuple[Codec, dict[str, Switch]]:
             switches[f"{name}, weights"] = _weights(module, module.float_weight.clone(), other.weight.clone())
         elif isinstance(module, ActivationQuantizer | WeightQuantizer) and "quantizers." in name:
             module.switches = Switches(learn=False, follow=False)
-            switches[name.replace("quantizers.", "")] = _quantizer(module.switches)
+            switches[tensor_name(name)] = _quantizer(module.switches)
     return codec, switches
 
 

@@ -116,7 +116,7 @@ def option(default: Any, help: str, **hints: Any) -> Any:
     if they are known only at run time; the code that uses the option refuses others). Only for training options:
     `decides` (the value affects the trained weights, so a resumed run must have the same), `only_with` (another option
     and the values with which this one has an effect), `local` (the value concerns only this machine, and is left out
-    of the command that others can repeat).
+    of the command that others can repeat), `optional` (left out of records if it is not given).
     """
     return dataclasses.field(default=default, metadata={"help": help, **hints})
 

@@ -25,13 +25,17 @@ class ExportOptions(OptionGroup):
     out: str | None = option(None, "the ONNX file; the entropy tables go beside it", metavar="FILE", shown="required")
     input_size: tuple[int, int] = shared.input_size()
     dynamic: bool = option(False, "any height and width that are multiples of 16")
-    opset: int = option(
-        13, "ONNX opset, 13 to 17", rule=(lambda n: 13 <= n <= 17, "must be 13 to 17; below 13 has no int8 per channel")
+    opset: int | None = option(
+        None,
+        "ONNX opset, 13 to 17, or 21",
+        rule=(lambda n: 13 <= n <= 17 or n == 21, "must be 13 to 17, or 21; below 13 has no int8 per channel"),
+        shown="13; 21 with 16-bit activations",
     )
     precision: Literal["float", "int8"] = option(
         "float", "int8 uses the ranges of quantization-aware training, or calibrates on --calib_dir"
     )
     calib_dir: str | None = shared.calib_dir()
+    a16: str | None = shared.a16()
     deconv: Literal["auto", "transpose", "depth_to_space", "concat"] = option(
         "auto", "form of the transposed convolutions; auto: transpose in float, concat in int8"
     )
@@ -47,6 +51,7 @@ class ExportOptions(OptionGroup):
             raise InputError(f"--out {self.out}: give a file name that ends in .onnx")
         if self.calib_dir and self.precision == "float":
             raise InputError("--calib_dir needs --precision int8; add that, or leave --calib_dir out")
+        shared.check_a16(self.a16, self.calib_dir)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,7 +93,7 @@ def export(options: ExportOptions) -> None:
     int8 = options.precision == "int8"
     if int8:
         calib_dir = Path(options.calib_dir) if options.calib_dir else None
-        codec = build.in_int8(opened, options.part, calib_dir, options.input_size, options.ckpt)
+        codec = build.in_int8(opened, options.part, calib_dir, options.input_size, options.ckpt, options.a16)
     else:
         codec = in_float(opened)
     deconv = options.deconv if options.deconv != "auto" else "concat" if int8 else "transpose"
@@ -108,7 +113,8 @@ def export(options: ExportOptions) -> None:
                 )
         models[part], words[part] = model, result.words
     written = build.write_all(Path(options.out), models, to_bytes(tables))
-    print(f"{written[0]} (opset {options.opset}) and {' and '.join(map(str, written[1:]))}")
+    opset = max(model.opset_import[0].version for model in models.values())
+    print(f"{written[0]} (opset {opset}) and {' and '.join(map(str, written[1:]))}")
     for part, model in models.items():
         named = f"{part}: " if models.keys() - {part} else ""
         print(f"{named}ONNX Runtime against PyTorch on a photograph: {words[part]}")

@@ -44,6 +44,7 @@ class NpuOptions(OptionGroup):
     part: Literal["encoder", "decoder", "both"] = option("both", "what to compile")
     input_size: tuple[int, int] = shared.input_size()
     calib_dir: str | None = shared.calib_dir()
+    a16: str | None = shared.a16()
     sram_kib: int | None = option(
         None, "Ethos-U: SRAM for feature maps", rule=POSITIVE, shown="8192 for U55, 2048 for U65 and U85"
     )
@@ -61,6 +62,7 @@ class NpuOptions(OptionGroup):
         if self.sram_kib and not any(TARGETS[each].name == "arm" for each in self.asked()):
             raise InputError(f"--sram_kib is for Ethos-U; leave it out with --target {','.join(self.target or ())}")
         check_json(self.json)
+        shared.check_a16(self.a16, self.calib_dir)
 
     def asked(self) -> tuple[str, ...]:
         """The names of the chips."""
@@ -124,7 +126,7 @@ def parts_of(options: NpuOptions) -> list["QuantizedPart"]:
     asked: tuple[Part, ...] = ("encoder", "decoder") if options.part == "both" else (options.part,)
     calib_dir = Path(options.calib_dir) if options.calib_dir else None
     wanted: Part = "full" if options.part == "both" else options.part
-    codec = build.in_int8(opened, wanted, calib_dir, options.input_size, options.ckpt)
+    codec = build.in_int8(opened, wanted, calib_dir, options.input_size, options.ckpt, options.a16)
     for part, transform in (("encoder", "g_a"), ("decoder", "g_s")):
         if part in asked and not codec.is_quantized(transform):
             raise InputError(

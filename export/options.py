@@ -47,6 +47,20 @@ def calib_dir() -> Any:
     return option(None, what, metavar="DIR", shown="none")
 
 
+def a16() -> Any:
+    """The option --a16: activations of post-training quantization that get 16 bits."""
+    what = "globs of names of activations that --calib_dir gives 16 bits, comma-separated, as --qat_a16"
+    return option(None, what, metavar="GLOBS", shown="none")
+
+
+def check_a16(globs: str | None, calib_dir: str | None) -> None:
+    """Raises InputError for --a16 without --calib_dir: training has decided then."""
+    if globs and not calib_dir:
+        raise InputError(
+            f"--a16 {globs} needs --calib_dir; a checkpoint of --qat true has the 16-bit activations of --qat_a16"
+        )
+
+
 def replace_parts() -> Any:
     """The option --replace_parts, for checkpoints of CompressAI."""
     what = "transforms in which ReLU replaces GDN, for a checkpoint without metadata"

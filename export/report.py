@@ -35,6 +35,7 @@ class ReportOptions(OptionGroup):
     images: str | None = option(None, "pictures to measure the quality in int8", metavar="PATH", shown="not measured")
     compilers: str = shared.compilers()
     calib_dir: str | None = shared.calib_dir()
+    a16: str | None = shared.a16()
     input_size: tuple[int, int] = shared.input_size()
     threads: int = option(1, "threads of ONNX Runtime for latencies", rule=at_least(1))
     rounds: int = option(10, "number of inferences for the median latency", rule=at_least(1))
@@ -45,6 +46,7 @@ class ReportOptions(OptionGroup):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_json(self.json)
+        shared.check_a16(self.a16, self.calib_dir)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,7 +123,7 @@ def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
     opened = build.open_for_export(Path(options.ckpt), options.replace_parts)
     floats = in_float(opened)
     calib_dir = Path(options.calib_dir) if options.calib_dir else None
-    int8 = build.in_int8(opened, "full", calib_dir, options.input_size, options.ckpt)
+    int8 = build.in_int8(opened, "full", calib_dir, options.input_size, options.ckpt, options.a16)
     parts: tuple[Part, ...] = (*build.parts_of(opened, "encoder"), "decoder")
     quantized = [part for part in parts if int8.is_quantized({"encoder": "g_a", "decoder": "g_s"}.get(part, part))]
     original = new_codec(Architecture(opened.N, opened.M, arch=opened.arch)).eval()

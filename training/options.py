@@ -86,8 +86,16 @@ class Options:
             )
 
     def flat(self) -> dict[str, Any]:
-        """All options by public name, including those of the chosen block, as --config reads them."""
-        values = {name: value for group in _GROUPS for name, value in vars(getattr(self, group)).items()}
+        """All options by public name, including those of the chosen block, as --config reads them.
+
+        Those with the hint `optional` are left out if they are not given.
+        """
+        values = {
+            name: value
+            for group in _GROUPS
+            for name, value in vars(getattr(self, group)).items()
+            if value is not None or not _FIELDS[name].metadata.get("optional")
+        }
         return values | registry.options_dict(self.replacement.act, self.block)
 
     def command(self) -> str:
@@ -113,7 +121,7 @@ class Options:
         """The options that affect the trained weights, by public name: a resumed run must have the same values."""
         names = [name for name, field in _FIELDS.items() if field.metadata.get("decides")]
         flat = self.flat()
-        return {name: flat[name] for name in (*names, *registry.block_options(self.replacement.act))}
+        return {name: flat.get(name) for name in (*names, *registry.block_options(self.replacement.act))}
 
 
 _GROUPS: dict[str, Any] = {

@@ -47,6 +47,14 @@ class QatOptions(OptionGroup):
         rule=at_least(-1),
         **_OF_QAT,
     )
+    qat_a16: str | None = option(
+        None,
+        "globs of names of activations that get 16 bits, comma-separated; a name that does not exist lists all",
+        metavar="GLOBS",
+        shown="none",
+        optional=True,
+        **_OF_QAT,
+    )
     qat_eval_fakequant: bool = option(True, "evaluate with fake quantization", only_with=("qat", (True,)))
 
     def __post_init__(self) -> None:

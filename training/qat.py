@@ -20,6 +20,7 @@ from codec.quantization.phases import (
     prepare,
     quantization_of,
     quantizer_state,
+    wide_activations,
 )
 from training.data import DataOptions, first_batches
 from training.distributed import reduce_over_ranks, sum_over_ranks
@@ -52,7 +53,7 @@ def quantize(codec: Codec, qat: QatOptions, initial: Codec | None) -> None:
         initial: the codec that the run starts from; None for a resumed run, whose state has the ranges.
 
     Raises:
-        InputError: no step would learn ranges, and the initial codec has none.
+        InputError: no step would learn ranges, and the initial codec has none; or a glob of --qat_a16 matches nothing.
     """
     prepare(
         codec,
@@ -62,6 +63,7 @@ def quantize(codec: Codec, qat: QatOptions, initial: Codec | None) -> None:
             w_per_channel=qat.qat_w_per_channel,
             eval_fakequant=qat.qat_eval_fakequant,
             hyper=quantizes_h_a(codec, qat),
+            a16=qat.qat_a16 or "",
         ),
     )
     if initial is None:
@@ -124,6 +126,8 @@ def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
         f"{' and '.join(parts)} in int8: {activations} tensors, weights with {weights}; calibration for "
         f"{qat.qat_calib_steps} steps, fixed scale to step {qat.qat_freeze_after}, then eval-ready"
     ]
+    if wide := wide_activations(codec, *parts):
+        lines.append(f"{', '.join(wide)} in 16 bits")
     if in_float:
         lines.append(f"{', '.join(in_float)} (GDN) stay in float, between quantized tensors")
     if closed:

@@ -124,10 +124,10 @@ def from_klt(codec: Codec, options: Options, rows: Rows, accelerator: Accelerato
 
 
 def check_start(options: Options) -> None:
-    """Refuses a missing --init_checkpoint, and blocks that cannot be built, before the data is opened.
+    """Refuses missing checkpoints, blocks that cannot be built and unknown activations before the data is opened.
 
     Raises:
-        InputError: names the file or the block.
+        InputError: names the file, the block or the activation.
     """
     model, replacement = options.model, options.replacement
     if model.init_checkpoint:  # it decides how many channels the blocks have
@@ -135,6 +135,10 @@ def check_start(options: Options) -> None:
             raise InputError(f"--init_checkpoint {model.init_checkpoint}: no such file; give the path of a checkpoint")
     elif replacement.plugin:
         put_blocks(new_codec(random_architecture(model)), options)
+    if options.qat.qat_a16:  # the names of the activations depend on the blocks
+        codec = in_float(initial_codec(model))
+        put_blocks(codec, options)
+        quantize(codec, options.qat, None)
 
 
 def put_blocks(codec: Codec, options: Options) -> None:

@@ -1,8 +1,8 @@
 """A codec's architecture as plain data: widths, the block of each transform, and how it is quantized."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from codec.errors import InputError
 
@@ -64,6 +64,7 @@ class Quantization:
         phase: the phase of training.
         learning: ranges and scales learn when the phase allows it; False: they stay fixed.
         hyper: h_a is quantized too; the scope includes the encoder.
+        a16: globs of names of activation tensors that have 16 bits, comma-separated; the others have 8.
     """
 
     scope: Literal["encoder", "decoder", "all"]
@@ -73,6 +74,7 @@ class Quantization:
     phase: Phase = Phase.CALIBRATION
     learning: bool = True
     hyper: bool = False
+    a16: str = ""
 
     def __post_init__(self) -> None:
         """Raises InputError if h_a is quantized without the encoder."""
@@ -125,6 +127,10 @@ class Architecture:
             raise InputError(f"{self.rates} rates: a codec has 1 to {MOST_RATES}")
         if self.quantization and self.quantization.hyper and self.arch == DEFAULT_ARCH:
             raise InputError(f"h_a cannot be quantized: {self.arch} does not have it")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As files have it. Without 16-bit activations `a16` is left out, as in files from before it existed."""
+        return asdict(self, dict_factory=lambda pairs: {name: x for name, x in pairs if (name, x) != ("a16", "")})
 
     def in_short(self) -> str:
         """What the codec computes in `eval()`, with the architecture if it is not the default one.

@@ -80,7 +80,7 @@ def to_bytes(arrays: Arrays, architecture: Architecture, description: Descriptio
     """The content of a checkpoint file."""
     metadata = {
         "format": FORMAT,
-        "architecture": json.dumps(asdict(architecture)),
+        "architecture": json.dumps(architecture.as_dict()),
         **{name: json.dumps(value) for name, value in asdict(description).items()},
     }
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}

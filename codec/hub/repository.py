@@ -59,7 +59,7 @@ def repository_files(
         InputError: the checkpoint cannot be read.
     """
     saved = read_checkpoint(checkpoint)
-    header = {"architecture": asdict(saved.architecture), **asdict(saved.description)}
+    header = {"architecture": saved.architecture.as_dict(), **asdict(saved.description)}
     try:
         tables = tables_of_state(saved.arrays, header["architecture"]["g_s"])
     except InputError as error:

@@ -74,7 +74,12 @@ class _Equalizer:
     def __init__(self, freedoms: Freedoms, sites: dict[nn.Module, Site], modules: dict[fx.Node, nn.Module]) -> None:
         self.freedoms = freedoms
         self.sites = {node: sites[module] for node, module in modules.items() if module in sites}
-        self.quantized = [node for node in self.sites if isinstance(modules[node], ActivationQuantizer)]
+        quantizers = {node: modules[node] for node in self.sites}
+        self.quantized = {  # with the steps of its range
+            node: each.limits[1] - each.limits[0]
+            for node, each in quantizers.items()
+            if isinstance(each, ActivationQuantizer)
+        }
 
     def equalize(self) -> None:
         """Scales the layers, in place."""
@@ -110,17 +115,18 @@ class _Equalizer:
     def _noise(self, logs: dict[int, Tensor]) -> Tensor:
         """The power of all roundings in the result."""
         terms = [
-            self._of_tensor(self.sites[node], scale.exp())
+            self._of_tensor(node, scale.exp())
             for node in self.quantized
             if (scale := self._scale(logs, node)) is not None
         ]
         return torch.stack(terms).sum()
 
-    def _of_tensor(self, site: Site, scale: Tensor) -> Tensor:
+    def _of_tensor(self, node: fx.Node, scale: Tensor) -> Tensor:
         """The power of a tensor's rounding."""
+        site, steps = self.sites[node], self.quantized[node]
         low, high = _reach(site)
         reach = _largest(high * scale) + _largest(-low * scale)
-        return reach.square() * (site.gain / scale.square()).sum() / (12 * 255**2)
+        return reach.square() * (site.gain / scale.square()).sum() / (12 * steps**2)
 
     def _scale(self, logs: dict[int, Tensor], node: fx.Node) -> Tensor | None:
         """The log scale [C] of a node's tensor; None if it is fixed."""

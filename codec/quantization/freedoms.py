@@ -9,10 +9,10 @@ from torch import Tensor, fx, nn
 from codec.quantization.graph import QuantizedTransform
 from codec.quantization.layers import CONVOLUTIONS, QuantizedLayer
 from codec.quantization.pairs import QuantizedProduct, QuantizedSum
-from codec.quantization.quantizers import ActivationQuantizer
+from codec.quantization.quantizers import ActivationQuantizer, Widened
 from codec.quantization.tracing import RELUS, operation, rectifier_bound
 
-HOMOGENEOUS = (*RELUS, nn.LeakyReLU, F.leaky_relu, nn.Identity, nn.AdaptiveAvgPool2d, ActivationQuantizer)
+HOMOGENEOUS = (*RELUS, nn.LeakyReLU, F.leaky_relu, nn.Identity, nn.AdaptiveAvgPool2d, ActivationQuantizer, Widened)
 """Operations with f(s x) = s f(x) for each s > 0. A clamp from 0 is one too, below its upper bound."""
 
 

@@ -8,7 +8,8 @@ the `nn.Sequential` that it was.
 
 What the graph contains:
 
-- **Activations** are uint8. Their quantizers are the `call_module` nodes whose module is an `ActivationQuantizer`
+- **Activations** are uint8, or with 16 bits int16 (`codec.quantization.widen`; then there are `Widened` nodes too).
+  Their quantizers are the `call_module` nodes whose module is an `ActivationQuantizer`
   (`quantizers.input`, `quantizers.after_1`, ...); `frozen` is (scale, zero point). The same quantizer may be called
   again after reshapes and similar operations: scale and zero point are the same there. A convolution, a sum or a
   product whose only user is a ReLU, a ReLU6 or a clamp from 0 has no quantizer of its own: the quantizer after the
@@ -51,7 +52,7 @@ from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.quantization.graph import QuantizedTransform
 from codec.quantization.phases import example_input, limit_symbols, quantization_of, switches_of
-from codec.quantization.quantizers import ActivationQuantizer, WeightQuantizer
+from codec.quantization.quantizers import ActivationQuantizer, Quantizer, WeightQuantizer
 from codec.quantization.tracing import rectifier_bound
 
 
@@ -94,7 +95,7 @@ def replace_clamps_by_relus(transform: QuantizedTransform) -> None:
         users = [transform.get_submodule(str(user.target)) for user in node.users if user.op == "call_module"]
         if bound is None or not users or len(users) < len(node.users):
             continue
-        if all(isinstance(q, ActivationQuantizer) and q.frozen and 254.5 * q.frozen[0] <= bound for q in users):
+        if all(isinstance(q, Quantizer) and q.frozen and (q.limits[1] - 0.5) * q.frozen[0] <= bound for q in users):
             with transform.graph.inserting_before(node):
                 node.replace_all_uses_with(transform.graph.call_function(F.relu, (node.args[0],)))
             transform.graph.erase_node(node)

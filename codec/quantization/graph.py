@@ -42,9 +42,11 @@ class QuantizedTransform(fx.GraphModule):
     Attributes:
         closed: names of the layers that could not be traced; inside these each convolution and linear layer has its
             own quantizers.
+        widened: the conversions to 16 bits (`codec.quantization.widen`); only where there are activations of 16 bits.
     """
 
     closed: list[str]
+    widened: nn.ModuleDict
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "QuantizedTransform":
         copied = super().__deepcopy__(memo)

@@ -4,7 +4,8 @@ A runtime multiplies and adds integers, scales the sum by one float32 number and
 computation on real values in float32 has a small error. It decides one rounding in 10^5 or, where a flat part of a
 picture lies halfway between two steps, thousands at once; and a value that is one step off changes every sum that
 contains it. Sums of integers below 2^24 are exact in float32, and with TF32 too. Evaluation therefore gives the
-integers of ONNX Runtime on every device.
+integers of ONNX Runtime on every device. If the input has 16 bits, the sums are exact in float64: they are a chip's,
+and ONNX Runtime's, which computes such a layer in float32, up to its rounding.
 """
 
 from typing import Any
@@ -17,8 +18,9 @@ from codec.network.modules import mix_in
 from codec.quantization.observers import Observer
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer, Wiring, round_ste
 
-LARGEST_BIAS = 2.0**22
-"""Largest bias in its unit, input scale times weight scale: float32 adds it to a sum without rounding."""
+LARGEST_BIAS = {8: 2.0**22, 16: 2.0**30}
+"""Largest bias in its unit, input scale times weight scale, by the bits of the input: float32, or float64, adds it to a
+sum without rounding, and it fits an int32."""
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 WEIGHTED = (*CONVOLUTIONS, nn.Linear)
@@ -51,14 +53,14 @@ class QuantizedLayer(nn.Module):
         if self.latent is not None:
             accumulator: Tensor = super().forward(round_ste(x - self._medians())) + self._accumulated_medians(x)
         else:
-            accumulator = super().forward(self.wiring.inputs[0].integers(x))
+            accumulator = super().forward(self.wiring.inputs[0].integers(x).to(self._of_sums))
         unit = self._unit()
         assert unit is not None
         unit = unit.view(-1, *[1] * (self.float_weight.ndim - 2))
         if self.wiring.output is None:
-            return accumulator.mul_(unit)
+            return accumulator.mul_(unit).to(x.dtype)
         step = self.wiring.output.scale
-        return round_ste(accumulator.mul_(unit / step)).mul_(step)
+        return round_ste(accumulator.mul_(unit / step)).mul_(step).to(x.dtype)
 
     @property
     def in_integers(self) -> bool:
@@ -76,7 +78,7 @@ class QuantizedLayer(nn.Module):
     def weight(self) -> Tensor:
         """The fake-quantized weight; its integers if `in_integers`."""
         quantized: Tensor = self.weight_quantizer(self.float_weight, self._smallest_scales())
-        return self.weight_quantizer.integers(quantized) if self.in_integers else quantized
+        return self.weight_quantizer.integers(quantized).to(self._of_sums) if self.in_integers else quantized
 
     @property
     def bias(self) -> Tensor | None:
@@ -86,7 +88,7 @@ class QuantizedLayer(nn.Module):
             return parameter
         exact = parameter / unit
         multiple = exact + (exact.round() - exact).detach()
-        return multiple if self.in_integers else multiple * unit
+        return multiple.to(self._of_sums) if self.in_integers else multiple * unit
 
     @property
     def float_weight(self) -> Tensor:
@@ -99,6 +101,12 @@ class QuantizedLayer(nn.Module):
     def float_bias(self) -> Tensor | None:
         """The bias as it trains, in float; None if the layer has none."""
         return self._parameters["bias"]
+
+    @property
+    def _of_sums(self) -> torch.dtype:
+        """The type in which sums of integers are exact."""
+        wide = bool(self.wiring.inputs) and self.wiring.inputs[0].bits == 16
+        return torch.float64 if wide else torch.float32
 
     def _unit(self) -> Tensor | None:
         """The unit of the int32 accumulator, [output channels] or [1]; None if the input's scale is not known."""
@@ -114,7 +122,8 @@ class QuantizedLayer(nn.Module):
         bias = self.float_bias
         if bias is None or not self.wiring.inputs:
             return None
-        return bias.detach().abs() / (self.wiring.inputs[0].scale * LARGEST_BIAS)
+        source = self.wiring.inputs[0]
+        return bias.detach().abs() / (source.scale * LARGEST_BIAS[source.bits])
 
     def update_weight_scale(self) -> None:
         """Computes the weight's scales from weight, bias and input scale as they are now."""

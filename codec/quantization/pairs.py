@@ -10,7 +10,7 @@ import operator
 import torch
 from torch import Tensor, nn
 
-from codec.quantization.quantizers import ActivationQuantizer, Switches, Wiring, round_ste
+from codec.quantization.quantizers import Quantizer, Switches, Wiring, round_ste
 
 
 class QuantizedPair(nn.Module):
@@ -28,20 +28,21 @@ class QuantizedPair(nn.Module):
         self.in_float = False
 
     @property
-    def operands(self) -> tuple[ActivationQuantizer, ...]:
+    def operands(self) -> tuple[Quantizer, ...]:
         """The quantizers of the two tensors."""
         return self.wiring.inputs
 
     @property
-    def result(self) -> ActivationQuantizer:
+    def result(self) -> Quantizer:
         """The quantizer of the result."""
         assert self.wiring.output is not None
         return self.wiring.output
 
     @property
     def in_integers(self) -> bool:
-        """Whether it computes with a runtime's integers: in evaluation."""
-        return self.switches.quantize and self.switches.in_eval and not (self.training or self.in_float)
+        """Whether it computes with a runtime's integers: in evaluation, if all three tensors have 8 bits."""
+        on = self.switches.quantize and self.switches.in_eval and not (self.training or self.in_float)
+        return on and all(each.bits == 8 for each in (*self.operands, self.result))
 
     def compute_in_float(self) -> None:
         """Makes it an ordinary sum or product, which an exporter can trace."""

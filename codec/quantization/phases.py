@@ -15,6 +15,7 @@ rounding are in `codec.quantization.calibrate`; what an exporter gets is in `cod
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from codec.quantization.layers import QuantizedLayer
 from codec.quantization.levels import Levels, levels_of, set_steps, with_levels
 from codec.quantization.observers import Reduction, observer_named
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer
+from codec.quantization.widen import widen
 
 PICTURE_RANGE = (0.0, 1.0)
 MAGNITUDE_RANGE = (0.0, 255.0)
@@ -50,6 +52,9 @@ def prepare(codec: Codec, quantization: Quantization) -> None:
     """Inserts quantizers into the transforms of the scope, in place, and sets their switches for the phase.
 
     If the phase is one of fake quantization, load the ranges with the weights before the codec is used.
+
+    Raises:
+        InputError: the observer is unknown, or a glob of `a16` matches no tensor.
     """
     switches = Switches(in_eval=quantization.eval_fakequant)
     for part in quantization.transforms:
@@ -64,6 +69,8 @@ def prepare(codec: Codec, quantization: Quantization) -> None:
         )
         setattr(codec, part, transform.to(next(codec.parameters()).device))
     _set_phase(codec, quantization)
+    if quantization.a16:
+        give_16_bits(codec, quantization.a16)
 
 
 def _input_range(codec: Codec, part: str) -> tuple[float, float] | None:
@@ -162,6 +169,37 @@ def forget_batches(codec: Codec) -> None:
 def activation_quantizers(codec: nn.Module) -> Iterator[tuple[str, ActivationQuantizer]]:
     """The quantizers of activations, with their names."""
     return ((name, module) for name, module in codec.named_modules() if isinstance(module, ActivationQuantizer))
+
+
+def give_16_bits(codec: Codec, globs: str) -> None:
+    """Gives activations 16 bits, in place, by globs of their names (`tensor_name`), comma-separated.
+
+    Tensors with a given range stay as they are: pictures, symbols, levels and magnitudes have 8 bits by their nature,
+    and a sigmoid's grid is one that chips require.
+
+    Raises:
+        InputError: a glob matches no tensor that learns its range.
+    """
+    tensors = {tensor_name(name): quantizer for name, quantizer in activation_quantizers(codec) if quantizer.learns}
+    for glob in globs.split(","):
+        matching = [name for name in tensors if fnmatchcase(name, glob)]
+        if not matching:
+            raise InputError(f"a16 {glob}: no quantized activation has this name; there are {', '.join(tensors)}")
+        for name in matching:
+            tensors[name].bits = 16
+    for part in quantization_of(codec).transforms:
+        widen(getattr(codec, part))
+
+
+def wide_activations(codec: Codec, *parts: str) -> list[str]:
+    """The names of the activations with 16 bits in these transforms."""
+    quantizers = ((name, each) for name, each in activation_quantizers(codec) if name.split(".")[0] in parts)
+    return [tensor_name(name) for name, quantizer in quantizers if quantizer.bits == 16]
+
+
+def tensor_name(quantizer: str) -> str:
+    """The name of the tensor that a quantizer's name stands for, as in `g_s.after_5_outer`."""
+    return quantizer.replace("quantizers.", "")
 
 
 def quantizer_state(codec: Codec) -> set[str]:

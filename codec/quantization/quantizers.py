@@ -37,7 +37,8 @@ class Switches:
 class ActivationQuantizer(nn.Module):
     """Quantizes a tensor between two layers to uint8: scale * (q - zero_point), q in 0..255, one scale for the tensor.
 
-    The range always contains zero, so that zero, and with it the padding of convolutions, is exact.
+    The range always contains zero, so that zero, and with it the padding of convolutions, is exact. With 16 bits it is
+    int16 with zero point 0, and the largest magnitude of the range at 32767, as Arm's cores have it.
 
     Attributes:
         low, high: buffers, 0-dim, the learned range; low > high: there is none yet.
@@ -45,6 +46,7 @@ class ActivationQuantizer(nn.Module):
         scale, zero_point: buffers, 0-dim, computed from the range by `fix_scale`.
         batch: buffer [3], float64, not saved: the observer's summary of the current step.
         learns: whether it learns its range; False where the range is given.
+        bits: 8 or 16.
         frozen: scale and zero point as numbers, for an exporter.
     """
 
@@ -70,7 +72,7 @@ class ActivationQuantizer(nn.Module):
         """
         super().__init__()
         self.switches, self.observer, self.only_in_eval = switches, observer, only_in_eval
-        self.learns = known_range is None
+        self.learns, self.bits = known_range is None, 8
         self.frozen: tuple[float, int] | None = None
         low, high = known_range or (math.inf, -math.inf)
         self.register_buffer("low", torch.tensor(low))
@@ -84,12 +86,22 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.switches.learn and self.learns:
             self._observe(x.detach())
-        wanted = not self.only_in_eval if self.training else self.switches.in_eval
-        if not (self.switches.quantize and wanted):
+        if not self.on:
             return x
         if self.frozen:
-            return torch.fake_quantize_per_tensor_affine(x, *self.frozen, 0, 255)
-        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, 255)
+            return torch.fake_quantize_per_tensor_affine(x, *self.frozen, *self.limits)
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, *self.limits)
+
+    @property
+    def on(self) -> bool:
+        """Whether it quantizes now."""
+        wanted = not self.only_in_eval if self.training else self.switches.in_eval
+        return self.switches.quantize and wanted
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The smallest and the largest q."""
+        return (0, 255) if self.bits == 8 else (-32768, 32767)
 
     def integers(self, x: Tensor) -> Tensor:
         """q - zero_point of each value of this quantizer's output."""
@@ -125,12 +137,65 @@ class ActivationQuantizer(nn.Module):
     def fix_scale(self) -> None:
         """Computes scale and zero point from the range."""
         low, high = self.low.clamp(max=0), self.high.clamp(min=0)
+        if self.bits == 16:
+            self.scale.copy_((torch.maximum(high, -low) / 32767).clamp(min=SMALLEST_SCALE))
+            self.zero_point.zero_()
+            return
         scale = ((high - low) / 255).clamp(min=SMALLEST_SCALE)
         self.scale.copy_(scale)
         self.zero_point.copy_((-low / scale).round().clamp(0, 255))
 
     def extra_repr(self) -> str:
-        return f"scale={float(self.scale):.4g}, zero_point={int(self.zero_point)}"
+        return f"scale={float(self.scale):.4g}, zero_point={int(self.zero_point)}, bits={self.bits}"
+
+
+class Widened(nn.Module):
+    """The tensor of an 8-bit quantizer in 16 bits, for an operation whose other tensors have 16 bits.
+
+    Its steps are 1/127 of the quantizer's. So an operand keeps its values, and a result is rounded twice, to 16 bits
+    and then to 8; the ratio is odd, so that the first rounding never gives a half.
+
+    Attributes:
+        narrow: the 8-bit quantizer, which is registered elsewhere.
+    """
+
+    RATIO = 127
+    bits, limits = 16, (-32768, 32767)
+
+    def __init__(self, narrow: ActivationQuantizer) -> None:
+        super().__init__()
+        self._narrow = (narrow,)
+
+    @property
+    def narrow(self) -> ActivationQuantizer:
+        return self._narrow[0]
+
+    @property
+    def scale(self) -> Tensor:
+        return self.narrow.scale / self.RATIO
+
+    @property
+    def zero_point(self) -> Tensor:
+        return torch.zeros_like(self.narrow.zero_point)
+
+    @property
+    def frozen(self) -> tuple[float, int] | None:
+        """Scale and zero point as numbers, for an exporter."""
+        return (self.narrow.frozen[0] / self.RATIO, 0) if self.narrow.frozen else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.narrow.on:
+            return x
+        if self.frozen:
+            return torch.fake_quantize_per_tensor_affine(x, *self.frozen, *self.limits)
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, *self.limits)
+
+    def integers(self, x: Tensor) -> Tensor:
+        """q of each value of its output."""
+        return round_ste(x / self.scale)
+
+
+Quantizer = ActivationQuantizer | Widened
 
 
 class WeightQuantizer(nn.Module):
@@ -140,6 +205,7 @@ class WeightQuantizer(nn.Module):
         axis: the axis of the output channels, each with its own scale; None: one scale for all.
         zero_point: 0; or 128 with q in 0..255, for a parameter in a sum or a product with activations, because the
             operators of a runtime take two operands of one type. The values are the same.
+        bits: 8, or 16 for a parameter in a sum or a product with activations of 16 bits; then the zero point is 0.
         scale: buffer [channels], or [1].
         frozen: the one scale as a number, for an exporter.
     """
@@ -148,7 +214,7 @@ class WeightQuantizer(nn.Module):
 
     def __init__(self, switches: Switches, channels: int, axis: int | None, zero_point: int = 0) -> None:
         super().__init__()
-        self.switches, self.axis, self.zero_point = switches, axis, zero_point
+        self.switches, self.axis, self.zero_point, self.bits = switches, axis, zero_point, 8
         self.frozen: float | None = None
         self.register_buffer("scale", torch.ones(1 if axis is None else channels))
 
@@ -157,7 +223,7 @@ class WeightQuantizer(nn.Module):
             self.update_scale(weight, smallest_scale)
         if not self.on:
             return weight
-        low, high = -128 + self.zero_point, 127 + self.zero_point
+        low, high = self.zero_point - self.largest - 1, self.zero_point + self.largest
         if self.frozen:
             return torch.fake_quantize_per_tensor_affine(weight, self.frozen, self.zero_point, low, high)
         if self.axis is None:
@@ -167,17 +233,22 @@ class WeightQuantizer(nn.Module):
         return torch.fake_quantize_per_channel_affine(weight, self.scale, zeros, self.axis, low, high)
 
     @property
+    def largest(self) -> int:
+        """The largest q, if the zero point is 0."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
     def on(self) -> bool:
         """Whether weights are fake-quantized now."""
         return self.switches.quantize and (self.training or self.switches.in_eval)
 
     @torch.no_grad()
     def update_scale(self, weight: Tensor, smallest_scale: Tensor | None = None) -> None:
-        """Computes the scales: the largest magnitude of the weights / 127, but at least `smallest_scale` [channels]."""
+        """Computes the scales: the largest magnitude / the largest q, but at least `smallest_scale` [channels]."""
         axis = self.axis
         magnitude = weight.detach().abs()
         largest = magnitude.max()[None] if axis is None else magnitude.transpose(0, axis).flatten(1).amax(1)
-        scale = (largest / 127).clamp(min=SMALLEST_SCALE)
+        scale = (largest / self.largest).clamp(min=SMALLEST_SCALE)
         if smallest_scale is not None:
             scale = torch.maximum(scale, smallest_scale.max()[None] if axis is None else smallest_scale)
         self.scale.copy_(scale)
@@ -208,8 +279,8 @@ class Wiring:
         y_model: for the first layer of g_s: the entropy model of y, whose y_hat = symbol + median is its input.
     """
 
-    inputs: tuple[ActivationQuantizer, ...] = ()
-    output: ActivationQuantizer | None = None
+    inputs: tuple[Quantizer, ...] = ()
+    output: Quantizer | None = None
     y_model: nn.Module | None = None
 
 

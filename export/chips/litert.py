@@ -66,7 +66,8 @@ def quantize_explicitly(graph: fx.GraphModule) -> None:
         if node.target == torch.ops.aten.fake_quantize_per_tensor_affine.default:
             x, scale, zero_point, low, high = node.args
             shift = SIGNED if low == 0 else 0
-            grid = (scale, zero_point - shift, low - shift, high - shift, torch.int8)
+            kind = torch.int16 if high - shift > SIGNED else torch.int8
+            grid = (scale, zero_point - shift, low - shift, high - shift, kind)
             pair = (operators.quantize_per_tensor.default, operators.dequantize_per_tensor.default)
         elif node.target == torch.ops.aten.fake_quantize_per_channel_affine.default:
             x, scales, _, axis, low, high = node.args

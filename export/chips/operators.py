@@ -46,6 +46,7 @@ class Family:
         int8: it accepts our int8 file; False: its own tool, or export.npu, quantizes the float file.
         rules: rules by operator; None: always supported.
         static: it refuses graphs whose height or width is dynamic.
+        wide: rules by operator with activations of 16 bits; for an operator that is not here, its list does not say.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Family:
     int8: bool
     rules: Mapping[str, Rule | None] = field(repr=False)
     static: bool = True
+    wide: Mapping[str, Rule | None] = field(default_factory=dict, repr=False)
 
 
 def taken(*operators: str) -> dict[str, Rule | None]:
@@ -135,6 +137,13 @@ def two_dimensional(node: Node) -> bool:
     return len(node.inputs[0]) == 4
 
 
+def one_type(node: Node) -> bool:
+    return len(node.stored) == 1
+
+
+ONE_TYPE = Rule(one_type, "8-bit and 16-bit activations in one operator", "leave the tensor beside y in 8 bits")
+
+
 ETHOS_U = Family(
     "Arm Ethos-U (Vela)",
     "concat",
@@ -171,6 +180,11 @@ QUALCOMM = Family(
         **COMMON,
         **taken("ConvTranspose", "HardSigmoid", "DepthToSpace", "ReduceMean", "Sqrt", "Div", "Pow", "Reciprocal"),
         **taken("Round", "Abs", "Max", "Min", "Sub", "Neg"),
+    },
+    wide={
+        **taken("Relu", "LeakyRelu", "Clip", "Sigmoid", "Mul", "Add", "GlobalAveragePool", "DepthToSpace", "Concat"),
+        **QUANTIZERS,
+        "Conv": ONE_TYPE,
     },
 )
 
@@ -279,6 +293,12 @@ ORT = Family(
         "Round": refused(IN_FLOAT, HOST),
     },
     static=False,
+    wide={
+        **dict.fromkeys(COMMON, refused("no 16-bit kernel: " + IN_FLOAT, "give 16 bits to few tensors")),
+        **taken("DepthToSpace"),
+        **MOVES,
+        **QUANTIZERS,
+    },
 )
 
 FAMILIES = (ETHOS_U, QUALCOMM, RKNN, AXERA, NXP, TENSORRT, ORT)
@@ -312,4 +332,10 @@ def findings(nodes: list[Node], family: Family) -> list[Finding]:
             found.append(Finding(family.name, node.name, node.operator, False, "its list does not say", remedy))
         elif (rule := family.rules[node.operator]) and not rule.holds(node):
             found.append(Finding(family.name, node.name, node.operator, True, rule.reason, rule.advice(node)))
+        elif "uint16" in node.stored:
+            if node.operator not in family.wide:
+                reason = "its list does not say whether with 16-bit activations"
+                found.append(Finding(family.name, node.name, node.operator, False, reason, "ask its compiler"))
+            elif (rule := family.wide[node.operator]) and not rule.holds(node):
+                found.append(Finding(family.name, node.name, node.operator, True, rule.reason, rule.advice(node)))
     return found

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from export.chips.part import QuantizedPart
 
 TWIN, TABLE, NUMBERS = "twin.onnx", "part.table", "numbers.json"
-LEVELS = 255
+LEVELS, UINT16 = 255, 4
+"""The steps of 8 bits; the number of a type in ONNX."""
 TOOLS = Path(sys.executable).parent
 
 
@@ -39,12 +40,15 @@ class Sophgo(Compiler):
         twin, ranges = float_twin(model)
         (job.folder / TWIN).write_bytes(twin.SerializeToString())
         names = {"input": twin.graph.input[0].name, "output": twin.graph.output[0].name}
-        numbers = names | {"ranges": ranges, "scales": weight_scales(model)}
+        wide = any(each.data_type == UINT16 for each in model.graph.initializer)
+        numbers = names | {"ranges": ranges, "scales": weight_scales(model), "wide": wide}
         (job.folder / NUMBERS).write_text(json.dumps(numbers))
         return {}
 
     def compile(self, job: Job) -> str:
         numbers = json.loads((job.folder / NUMBERS).read_text())
+        if numbers["wide"]:
+            raise Refused("its calibration table has no 16-bit activations: it would compute them in 8 bits")
         shape = json.dumps(list(np.load(job.folder / INPUT, mmap_mode="r").shape))
         graph = ("--model_name", "part", "--model_def", TWIN, "--input_shapes", f"[{shape}]", "--mlir", "part.mlir")
         tool(job, "model_transform", *graph)

@@ -17,13 +17,16 @@ from codec.network.codec import Codec
 from codec.network.reach import margins
 from codec.quantization.calibrate import calibrate
 from codec.quantization.freeze import frozen
-from codec.quantization.phases import in_float, limit_symbols
+from codec.quantization.phases import in_float, limit_symbols, wide_activations
 from export.graph import onnx_file
 from export.graph.parts import Part, exportable
 from export.graph.qdq import to_int8
 from export.graph.rewrite import Deconv
 from export.pictures import calibration_pictures
 from export.runtime.session import H_A, H_A_SUFFIX, MARGINS, STEPS, TABLES_SUFFIX, digest
+
+OPSET = 13
+"""The opset of a graph, if none is wanted: the newest that Renesas' translator takes."""
 
 
 def transforms_of(codec: Codec, part: Part) -> tuple[str, ...]:
@@ -38,17 +41,34 @@ def parts_of(codec: Codec, part: Part) -> tuple[Part, ...]:
 
 
 def build(
-    codec: Codec, part: Part, deconv: Deconv, x: Tensor, opset: int = 13, dynamic: bool = False, fingerprint: int = 0
+    codec: Codec,
+    part: Part,
+    deconv: Deconv,
+    x: Tensor,
+    opset: int | None = None,
+    dynamic: bool = False,
+    fingerprint: int = 0,
 ) -> onnx.ModelProto:
     """The ONNX graph of a part: float, or int8 where a codec from `codec.quantization.freeze.frozen` is quantized.
 
     Args:
         x: a picture [1, 3, H, W] in [0, 1]. The graph has its size or, with `dynamic`, any multiples of 16.
+        opset: None: 13, or 21 if the graph has activations of 16 bits.
         fingerprint: the fingerprint of the codec's entropy tables.
+
+    Raises:
+        InputError: the graph has activations of 16 bits, and the opset has no such type.
     """
+    own = ("g_a",) if part == "encoder" else transforms_of(codec, part)
+    wide = wide_activations(codec, *own)
+    opset = opset or (onnx_file.WIDE_OPSET if wide else OPSET)
+    if wide and opset < onnx_file.WIDE_OPSET:
+        raise InputError(
+            f"--opset {opset} has no 16-bit activations, and {', '.join(wide)} has 16 bits: leave --opset out, or give "
+            f"{onnx_file.WIDE_OPSET}"
+        )
     ready = exportable(codec, part, deconv, x, dynamic)
     model = onnx_file.to_onnx(ready.module, ready.example, ready.inputs, ready.outputs, opset, dynamic)
-    own = {"encoder": ("g_a",), "h_a": ("h_a",), "decoder": ("g_s",), "full": ("g_a", "g_s")}[part]
     if any(codec.is_quantized(transform) for transform in own):
         to_int8(model)
     known = margins(codec, *own) if part != "full" else None
@@ -86,7 +106,9 @@ def open_for_export(path: Path, replace_parts: str | None) -> Codec:
     return codec
 
 
-def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: tuple[int, int], name: str) -> Codec:
+def in_int8(
+    codec: Codec, part: Part, calib_dir: Path | None, size: tuple[int, int], name: str, a16: str | None = None
+) -> Codec:
     """The frozen codec. Its ranges come from training or, for transforms without these, from photographs.
 
     If only one transform has ranges from training and there is no folder, the other stays in float.
@@ -95,9 +117,11 @@ def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: tuple[int, i
         part: the part that is wanted in int8.
         name: name of the checkpoint, for messages.
         size: height and width to which the photographs are scaled.
+        a16: globs of names of the activations that the photographs give 16 bits.
 
     Raises:
-        InputError: the part has no ranges and there is no folder, or it has all ranges and a folder is given.
+        InputError: the part has no ranges and there is no folder, it has all ranges and a folder is given, or a glob
+            matches no activation.
     """
     needed = transforms_of(codec, part)
     missing = tuple(transform for transform in needed if not codec.is_quantized(transform))
@@ -110,7 +134,8 @@ def in_int8(codec: Codec, part: Part, calib_dir: Path | None, size: tuple[int, i
         )
     if not calib_dir:
         return frozen(codec)
-    calibrated = frozen(calibrate(in_float(codec), calibration_pictures(calib_dir, *size), _like(codec, missing)))
+    quantization = replace(_like(codec, missing), a16=a16 or "")
+    calibrated = frozen(calibrate(in_float(codec), calibration_pictures(calib_dir, *size), quantization))
     return calibrated if missing == needed else _joined(frozen(codec), calibrated, missing)
 
 

@@ -17,7 +17,7 @@ LOW, HIGH, STEPS = -128, 127, 255
 
 
 def float_twin(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Range]]:
-    """The graph without its quantizers, with dequantized weights; and what 0 and 255 of each tensor stand for.
+    """The graph without its quantizers, with dequantized weights; and what the limits of each tensor's type stand for.
 
     Inputs and outputs are float and keep their names.
     """
@@ -26,8 +26,9 @@ def float_twin(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Range
     _dequantize_constants(graph)
     ranges: dict[str, Range] = {}
     for node in graph.nodes("QuantizeLinear", "DequantizeLinear"):
+        limits = np.iinfo(graph.constants[node.input[2]].dtype)
         scale, zero = (graph.constants[name].astype(np.float64).item() for name in node.input[1:])
-        ranges[_bypass(graph, node)] = (-zero * scale, (STEPS - zero) * scale)
+        ranges[_bypass(graph, node)] = ((limits.min - zero) * scale, (limits.max - zero) * scale)
     for value in (*twin.graph.input, *twin.graph.output):
         value.type.tensor_type.elem_type = TensorProto.FLOAT
     prune(twin.graph)

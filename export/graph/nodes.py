@@ -1,6 +1,6 @@
 """ONNX graphs as lists of nodes, with the shapes and constants for rules and counts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -21,6 +21,7 @@ class Node:
     Attributes:
         inputs, outputs: shapes; () for a scalar, for an input that is left out, and if nothing is known.
         constants: values of the constant inputs.
+        stored: types of the stored activations that it reads and writes, a rectifier after it included; empty in float.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Node:
     outputs: tuple[Shape, ...]
     attributes: dict[str, Any] = field(repr=False)
     constants: dict[int, NDArray[np.generic]] = field(repr=False)
+    stored: frozenset[str] = frozenset()
 
     def ints(self, name: str) -> Sequence[int]:
         """A list of integers from an attribute or, in later opsets, a constant input; empty if there is none."""
@@ -60,6 +62,7 @@ def read(model: onnx.ModelProto) -> list[Node]:
     constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
     shapes = {each.name: _shape(each) for each in (*graph.input, *graph.value_info, *graph.output)}
     shapes |= {name: value.shape for name, value in constants.items()}
+    stored = _stored(graph, constants)
     nodes = [
         Node(each.name, "Input", (), (shapes[each.name],), {}, {}) for each in graph.input if each.name not in constants
     ]
@@ -74,9 +77,23 @@ def read(model: onnx.ModelProto) -> list[Node]:
                 tuple(shapes.get(name, ()) for name in node.output),
                 attributes,
                 {place: constants[name] for place, name in enumerate(node.input) if name in constants},
+                frozenset(stored[name] for name in (*node.input, *node.output) if name in stored),
             )
         )
     return nodes
+
+
+def _stored(graph: onnx.GraphProto, constants: Mapping[str, NDArray[np.generic]]) -> dict[str, str]:
+    """The types of the activations that are stored, by the names of their real values."""
+    stored = {}
+    for node in reversed(graph.node):  # a rectifier comes after the operation that computes it too
+        if node.op_type == "QuantizeLinear":
+            stored[node.input[0]] = str(constants[node.input[2]].dtype)
+        elif node.op_type == "DequantizeLinear" and node.input[0] not in constants:
+            stored[node.output[0]] = str(constants[node.input[2]].dtype)
+        elif node.op_type in ("Relu", "Clip") and node.output[0] in stored:
+            stored.setdefault(node.input[0], stored[node.output[0]])
+    return stored
 
 
 def macs(nodes: list[Node]) -> int:

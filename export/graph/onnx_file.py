@@ -4,10 +4,33 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
+from onnx import TensorProto
 from torch import Tensor, nn
+from torch.onnx import symbolic_helper, symbolic_opset13
+
+WIDE_OPSET = 21
+"""The first opset with 16 bits in QuantizeLinear and DequantizeLinear."""
+_NEWEST, _IR_VERSION = 20, 10
+"""torch's TorchScript exporter writes opsets up to 20. 21 adds types to operators of 20, and needs this IR version."""
+
+
+@symbolic_helper.parse_args("v", "v", "v", "i", "i")
+def _quantized(g: Any, x: Any, scale: Any, zero_point: Any, low: int, high: int) -> Any:
+    """fake_quantize_per_tensor_affine, as torch writes it, and to int16, which torch refuses."""
+    if low >= -128:
+        return symbolic_opset13.fake_quantize_per_tensor_affine(g, x, scale, zero_point, low, high)
+    zero = g.op("Constant", value_t=torch.tensor(0, dtype=torch.int16))
+    real = g.op("Cast", scale, to_i=TensorProto.FLOAT)
+    return g.op("DequantizeLinear", g.op("QuantizeLinear", x, real, zero), real, zero)
+
+
+torch.onnx.register_custom_op_symbolic(  # type: ignore[attr-defined]
+    "aten::fake_quantize_per_tensor_affine", _quantized, _NEWEST
+)
 
 
 def to_onnx(
@@ -28,10 +51,13 @@ def to_onnx(
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         torch.onnx.export(
-            module, (example,), file, input_names=list(inputs), output_names=list(outputs), opset_version=opset,
-            dynamic_axes=axes, dynamo=False,
+            module, (example,), file, input_names=list(inputs), output_names=list(outputs),
+            opset_version=min(opset, _NEWEST), dynamic_axes=axes, dynamo=False,
         )  # fmt: skip
         model = onnx.load(file)
+    if opset > _NEWEST:
+        (written,) = model.opset_import
+        written.version, model.ir_version = opset, _IR_VERSION
     tidy(model.graph)
     return model
 

@@ -47,6 +47,10 @@ class Graph:
         self.producers[node.output[0]] = self.graph.node[0]
         return f"{name}_dq"
 
+    def zero_point(self, name: str) -> Array:
+        """The zero point of a tensor that a DequantizeLinear produces."""
+        return self.constants[self.producers[name].input[2]]
+
     def scale(self, name: str) -> Array | None:
         """The scale of a tensor, if a DequantizeLinear produces it; else None."""
         node = self.producers.get(name)
@@ -55,7 +59,8 @@ class Graph:
 
 def to_int8(model: onnx.ModelProto) -> None:
     """Makes all conversions of this module, in place."""
-    for step in (fold_weights, quantize_biases, quantize_numbers, trim_kernels, open_inputs, open_outputs):
+    integers = (fold_weights, without_int16, quantize_biases, quantize_numbers)
+    for step in (*integers, settle_results, trim_kernels, open_inputs, open_outputs):
         step(Graph(model.graph))
         prune(model.graph)
 
@@ -77,6 +82,14 @@ def fold_weights(graph: Graph) -> None:
         integers = np.rint(real * inverse) + zero.astype(np.int32).reshape(shape if zero.ndim else [1])
         graph.constant(node.output[0], np.clip(integers, limits.min, limits.max).astype(zero.dtype))
         graph.graph.node.remove(node)
+
+
+def without_int16(graph: Graph) -> None:
+    """Writes int16 as uint16, plus 32768: the same values, and Qualcomm's chips run more operators on uint16."""
+    for value in graph.graph.initializer:
+        if value.data_type == TensorProto.INT16:
+            integers = numpy_helper.to_array(value).astype(np.int32) + 32768
+            value.CopyFrom(numpy_helper.from_array(integers.astype(np.uint16), value.name))
 
 
 def quantize_biases(graph: Graph) -> None:
@@ -102,7 +115,7 @@ def quantize_biases(graph: Graph) -> None:
 
 
 def quantize_numbers(graph: Graph) -> None:
-    """Converts numbers that are added to or multiplied with a tensor to 8 bits; the scale is their magnitude."""
+    """Converts numbers that are added to or multiplied with a tensor to its type; the scale is their magnitude."""
     for node in graph.nodes("Add", "Sub", "Mul", "Div"):
         for place, name in enumerate(node.input):
             number = graph.constants.get(name)
@@ -110,11 +123,31 @@ def quantize_numbers(graph: Graph) -> None:
             if number is None or other is None or number.size != 1:
                 continue
             magnitude = np.abs(number).astype(np.float32).reshape(())
-            zero = np.uint8(number.item() < 0)  # a negative number is 0 with zero point 1
+            kind = graph.zero_point(node.input[1 - place]).dtype.type
+            zero = kind(number.item() < 0)  # a negative number is 0 with zero point 1
             label = f"{node.name}_number"
             node.input[place] = graph.dequantized(
-                label, np.full(number.shape, 1 - zero, np.uint8), magnitude, np.array(zero)
+                label, np.full(number.shape, 1 - zero, kind), magnitude, np.array(zero)
             )
+
+
+def settle_results(graph: Graph) -> None:
+    """Quantizes the input of a rectifier as its output, where that has 16 bits: rounding and rectifying commute.
+
+    In 8 bits a rectifier is the saturation of the operation before it. In 16 bits the range is symmetric, so that it is
+    an operation of its own, and Qualcomm's chips refuse one whose input is no stored tensor.
+    """
+    for node in graph.nodes("Relu", "Clip"):
+        (reader, *others) = graph.readers(node.output[0])
+        if others or reader.op_type != "QuantizeLinear" or graph.constants[reader.input[2]].dtype != np.uint16:
+            continue
+        if graph.scale(node.input[0]) is not None:
+            continue
+        real, names = node.input[0], [f"{node.name}_{what}" for what in ("settled", "settled_dq")]
+        place = list(graph.graph.node).index(node)
+        for kind, source, name in (("DequantizeLinear", names[0], names[1]), ("QuantizeLinear", real, names[0])):
+            graph.graph.node.insert(place, helper.make_node(kind, [source, *reader.input[1:]], [name], name))
+        node.input[0] = names[1]
 
 
 def trim_kernels(graph: Graph) -> None:

@@ -16,7 +16,7 @@ from codec.blocks.gdnish import ChannelConv, banded
 from codec.compressai import GDN
 from codec.quantization.layers import QuantizedLayer, quantize_layer
 from codec.quantization.pairs import QuantizedPair
-from codec.quantization.quantizers import ActivationQuantizer, WeightQuantizer
+from codec.quantization.quantizers import ActivationQuantizer, WeightQuantizer, Widened
 
 Deconv = Literal["transpose", "depth_to_space", "concat"]
 DECONVS: tuple[Deconv, ...] = get_args(Deconv)
@@ -187,14 +187,14 @@ def _rearrange_late(module: fx.GraphModule, node: fx.Node, new: DepthToSpaceDeco
 
 
 def _pointwise_after(module: fx.GraphModule, node: fx.Node) -> Iterator[fx.Node]:
-    """The rectifier, if it is the node's only reader, and the quantizer after it."""
-    kinds: tuple[Any, ...] = (*RECTIFIERS, ActivationQuantizer)
+    """The rectifier, if it is the node's only reader, and the quantizers after it."""
+    kinds: tuple[Any, ...] = (*RECTIFIERS, Widened, ActivationQuantizer)
     while len(node.users) == 1:
         (node,) = node.users
         if _kind(module, node) not in kinds:
             return
         yield node
-        kinds = (ActivationQuantizer,)
+        kinds = (Widened, ActivationQuantizer) if _kind(module, node) in RECTIFIERS else (ActivationQuantizer,)
 
 
 def _kind(module: fx.GraphModule, node: fx.Node) -> Any:

@@ -265,7 +265,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_our_own_words(tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("--opset 12", "--opset 12: must be 13 to 17"),
+        ("--opset 12", "--opset 12: must be 13 to 17, or 21"),
         ("--input_size 200", "--input_size 200: must be a multiple of 16"),
         ("--part middle", "--part"),
         ("--deconv fold", "--deconv"),

@@ -24,7 +24,7 @@ from codec.network.tables import with_tables
 from codec.quantization.calibrate import calibrate
 from codec.quantization.layers import QuantizedLayer
 from codec.quantization.levels import levels_of
-from codec.quantization.phases import activation_quantizers, in_float
+from codec.quantization.phases import activation_quantizers, in_float, wide_activations
 from training.options import parse
 from training.qat import about_latent
 
@@ -152,6 +152,24 @@ def test_killed_in_each_phase_it_ends_as_one_that_was_left_alone(ranks: int, arc
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 1 disturbed runs left what the undisturbed one left, bit for bit" in done.stdout
     assert len(re.findall(r"^ +1 +\d+\.\d\d  ", done.stdout, flags=re.MULTILINE)) == 3
+
+
+def test_a_run_with_16_bit_activations_resumes_and_its_checkpoint_says_so(here: Train, tmp_path: Path) -> None:
+    words = ["--qat_a16", "g_s.after_5,g_a.*_3", "--checkpoint_every", 1, "--keep_checkpoints", 99, "--max_steps", 10]
+    assert here(tmp_path / "whole", *words) == 0
+    state = tmp_path / "whole" / "state" / "step-00000006"
+    assert here(tmp_path / "resumed", *words, "--resume", state) == 0
+    assert same(weights(tmp_path / "resumed"), weights(tmp_path / "whole"))
+    trained, described = load_codec(tmp_path / "whole" / "last.safetensors")
+    assert trained.architecture.quantization.a16 == described.options["qat_a16"] == "g_s.after_5,g_a.*_3"
+    assert wide_activations(trained, "g_a", "g_s") == ["g_a.after_3", "g_s.after_5"]
+    with pytest.raises(InputError, match=re.escape("--qat_a16 g_s.after_5,g_a.*_3 there, absent here")):
+        here(tmp_path / "whole", "--max_steps", 11)
+
+
+def test_records_without_16_bit_activations_do_not_mention_them(whole: Path) -> None:
+    for name in ("last.safetensors", "config.yaml"):
+        assert b"a16" not in (whole / name).read_bytes()
 
 
 def test_another_quantization_is_another_run(here: Train, whole: Path) -> None:
@@ -363,6 +381,10 @@ def test_amp_is_off_by_default_and_warned_of(
         (["--qat_freeze_after", 60], "--qat_freeze_after 60: a run of 60 optimizer steps never reaches"),
         (["--max_steps", 12, "--qat_disable_observer_step", 0], "no step learns ranges, and g_a.quantizers.after_1"),
         (["--max_steps", 12, "--qat_calib_steps", 0], "no step learns ranges, and g_a.quantizers.after_1"),
+        (
+            ["--qat_a16", "g_s.*,g_s.gain", "--coco_dir", "missing"],
+            "a16 g_s.gain: no quantized activation has this name; there are g_a.after_1, g_a.after_3, g_a.after_5",
+        ),
         (
             ["--act", "gdnish", "--amp", "true", "--local_fp32", "custom", "--local_fp32_custom", "g_a.1"],
             "--local_fp32 would keep g_a.1 in FP32, but with --qat true that block is not a separate module",
