@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from programs import ROOT, into, rows, train
+from rates import rated
 
 from codec.checkpoint import Description, load_codec, save_codec
 from codec.description.architecture import ARCHITECTURES, DEFAULT_ARCH, Architecture
@@ -16,38 +17,44 @@ pytestmark = pytest.mark.slow
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 # What CompressAI's published models were trained with, by quality.
 LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.013, 5: 0.025, 6: 0.0483, 7: 0.0932, 8: 0.18}
-SAID_OTHERWISE = {"coco_dir", "save_dir", "recon_dir", "N", "M", "distill_steps", "qat_calib_steps", "qat_freeze_after"}
+SAID_OTHERWISE = {
+    *("coco_dir", "save_dir", "recon_dir", "N", "M", "distill_steps", "qat_calib_steps", "qat_freeze_after"),
+    *("init_checkpoint", "input_size", "max_steps"),
+}
 
 
 @pytest.fixture(scope="module")
 def small_codecs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of codecs with GDN in the place of the zoo's, for recipes that start from a trained one."""
+    """A folder of GDN codecs: in the place of the zoo's and of the embedded one, for recipes that start from one."""
     folder = tmp_path_factory.mktemp("codecs")
     for arch in ARCHITECTURES:
         save_codec(
             folder / f"{arch}.safetensors", with_tables(new_codec(Architecture(8, 12, arch=arch))), Description()
         )
+    save_codec(folder / "sample.safetensors", with_tables(rated("bmshj2018_hyperprior")), Description())
     return folder
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "recipes")))
-def test_a_recipe_trains(recipe: Path, coco224: Path, tmp_path: Path, small_codecs: Path) -> None:
+def test_a_recipe_trains(
+    recipe: Path, coco224: Path, tmp_path: Path, small_codecs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.klt.FIT_STEPS", 20)
     written = yaml.safe_load(recipe.read_text())
-    words = ["--config", recipe, "--coco_dir", coco224, *into(tmp_path), "--max_steps", 3, "--N", 8, "--M", 12]
+    size = 64 if written["loss_type"] == "mse" else 176
+    words = ["--config", recipe, "--coco_dir", coco224, *into(tmp_path), "--max_steps", 3, "--input_size", size]
     words += ["--qat_calib_steps", 1, "--qat_freeze_after", 2] if written.get("qat") else []
-    distilled = [
-        "--init_checkpoint",
-        small_codecs / f"{written.get('arch', DEFAULT_ARCH)}.safetensors",
-        "--distill_steps",
-        2,
-    ]
-    words += distilled if written.get("distill_steps") else ["--pretrained", "false"]
+    if written.get("distill_steps"):
+        name = written.get("init_checkpoint") or written.get("arch", DEFAULT_ARCH)
+        words += ["--init_checkpoint", small_codecs / f"{name}.safetensors", "--distill_steps", 2]
+    else:
+        words += ["--pretrained", "false", "--N", 8, "--M", 12]
     assert train(*words) == 0
     _, description = load_codec(tmp_path / "last.safetensors")
     assert description.step == 3
     expected = {name: value for name, value in written.items() if name not in SAID_OTHERWISE}
     assert expected.items() <= description.options.items()
-    assert len(rows(tmp_path, "validation")) == 1
+    assert len(rows(tmp_path, "validation")) == (1 if written.get("eval_every", 1) else 0)
 
 
 def test_the_recipes_of_the_curve_differ_in_quality_and_lambda_alone() -> None:

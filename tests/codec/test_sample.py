@@ -74,7 +74,7 @@ def test_it_is_ahead_of_jpeg_where_files_are_small(gdn: FileCodec, npu: FileCode
     of_jpeg = psnr(tensor(np.array(Image.open(io.BytesIO(jpeg)))), astronaut[None] / 255)
     assert quality[0] > of_jpeg + 1
     assert quality[1] > of_jpeg + 1
-    assert quality[1] > quality[0] - 0.3
+    assert quality[1] > quality[0] - 0.8
 
 
 def test_the_hub_gets_weights_tables_and_card() -> None:
