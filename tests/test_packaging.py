@@ -62,10 +62,24 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_packages_and_what_a_run_needs_beside_them(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     packages = {name.partition("/")[0] for name in names if ".dist-info" not in name and ".data" not in name}
-    assert packages == {"codec", "coco224", "export", "training", "train_accel.py", "codec_pipeline.py"}
+    assert packages == {
+        "codec",
+        "coco224",
+        "export",
+        "training",
+        "train_accel.py",
+        "codec_demo.py",
+        "codec_pipeline.py",
+    }
+    assert wheel.stat().st_size < 8 * 2**20
     for package in ("codec", "coco224", "export", "training"):
         assert f"{package}/py.typed" in names
-    for path in ("codec/evaluation/report.html", "codec/hub/card.md", "export/device/src/nic.h"):
+    for path in (
+        "codec/evaluation/report.html",
+        "codec/hub/card.md",
+        "codec/sample/gdn.safetensors",
+        "export/device/src/nic.h",
+    ):
         assert path in names
     for path in ("export/device/example/photograph.c", "export/web/src/index.html", "export/web/src/c/memory.c"):
         assert path in names
