@@ -8,6 +8,7 @@ import shutil
 import sys
 import zlib
 from argparse import ArgumentParser
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,9 @@ def halved(codec: Codec, description: Description) -> bytes:
     fresh = with_tables(codec)
     arrays = as_arrays(fresh.state_dict()) | fresh.coding_arrays()
     half = {name: array.astype(np.float16) if name in names else array for name, array in arrays.items()}
-    return to_bytes(half, fresh.architecture, description)
+    local = ("coco_dir", "save_dir", "recon_dir")  # of the machine that trained
+    options = description.options | {name: Path(str(description.options[name])).name for name in local}
+    return to_bytes(half, fresh.architecture, replace(description, options=options))
 
 
 if __name__ == "__main__":
