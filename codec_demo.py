@@ -1,15 +1,12 @@
-"""The demo: from the embedded GDN codec to int8 files, by the commands that anyone would type, and what it cost.
-
-codec-demo --out_dir demo
-"""
+"""The demo: from the embedded GDN codec to int8 files, by the commands that anyone would type, and what it cost."""
 
 import io
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +16,11 @@ from codec.errors import InputError
 from codec.sample import GDN, SAMPLE
 from codec.targets import TargetOptions
 from codec_pipeline import execute
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from codec.evaluation.figures import Figures
 
 BLOCK = "gate_mlp"
 MARK = ".codec-demo"
@@ -37,22 +39,6 @@ class DemoOptions(OptionGroup):
     steps: int = option(120, "optimizer steps in float", rule=at_least(1))
     int8_steps: int = option(80, "optimizer steps of quantization-aware training", rule=at_least(4))
     target_bpp: float = option(0.25, "bits per pixel at which the codecs are compared", rule=POSITIVE)
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of the table.
-
-    Attributes:
-        bpp: bits per pixel of the photograph's file.
-        ms: of encoder and decoder; None for JPEG.
-    """
-
-    name: str
-    bpp: float
-    psnr: float
-    ms_ssim: float
-    ms: float | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,11 +135,10 @@ def show(folder: Path, target_bpp: float) -> None:
     gdn, block = left_by_gdn(), reported(f"{folder}/int8/last.safetensors")
     times = {each: milliseconds(block, each) for each in ("GDN original, float", "float", "int8")}
     print(f"\n{photograph().name}, files of at most {target_bpp} bits per pixel\n")
-    lines = compared(folder, target_bpp, times)
     print(f"{'':24}{'bits/pixel':>12}{'PSNR':>12}{'MS-SSIM':>10}{'encoder + decoder':>20}")
-    for line in lines:
-        ms = "" if line.ms is None else f"{line.ms:.0f} ms"
-        print(f"{line.name:24}{line.bpp:12.3f}{line.psnr:9.2f} dB{line.ms_ssim:10.4f}{ms:>20}")
+    for name, found, ms in compared(folder, target_bpp, times):
+        spent = "" if ms is None else f"{ms:.0f} ms"
+        print(f"{name:24}{found.bpp:12.3f}{found.psnr:9.2f} dB{found.ms_ssim:10.4f}{spent:>20}")
     print(f"\nnodes that a chip leaves to its CPU{'GDN':>18}{BLOCK:>12}")
     for family in block["families"]:
         print(f"{family['family']:36}{gdn[family['family']]:>17}{left(family):>12}")
@@ -174,16 +159,17 @@ def reported(checkpoint: str) -> dict[str, Any]:
 def left_by_gdn() -> dict[str, int]:
     """For each family of chips, how many nodes of the embedded GDN codec it leaves to its CPU."""
     from export.chips.operators import FAMILIES
-    from export.graph.build import build, open_for_export
+    from export.graph.build import build, open_for_export, parts_of
     from export.pictures import sample_picture
     from export.report import of_family
 
     codec, x = open_for_export(Path(GDN), None), sample_picture(SIZE)
-    found = {}
-    for family in FAMILIES:
-        graphs = {part: build(codec, part, family.deconv, x, dynamic=False) for part in ("encoder", "decoder")}
-        found[family.name] = left(of_family(family, graphs, "float"))
-    return found
+    parts = (*parts_of(codec, "encoder"), "decoder")
+    graphs = {
+        form: {str(part): build(codec, part, form, x, dynamic=False) for part in parts}
+        for form in {family.deconv for family in FAMILIES}
+    }
+    return {family.name: left(of_family(family, graphs[family.deconv], "float")) for family in FAMILIES}
 
 
 def milliseconds(report: dict[str, Any], kind: str) -> float:
@@ -197,33 +183,26 @@ def left(family: dict[str, Any]) -> int:
     return int(family["not taken"]) + int(family["not stated"])
 
 
-def compared(folder: Path, target_bpp: float, times: dict[str, float]) -> list[Line]:
-    """The lines of the table: each codec's file of the photograph, within the target, and its picture."""
+def compared(folder: Path, target_bpp: float, times: dict[str, float]) -> Iterator[tuple[str, "Figures", float | None]]:
+    """For each codec its name, the figures of its file of the photograph, within the target, and its milliseconds."""
     from PIL import Image
+
+    from codec.evaluation.figures import measure_pictures
 
     pixels: Pixels = np.array(Image.open(photograph()).convert("RGB"))
     limit = int(target_bpp * pixels.shape[0] * pixels.shape[1] / 8)
-    int8 = in_onnx_runtime(folder / "onnx", pixels, target_bpp)
     ways: list[tuple[str, tuple[bytes, Pixels], float | None]] = [
         ("GDN, float", in_torch(GDN, pixels, target_bpp), times["GDN original, float"]),
         (f"{BLOCK}, float", in_torch(f"{folder}/block/last.safetensors", pixels, target_bpp), times["float"]),
-        (f"{BLOCK}, int8", int8, times["int8"]),
+        (f"{BLOCK}, int8", in_onnx_runtime(folder / "onnx", pixels, target_bpp), times["int8"]),
         ("JPEG", jpeg(pixels, limit), None),
     ]
-    return [line(name, pixels, *found, ms) for name, found, ms in ways]
+    for name, (file, decoded), ms in ways:
+        (figures,) = measure_pictures(as_tensor(pixels), as_tensor(decoded), None, [file])
+        yield name, figures, ms
 
 
-def line(name: str, pixels: Pixels, file: bytes, decoded: Pixels, ms: float | None) -> Line:
-    from codec.evaluation.metrics import ms_ssim, psnr
-
-    x_hat, x = (as_tensor(each).float() / 255 for each in (decoded, pixels))
-    similarity = ms_ssim(x_hat, x)
-    assert similarity is not None
-    bpp = 8 * len(file) / (pixels.shape[0] * pixels.shape[1])
-    return Line(name, bpp, psnr(x_hat, x).item(), similarity.item(), ms)
-
-
-def as_tensor(pixels: Pixels) -> Any:
+def as_tensor(pixels: Pixels) -> "Tensor":
     """uint8 [H, W, 3] as a tensor [1, 3, H, W]."""
     import torch
 

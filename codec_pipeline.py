@@ -118,7 +118,8 @@ def steps(recipe: str, launcher: Sequence[str], training: Sequence[str]) -> list
     options = parse(words).flat()
     folder = Path(options["save_dir"])
     last, kept = folder / "last.safetensors", folder / "pipeline"
-    read = [to_start_from(options[name]) for name in ("init_checkpoint", "plugin") if options[name]]
+    decisive = (("init_checkpoint", to_start_from), ("plugin", Path))
+    read = [path_of(options[name]) for name, path_of in decisive if options[name]]
     written = {name: str(value) for name, value in options.items()}
     found = [Step("train", [*launcher, "-m", "train_accel", *words], written, read, [last], kept / "0-train.json")]
     known = commands()

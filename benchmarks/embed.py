@@ -18,7 +18,7 @@ from codec.description.file import Description, to_bytes
 from codec.network.arrays import as_arrays
 from codec.network.codec import Codec
 from codec.network.tables import with_tables
-from codec.sample import FILES
+from codec.sample import FILES, to_use
 
 MOST_BYTES = 4 * 2**20
 """Largest file of an embedded codec, as git and a wheel compress it: half of the CDF tables are zeros."""
@@ -36,8 +36,7 @@ def main() -> int:
     if packed > MOST_BYTES:
         print(f"error: the file would have {packed:,} bytes compressed, more than {MOST_BYTES:,}", file=sys.stderr)
         return 2
-    folder = Path(sys.modules["codec.sample"].__file__ or "").parent
-    target = folder / FILES[given.name]
+    target = to_use(given.name)
     target.write_bytes(content)
     shutil.copy(given.run / "metrics.jsonl", target.with_suffix(".jsonl"))
     print(f"{target}: {len(content):,} bytes, {packed:,} compressed")
@@ -46,13 +45,12 @@ def main() -> int:
 
 def halved(codec: Codec, description: Description) -> bytes:
     """The checkpoint of a codec whose convolutions have weights in float16."""
-    names = [name for name, p in codec.named_parameters() if p.ndim == 4]
-    weights = dict(codec.named_parameters())
-    for name in names:
-        weights[name].data.copy_(weights[name].half())
+    weights = {name: each for name, each in codec.named_parameters() if each.ndim == 4}
+    for each in weights.values():
+        each.data.copy_(each.half())
     fresh = with_tables(codec)
     arrays = as_arrays(fresh.state_dict()) | fresh.coding_arrays()
-    half = {name: array.astype(np.float16) if name in names else array for name, array in arrays.items()}
+    half = {name: array.astype(np.float16) if name in weights else array for name, array in arrays.items()}
     local = ("coco_dir", "save_dir", "recon_dir")  # of the machine that trained
     options = description.options | {name: Path(str(description.options[name])).name for name in local}
     return to_bytes(half, fresh.architecture, replace(description, options=options))

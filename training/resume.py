@@ -16,7 +16,7 @@ from training.options import Options
 from training.state import Progress, Saved, load_state, newest_whole
 
 # The files that affect the result of a run: their contents must be equal; their paths may differ.
-DECISIVE = ("init_checkpoint", "plugin")
+DECISIVE = {"init_checkpoint": to_start_from, "plugin": Path}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def checksums(options: Options) -> dict[str, str]:
     """
     flat = options.flat()
     folder = Path(options.output.save_dir).resolve()
-    paths = {name: to_start_from(flat[name]) for name in DECISIVE if flat[name]}
+    paths = {name: path_of(flat[name]) for name, path_of in DECISIVE.items() if flat[name]}
     sums = {}
     for name, path in paths.items():
         if path.exists() and path.resolve().parent != folder:

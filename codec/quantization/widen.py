@@ -7,9 +7,9 @@ converted: before it, if it is an operand, after it, if it is the result (`quant
 
 from dataclasses import replace
 
-from compressai.layers import GDN
 from torch import fx, nn
 
+from codec.compressai import GDN
 from codec.quantization.graph import QuantizedTransform
 from codec.quantization.layers import QuantizedLayer
 from codec.quantization.pairs import QuantizedPair

@@ -27,15 +27,14 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_codes_at_a_useful_rate_before_the_first_step(arch: str, picture: Tensor) -> None:
     torch.manual_seed(0)
     codec = new_codec(Architecture(24, 48, arch=arch))
-    x = picture
-    random = psnr(codec(x)["x_hat"], x)
+    random = psnr(codec(picture)["x_hat"], picture)
     said = klt_start(codec, quarters(picture), LAMBDA)
     with torch.no_grad():
-        found = codec.eval()(x)
+        found = codec.eval()(picture)
     assert said > random + 10
-    assert psnr(found["x_hat"], x) > random + 10  # means that are not trained enough cost something
-    bits = sum(-each.log2().sum() for each in found["likelihoods"].values()) / x[0, 0].numel()
-    y = codec.g_a(x).detach()
+    assert psnr(found["x_hat"], picture) > random + 10  # means that are not trained enough cost something
+    bits = sum(-each.log2().sum() for each in found["likelihoods"].values()) / picture[0, 0].numel()
+    y = codec.g_a(picture).detach()
     spread = y.transpose(0, 1).flatten(1).std(1).clamp(min=0.1)
     assert y.mean().abs() < 0.2
     assert bits < 1.1 * (0.5 * (2 * math.pi * math.e * (spread.square() + 1 / 12)).log2()).sum() / 256 + 0.1
