@@ -62,6 +62,8 @@ typedef struct OrtApi {
     OrtStatus *(*SessionGetModelMetadata)(const OrtSession *, OrtModelMetadata **);
     void *unused112[4];
     OrtStatus *(*ModelMetadataLookupCustomMetadataMap)(const OrtModelMetadata *, OrtAllocator *, const char *, char **);
+    void *unused117[13];
+    OrtStatus *(*AddSessionConfigEntry)(OrtSessionOptions *, const char *, const char *);
 } OrtApi;
 
 typedef struct {
