@@ -1,12 +1,13 @@
 """KLT start: g_a and g_s begin as a transform coder instead of random weights, which saves most of the steps.
 
-Each convolution of g_a begins as the Karhunen-Loeve transform of the 2x2 blocks of its input on real crops: orthogonal,
-with the directions of the largest variance first. The last one also scales, so that rounding y to integers is the
-uniform quantizer that the loss's lambda asks for. Each transposed convolution of g_s then begins as the least-squares
-solution that gives back the input of the block opposite it. A GDN between them begins almost linear, because that
-inverse is linear; other blocks stay as they are. The entropy models begin with the spreads of y, and then train by
-themselves on the y of these crops, which is cheap, since y has few values. At first z is free: a hyperprior that pays
-for z before h_s can use it learns to send a constant, and never recovers.
+Each convolution of g_a begins as the Karhunen-Loeve transform of the 2x2 blocks of its input on real crops:
+orthogonal, with the directions of the largest variance first. The last one also scales, so that rounding y to
+integers is the uniform quantizer that the loss's lambda asks for. Each transposed convolution of g_s then begins as
+the least-squares solution that gives back the input of the block opposite it. Between layers each channel has a
+variance of 1. A GDN between them begins almost linear, because that inverse is linear; other blocks stay as they are.
+The entropy models begin with the spreads of y, and then train by themselves on the y of these crops, which is cheap,
+since y has few values. At first z is free: a hyperprior that pays for z before h_s can use it learns to send a
+constant, and never recovers.
 """
 
 import itertools
@@ -42,6 +43,9 @@ _ADAPTIVE = 0.1
 _GAMMA = 1e-4
 """Diagonal of a GDN's gamma at the start; CompressAI's 0.1 loses 3.5 dB, and 0 would have no gradient."""
 
+_LEAST_SPREAD = 1e-3
+"""Standard deviations below it are not scaled up to 1: nothing but noise is there."""
+
 _SPARE = 0.1
 """Scale of the random weights of channels that the KLT leaves over: the first layer has more outputs than inputs."""
 
@@ -69,9 +73,11 @@ def klt_start(codec: Codec, batches: Sequence[Tensor], lambda_mse: float) -> flo
     batches = pictures[: math.ceil(_OF_TRANSFORMS / len(pictures[0]))]
     features, targets = list(batches), [list(batches)]
     convolutions = [layer for layer in codec.g_a if isinstance(layer, nn.Conv2d)]
+    spread = torch.ones(3, device=features[0].device)
     for layer in codec.g_a:
         if isinstance(layer, nn.Conv2d):
-            _to_klt(layer, features, 1 / step_size(lambda_mse) if layer is convolutions[-1] else 1.0)
+            last = layer is convolutions[-1]
+            spread = _to_klt(layer, features, spread, 1 / step_size(lambda_mse) if last else None)
             features = [layer(x) for x in features]
         else:
             features = [layer(x) for x in features]
@@ -101,20 +107,33 @@ def step_size(lambda_mse: float) -> float:
     return math.sqrt(12 * 3 / (2 * math.log(2) * lambda_mse * 255**2))
 
 
-def _to_klt(layer: nn.Conv2d, features: Sequence[Tensor], scale: float) -> None:
-    """Makes a 5x5 convolution of stride 2 the KLT of 2x2 blocks; its outputs have a mean of 0."""
+def _to_klt(layer: nn.Conv2d, features: Sequence[Tensor], spread: Tensor, scale: float | None) -> Tensor:
+    """Makes a 5x5 convolution of stride 2 the KLT of 2x2 blocks of `features` times their `spread` [C_in].
+
+    Its outputs have a mean of 0, and are the coefficients times `scale`. None: they have a variance of 1, since one
+    step of Adam changes all weights alike and one int8 scale serves all channels.
+
+    Returns:
+        What its outputs must be multiplied by to be the coefficients, [C_out].
+    """
     blocks = torch.cat([F.pixel_unshuffle(x, 2).transpose(0, 1).flatten(1) for x in features], 1).double()
-    _, directions = torch.linalg.eigh(torch.cov(blocks))  # ascending
+    per_tap = spread.double().repeat_interleave(4)
+    _, directions = torch.linalg.eigh(torch.cov(blocks * per_tap[:, None]))  # ascending
     rows = directions.flip(1).T[: layer.out_channels]
-    rows = rows * torch.where(rows.sum(1, keepdim=True) < 0, -1, 1)  # eigenvectors have no sign of their own
+    rows = rows * torch.where(rows.sum(1, keepdim=True) < 0, -1, 1) * per_tap  # eigenvectors have no sign of their own
     layer.weight.mul_(_SPARE)
     layer.weight[: len(rows)] = 0
     middle = layer.kernel_size[0] // 2
     block = slice(middle, middle + 2)  # the kernel's taps on the block of this output
-    layer.weight[: len(rows), :, block, block] = scale * rows.reshape(len(rows), -1, 2, 2).to(layer.weight)
+    layer.weight[: len(rows), :, block, block] = rows.reshape(len(rows), -1, 2, 2).to(layer.weight)
     assert layer.bias is not None
     layer.bias.zero_()
-    layer.bias.sub_(torch.stack([layer(x).mean((0, 2, 3)) for x in features]).mean(0))
+    outputs = torch.cat([layer(x).transpose(0, 1).flatten(1) for x in features], 1)
+    found = outputs.std(1).clamp(min=_LEAST_SPREAD)
+    factor = 1 / found if scale is None else torch.full_like(found, scale)
+    layer.weight.mul_(factor.view(-1, 1, 1, 1))
+    layer.bias.sub_(outputs.mean(1) * factor)
+    return 1 / factor
 
 
 def _to_inverse(layer: nn.ConvTranspose2d, features: Sequence[Tensor], targets: Sequence[Tensor]) -> None:

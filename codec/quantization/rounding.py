@@ -13,7 +13,7 @@ from itertools import product
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from codec.quantization.layers import CONVOLUTIONS, QuantizedLayer
 
@@ -158,28 +158,63 @@ def gram_matrix(columns: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def round_weights(transform: nn.Module, inputs: Sequence[Tensor]) -> None:
+def round_weights(transform: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
     """Rounds the weights of a transform's layers to their grids, in place, layer by layer in the order of calls.
 
     Args:
         transform: in eval mode, fake quantization on, scales fixed.
         inputs: [B, C, H, W] each.
     """
-    for layer in _layers_in_call_order(transform, inputs[0]):
+    runs = [_Run(transform, x) for x in inputs]
+    rounded: set[nn.Module] = set()
+    for node in transform.graph.nodes:
+        if node.op == "call_module":
+            module = transform.get_submodule(str(node.target))
+            if module not in rounded:  # of a layer that is called twice, the inputs of the first call count
+                rounded.add(module)
+                _round_inside(module, [run.input_of(node) for run in runs])
+        for run in runs:
+            run.take(node)
+
+
+class _Run(fx.Interpreter):
+    """A transform's forward for one input, that goes on node by node."""
+
+    def __init__(self, transform: fx.GraphModule, x: Tensor) -> None:
+        super().__init__(transform)
+        self.args_iter = iter((x,))
+
+    def input_of(self, node: fx.Node) -> Tensor:
+        """What a module is called with."""
+        found: Tensor = self.fetch_args_kwargs_from_env(node)[0][0]
+        return found
+
+    def take(self, node: fx.Node) -> None:
+        """Computes the node that comes next, and forgets what no later node needs."""
+        self.env[node] = self.run_node(node)
+        for unneeded in self.user_to_last_uses.get(node, ()):
+            del self.env[unneeded]
+
+
+def _round_inside(module: nn.Module, inputs: Sequence[Tensor]) -> None:
+    """Rounds the weights of a layer, or of the layers in a block that is one node, for inputs of the module."""
+    for layer in _layers_in_call_order(module, inputs[0]):
         geometry = Geometry.of(layer)
         if geometry is not None and layer.is_linear:
             grams = GramMatrices(layer, geometry, sum(len(x) for x in inputs))
             for x in inputs:
-                grams.add(_input_of(layer, transform, x))
+                grams.add(_input_of(layer, module, x))
             _round_layer(grams)
 
 
-def _layers_in_call_order(transform: nn.Module, x: Tensor) -> list[QuantizedLayer]:
+def _layers_in_call_order(module: nn.Module, x: Tensor) -> list[QuantizedLayer]:
     """The quantized layers that a forward calls, each once."""
+    layers = [each for each in module.modules() if isinstance(each, QuantizedLayer)]
+    if layers == [module] or not layers:
+        return layers
     called: dict[QuantizedLayer, None] = {}
-    layers = [module for module in transform.modules() if isinstance(module, QuantizedLayer)]
     handles = [layer.register_forward_pre_hook(lambda layer, _: called.setdefault(layer)) for layer in layers]
-    transform(x)
+    module(x)
     for handle in handles:
         handle.remove()
     return list(called)
@@ -189,8 +224,8 @@ class _Reached(Exception):
     """Ends a forward once its needed part is done."""
 
 
-def _input_of(layer: QuantizedLayer, transform: nn.Module, x: Tensor) -> Tensor:
-    """The input of a layer for an input of the transform; that of the first call, if there are several."""
+def _input_of(layer: QuantizedLayer, module: nn.Module, x: Tensor) -> Tensor:
+    """The input of a layer for an input of the module; that of the first call, if there are several."""
     reached = x
 
     def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -200,7 +235,7 @@ def _input_of(layer: QuantizedLayer, transform: nn.Module, x: Tensor) -> Tensor:
 
     handle = layer.register_forward_pre_hook(stop)
     try:
-        transform(x)
+        module(x)
     except _Reached:
         pass
     finally:

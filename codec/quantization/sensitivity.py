@@ -32,6 +32,15 @@ class Site:
     pictures: int
     gain: Tensor
 
+    def joined(self, other: "Site") -> "Site":
+        """What both have shown."""
+        return Site(
+            low=torch.minimum(self.low, other.low),
+            high=torch.maximum(self.high, other.high),
+            pictures=self.pictures + other.pictures,
+            gain=self.gain + other.gain,
+        )
+
 
 @torch.enable_grad()
 def observe(transform: nn.Module, inputs: Sequence[Tensor], result: Result) -> dict[nn.Module, Site]:
@@ -43,7 +52,7 @@ def observe(transform: nn.Module, inputs: Sequence[Tensor], result: Result) -> d
         result: the tensor whose error matters, from the output of the transform.
     """
     probe = torch.Generator().manual_seed(0)
-    found: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+    found: dict[nn.Module, Site] = {}
     for x in inputs:
         seen = _tensors(transform, x.detach().clone().requires_grad_(), result)
         (end,) = seen.pop(transform)
@@ -53,8 +62,9 @@ def observe(transform: nn.Module, inputs: Sequence[Tensor], result: Result) -> d
         gradients = iter(torch.autograd.grad(end, tensors, signs, allow_unused=True, materialize_grads=True))
         for module in modules:
             for tensor in seen[module]:
-                found.setdefault(module, []).append((tensor.detach(), next(gradients).square()))
-    return {module: _site(pairs) for module, pairs in found.items()}
+                site = _site(tensor.detach(), next(gradients))
+                found[module] = found[module].joined(site) if module in found else site
+    return found
 
 
 def _tensors(transform: nn.Module, x: Tensor, result: Result) -> dict[nn.Module, list[Tensor]]:
@@ -79,15 +89,10 @@ def _tensors(transform: nn.Module, x: Tensor, result: Result) -> dict[nn.Module,
     return seen
 
 
-def _site(pairs: list[tuple[Tensor, Tensor]]) -> Site:
-    """The site of tensors and their squared gradients."""
-    values, gains = ([_by_channel(each) for each in side] for side in zip(*pairs, strict=True))
-    return Site(
-        low=torch.stack([each.amin(1) for each in values]).amin(0),
-        high=torch.stack([each.amax(1) for each in values]).amax(0),
-        pictures=sum(len(tensor) for tensor, _ in pairs),
-        gain=torch.stack([each.sum(1) for each in gains]).sum(0),
-    )
+def _site(x: Tensor, gradient: Tensor) -> Site:
+    """The site of one tensor."""
+    values = _by_channel(x)
+    return Site(values.amin(1), values.amax(1), len(x), _by_channel(gradient).square().sum(1))
 
 
 def _by_channel(x: Tensor) -> Tensor:

@@ -40,6 +40,19 @@ def test_it_codes_at_a_useful_rate_before_the_first_step(arch: str, picture: Ten
     assert bits < 1.1 * (0.5 * (2 * math.pi * math.e * (spread.square() + 1 / 12)).log2()).sum() / 256 + 0.1
 
 
+def test_channels_between_layers_have_one_scale(picture: Tensor) -> None:
+    torch.manual_seed(0)
+    codec = new_codec(Architecture(24, 48))
+    klt_start(codec, quarters(picture), LAMBDA)
+    x = picture
+    with torch.no_grad():
+        for layer in codec.g_a[:6]:
+            x = layer(x)
+            spread = x.std((0, 2, 3))
+            assert spread.max() < 1.1  # a GDN compresses the few large values
+            assert spread.median() > 0.9
+
+
 def test_z_says_something_of_y(picture: Tensor) -> None:
     """Nothing pays for z at first, so it is not trained to be constant."""
     torch.manual_seed(0)

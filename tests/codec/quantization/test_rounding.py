@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from codec.description.architecture import Architecture, BlockChoice, Phase, Quantization
 from codec.network.architectures import new_codec
@@ -18,6 +18,7 @@ from codec.quantization.layers import QuantizedLayer, quantize_layer
 from codec.quantization.phases import enter, learn_ranges, prepare
 from codec.quantization.quantizers import Switches
 from codec.quantization.rounding import gptq_round, round_weights
+from codec.quantization.tracing import Tracer
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "conv": lambda: nn.Conv2d(8, 6, 5, 2, 2),
@@ -50,6 +51,12 @@ def quantized(layer: nn.Module, per_channel: bool = True) -> QuantizedLayer:
     return layer.eval()
 
 
+def as_graph(layer: nn.Module) -> fx.GraphModule:
+    """A transform of one layer."""
+    transform = nn.Sequential(layer)
+    return fx.GraphModule(transform, Tracer([layer]).trace(transform))
+
+
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_errors_of_weights_cancel_on_inputs_like_those_seen(kind: str, per_channel: bool, maps: Tensor) -> None:
@@ -60,7 +67,7 @@ def test_errors_of_weights_cancel_on_inputs_like_those_seen(kind: str, per_chann
         layer = LAYERS[kind]()
         x = maps[:, :, 20] if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d) else maps
         nearest, rounded = quantized(layer, per_channel), quantized(layer, per_channel)
-        round_weights(nn.Sequential(rounded), [x[:1], x[1:3]])
+        round_weights(as_graph(rounded), [x[:1], x[1:3]])
         assert torch.equal(rounded.weight, rounded.float_weight)  # on the grid already
         exact = layer(x[3:])
         errors += torch.stack([(each(x[3:]) - exact).square().mean() for each in (nearest, rounded)])
@@ -70,16 +77,16 @@ def test_errors_of_weights_cancel_on_inputs_like_those_seen(kind: str, per_chann
 def test_a_scale_that_follows_the_weights_stays(maps: Tensor) -> None:
     layer = quantized(LAYERS["conv"]())
     scale = layer.weight_quantizer.scale.clone()
-    round_weights(nn.Sequential(layer), [maps])
+    round_weights(as_graph(layer), [maps])
     layer.update_weight_scale()
     torch.testing.assert_close(layer.weight_quantizer.scale, scale, rtol=1e-6, atol=0)
 
 
 def test_weights_on_the_grid_stay_where_they_are(maps: Tensor) -> None:
     layer = quantized(LAYERS["deconv"]())
-    round_weights(nn.Sequential(layer), [maps])
+    round_weights(as_graph(layer), [maps])
     once = layer.float_weight.clone()
-    round_weights(nn.Sequential(layer), [maps])
+    round_weights(as_graph(layer), [maps])
     assert torch.equal(layer.float_weight, once)
 
 
@@ -108,7 +115,7 @@ def test_the_last_bits_of_alike_inputs_decide_nothing() -> None:
 def test_a_layer_that_pads_otherwise_is_rounded_to_the_nearest(maps: Tensor) -> None:
     layer = nn.Conv2d(8, 6, 3, padding=1, padding_mode="reflect")
     rounded = quantized(layer)
-    round_weights(nn.Sequential(rounded), [maps])
+    round_weights(as_graph(rounded), [maps])
     assert torch.equal(rounded.float_weight, layer.weight)
 
 
