@@ -1,15 +1,12 @@
 """The demo: from the embedded GDN codec to int8 files, by the commands that anyone would type, and what it cost."""
 
-import io
+import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
-
-import numpy as np
-from numpy.typing import NDArray
 
 from codec.cli import NOT_NEGATIVE, POSITIVE, ArgumentParser, OptionGroup, at_least, option, run
 from codec.errors import InputError
@@ -20,8 +17,6 @@ from codec_pipeline import execute
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from codec.evaluation.figures import Figures
-
 BLOCK = "gate_mlp"
 MARK = ".codec-demo"
 """A file in the folder of a demo: without it, the folder is not ours to write to."""
@@ -29,15 +24,16 @@ MARK = ".codec-demo"
 SIZE = 512
 """Height and width of the photograph that is compared."""
 
-Pixels = NDArray[np.uint8]
+SUMMARY = "summary.json"
+"""The file with the tables of the last screen."""
 
 
 @dataclass(frozen=True)
 class DemoOptions(OptionGroup):
     out_dir: str = option("demo", "folder that the demo writes to", metavar="DIR")
     distill_steps: int = option(200, "iterations in which each block learns to replace its GDN", rule=NOT_NEGATIVE)
-    steps: int = option(120, "optimizer steps in float", rule=at_least(1))
-    int8_steps: int = option(80, "optimizer steps of quantization-aware training", rule=at_least(4))
+    steps: int = option(60, "optimizer steps in float", rule=at_least(1))
+    int8_steps: int = option(60, "optimizer steps of quantization-aware training", rule=at_least(4))
     target_bpp: float = option(0.25, "bits per pixel at which the codecs are compared", rule=POSITIVE)
 
 
@@ -61,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{words[0]} ended with status {status}", file=sys.stderr)
             return status
     show(folder, options.target_bpp)
+    print(f"\nthe page:  {folder / 'report.html'}")
+    print(f"the codec: {folder / 'onnx'}, which runs without torch:")
+    print(f"  python -m export.runtime encode photo.png photo.bin --model {folder / 'onnx' / 'encoder.onnx'}")
+    print(f"  python -m export.runtime decode photo.bin photo.png --model {folder / 'onnx' / 'decoder.onnx'}")
     return 0
 
 
@@ -82,14 +82,15 @@ def claim(folder: Path) -> None:
 
 
 def commands(options: DemoOptions, folder: Path) -> list[tuple[str, list[str]]]:
-    """The commands, each with what it does. Every command starts anew."""
+    """The commands, each with what it does. Every command starts anew. The notebook docs/tour.ipynb gives the same."""
     crops, block, int8, onnx = (str(folder / name) for name in ("coco224", "block", "int8", "onnx"))
     training = [
         "train_accel", "--coco_dir", crops, "--act", BLOCK, "--replace_parts", "all", "--train_scope", "all",
-        "--loss_type", "mse", "--lambda_mse", embedded_lambdas(), "--amp", "false", "--batch_size", "4", "--input_size",
-        "128", "--eval_every", "0", "--recon_every", "0", "--epochs", "1000", "--overwrite", "true", "--resume", "none",
+        "--loss_type", "mse", "--lambda_mse", embedded_lambdas(), "--amp", "false", "--batch_size", "2", "--input_size",
+        "192", "--lr", "1e-5", "--epochs", "1000", "--eval_every", "0", "--recon_every", "0", "--overwrite", "true",
+        "--resume", "none",
     ]  # fmt: skip
-    exported = ["--ckpt", f"{int8}/last.safetensors", "--input_size", str(SIZE)]
+    exported = ["--ckpt", f"{int8}/last.safetensors", "--precision", "int8", "--input_size", str(SIZE)]
     return [
         ("six photographs become 96 crops", [
             "coco224.prepare", "--coco_dir", "sample", "--crop", "random", "--crops_per_image", "16",
@@ -97,13 +98,12 @@ def commands(options: DemoOptions, folder: Path) -> list[tuple[str, list[str]]]:
         ]),
         (f"{BLOCK} replaces every GDN of the embedded codec", [
             *training, "--init_checkpoint", SAMPLE, "--distill_steps", str(options.distill_steps), "--max_steps",
-            str(options.steps), "--lr", "2e-4", "--save_dir", block, "--recon_dir", f"{block}/recon",
+            str(options.steps), "--save_dir", block,
         ]),
         ("quantization-aware training", [
             *training, "--init_checkpoint", f"{block}/last.safetensors", "--qat", "true", "--qat_scope", "all",
-            "--qat_exclude_entropy", "false", "--qat_calib_steps", str(options.int8_steps // 2), "--qat_freeze_after",
-            str(options.int8_steps * 3 // 4), "--max_steps", str(options.int8_steps), "--lr", "1e-4",
-            "--save_dir", int8, "--recon_dir", f"{int8}/recon",
+            "--qat_act_observer", "minmax", "--qat_calib_steps", str(options.int8_steps // 2), "--qat_freeze_after",
+            str(options.int8_steps * 3 // 4), "--max_steps", str(options.int8_steps), "--save_dir", int8,
         ]),
         ("the encoder in int8", ["export", *exported, "--part", "encoder", "--out", f"{onnx}/encoder.onnx"]),
         ("the decoder in int8", ["export", *exported, "--part", "decoder", "--out", f"{onnx}/decoder.onnx"]),
@@ -131,21 +131,25 @@ def photograph() -> Path:
 
 
 def show(folder: Path, target_bpp: float) -> None:
-    """Prints the table of quality and the table of chips, and where the page is."""
+    """Prints the table of quality and the table of chips, and keeps both in summary.json.
+
+    Args:
+        folder: with block/last.safetensors in float, int8/last.safetensors, and its pair of models in onnx/.
+    """
     gdn, block = left_by_gdn(), reported(f"{folder}/int8/last.safetensors")
     times = {each: milliseconds(block, each) for each in ("GDN original, float", "float", "int8")}
+    rows = list(compared(folder, target_bpp, times))
+    chips = [{"family": each["family"], "GDN": gdn[each["family"]], BLOCK: left(each)} for each in block["families"]]
+    summary = {"photograph": photograph().name, "target_bpp": target_bpp, "codecs": rows, "chips": chips}
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
     print(f"\n{photograph().name}, files of at most {target_bpp} bits per pixel\n")
     print(f"{'':24}{'bits/pixel':>12}{'PSNR':>12}{'MS-SSIM':>10}{'encoder + decoder':>20}")
-    for name, found, ms in compared(folder, target_bpp, times):
-        spent = "" if ms is None else f"{ms:.0f} ms"
-        print(f"{name:24}{found.bpp:12.3f}{found.psnr:9.2f} dB{found.ms_ssim:10.4f}{spent:>20}")
+    for row in rows:
+        spent = "" if row["ms"] is None else f"{row['ms']:.0f} ms"
+        print(f"{row['codec']:24}{row['bpp']:12.3f}{row['psnr']:9.2f} dB{row['ms_ssim']:10.4f}{spent:>20}")
     print(f"\nnodes that a chip leaves to its CPU{'GDN':>18}{BLOCK:>12}")
-    for family in block["families"]:
-        print(f"{family['family']:36}{gdn[family['family']]:>17}{left(family):>12}")
-    print(f"\nthe page:  {folder / 'report.html'}")
-    print(f"the codec: {folder / 'onnx'}, which runs without torch:")
-    print(f"  python -m export.runtime encode photo.png photo.bin --model {folder / 'onnx' / 'encoder.onnx'}")
-    print(f"  python -m export.runtime decode photo.bin photo.png --model {folder / 'onnx' / 'decoder.onnx'}")
+    for each in chips:
+        print(f"{each['family']:36}{each['GDN']:>17}{each[BLOCK]:>12}")
 
 
 def reported(checkpoint: str) -> dict[str, Any]:
@@ -183,62 +187,47 @@ def left(family: dict[str, Any]) -> int:
     return int(family["not taken"]) + int(family["not stated"])
 
 
-def compared(folder: Path, target_bpp: float, times: dict[str, float]) -> Iterator[tuple[str, "Figures", float | None]]:
-    """For each codec its name, the figures of its file of the photograph, within the target, and its milliseconds."""
-    from PIL import Image
-
-    from codec.evaluation.figures import measure_pictures
-
-    pixels: Pixels = np.array(Image.open(photograph()).convert("RGB"))
-    limit = int(target_bpp * pixels.shape[0] * pixels.shape[1] / 8)
-    ways: list[tuple[str, tuple[bytes, Pixels], float | None]] = [
-        ("GDN, float", in_torch(GDN, pixels, target_bpp), times["GDN original, float"]),
-        (f"{BLOCK}, float", in_torch(f"{folder}/block/last.safetensors", pixels, target_bpp), times["float"]),
-        (f"{BLOCK}, int8", in_onnx_runtime(folder / "onnx", pixels, target_bpp), times["int8"]),
-        ("JPEG", jpeg(pixels, limit), None),
-    ]
-    for name, (file, decoded), ms in ways:
-        (figures,) = measure_pictures(as_tensor(pixels), as_tensor(decoded), None, [file])
-        yield name, figures, ms
-
-
-def as_tensor(pixels: Pixels) -> "Tensor":
-    """uint8 [H, W, 3] as a tensor [1, 3, H, W]."""
+def compared(folder: Path, target_bpp: float, times: dict[str, float]) -> Iterator[dict[str, Any]]:
+    """For each codec the figures of its file of the photograph, within the target, and its milliseconds."""
     import torch
 
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    from coco224.photographs.decode import read_photograph
+    from codec.evaluation.figures import measure_pictures
+    from codec.evaluation.references import within
+
+    picture = torch.from_numpy(read_photograph(photograph()).pixels()).permute(2, 0, 1)
+    limit = int(target_bpp * picture[0].numel() / 8)
+    ways: list[tuple[str, tuple[bytes, Tensor], float | None]] = [
+        ("GDN, float", in_torch(GDN, picture, target_bpp), times["GDN original, float"]),
+        (f"{BLOCK}, float", in_torch(f"{folder}/block/last.safetensors", picture, target_bpp), times["float"]),
+        (f"{BLOCK}, int8", in_onnx_runtime(folder / "onnx", picture, target_bpp), times["int8"]),
+        ("JPEG", within("jpeg", picture, limit), None),
+    ]
+    for name, (file, decoded), ms in ways:
+        (figures,) = measure_pictures(picture[None], decoded[None], None, [file])
+        yield {"codec": name, "bpp": figures.bpp, "psnr": figures.psnr, "ms_ssim": figures.ms_ssim, "ms": ms}
 
 
-def in_torch(checkpoint: str, pixels: Pixels, target_bpp: float) -> tuple[bytes, Pixels]:
+def in_torch(checkpoint: str, picture: "Tensor", target_bpp: float) -> tuple[bytes, "Tensor"]:
     """The file of a checkpoint and its picture, as `codec.compress` and `codec.decompress` make them."""
     from codec.checkpoint import open_codec
     from codec.files import FileCodec
     from codec.targets import code
 
     codec = FileCodec(open_codec(Path(checkpoint)))
-    file = code(codec.codable(as_tensor(pixels)[0]), TargetOptions(target_bpp=target_bpp))
-    return file, codec.decompress([file])[0].permute(1, 2, 0).numpy()
+    file = code(codec.codable(picture), TargetOptions(target_bpp=target_bpp))
+    return file, codec.decompress([file])[0]
 
 
-def in_onnx_runtime(folder: Path, pixels: Pixels, target_bpp: float) -> tuple[bytes, Pixels]:
+def in_onnx_runtime(folder: Path, picture: "Tensor", target_bpp: float) -> tuple[bytes, "Tensor"]:
     """The file of the exported pair and its picture."""
+    import torch
+
     from export.runtime import Model, decode, encode
 
+    pixels = picture.permute(1, 2, 0).numpy()
     file = encode(pixels, Model(folder / "encoder.onnx", "encoder"), TargetOptions(target_bpp=target_bpp))
-    return file, decode(file, Model(folder / "decoder.onnx", "decoder"))
-
-
-def jpeg(pixels: Pixels, limit: int) -> tuple[bytes, Pixels]:
-    """The best JPEG file of at most so many bytes, or the smallest, and its picture."""
-    from PIL import Image
-
-    def of(quality: int) -> bytes:
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "jpeg", quality=quality, optimize=True)
-        return file.getvalue()
-
-    file = max((each for each in map(of, range(1, 96)) if len(each) <= limit), key=len, default=of(1))
-    return file, np.array(Image.open(io.BytesIO(file)))
+    return file, torch.from_numpy(decode(file, Model(folder / "decoder.onnx", "decoder"))).permute(2, 0, 1)
 
 
 if __name__ == "__main__":

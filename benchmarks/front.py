@@ -19,19 +19,13 @@ BLOCKS = {
 FILES = ("rd_study_cpu_long", "deployment", "families", "rd_study_cpu_int8")
 
 SOURCES = """\
-**The int8 column was measured before the trainer had cross-layer equalization and GPTQ rounding**
-([docs/study.md](docs/study.md#what-int8-costs-a-block)).
-
-**BD-rate**: percent more bytes than GDN for the same PSNR; negative is better. Measured on Kodak, with real files that
-were decoded again, for small codecs ({small}). Each block replaces every GDN of a trained GDN codec and trains
-{steps:,} steps; the GDN codec itself trains on for as many ({rd_study_cpu_long}).
-**In int8**: {int8_steps} more steps of quantization-aware training, against GDN in float with {int8_steps} more steps.
-`relu` still improves with each step, so its figure falls there; it needs a longer training. For a `relu` codec trained
-from random weights, int8 costs {relu:.1f} %, with equalization and GPTQ rounding ({rd_study_cpu_int8}).
-**Time**: encoder + decoder for a picture of 768x512, {large}, ONNX Runtime with {threads} threads on
-{cpu}; GDN in float takes {gdn:.0f} ms ({deployment}).
-**Chip families**: five NPU vendors, TensorRT and ONNX Runtime's int8 kernels, by their operator lists
-({families}, [docs/npu.md](docs/npu.md))."""
+**BD-rate**: percent more bytes than GDN for the same PSNR; negative is better. On Kodak, with real files, small codecs
+({small}): each block replaces every GDN of a trained codec and trains {steps:,} steps; GDN trains on for as many
+({rd_study_cpu_long}). **In int8**: {int8_steps} more steps of quantization-aware training, before the trainer had
+cross-layer equalization and GPTQ rounding ([docs/study.md](docs/study.md#what-int8-costs-a-block)); with them int8
+costs a `relu` codec {relu:.1f} % ({rd_study_cpu_int8}). **Time**: encoder + decoder of 768x512, {large}, ONNX Runtime
+with {threads} threads on {cpu}; GDN in float takes {gdn:.0f} ms ({deployment}).
+**Chip families**: five NPU vendors, TensorRT and ONNX Runtime's int8 kernels, by their operator lists ({families})."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +113,34 @@ def sources() -> str:
         threads=times["threads of ONNX Runtime"],
         cpu=times["machine"]["cpu"],
         gdn=row("deployment", "gdn float,")["value"],
+    )
+
+
+def demo() -> str:
+    """What the demo's last screen says, in Markdown, and where it was measured."""
+    found = kept("demo")
+    summary, machine = found["summary"], found["machine"]
+    lines = [
+        "| codec | PSNR | MS-SSIM | encoder + decoder | nodes left to the CPU |",
+        "| --- | --: | --: | --: | --- |",
+    ]
+    for row in summary["codecs"]:
+        left = {each["family"]: each.get(row["codec"].split(",")[0]) for each in summary["chips"]}
+        some = [f"{family} {count}" for family, count in left.items() if count]
+        unknown = None in left.values()
+        spent = "" if row["ms"] is None else f"{row['ms']:.0f} ms"
+        of_chips = "" if unknown else ", ".join(some) or "none"
+        lines.append(f"| {row['codec']} | {row['psnr']:.2f} dB | {row['ms_ssim']:.4f} | {spent} | {of_chips} |")
+    minutes = next(each["value"] for each in found["rows"] if each["unit"] == "min")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"`{summary['photograph']}` in {summary['target_bpp']} bits per pixel; ONNX Runtime with 2 threads on "
+            f"{machine['cpu']};",
+            f"{len(summary['chips'])} families of chips, by their operator lists. The demo took {minutes:.1f} minutes "
+            "([demo.json](benchmarks/results/demo.json)).",
+        ]
     )
 
 

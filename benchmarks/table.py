@@ -1,4 +1,4 @@
-"""`python -m benchmarks.table`: writes docs/benchmarks.md and the README's table of blocks from the kept results."""
+"""`python -m benchmarks.table`: writes docs/benchmarks.md and the README's tables from the kept results."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from benchmarks.harness import RESULTS, ROOT, Row, table
 PAGE = ROOT / "docs" / "benchmarks.md"
 PLOT = ROOT / "docs" / "quality.png"
 README = ROOT / "README.md"
-START, END = "<!-- written by python -m benchmarks.table -->\n", "<!-- end of the table -->\n"
+START, END = "<!-- {}: written by python -m benchmarks.table -->\n", "<!-- end of {} -->\n"
 
 UNCOMMITTED = "+"
 """Ends the commit of a result whose code no commit holds."""
@@ -30,6 +30,7 @@ SUBJECTS = {
     "study_architectures": "Quality: architectures",
     "starts": "Quality: a KLT start",
     "sample": "Quality: the embedded codecs",
+    "demo": "Quality: the demo",
     "roundings": "Quality: what each int8 rounding costs",
     "deployment": "Deployment: ONNX Runtime",
     "compilers": "Deployment: Arm's compiler",
@@ -127,16 +128,19 @@ def anchor(heading: str) -> str:
     return "".join(c for c in heading.lower().replace(" ", "-") if c.isalnum() or c in "-_")
 
 
-def with_table(readme: str) -> str:
-    """The README with the table of blocks between its two marks."""
-    before, _, rest = readme.partition(START)
-    return f"{before}{START}\n{front.table()}\n\n{END}{rest.partition(END)[2]}"
+def filled(readme: str) -> str:
+    """The README with the demo's table and the table of blocks, each between its two marks."""
+    for name, text in (("demo", front.demo()), ("blocks", front.table())):
+        start, end = START.format(name), END.format(name)
+        before, _, rest = readme.partition(start)
+        readme = f"{before}{start}\n{text}\n\n{end}{rest.partition(end)[2]}"
+    return readme
 
 
 def main() -> None:
-    """Writes the page, the README's table and its plot."""
+    """Writes the page, the README's tables and its plot."""
     PAGE.write_text(rendered())
-    README.write_text(with_table(README.read_text()))
+    README.write_text(filled(README.read_text()))
     front.draw(PLOT)
 
 

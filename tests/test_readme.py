@@ -27,7 +27,7 @@ def test_the_page_of_benchmarks_shows_the_kept_results() -> None:
 
 
 def test_the_figures_of_the_readme_are_those_of_the_kept_results() -> None:
-    assert table.with_table(README) == README
+    assert table.filled(README) == README
     study = front.kept("rd_study_cpu_long")
     for act in set(front.BLOCKS) - {"gdn"}:
         sides = front.row("rd_study_cpu_long", f"{act}: RD loss")["sides"]

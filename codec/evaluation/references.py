@@ -27,9 +27,11 @@ QUALITIES = {
 }
 """Pillow's `quality` at each point of a curve: about 0.15 to 2 bpp on photographs."""
 
-
 LONGEST_SIDE = {"jpeg": 65500, "webp": 16383, "avif": 32768}
 """Longest side in pixels that a format's library can write and read."""
+
+BEST_QUALITY = 95
+"""Pillow's largest `quality` that is not for lossless files or wasteful."""
 
 
 def check_format(name: str) -> None:
@@ -75,9 +77,30 @@ def through_pillow(
             yield Decoded(*decoded)
 
 
-def _encode(picture: Tensor, name: str, quality: int) -> bytes:
+def within(name: str, picture: Tensor, limit: int) -> tuple[bytes, Tensor]:
+    """The best file of at most `limit` bytes, or the smallest, and what it decodes to.
+
+    A JPEG gets Huffman tables of its own; all other settings are Pillow's defaults.
+
+    Args:
+        picture: uint8 [3, H, W].
+
+    Returns:
+        The file, and uint8 [3, H, W].
+    """
+    settings = {"optimize": True} if name == "jpeg" else {}
+    low, high = 1, BEST_QUALITY  # the size grows with the quality, but for a few bytes
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = len(_encode(picture, name, middle, **settings)) <= limit
+        low, high = (middle, high) if fits else (low, middle - 1)
+    file = _encode(picture, name, low, **settings)
+    return file, _decode(file)
+
+
+def _encode(picture: Tensor, name: str, quality: int, **settings: bool) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(file, name, quality=quality)
+    Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(file, name, quality=quality, **settings)
     return file.getvalue()
 
 

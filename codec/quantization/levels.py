@@ -1,12 +1,13 @@
 """Levels of y: how y leaves the chip, and how y_hat reaches it, in 8 bits where the host makes the symbols.
 
 A codec of one rate without means sends round(y), which fits 8 bits. With means it sends round(y - mean), and with
-several rates round(gain * y): the host alone knows mean and gain, and the chip must give y itself, finer than in whole
-numbers. Here y = level * step, with levels in -128..127 and a step for each channel, so that each channel uses all
-levels. The weights before and after hold the steps: the chip computes with levels, and a step costs nothing there. The
-host multiplies and divides.
+several rates round(gain * y): the host alone knows mean and gain, and the chip must give y itself, finer than in
+whole numbers. Here y = level * step, with levels in -128..127 and a step for each channel, so that a channel with
+large values uses all levels. The weights before and after hold the steps: the chip computes with levels, and a step
+costs nothing there. The host multiplies and divides.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -20,6 +21,13 @@ RANGE = (-128.0, 127.0)
 
 BEYOND = 1.25
 """How far beyond the largest magnitude that the pictures have shown levels reach."""
+
+FINEST, FEWEST = 1 / 16, 32
+"""Least step, about, of a channel whose largest magnitude has at least so many levels then. A finer one makes y hardly
+better, which is rounded to 1, but the weights of its channel smaller: int8 then rounds them relatively more, since they
+share their scales with the weights of all channels."""
+
+GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class Levels(nn.Module):
@@ -74,7 +82,17 @@ def fit_levels(codec: Codec, pictures: Sequence[Tensor]) -> None:
     """
     if any(levels_of(codec)):
         largest = torch.stack([codec.g_a(x).abs().amax((0, 2, 3)) for x in pictures]).amax(0)
-        set_steps(codec, (BEYOND * largest + 0.5) / RANGE[1])
+        finest = (largest / FEWEST).clamp(max=FINEST) * _spread(codec.M).to(largest)
+        set_steps(codec, torch.maximum((BEYOND * largest + 0.5) / RANGE[1], finest))
+
+
+def _spread(channels: int) -> Tensor:
+    """Factors [M] from 0.75 to 1.25, no two alike.
+
+    A level passes to another symbol at certain rates. With equal steps these would be the same for all channels, and
+    the size of a file would jump there.
+    """
+    return 0.75 + 0.5 * (torch.arange(channels) * GOLDEN % 1)
 
 
 @torch.no_grad()
