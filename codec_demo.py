@@ -102,8 +102,9 @@ def commands(options: DemoOptions, folder: Path) -> list[tuple[str, list[str]]]:
         ]),
         ("quantization-aware training", [
             *training, "--init_checkpoint", f"{block}/last.safetensors", "--qat", "true", "--qat_scope", "all",
-            "--qat_act_observer", "minmax", "--qat_calib_steps", str(options.int8_steps // 2), "--qat_freeze_after",
-            str(options.int8_steps * 3 // 4), "--max_steps", str(options.int8_steps), "--save_dir", int8,
+            "--qat_exclude_entropy", "false", "--qat_act_observer", "minmax", "--qat_calib_steps",
+            str(options.int8_steps // 2), "--qat_freeze_after", str(options.int8_steps * 3 // 4), "--max_steps",
+            str(options.int8_steps), "--save_dir", int8,
         ]),
         ("the encoder in int8", ["export", *exported, "--part", "encoder", "--out", f"{onnx}/encoder.onnx"]),
         ("the decoder in int8", ["export", *exported, "--part", "decoder", "--out", f"{onnx}/decoder.onnx"]),

@@ -14,6 +14,10 @@ from codec.bitstream.integer import MEAN_BITS, UPSAMPLING, Span
 from codec.bitstream.rows import RowCoder, bits, bits_by_row
 from codec.errors import InputError
 
+FIFTH = 1 / 5
+"""Of a symbol of z: what an int8 h_a of a codec with several rates gives, since these are scaled and rounded again.
+
+It is an odd part, so that rounding gives the symbols themselves, without ties."""
 _SYMBOLS_AT_ONCE = 1 << 21
 """Symbols of y in a piece, at most; part of the file's format."""
 _MOST_SYMBOL = (1 << 24) - 1

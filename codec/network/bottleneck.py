@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codec.bitstream.hyper_coder import FIFTH
 from codec.compressai import EntropyBottleneck
 from codec.errors import InputError
 from codec.network.latent import INT8, LatentModel
@@ -194,6 +195,11 @@ class Bottleneck(LatentModel, EntropyBottleneck):
         """The smallest and the largest symbol of the tables (a host read); others are coded with an escape."""
         last = self._offset + self._cdf_length - 3  # the length counts a 0 at the start and the escape symbol too
         return int(self._offset.min()), int(last.max())
+
+    def fits_in_fifths(self) -> bool:
+        """See `LatentModel`."""
+        low, high = self.symbol_range()
+        return INT8[0] * FIFTH <= low and high <= INT8[1] * FIFTH
 
     def not_int8(self) -> str:
         """See `LatentModel`; the symbols of the tables decide, others are coded with an escape. Levels always fit."""

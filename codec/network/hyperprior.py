@@ -121,6 +121,7 @@ class HyperCodec(Codec):
         super().add_rates(rates, octaves)
         gains = Gains(rates, self.entropy_bottleneck.channels, octaves / 2)
         self.z_gains = gains.to(self.entropy_bottleneck.quantiles.device)
+        self.entropy_bottleneck.is_scaled = True
 
     @property
     def y_model(self) -> Gaussian:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codec.bitstream.hyper_coder import FIFTH
 from codec.compressai import EntropyModel
 from codec.network.gains import CodedGains
 
@@ -19,6 +20,9 @@ class LatentModel(EntropyModel):
         for_int8: the codec is fake-quantized in `eval()`: symbols are clamped to 8 bits if `not_int8` is empty.
             `codec.quantization` sets it.
         in_levels: it is y, which a chip has in levels (`codec.quantization.levels`): the host makes the symbols.
+        is_scaled: it is z of a codec with several rates: the host scales what a chip gives, and rounds it.
+        in_fifths: an int8 runtime gives fifths of a symbol, so that a second rounding costs little; False where the
+            tables' symbols need more than 8 bits then. It is computed with `symbol_limits`.
         symbol_limits: the smallest and the largest symbol in `eval()`; None: no limits. It is computed from `for_int8`
             and the tables, and stored because that reads the tables on the host.
         clamped: buffer [2], int64, not saved: how many symbols were clamped to the limits, and how many there were.
@@ -26,6 +30,8 @@ class LatentModel(EntropyModel):
 
     for_int8: bool = False
     in_levels: bool = False
+    is_scaled: bool = False
+    in_fifths: bool = False
     symbol_limits: tuple[int, int] | None = None
     clamped: Tensor
 
@@ -39,6 +45,8 @@ class LatentModel(EntropyModel):
 
     def symbols(self, y: Tensor) -> Tensor:
         """round(y - median) within the limits, [B, M, H, W], as floats."""
+        if self.in_fifths:
+            return torch.round(self.centred(y))
         symbols = torch.round(y - self.medians())
         if self.symbol_limits is None:
             return symbols
@@ -49,19 +57,26 @@ class LatentModel(EntropyModel):
     def coded(self, y: Tensor, gains: CodedGains, means: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The symbols, round(gain * (y - median or mean)), and y_hat as files have it, both [B, M, H, W].
 
-        Where a chip gives symbols of the highest rate, they are scaled and rounded again.
+        Where a chip gives symbols of the highest rate, or fifths of them, they are scaled and rounded again.
         """
         centred = self.centred(y) if means is None else y - means
         symbols = torch.round(centred * gains.gain)
         return symbols, gains.decoded(symbols) + (self.medians() if means is None else means)
 
     def centred(self, y: Tensor) -> Tensor:
-        """y less its medians, as the transform gives it in evaluation: an int8 one may give symbols."""
+        """y less its medians, as the transform gives it in evaluation: an int8 one may give symbols, or fifths."""
+        if self.in_fifths:
+            return torch.round((y - self.medians()) / FIFTH).clamp(*INT8) * FIFTH
         return y - self.medians() if self.symbol_limits is None else self.symbols(y)
 
     def limit_symbols(self) -> None:
-        """Sets `symbol_limits` after a change of `for_int8` or of the tables (a host read)."""
+        """Sets `symbol_limits` and `in_fifths` after a change of `for_int8` or of the tables (a host read)."""
         self.symbol_limits = INT8 if self.for_int8 and not self.in_levels and not self.not_int8() else None
+        self.in_fifths = self.symbol_limits is not None and self.is_scaled and self.fits_in_fifths()
+
+    def fits_in_fifths(self) -> bool:
+        """Whether 8 bits can hold fifths of all symbols of the tables (a host read)."""
+        raise NotImplementedError
 
     def not_int8(self) -> str:
         """Why 8 bits cannot hold what an int8 runtime has of the latent; empty if they can (a host read)."""

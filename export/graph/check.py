@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codec.bitstream.hyper_coder import FIFTH
 from codec.network.codec import Codec
 from codec.network.hyperprior import HyperCodec
 from export.graph.parts import Part, in_levels
 from export.runtime import SYMBOL_ZERO, session_options
+from export.runtime.session import FIFTHS
 
 Array = NDArray[np.float32]
 
@@ -61,7 +63,8 @@ def compare(model: onnx.ModelProto, codec: Codec, part: Part, x: Tensor) -> Chec
         z, z_model = codec.h_a(seen), codec.entropy_bottleneck
         if not codec.is_quantized("h_a"):
             return _in_range("z", latent, z - z_model.medians())
-        return _symbols(np.rint(latent), z_model.symbols(z), FLIPPED_INT8)
+        ours = latent if codec.has_symbols("h_a") else np.rint(latent)
+        return _symbols(ours, z_model.centred(z) if codec.has_symbols("h_a") else z_model.symbols(z), FLIPPED_INT8)
     if part == "decoder":
         symbols = codec.y_model.symbols(y)
         (x_hat,) = run(symbols if codec.has_symbols("g_s") else in_levels(codec, "g_s", symbols + medians))
@@ -105,7 +108,7 @@ def runner(model: onnx.ModelProto) -> Callable[[Tensor], list[Array]]:
 def grid(name: str) -> tuple[float, int]:
     """Scale and zero point of an 8-bit input or output; that of a picture is 1/255."""
     grids = {"symbols": (1.0, SYMBOL_ZERO), "levels": (1.0, SYMBOL_ZERO), "magnitudes": (1.0, 0)}
-    grids["magnitude_levels"] = grids["levels"]
+    grids |= {"magnitude_levels": grids["levels"], FIFTHS: (FIFTH, SYMBOL_ZERO)}
     return grids.get(name, (1 / 255, 0))
 
 

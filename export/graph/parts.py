@@ -8,12 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor, fx, nn
 
+from codec.bitstream.hyper_coder import FIFTH
 from codec.network.codec import Codec
 from codec.network.hyperprior import HyperCodec
 from codec.network.latent import LatentModel
 from codec.quantization.layers import QuantizedLayer
 from export.graph.rewrite import Deconv, parameter, rewrite
 from export.runtime import SYMBOL_ZERO
+from export.runtime.session import FIFTHS
 
 Part = Literal["full", "encoder", "h_a", "decoder"]
 
@@ -24,8 +26,9 @@ class Exportable:
 
     Attributes:
         module: maps one tensor to one or several; all are float32. The values of a tensor with the name `symbols` are
-            the integers -128..127, and those of `levels` too (`codec.quantization.levels`); those of `magnitudes` are
-            the magnitudes of y, or of its symbols, and those of `magnitude_levels` these in levels.
+            the integers -128..127, and those of `levels` too (`codec.quantization.levels`); those of `fifths` are
+            fifths of these integers. Those of `magnitudes` are the magnitudes of y, or of its symbols, and those of
+            `magnitude_levels` these in levels.
         example: an input with the shape that the graph will have.
         inputs, outputs: names of its tensors.
     """
@@ -39,9 +42,10 @@ class Exportable:
 def exportable(codec: Codec, part: Part, deconv: Deconv, x: Tensor, dynamic: bool = False) -> Exportable:
     """A part of a codec, ready to be traced.
 
-    encoder: x to y, or to its symbols or levels. h_a: magnitudes, or with means y or its levels, to z less its medians,
-    or to the symbols of z. decoder: y_hat, or its symbols or levels, to x_hat. full: x to x_hat and y_hat or symbols;
-    only for checks, since rounding belongs on the host. With means it holds h_a and h_s, since y_hat depends on them.
+    encoder: x to y, or to its symbols or levels. h_a: magnitudes, or with means y or its levels, to z less its
+    medians, or to the symbols of z, or fifths of them. decoder: y_hat, or its symbols or levels, to x_hat. full: x
+    to x_hat and y_hat or symbols; only for checks, since rounding belongs on the host. With means it holds h_a and
+    h_s, since y_hat depends on them.
 
     Args:
         codec: with its tables, in eval mode; float, or from `codec.quantization.freeze.frozen`. A quantized transform
@@ -60,7 +64,7 @@ def exportable(codec: Codec, part: Part, deconv: Deconv, x: Tensor, dynamic: boo
         name = "levels" if codec.has_levels("h_a") else "y"
         if not codec.has_means:
             name = "magnitude_levels" if codec.has_levels("h_a") else "magnitudes"
-        z = "symbols" if codec.has_symbols("h_a") else "z"
+        z = FIFTHS if codec.entropy_bottleneck.in_fifths else "symbols" if codec.has_symbols("h_a") else "z"
         return Exportable(hyper_analysis(codec), seen, (name,), (z,))
     size = None if dynamic else (symbols.shape[2], symbols.shape[3])
     if part == "decoder":
@@ -91,7 +95,7 @@ def encoder(codec: Codec, deconv: Deconv) -> nn.Module:
 
 
 def hyper_analysis(codec: HyperCodec) -> nn.Module:
-    """h_a. Its last bias includes the medians of z, and if it gives symbols, a rounding with scale 1 follows."""
+    """h_a. Its last bias includes the medians of z, and if it gives symbols or fifths, a rounding follows."""
     return _centred(_without_steps(rewrite(codec.h_a, "transpose")), "4", codec.entropy_bottleneck)
 
 
@@ -105,7 +109,8 @@ def _without_steps(transform: fx.GraphModule) -> fx.GraphModule:
 def _centred(transform: nn.Module, last: str, model: LatentModel) -> nn.Module:
     """Subtracts the medians of its latent in the bias of the last layer, and rounds if the symbols have limits."""
     parameter(transform.get_submodule(last), "bias").sub_(model.medians().flatten())
-    return nn.Sequential(transform, Rounding()) if model.symbol_limits is not None else transform
+    scale = FIFTH if model.in_fifths else 1.0
+    return nn.Sequential(transform, Rounding(scale)) if model.symbol_limits is not None else transform
 
 
 def decoder(codec: Codec, deconv: Deconv, size: tuple[int, int] | None) -> nn.Module:
@@ -120,15 +125,19 @@ def decoder(codec: Codec, deconv: Deconv, size: tuple[int, int] | None) -> nn.Mo
 
 
 class Rounding(nn.Module):
-    """Rounds to the integers -128..127, as uint8 with scale 1 and zero point 128."""
+    """Rounds to the integers -128..127 times a scale, as uint8 with this scale and zero point 128."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return rounded(x)
+        return rounded(x, self.scale)
 
 
-def rounded(x: Tensor) -> Tensor:
-    """Rounds x to the integers -128..127."""
-    return torch.fake_quantize_per_tensor_affine(x, 1.0, SYMBOL_ZERO, 0, 255)
+def rounded(x: Tensor, scale: float = 1.0) -> Tensor:
+    """Rounds x to the integers -128..127 times a scale."""
+    return torch.fake_quantize_per_tensor_affine(x, scale, SYMBOL_ZERO, 0, 255)
 
 
 LARGEST = 127
@@ -218,10 +227,12 @@ class Means(nn.Module):
     def __init__(self, codec: HyperCodec) -> None:
         super().__init__()
         self.h_a, self.h_s = rewrite(codec.h_a, "transpose"), rewrite(codec.h_s, "transpose")
-        self.limits = codec.entropy_bottleneck.symbol_limits
-        self.register_buffer("medians", codec.entropy_bottleneck.medians().clone())
+        model = codec.entropy_bottleneck
+        self.scale, self.limits = FIFTH if model.in_fifths else 1.0, model.symbol_limits
+        self.register_buffer("medians", model.medians().clone())
 
     def forward(self, y: Tensor) -> Tensor:
-        z = torch.round(self.h_a(y) - self.medians)
-        predicted: Tensor = self.h_s((z.clamp(*self.limits) if self.limits else z) + self.medians)
+        z = self.h_a(y) - self.medians
+        z = rounded(z, self.scale) if self.limits else z
+        predicted: Tensor = self.h_s(torch.round(z) + self.medians)
         return predicted.chunk(2, 1)[1][..., : y.shape[-2], : y.shape[-1]]

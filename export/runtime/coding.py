@@ -99,7 +99,11 @@ def _of_encoder(pixels: Pixels, model: Model) -> NDArray[Any]:
 
 
 def _of_h_a(y: NDArray[Any], h_a: Graph) -> NDArray[np.float32]:
-    """z less its medians, or its symbols, [N, ceil(h / 4), ceil(w / 4)], of y or of its symbols [M, h, w]."""
+    """z less its medians, or its symbols or fifths of them, [N, ceil(h / 4), ceil(w / 4)].
+
+    Args:
+        y: y or its symbols [M, h, w].
+    """
     z: NDArray[np.float32] | None = None
     for tile in h_a.tiles(y.shape[1:]):
         piece = h_a.piece(y, tile)
@@ -111,7 +115,7 @@ def _of_h_a(y: NDArray[Any], h_a: Graph) -> NDArray[np.float32]:
         else:
             found = h_a.run(_levels(piece, h_a))
         if found.dtype == np.uint8:
-            found = found.astype(np.float32) - SYMBOL_ZERO
+            found = (found.astype(np.float32) - SYMBOL_ZERO) * np.float32(h_a.unit)
         else:
             _check(found, LARGEST)  # the graph has subtracted the medians
         if z is None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coco224.files import in_words, read_regular
+from codec.bitstream.hyper_coder import FIFTH
 from codec.bitstream.integer import UPSAMPLING
 from codec.bitstream.rate_coder import coder_of
 from codec.bitstream.tables import read_tables
@@ -27,6 +28,9 @@ H_A_SUFFIX = ".h_a.onnx"
 
 H_A = "h_a"
 """The encoder's metadata property with the `digest` of the file of h_a."""
+
+FIFTHS = "fifths"
+"""The output of an h_a whose 8 bits are fifths of symbols of z, since the host scales and rounds these again."""
 
 STEPS = "steps"
 """The property with the steps of y's levels: a float32 for each channel, little-endian, in hexadecimal."""
@@ -75,6 +79,7 @@ class Graph:
         margins: its receptive field, in positions of its tiles; None if it is not known, or is the full picture.
         takes_bytes: its input is uint8.
         takes_magnitudes: its input has no sign, as that of h_a may have.
+        unit: what one level of an output of 8 bits is in symbols, where there are no steps.
         steps: float32 [M, 1, 1], y or y_hat is its levels times this; None for a graph that has no levels.
 
     Raises:
@@ -92,6 +97,7 @@ class Graph:
         self._entry = self.session.get_inputs()[0]
         self.takes_bytes = self._entry.type == "tensor(uint8)"
         self.takes_magnitudes = self._entry.name in ("magnitudes", "magnitude_levels")
+        self.unit = FIFTH if self.session.get_outputs()[0].name == FIFTHS else 1.0
         self.steps = read_steps(self.properties.get(STEPS, ""), path)
 
     @property

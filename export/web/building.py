@@ -101,5 +101,6 @@ def _graph(graph: Graph, path: Path, name: str) -> dict[str, Any]:
         "bytes": graph.takes_bytes,
         "magnitudes": graph.takes_magnitudes,
         "margins": graph.margins,
+        "unit": graph.unit,
         "steps": None if graph.steps is None else graph.steps.ravel().tolist(),
     }

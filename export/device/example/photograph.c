@@ -246,8 +246,9 @@ static void encode(const OrtEnv *env, const char *source, const char *target, co
         size_t total = found.channels * found.rows * found.columns;
         float *of_z = room_for(total, sizeof *of_z);
         z = room_for(total, sizeof *z);
+        float unit = strcmp(h_a.output, "fifths") ? 1 : 0.2f; /* of a symbol, in 8 bits */
         for (size_t i = 0; i < total; i++)
-            of_z[i] = found.bytes ? (float)(((uint8_t *)found.values)[i] - ZERO) : ((float *)found.values)[i];
+            of_z[i] = found.bytes ? (float)(((uint8_t *)found.values)[i] - ZERO) * unit : ((float *)found.values)[i];
         check_coder(nic_round_z(coder, rate, height, width, of_z, z), model);
     }
     void *work = room_for(bytes, 1);

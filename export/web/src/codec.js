@@ -70,7 +70,7 @@ export class Codec {
     return y;
   }
 
-  /** z of y, less its medians, or its symbols: Float32Array. */
+  /** z of y, less its medians, or its symbols or fifths of them: Float32Array. */
   async hyperAnalysed(y) {
     const graph = this.h_a, z = { values: null, channels: 0, rows: Math.ceil(y.rows / 4), columns: Math.ceil(y.columns / 4) };
     for (const tile of tilesOf([z.rows, z.columns], graph.margins)) {
@@ -80,8 +80,8 @@ export class Codec {
       if (!graph.bytes) input = Float32Array.from(input);
       else input = graph.magnitudes && !graph.steps ? Uint8Array.from(input) : this.levels(piece, graph);
       const found = await this.run(graph, input, piece);
-      const isSymbols = found.values instanceof Uint8Array;
-      const values = isSymbols ? Float32Array.from(found.values, (level) => level - ZERO) : found.values;
+      const inBytes = found.values instanceof Uint8Array;
+      const values = inBytes ? Float32Array.from(found.values, (level) => (level - ZERO) * graph.unit) : found.values;
       keep(z, { ...found, values }, tile);
     }
     return z.values;

@@ -141,6 +141,29 @@ def test_y_of_a_codec_with_means_has_levels_and_the_float_codec_stays(pictures: 
     assert torch.equal(again(x)["x_hat"], codec(x)["x_hat"])
 
 
+def test_z_of_a_codec_with_several_rates_is_in_fifths(in_float: HyperpriorCodec, pictures: list[Tensor]) -> None:
+    """At the highest rate its symbols are those of a codec of one rate; at a lower one little is lost."""
+    plain = copy.deepcopy(in_float)
+    plain.add_rates(2, octaves=2.0)
+    plain = with_tables(plain)
+    codec = calibrate(plain, pictures, Quantization("all", hyper=True))
+    model = codec.entropy_bottleneck
+    assert model.in_fifths
+    z = codec.h_a(codec.seen_by_h_a(codec.g_a(pictures[0])))
+    fifths = 5 * model.centred(z)
+    torch.testing.assert_close(fifths, fifths.round())
+    exact = torch.round(z - model.medians())
+    assert torch.equal(model.symbols(z), exact)
+    gains = codec.z_gains.coded(torch.tensor([0.0]))
+    centred = z - model.medians()
+    lost = [
+        (torch.round(given * gains.gain) / gains.gain - centred).square().mean()
+        for given in (centred, model.centred(z), exact)
+    ]
+    assert lost[1] < 1.1 * lost[0]
+    assert lost[2] > 1.2 * lost[0]  # what whole symbols would lose
+
+
 def test_metadata_without_hyper_and_impossible_ones() -> None:
     old = asdict(Architecture(N, M, quantization=Quantization("all"), arch=ARCH))
     del old["quantization"]["hyper"]
