@@ -100,6 +100,7 @@ class Bottleneck(LatentModel, EntropyBottleneck):
         likelihoods = self.likelihoods(y_hat.detach() if detach_rate else y_hat, gains)
         with torch.autocast(y.device.type, enabled=False):
             aux_loss = self.loss() if self.quantiles.requires_grad else likelihoods.new_zeros(())
+        y_hat = y_hat if keys is None else self.given(y_hat, y, gains, self.medians())
         return y_hat, likelihoods, aux_loss
 
     def likelihoods(self, y_hat: Tensor, gains: Tensor | None = None) -> Tensor:

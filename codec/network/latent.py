@@ -19,6 +19,9 @@ class LatentModel(EntropyModel):
     Attributes:
         for_int8: the codec is fake-quantized in `eval()`: symbols are clamped to 8 bits if `not_int8` is empty.
             `codec.quantization` sets it.
+        rounds: it is y, and g_s is fake-quantized: in training the rate is that of y with noise, but g_s gets rounded
+            values with the gradient of these (Minnen and Singh 2020, arXiv:2007.08739). Noise at a low rate would widen
+            the ranges of its activations far beyond those of evaluation, where most symbols are 0.
         in_levels: it is y, which a chip has in levels (`codec.quantization.levels`): the host makes the symbols.
         is_scaled: it is z of a codec with several rates: the host scales what a chip gives, and rounds it.
         in_fifths: an int8 runtime gives fifths of a symbol, so that a second rounding costs little; False where the
@@ -29,6 +32,7 @@ class LatentModel(EntropyModel):
     """
 
     for_int8: bool = False
+    rounds: bool = False
     in_levels: bool = False
     is_scaled: bool = False
     in_fifths: bool = False
@@ -53,6 +57,18 @@ class LatentModel(EntropyModel):
         limited = symbols.clamp(*self.symbol_limits)
         self.clamped += torch.stack([(symbols != limited).sum(), torch.ones_like(symbols, dtype=torch.int64).sum()])
         return limited
+
+    def given(self, y_hat: Tensor, y: Tensor, gains: Tensor | None, centres: Tensor) -> Tensor:
+        """What g_s gets in training, [B, M, H, W]: y_hat, which is y with noise, or where `rounds` the rounded y.
+
+        Args:
+            gains: [B, M, 1, 1], symbols are 1 / gain wide; None: 1.
+            centres: of the symbols that are 0: medians or means.
+        """
+        if not self.rounds:
+            return y_hat
+        rounded = torch.round(y - centres) if gains is None else torch.round((y - centres) * gains) / gains
+        return y_hat + (rounded + centres - y_hat).detach()
 
     def coded(self, y: Tensor, gains: CodedGains, means: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The symbols, round(gain * (y - median or mean)), and y_hat as files have it, both [B, M, H, W].

@@ -125,6 +125,7 @@ def _set_phase(codec: Codec, quantization: Quantization) -> None:
     switches.learn, switches.follow = quantization.learns_ranges, quantization.follows_weights
     switches.quantize = quantization.phase.fake_quantizes
     codec.architecture = replace(codec.architecture, quantization=quantization)
+    codec.y_model.rounds = "g_s" in quantization.transforms and quantization.phase is not Phase.OFF
     limit_symbols(codec)
 
 
