@@ -333,7 +333,9 @@ def test_h_a_trains_for_int8_too_and_the_run_resumes_bit_for_bit(
     assert train("--coco_dir", coco224, *tiny, *into(tmp_path / "kept"), *qat, *kept) == 0
     again, _ = load_codec(tmp_path / "kept" / "last.safetensors")
     with torch.no_grad():
-        assert (again.g_a(x) - codec.g_a(x)).abs().max() < 0.05 * codec.g_a(x).abs().max()
+        moved = (again.g_a(x) - codec.g_a(x)).abs() / codec.g_a.levels.step.view(-1, 1, 1)
+        assert moved.max() < 1.01  # a level, where a value lay between two
+        assert moved.mean() < 0.1
     for (name, a), (_, b) in zip(levels_of(codec), levels_of(again), strict=True):
         assert torch.equal(a.step, b.step), name
 
