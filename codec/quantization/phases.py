@@ -125,7 +125,8 @@ def _set_phase(codec: Codec, quantization: Quantization) -> None:
     switches.learn, switches.follow = quantization.learns_ranges, quantization.follows_weights
     switches.quantize = quantization.phase.fake_quantizes
     codec.architecture = replace(codec.architecture, quantization=quantization)
-    codec.y_model.rounds = "g_s" in quantization.transforms and quantization.phase is not Phase.OFF
+    quantizes_g_s = "g_s" in quantization.transforms and quantization.phase is not Phase.OFF
+    codec.y_model.rounds = quantizes_g_s and codec.y_gains is not None
     limit_symbols(codec)
 
 
