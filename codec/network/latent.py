@@ -19,9 +19,10 @@ class LatentModel(EntropyModel):
     Attributes:
         for_int8: the codec is fake-quantized in `eval()`: symbols are clamped to 8 bits if `not_int8` is empty.
             `codec.quantization` sets it.
-        rounds: it is y of several rates, and g_s is fake-quantized: in training the rate is that of y with noise, but g_s gets rounded
-            values with the gradient of these (Minnen and Singh 2020, arXiv:2007.08739). Noise at a low rate would widen
-            the ranges of its activations far beyond those of evaluation, where most symbols are 0.
+        rounds: it is y of several rates, and g_s is fake-quantized: in training the rate is that of y with noise,
+            but g_s gets rounded values with the gradient of these (Minnen and Singh 2020, arXiv:2007.08739). Noise at
+            a low rate would widen the ranges of its activations far beyond those of evaluation, where most symbols
+            are 0.
         in_levels: it is y, which a chip has in levels (`codec.quantization.levels`): the host makes the symbols.
         is_scaled: it is z of a codec with several rates: the host scales what a chip gives, and rounds it.
         in_fifths: an int8 runtime gives fifths of a symbol, so that a second rounding costs little; False where the
