@@ -197,10 +197,13 @@ class Bottleneck(LatentModel, EntropyBottleneck):
         last = self._offset + self._cdf_length - 3  # the length counts a 0 at the start and the escape symbol too
         return int(self._offset.min()), int(last.max())
 
-    def fits_in_fifths(self) -> bool:
-        """See `LatentModel`."""
-        low, high = self.symbol_range()
-        return INT8[0] * FIFTH <= low and high <= INT8[1] * FIFTH
+    def limit_symbols(self) -> None:
+        """Sets `in_fifths` too: 8 bits must hold fifths of all symbols of the tables."""
+        super().limit_symbols()
+        self.in_fifths = False
+        if self.symbol_limits is not None and self.is_scaled:
+            low, high = self.symbol_range()
+            self.in_fifths = INT8[0] * FIFTH <= low and high <= INT8[1] * FIFTH
 
     def not_int8(self) -> str:
         """See `LatentModel`; the symbols of the tables decide, others are coded with an escape. Levels always fit."""

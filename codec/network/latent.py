@@ -44,6 +44,11 @@ class LatentModel(EntropyModel):
         super().__init__(*args)
         self.register_buffer("clamped", torch.zeros(2, dtype=torch.int64), persistent=False)
 
+    @property
+    def unit(self) -> float:
+        """What one step of an int8 runtime's latent is in symbols, where it is not in levels."""
+        return FIFTH if self.in_fifths else 1.0
+
     def medians(self) -> Tensor:
         """The medians [1, M, 1, 1]; they are subtracted from y before rounding."""
         raise NotImplementedError
@@ -83,17 +88,12 @@ class LatentModel(EntropyModel):
     def centred(self, y: Tensor) -> Tensor:
         """y less its medians, as the transform gives it in evaluation: an int8 one may give symbols, or fifths."""
         if self.in_fifths:
-            return torch.round((y - self.medians()) / FIFTH).clamp(*INT8) * FIFTH
+            return torch.round((y - self.medians()) / self.unit).clamp(*INT8) * self.unit
         return y - self.medians() if self.symbol_limits is None else self.symbols(y)
 
     def limit_symbols(self) -> None:
-        """Sets `symbol_limits` and `in_fifths` after a change of `for_int8` or of the tables (a host read)."""
+        """Sets `symbol_limits` after a change of `for_int8` or of the tables (a host read)."""
         self.symbol_limits = INT8 if self.for_int8 and not self.in_levels and not self.not_int8() else None
-        self.in_fifths = self.symbol_limits is not None and self.is_scaled and self.fits_in_fifths()
-
-    def fits_in_fifths(self) -> bool:
-        """Whether 8 bits can hold fifths of all symbols of the tables (a host read)."""
-        raise NotImplementedError
 
     def not_int8(self) -> str:
         """Why 8 bits cannot hold what an int8 runtime has of the latent; empty if they can (a host read)."""

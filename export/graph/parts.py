@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor, fx, nn
 
-from codec.bitstream.hyper_coder import FIFTH
 from codec.network.codec import Codec
 from codec.network.hyperprior import HyperCodec
 from codec.network.latent import LatentModel
@@ -109,8 +108,7 @@ def _without_steps(transform: fx.GraphModule) -> fx.GraphModule:
 def _centred(transform: nn.Module, last: str, model: LatentModel) -> nn.Module:
     """Subtracts the medians of its latent in the bias of the last layer, and rounds if the symbols have limits."""
     parameter(transform.get_submodule(last), "bias").sub_(model.medians().flatten())
-    scale = FIFTH if model.in_fifths else 1.0
-    return nn.Sequential(transform, Rounding(scale)) if model.symbol_limits is not None else transform
+    return nn.Sequential(transform, Rounding(model.unit)) if model.symbol_limits is not None else transform
 
 
 def decoder(codec: Codec, deconv: Deconv, size: tuple[int, int] | None) -> nn.Module:
@@ -228,7 +226,7 @@ class Means(nn.Module):
         super().__init__()
         self.h_a, self.h_s = rewrite(codec.h_a, "transpose"), rewrite(codec.h_s, "transpose")
         model = codec.entropy_bottleneck
-        self.scale, self.limits = FIFTH if model.in_fifths else 1.0, model.symbol_limits
+        self.scale, self.limits = model.unit, model.symbol_limits
         self.register_buffer("medians", model.medians().clone())
 
     def forward(self, y: Tensor) -> Tensor:
