@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from codec.cli import NOT_NEGATIVE, POSITIVE, ArgumentParser, OptionGroup, at_least, option, run
 from codec.errors import InputError
 from codec.sample import GDN, SAMPLE
-from codec.targets import TargetOptions
+from codec.targets import TargetOptions, bytes_of
 from codec_pipeline import execute
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def compared(folder: Path, target_bpp: float, times: dict[str, float]) -> Iterat
     from codec.evaluation.references import within
 
     picture = torch.from_numpy(read_photograph(photograph()).pixels()).permute(2, 0, 1)
-    limit = int(target_bpp * picture[0].numel() / 8)
+    limit = bytes_of(target_bpp, picture[0].numel())
     ways: list[tuple[str, tuple[bytes, Tensor], float | None]] = [
         ("GDN, float", in_torch(GDN, picture, target_bpp), times["GDN original, float"]),
         (f"{BLOCK}, float", in_torch(f"{folder}/block/last.safetensors", picture, target_bpp), times["float"]),
@@ -213,11 +213,8 @@ def in_torch(checkpoint: str, picture: "Tensor", target_bpp: float) -> tuple[byt
     """The file of a checkpoint and its picture, as `codec.compress` and `codec.decompress` make them."""
     from codec.checkpoint import open_codec
     from codec.files import FileCodec
-    from codec.targets import code
 
-    codec = FileCodec(open_codec(Path(checkpoint)))
-    file = code(codec.codable(picture), TargetOptions(target_bpp=target_bpp))
-    return file, codec.decompress([file])[0]
+    return FileCodec(open_codec(Path(checkpoint))).through_file(picture, TargetOptions(target_bpp=target_bpp))
 
 
 def in_onnx_runtime(folder: Path, picture: "Tensor", target_bpp: float) -> tuple[bytes, "Tensor"]:

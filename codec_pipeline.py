@@ -11,13 +11,13 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from coco224.files import whole_or_absent
-from codec.cli import ArgumentParser, run
+from codec.cli import ArgumentParser, check_value, is_required, run
 from codec.errors import InputError
 from codec.sample import to_start_from
 
@@ -105,6 +105,22 @@ def commands() -> dict[str, tuple[str, str, type]]:
     }
 
 
+def check_options(parser: ArgumentParser, values: Mapping[str, Any], checkpoint: str, where: str) -> None:
+    """Checks a step's options as far as the files of the training do not matter.
+
+    Raises:
+        InputError: a value is not allowed, or a required option is missing, apart from that of the checkpoint.
+    """
+    for name, field in parser.fields.items():
+        if name in values:
+            try:
+                check_value(field, values[name])
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from error
+        elif is_required(field) and name != checkpoint:
+            raise InputError(f"{where}: {name} is required; docs/options.md has all options")
+
+
 def steps(recipe: str, launcher: Sequence[str], training: Sequence[str]) -> list[Step]:
     """The training and the steps of the list, whose options are checked here, before anything runs.
 
@@ -130,7 +146,8 @@ def steps(recipe: str, launcher: Sequence[str], training: Sequence[str]) -> list
         module, checkpoint, cls = known[name]
         parser = ArgumentParser(add_help=False)
         parser.add_dataclass(name, cls)
-        parser.parse_mapping({key: value for key, value in given.items() if key != checkpoint}, where)
+        parsed = parser.parse_mapping({key: value for key, value in given.items() if key != checkpoint}, where)
+        check_options(parser, parsed, checkpoint, where)
         values = {checkpoint: str(last)} | {key: value for key, value in given.items() if value is not None}
         command = [sys.executable, "-m", module, *(f"--{key}={typed(value)}" for key, value in values.items())]
         paths = [(key in OUTPUTS, Path(value)) for key, value in values.items() if isinstance(value, str)]

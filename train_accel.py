@@ -212,7 +212,7 @@ def optimizer_step(run: Run, stop: StopSignal, meanwhile: Callable[[], None] = l
     lr = run.schedule.apply(optimizer, step)
     enter_phase(run.codec, run.options.qat, step)
     if begins_fake_quantization(run.options.qat, step):
-        run.round_weights()
+        run.settle_grids()
     optimizer.zero_grad(set_to_none=True)
     watch.reset()
     batches: list[Batch] = []

@@ -6,6 +6,7 @@ import sys
 BENCHMARKS = (
     *("step", "forms", "profile", "overhead", "ddp", "curves", "data", "memory", "startup", "coding", "damage"),
     *("everywhere", "generated", "large", "device", "deployment", "fidelity", "families", "compilers"),
+    *("chips", "page"),
 )
 
 if __name__ == "__main__":

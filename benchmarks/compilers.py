@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +35,30 @@ AT_MOST = {
 def verdicts(act: str, folder: Path) -> list[dict[str, Any]]:
     """What `export.npu` says of both parts on each core."""
     save_codec(folder / f"{act}.safetensors", random_codec(act), Description())
-    pictures = folder / "pictures"
-    pictures.mkdir(exist_ok=True)
-    shutil.copy(sample_splits(include_val=True)["validation"].folder / VALIDATION[0], pictures)
-    found = []
-    for core in CORES:
-        words = ["--ckpt", folder / f"{act}.safetensors", "--target", core, "--calib_dir", pictures]
-        command = [sys.executable, "-m", "export.npu", *words, "--json", folder / "verdicts.json"]
-        done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode not in (0, 2):  # 2: operators on the CPU
-            raise RuntimeError(done.stderr)
-        found += json.loads((folder / "verdicts.json").read_text())
+    pictures = calibration_photograph(folder / "pictures")
+    return ask(CORES, folder, "--ckpt", folder / f"{act}.safetensors", "--calib_dir", pictures)
+
+
+def ask(targets: Sequence[str], folder: Path, *words: object) -> list[dict[str, Any]]:
+    """What `export.npu`, with these words, says of each part of a checkpoint on each chip.
+
+    Args:
+        folder: gets the verdicts.
+    """
+    command = [sys.executable, "-m", "export.npu", "--target", ",".join(targets), *map(str, words)]
+    command += ["--json", str(folder / "verdicts.json")]
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode not in (0, 2):  # 2: operators on the CPU
+        raise RuntimeError(done.stderr)
+    found: list[dict[str, Any]] = json.loads((folder / "verdicts.json").read_text())
     return found
+
+
+def calibration_photograph(folder: Path) -> Path:
+    """Copies an embedded photograph into this folder, and returns the folder."""
+    folder.mkdir(exist_ok=True)
+    shutil.copy(sample_splits(include_val=True)["validation"].folder / VALIDATION[0], folder)
+    return folder
 
 
 def rows(act: str, found: list[dict[str, Any]]) -> Iterator[Row]:

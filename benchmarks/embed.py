@@ -1,7 +1,8 @@
 """`python -m benchmarks.embed`: makes a trained checkpoint an embedded codec (`codec/sample`).
 
 Weights of convolutions become half precision, which makes it small enough for a wheel; the CDF tables and the integer
-h_s are computed from those. The log of its training is kept beside it.
+h_s are computed from those. Quantized weights are rounded to their grid before: half precision would take some of them
+to the next grid point. The log of its training is kept beside it.
 """
 
 import shutil
@@ -18,6 +19,7 @@ from codec.description.file import Description, to_bytes
 from codec.network.arrays import as_arrays
 from codec.network.codec import Codec
 from codec.network.tables import with_tables
+from codec.quantization.layers import QuantizedLayer
 from codec.sample import FILES, to_use
 
 MOST_BYTES = 4 * 2**20
@@ -45,6 +47,10 @@ def main() -> int:
 
 def halved(codec: Codec, description: Description) -> bytes:
     """The checkpoint of a codec whose convolutions have weights in float16."""
+    for layer in codec.modules():
+        if isinstance(layer, QuantizedLayer):
+            layer.set_float_weight(layer.train().weight.detach())  # in training mode a float of the grid
+    codec.eval()
     weights = {name: each for name, each in codec.named_parameters() if each.ndim == 4}
     for each in weights.values():
         each.data.copy_(each.half())
@@ -53,6 +59,10 @@ def halved(codec: Codec, description: Description) -> bytes:
     half = {name: array.astype(np.float16) if name in weights else array for name, array in arrays.items()}
     local = ("coco_dir", "save_dir", "recon_dir")  # of the machine that trained
     options = description.options | {name: Path(str(description.options[name])).name for name in local}
+    embedded = {to_use(name).resolve(): name for name in FILES}
+    start = description.options.get("init_checkpoint")
+    if start:  # the card of an embedded codec's child needs the name
+        options["init_checkpoint"] = embedded.get(Path(str(start)).resolve(), start)
     return to_bytes(half, fresh.architecture, replace(description, options=options))
 
 

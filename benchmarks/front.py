@@ -1,6 +1,7 @@
-"""The README's first screen out of the kept results: the table of the blocks and its plot."""
+"""Tables of the README and of docs/npu.md, and the README's plot, out of the kept results."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -8,6 +9,7 @@ from typing import Any
 
 from benchmarks.harness import RESULTS
 from codec.evaluation.curves import Point, curve, difference
+from export.chips.judge import ORT_PSNR, PSNR, ROUNDED
 
 BLOCKS = {
     "gdn": "GDN, the original",
@@ -144,6 +146,46 @@ def demo() -> str:
     )
 
 
+def chips() -> str:
+    """What the compilers say of the codecs of `benchmarks.chips`, in Markdown, and where it was measured."""
+    found = kept("chips")
+    by_codec = {
+        codec: {(each["target"], each["part"]): each for each in verdicts}
+        for codec, verdicts in found["verdicts"].items()
+    }
+    (trained, embedded), (_, relu) = by_codec.items()
+    lines = [
+        f"| chip | ReLU: encoder, decoder | {trained}: encoder, h_a, decoder "
+        "| equal: y in whole numbers, bytes of x_hat | PSNR of x_hat |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for target in dict.fromkeys(target for target, _ in embedded):
+        parts = [embedded[target, part] for part in ("encoder", "h_a", "decoder")]
+        of_relu = [relu[target, part] for part in ("encoder", "decoder")]
+        encoder, decoder = parts[0]["difference"], parts[-1]["difference"]
+        equal = f"{encoder[ROUNDED]}, {decoder['equal, %']} %" if encoder else "not simulated"
+        lost = f"{decoder[PSNR] - decoder[ORT_PSNR]:+.2f} dB" if decoder else ""
+        lines.append(f"| `{target}` | {_estimates(of_relu)} | {_estimates(parts)} | {equal} | {lost} |")
+    machine = found["machine"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"256x256, {machine['date']}, commit {machine['commit']} ([chips.json](../benchmarks/results/chips.json)).",
+        ]
+    )
+
+
+def _estimates(parts: Sequence[Mapping[str, Any]]) -> str:
+    """Time of each part, in words, or that some part is not all on the chip."""
+    if any(each["complaint"] for each in parts):
+        return "NOT all on the chip"
+    for unit in ("ms", "Mcycles"):
+        if all(unit in each["figures"] for each in parts):
+            return ", ".join(format(each["figures"][unit], ".3g") for each in parts) + f" {unit}"
+    return "all on the chip"
+
+
 def draw(path: Path) -> None:
     """A plot of the table: bytes against time, in float (filled) and in int8 (hollow)."""
     import matplotlib as mpl
@@ -164,7 +206,9 @@ def draw(path: Path) -> None:
     axis.scatter([], [], color="white", edgecolors="black", label="after training for int8")
     axis.set_yscale("symlog", linthresh=5)
     axis.set(ylim=(-8, 100), yticks=(-5, -2, 0, 2, 5, 20, 50), yticklabels=("-5", "-2", "0", "2", "5", "20", "50"))
-    axis.set(xlim=(100, 330), xlabel="encoder + decoder of 768x512 in int8, ms (ONNX Runtime, two CPU cores)")
+    times = [figures(act).milliseconds for act in BLOCKS]
+    axis.set(xlim=(0.8 * min(times), 1.15 * max(times)))
+    axis.set(xlabel="encoder + decoder of 768x512 in int8, ms (ONNX Runtime, two CPU cores)")
     axis.set_ylabel("BD-rate against GDN in float, %")
     axis.set_title("bytes for the same PSNR: lower is better", fontsize=10)
     axis.grid(alpha=0.3)

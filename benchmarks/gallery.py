@@ -14,9 +14,8 @@ from codec.checkpoint import open_codec
 from codec.evaluation.figures import Figures, measure_pictures
 from codec.evaluation.references import within
 from codec.files import FileCodec
-from codec.quantization.phases import disable_fake_quant
 from codec.sample import GDN, NPU, to_use
-from codec.targets import TargetOptions, code
+from codec.targets import TargetOptions, bytes_of
 
 PAGE = ROOT / "docs" / "gallery.md"
 
@@ -26,7 +25,7 @@ SHOWN = {"astronaut.png": (108, 0), "coffee.png": (190, 110), "chelsea.png": (11
 BPP = 0.25
 """Bits per pixel that no file exceeds."""
 
-SIDE, CAPTION, GAP, COLUMNS = 256, 40, 8, 4
+SIDE, CAPTION, GAP, COLUMNS = 256, 40, 8, 3
 """Of the part, in pixels; height of the words under it; between parts; parts in a row."""
 
 FORMATS = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
@@ -36,9 +35,9 @@ INTRODUCTION = """\
 
 Written by `python -m benchmarks.gallery`. The [embedded codecs](../codec/sample/README.md) beside JPEG (with optimized
 Huffman tables), WebP and AVIF (Pillow's default settings): each file is the best one of at most {bpp} bits per pixel of
-the complete photograph, and was decoded again. The codecs are small ones (N=64, M=160), trained on a CPU on 310 other
-photographs. *int8* is the same codec as *float*, with all that a chip runs in int8. A part of each photograph is shown,
-pixel for pixel.
+the complete photograph, and was decoded again. The codecs are small ones (N={N}, M={M}), trained on a CPU on
+{photographs} other photographs. *int8*: all that a chip runs is in int8. A part of each photograph is shown, pixel
+for pixel.
 """
 
 Coded = tuple[bytes, Tensor]
@@ -48,10 +47,10 @@ def main() -> None:
     """Writes the page and its pictures."""
     folder = PAGE.with_suffix("")
     folder.mkdir(exist_ok=True)
-    gdn, block, int8 = (open_codec(to_use(name)) for name in (GDN, NPU, NPU))
-    disable_fake_quant(block)
-    codecs = {"GDN, float": FileCodec(gdn), "gate_mlp, float": FileCodec(block), "gate_mlp, int8": FileCodec(int8)}
-    parts = [INTRODUCTION.format(bpp=BPP)]
+    gdn, int8 = (open_codec(to_use(name)) for name in (GDN, NPU))
+    codecs = {"GDN, float": FileCodec(gdn), "gate_mlp, int8": FileCodec(int8)}
+    photographs = len((to_use(GDN).parent / "photographs.csv").read_text().splitlines()) - 1
+    parts = [INTRODUCTION.format(bpp=BPP, N=gdn.N, M=gdn.M, photographs=photographs)]
     for name, corner in SHOWN.items():
         picture = torch.from_numpy(read_photograph(_path(name)).pixels()).permute(2, 0, 1)
         rows = list(measured(picture, codecs))
@@ -63,17 +62,13 @@ def main() -> None:
 
 def measured(picture: Tensor, codecs: dict[str, FileCodec]) -> Iterator[tuple[str, Figures, Tensor]]:
     """For each codec and format its name, its figures, and the decoded picture, uint8 [3, H, W]."""
-    limit = int(BPP * picture[0].numel() / 8)
-    ways: dict[str, Coded] = {name: _through(codec, picture, limit) for name, codec in codecs.items()}
+    limit = bytes_of(BPP, picture[0].numel())
+    target = TargetOptions(target_bytes=limit)
+    ways: dict[str, Coded] = {name: codec.through_file(picture, target) for name, codec in codecs.items()}
     ways |= {title: within(name, picture, limit) for name, title in FORMATS.items()}
     for name, (file, decoded) in ways.items():
         (figures,) = measure_pictures(picture[None], decoded[None], None, [file])
         yield name, figures, decoded
-
-
-def _through(codec: FileCodec, picture: Tensor, limit: int) -> Coded:
-    file = code(codec.codable(picture), TargetOptions(target_bytes=limit))
-    return file, codec.decompress([file])[0]
 
 
 def montage(picture: Tensor, rows: list[tuple[str, Figures, Tensor]], corner: tuple[int, int]) -> Image.Image:

@@ -72,7 +72,7 @@ def taken_apart(before: Codec, after: Codec) -> tuple[Codec, dict[str, Switch]]:
 
 def _weights(layer: QuantizedLayer, exact: Tensor, rounded: Tensor) -> Switch:
     def switch(on: bool) -> None:
-        layer.float_weight.data.copy_(rounded if on else exact)
+        layer.set_float_weight(rounded if on else exact)
 
     return switch
 

@@ -1,6 +1,7 @@
-"""`python -m benchmarks.table`: writes docs/benchmarks.md and the README's tables from the kept results."""
+"""`python -m benchmarks.table`: writes docs/benchmarks.md and the tables of other pages from the kept results."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from benchmarks import front
@@ -8,7 +9,12 @@ from benchmarks.harness import RESULTS, ROOT, Row, table
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 PLOT = ROOT / "docs" / "quality.png"
-README = ROOT / "README.md"
+TABLES = {
+    ROOT / "README.md": {"demo": front.demo, "blocks": front.table},
+    ROOT / "docs" / "npu.md": {"chips": front.chips},
+}
+"""The tables of other pages, by name: each is between its two marks."""
+
 START, END = "<!-- {}: written by python -m benchmarks.table -->\n", "<!-- end of {} -->\n"
 
 UNCOMMITTED = "+"
@@ -33,6 +39,8 @@ SUBJECTS = {
     "demo": "Quality: the demo",
     "roundings": "Quality: what each int8 rounding costs",
     "deployment": "Deployment: ONNX Runtime",
+    "chips": "Deployment: every compiler",
+    "page": "Deployment: the page for browsers",
     "compilers": "Deployment: Arm's compiler",
     "families": "Deployment: chip families",
     "fidelity": "Deployment: exported files against PyTorch",
@@ -128,19 +136,21 @@ def anchor(heading: str) -> str:
     return "".join(c for c in heading.lower().replace(" ", "-") if c.isalnum() or c in "-_")
 
 
-def filled(readme: str) -> str:
-    """The README with the demo's table and the table of blocks, each between its two marks."""
-    for name, text in (("demo", front.demo()), ("blocks", front.table())):
+def filled(page: Path) -> str:
+    """The text of a page with its tables."""
+    text = page.read_text()
+    for name, written in TABLES[page].items():
         start, end = START.format(name), END.format(name)
-        before, _, rest = readme.partition(start)
-        readme = f"{before}{start}\n{text}\n\n{end}{rest.partition(end)[2]}"
-    return readme
+        before, _, rest = text.partition(start)
+        text = f"{before}{start}\n{written()}\n\n{end}{rest.partition(end)[2]}"
+    return text
 
 
 def main() -> None:
-    """Writes the page, the README's tables and its plot."""
+    """Writes the page, the other pages' tables and the README's plot."""
     PAGE.write_text(rendered())
-    README.write_text(filled(README.read_text()))
+    for page in TABLES:
+        page.write_text(filled(page))
     front.draw(PLOT)
 
 

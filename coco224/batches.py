@@ -106,6 +106,10 @@ class TrainBatches(Dataset[Batch]):
                 picture.copy_(torch.flip(picture, (1,)))
         return _batch(pixels, rows, places)
 
+    def follow(self, step: int) -> None:
+        """Has rows fetched in the order of this step's epoch again, after other batches of them were read."""
+        self._rows.follow(self._draw(step // self.steps_per_epoch)[0])
+
     def _places_and_rows(self, k: int) -> tuple[Ints, Ints]:
         """The places of micro-batch k in the global batch, and the rows there."""
         step, micro = divmod(k, self.grad_accum)
@@ -124,6 +128,7 @@ class TrainBatches(Dataset[Batch]):
             return drawn
         n, room = len(self._rows), self._rows.size - self._input_size
         order = self._rows.order(np.random.default_rng([_ORDER, self._seed, epoch]))
+        self._rows.follow(order)
         window = np.random.default_rng([_WINDOW, self._seed, epoch])
         top, left = window.integers(room + 1, size=(2, n), dtype=np.int32)
         drawn = order, top, left, window.integers(2, size=n, dtype=np.bool_)

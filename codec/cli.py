@@ -17,6 +17,7 @@ import functools
 import gc
 import math
 import os
+import signal
 import sys
 import time
 import types
@@ -44,6 +45,8 @@ def at_least(low: int) -> Rule:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Exits with main's status, or with 2 and one line on stderr for bad input; a bug shows its traceback.
 
+    After Ctrl-C the status is 130.
+
     Errors of the file system, of memory, and of a library whose cause is known also give one line. Under a launcher
     all ranks meet the same bad input: only the first rank of each node prints it. If only one rank fails, it prints.
     """
@@ -59,6 +62,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         else:
             time.sleep(_FIRST_RANK_PRINTS)  # the launcher stops all ranks as soon as one has ended
         status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 128 + signal.SIGINT
     except Exception as error:
         words = known_cause(error)
         if words is None:
@@ -127,15 +133,24 @@ class OptionGroup:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            holds, words = field.metadata.get("rule", (None, ""))
-            if holds and value is not None and not holds(value):
-                raise InputError(f"--{field.name} {value}: {words}")
-            if isinstance(value, int) and not -(2**63) <= value < 2**63:
-                raise InputError(f"--{field.name} {value}: does not fit into 64 bits")
-            choices = _choices(field)
-            if choices and value is not None and value not in choices:
-                raise InputError(f"--{field.name} {value}: use one of {', '.join(choices)}")
+            check_value(field, getattr(self, field.name))
+
+
+def check_value(field: dataclasses.Field[Any], value: Any) -> None:
+    """Raises InputError for a value that the field does not allow."""
+    holds, words = field.metadata.get("rule", (None, ""))
+    if holds and value is not None and not holds(value):
+        raise InputError(f"--{field.name} {value}: {words}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InputError(f"--{field.name} {value}: does not fit into 64 bits")
+    choices = _choices(field)
+    if choices and value is not None and value not in choices:
+        raise InputError(f"--{field.name} {value}: use one of {', '.join(choices)}")
+
+
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    """Whether a command does not run without this option."""
+    return field.metadata.get("shown") == "required"
 
 
 def _kind(field: dataclasses.Field[Any]) -> Any:

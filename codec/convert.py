@@ -1,18 +1,16 @@
 """Shared by codec.compress and codec.decompress: converts a file or a folder, with several processes."""
 
 import multiprocessing
-import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coco224.files import shared_memory
+from coco224.processes import die_with_parent, possible_processes, usable_cores
 from coco224.walk import say_left_out, walk
 from codec.cli import ArgumentParser, OptionGroup, at_least, option
 from codec.errors import InputError, SomeFailed
@@ -83,7 +81,7 @@ def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
     if not options.checkpoint:
         raise InputError("--checkpoint is required: the file of the codec")
     unfinished = _unfinished(conversion, source, target, options)
-    kept = unfinished.kept(jobs) if unfinished else []
+    kept = unfinished.kept(jobs) if unfinished else set()
     if kept:
         print(f"kept {len(kept)} of {len(jobs)} files from a run that was interrupted", file=sys.stderr)
     jobs = [job for job in jobs if job not in kept]
@@ -92,10 +90,10 @@ def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
         others = f" and {len(there) - 1} more exist" if there[1:] else " exists"
         raise InputError(f"{there[0]}{others}; name another target, or replace with --overwrite true")
     failures = list(_failures(conversion, jobs, options, unfinished))
+    if failures:  # the record stays: the same command tries these files again, and no other
+        raise SomeFailed(failures, len(jobs), "file")
     if unfinished:
         unfinished.remove()
-    if failures:
-        raise SomeFailed(failures, len(jobs), "file")
     return 0
 
 
@@ -150,16 +148,17 @@ def _failures(
     worker = _Worker(conversion.convert, options)
     worker.open()  # also with several processes: a bad checkpoint is refused before they start
     conversion.check(worker.codec, options)
-    processes = min(options.num_proc, len(jobs))
-    if processes > 1 and not shared_memory():
-        print("several processes need a writable /dev/shm: using one process (--num_proc 1)", file=sys.stderr)
-        processes = 1
-    done = ((job, worker(job)) for job in jobs) if processes == 1 else _spread(worker, jobs, processes)
-    for job, failure in tqdm(done, total=len(jobs), unit=" files", disable=len(jobs) == 1):
+    processes = possible_processes(min(options.num_proc, len(jobs)))
+
+    def done(job: Job, failure: str | None) -> str | None:
+        if unfinished and not failure:
+            unfinished.add(job)
+        return failure
+
+    found = (done(job, worker(job)) for job in jobs) if processes == 1 else _spread(worker, jobs, processes, done)
+    for failure in tqdm(found, total=len(jobs), unit=" files", disable=len(jobs) == 1):
         if failure:
             yield failure
-        elif unfinished:
-            unfinished.add(job)
 
 
 class _Worker:
@@ -204,35 +203,36 @@ class _Worker:
         return {name: value for name, value in vars(self).items() if name != "codec"}
 
 
-def _spread(worker: _Worker, jobs: list[Job], processes: int) -> Iterator[tuple[Job, str | None]]:
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+def _spread(
+    worker: _Worker, jobs: list[Job], processes: int, done: Callable[[Job, str | None], str | None]
+) -> Iterator[str | None]:
+    """The outcomes of `done` for each job; it learns of the files that are finished after an interruption too."""
+    threads = max(1, usable_cores() // processes)
     context = multiprocessing.get_context("spawn")  # not fork: torch has threads
     with ProcessPoolExecutor(processes, context, _start, (worker, threads)) as pool:
+        futures: dict[Future[str | None], Job] = {}
         try:
-            futures = {pool.submit(_work, job): job for job in jobs}
+            for job in jobs:
+                futures[pool.submit(_work, job)] = job
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                yield done(futures.pop(future), future.result())
         except BrokenProcessPool:
             raise InputError(
                 "a worker process was killed, probably because memory ran out: give a smaller --num_proc"
             ) from None
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # waits for the files that are being written
+            for future, job in futures.items():
+                if not future.cancelled() and not future.exception():
+                    done(job, future.result())
 
 
 def _start(worker: _Worker, threads: int) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the work
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
     _worker = worker
     _worker.open(threads)
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(job: Job) -> str | None:

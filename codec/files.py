@@ -24,7 +24,7 @@ from codec.network.hyperprior import HyperCodec
 from codec.network.pixels import pad, to_float, to_uint8
 from codec.network.reach import margins
 from codec.network.tables import tables_of
-from codec.targets import Codable
+from codec.targets import Codable, TargetOptions, code
 from codec.tiles import LARGEST_WHOLE, Tile, Window, tile_size, tiles
 
 
@@ -159,6 +159,15 @@ class FileCodec:
             return 10 * math.log10(255**2 / mean) if mean else math.inf
 
         return Codable(coder.most, height * width, bits, file, psnr)
+
+    def through_file(self, x: Tensor, target: TargetOptions) -> tuple[bytes, Tensor]:
+        """The file of a picture, uint8 [3, H, W], within a target, and the picture that it decodes to.
+
+        Raises:
+            InputError: no rate meets the target.
+        """
+        file = code(self.codable(x), target)
+        return file, self.decompress([file])[0]
 
     def _rounded(self, analysed: Analysed, coder: HyperCoder) -> Latent:
         assert analysed.z is not None

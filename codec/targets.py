@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from codec.cli import POSITIVE, OptionGroup, option
 from codec.errors import InputError
 
+_MOST_BPP = 1e4  # no file has so many bits per pixel
+
 
 @dataclass(frozen=True)
 class TargetOptions(OptionGroup):
@@ -72,8 +74,13 @@ def code(picture: Codable, options: TargetOptions) -> bytes:
     if options.target_bytes is not None:
         return _within(picture, picture.most, options.target_bytes, "target_bytes")
     if options.target_bpp is not None:
-        return _within(picture, picture.most, int(options.target_bpp * picture.pixels / 8), "target_bpp")
+        return _within(picture, picture.most, bytes_of(options.target_bpp, picture.pixels), "target_bpp")
     return picture.file(round(picture.most * (1.0 if options.rate is None else options.rate)))
+
+
+def bytes_of(bpp: float, pixels: int) -> int:
+    """The most bytes of a file of at most so many bits per pixel."""
+    return int(min(bpp, _MOST_BPP) * pixels / 8)
 
 
 def only_rate(options: TargetOptions) -> str:

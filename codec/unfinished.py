@@ -1,5 +1,6 @@
 """Records the finished files of a folder's conversion, so that the same command continues after an interruption."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -24,34 +25,40 @@ class Unfinished:
     def __init__(self, folder: Path, program: str, inputs: Sequence[Path], settings: Sequence[str] = ()) -> None:
         self._path = folder / f".{program}.unfinished"
         contents = (hashlib.sha256(read_regular(path)).hexdigest() for path in inputs)
-        self._first: list[object] = [program, *contents, *settings]
-        self._lines = self._read()
+        self._first = json.dumps([program, *contents, *settings])
+        self._finished, self._begin = self._read()
 
-    def kept(self, jobs: Sequence[Job]) -> list[Job]:
+    def kept(self, jobs: Sequence[Job]) -> set[Job]:
         """The jobs that an earlier run with the same inputs finished, and whose source and target did not change."""
-        return [job for job in jobs if _line(job) in self._lines]
+        return {job for job in jobs if _line(job) in self._finished}
 
     def add(self, job: Job) -> None:
         """Records that the target is complete."""
-        lines = [_line(job)] if self._lines else [self._first, _line(job)]
-        with self._path.open("a" if self._lines else "w") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
-        self._lines += lines
+        with self._path.open("w" if self._begin else "a") as file:
+            file.write(f"{self._begin}{_line(job)}\n")
+        self._begin = ""
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)
 
-    def _read(self) -> list[list[object]]:
-        """The lines of an earlier run with the same inputs; empty if there is none."""
-        try:
-            lines = [json.loads(line) for line in read_regular(self._path).splitlines()]
-        except (OSError, ValueError):  # ValueError: a line that a kill cut off, or a file of another program
-            return []
-        return lines if lines and lines[0] == self._first else []
+    def _read(self) -> tuple[set[str], str]:
+        """The lines of an earlier run with the same inputs, and what begins the file if there is none.
+
+        A line that a kill cut off is equal to that of no job.
+        """
+        with contextlib.suppress(OSError, ValueError):  # ValueError: a file of another program
+            text = read_regular(self._path).decode()
+            lines = text.splitlines()
+            if lines and lines[0] == self._first:
+                if not text.endswith("\n"):
+                    with self._path.open("a") as file:
+                        file.write("\n")
+                return set(lines[1:]), ""
+        return set(), f"{self._first}\n"
 
 
-def _line(job: Job) -> list[object]:
-    return [str(job[1].name), *(_state(path) for path in job)]
+def _line(job: Job) -> str:
+    return json.dumps([str(job[1].name), *(_state(path) for path in job)])
 
 
 def _state(path: Path) -> list[object]:

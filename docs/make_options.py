@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "options.md"
 
 SECTIONS = {
+    "The demo": ("-m", "codec_demo"),
     "Training": ("train_accel.py",),
     "From a recipe to a device": ("-m", "codec_pipeline"),
     "Preparing data": ("-m", "coco224.prepare"),

@@ -63,10 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(
             "give either --ckpt FILE (complete report) or --onnx FILE ... (report without the codec's quality)"
         )
-    if files and (options.images or options.calib_dir):
-        raise InputError(
-            "--images and --calib_dir need --ckpt, because ONNX files have no entropy model; leave them out"
-        )
+    only_with_ckpt = ("images", "calib_dir", "a16", "replace_parts", "plugin")
+    if files and (useless := [f"--{name}" for name in only_with_ckpt if getattr(options, name)]):
+        raise InputError(f"{' and '.join(useless)} need --ckpt: the files of --onnx stay as they are; leave them out")
     shared.require_onnx()
     report = of_checkpoint(options) if options.ckpt else of_files(files, options)
     print(markdown(report))
@@ -229,7 +228,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += ["", "## Compilers that are installed", ""]
         answers = [
             {**each, "figures": ", ".join(f"{name} {value}" for name, value in each["figures"].items())}
-            | {"on the chip": each["complaint"] or "all", "simulated": in_words(each["part"], each["difference"])}
+            | {"on the chip": each["complaint"] or "all", "simulated": in_words(each["values"], each["difference"])}
             for each in report["compilers"]
         ]
         lines += table(answers, ("target", "tool", "part", "on the chip", "figures", "simulated"))

@@ -21,9 +21,19 @@ from codec.blocks import registry
 SLOW = {"chromium", "coco224", "command", "hub", "installed", "real_coco", "small_disk", "source", "wheel"}
 """Fixtures that start processes, servers, browsers or builds: a test with one of them is slow."""
 
+LONGEST = (
+    *("test_tour.py", "test_compile.py", "test_batch_scripts.py", "test_qat.py", "test_docs.py", "test_gpu.py"),
+    *("test_kills.py", "test_fsdp.py", "test_launchers.py", "test_distributed.py"),
+)
+"""Files that begin first, so that two processes that take whole files from a queue end together."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hides GPUs from the tests and their processes: exact results are a CPU's. `pytest -m gpu` shows them."""
+    """Hides GPUs from the tests and their processes: exact results are a CPU's. `pytest -m gpu` shows them.
+
+    One thread, also without the Makefile's OMP_NUM_THREADS: a process that forks while OpenMP has threads may hang.
+    """
+    torch.set_num_threads(1)
     if not _of_gpus(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -34,6 +44,8 @@ def _of_gpus(config: pytest.Config) -> bool:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks as slow what `make check` leaves out; a test that starts a process of its own says so itself."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
     for item in items:
         if item.get_closest_marker("gpu") and not _of_gpus(config):
             item.add_marker(pytest.mark.skip(reason="tests of GPUs run with: pytest -m gpu"))

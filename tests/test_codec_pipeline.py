@@ -66,6 +66,8 @@ def test_the_list_is_read_and_the_training_does_not_see_it(recipe: Path) -> None
         ("then:\n  - evaluate: {}\n    export: {}\n", "more than one command in a step"),
         ("then:\n  - train\n", "train: no such command; use one of evaluate, export"),
         ("then:\n  - export: {part: middle}\n", "export: --part: invalid choice"),
+        ("then:\n  - export: {part: encoder}\n", "export: out is required"),
+        ("then:\n  - evaluate: {images: x, rates: 0}\n", "evaluate: --rates 0"),
         ("then:\n  - npu: {chip: rk3588}\n", "npu: unknown option chip"),
         ("then:\n  - npu: {target: rk9}\n", "invalid choice: 'rk9'"),
         ("act: none\nthen:\n  - report\n", "--act"),

@@ -82,6 +82,8 @@ def compile_all(
         return objective
     if not on_gpu:
         set_biases_apart(codec)
+        # Torch would start processes that compile for Triton, which a CPU does not use; each imports torch.
+        os.environ.setdefault("TORCH_WARM_POOL", "0")
     # DDP would split the graph to overlap communication; here communication takes only 1 % of a step.
     torch._dynamo.config.optimize_ddp = False
     # Training and evaluation share the forward's code and so its cache: one graph for each phase of QAT and,

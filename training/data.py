@@ -10,6 +10,7 @@ from torch import Tensor
 
 from coco224.batches import Batch, TrainBatches, train_loader
 from coco224.dataset import Rows, open_rows
+from coco224.processes import usable_cores
 from coco224.repository import is_repository
 from codec.cli import NOT_NEGATIVE, OptionGroup, at_least, option
 from codec.description.architecture import STRIDE
@@ -132,7 +133,7 @@ def decoders(device: torch.device) -> int:
     if device.type != "cuda":
         return 2
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(8, max(2, len(os.sched_getaffinity(0)) // ranks_here - 1))
+    return min(8, max(2, usable_cores() // ranks_here - 1))
 
 
 def first_batches(

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from codec.errors import InputError
 from codec.network.codec import Codec, gdn_layers
-from codec.quantization.channels import scale_output
 
 FIT_BATCHES = 8
 """Number of batches that the blocks learn from; one more batch tests them."""
@@ -60,7 +59,7 @@ def distill(codec: Codec, teacher: Codec, batches: Iterable[Tensor], steps: int)
     for name, block in blocks.items():
         if hasattr(block, "input_scale"):
             scale = block.input_scale(*lessons[name])
-            scale_output(_layer_before(codec, name), scale)
+            _scale_output(_layer_before(codec, name), scale)
             for pairs in (lessons, exam):
                 x, y = pairs[name]
                 pairs[name] = x * scale.view(-1, 1, 1), y
@@ -74,6 +73,15 @@ def _layer_before(codec: Codec, name: str) -> nn.Module:
     transform, position = name.split(".")
     layer: nn.Module = codec.get_submodule(f"{transform}.{int(position) - 1}")
     return layer
+
+
+@torch.no_grad()
+def _scale_output(layer: nn.Module, scale: Tensor) -> None:
+    """Multiplies the output of a convolution with one group by scale [C], in place."""
+    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    layer.weight.transpose(0, int(layer.transposed)).mul_(scale.view(-1, 1, 1, 1))
+    if layer.bias is not None:
+        layer.bias.mul_(scale)
 
 
 def _learn(block: nn.Module, lesson: tuple[Tensor, Tensor], exam: tuple[Tensor, Tensor], steps: int) -> Tensor:

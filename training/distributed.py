@@ -103,9 +103,9 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 
 def broadcast_parameters(model: nn.Module) -> None:
-    """Copies the parameters of rank 0 to all ranks: all computed the same, but may have rounded differently."""
-    for parameter in model.parameters():
-        broadcast(parameter.data)
+    """Copies parameters and buffers of rank 0 to all ranks: all computed the same, but may have rounded differently."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        broadcast(tensor.data)
 
 
 def gathered(tensor: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def read_marker(folder: Path) -> Marker | None:
         values = read_json(path)
         if values.pop("format") == _FORMAT:
             return Marker(str(values["id"]), bool(values["saved"]))
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         pass
     raise InputError(f"{path} is damaged or not a file of this program: choose another --save_dir, or remove it")
 
@@ -199,13 +199,13 @@ def sweep(folder: Path) -> None:
                 path.unlink()
 
 
-def write_config(folder: Path, text: str) -> Path:
-    """Writes the resolved options to config.yaml, or beside it if that is a file of the user."""
+def write_config(folder: Path, text: str) -> Path | None:
+    """Writes the resolved options to config.yaml, or beside it if that is a file of the user; None if both are."""
     path = folder / CONFIG
     if path.exists() and not _is_ours(path):
         path = folder / RESOLVED
         if path.exists() and not _is_ours(path):
-            return folder / CONFIG
+            return None
     write_whole(path, text)
     return path
 

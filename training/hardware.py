@@ -2,14 +2,11 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from codec.cli import OptionGroup, at_least, option
 from codec.network.exact import exact_fp32
-
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time, and the period
 
 
 @dataclass(frozen=True)
@@ -35,16 +32,6 @@ def prepare_gpu(deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic, warn_only=True)  # a user's block may have no other algorithm
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a kernel per tensor
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
-
-
-def usable_cores(quota: Path = _QUOTA) -> int:
-    """The CPU cores that this process may use: its affinity, and the quota of its container."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        limit, period = quota.read_text().split()
-        return max(1, min(cores, int(limit) // int(period)))
-    except (OSError, ValueError):  # no quota
-        return cores
 
 
 def core_warning(device: torch.device, processes: int, threads: int, cores: int) -> str:

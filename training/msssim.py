@@ -7,11 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.evaluation.metrics import MS_SSIM_MIN_SIZE
-
-SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-RADIUS, SIGMA = 5, 1.5
-C1, C2 = 0.01**2, 0.03**2  # (K * data_range)^2, of pictures in [0, 1]
+from codec.evaluation.metrics import C1, C2, MS_SSIM_MIN_SIZE, RADIUS, SCALES, SIGMA
 
 _BELL = [math.exp(-(i**2) / (2 * SIGMA**2)) for i in range(-RADIUS, RADIUS + 1)]
 WINDOW = tuple(value / sum(_BELL) for value in _BELL)

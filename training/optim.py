@@ -12,6 +12,13 @@ from codec.cli import NOT_NEGATIVE, POSITIVE, OptionGroup, at_least, option
 from codec.errors import InputError
 
 QUANTILES = "entropy_bottleneck.quantiles"
+GAINS = "_gains.drops"
+GAINS_SPEED = 10
+"""How much faster the gains of rates learn than the network.
+
+They are in octaves. Adam moves a parameter by about the learning rate in a step, and what is little for an octave is
+much for a weight.
+"""
 DECAYED = "weight"  # of convolutions and linear layers; biases, GDN's beta/gamma and the densities have no decay
 
 
@@ -58,17 +65,19 @@ class EntropyModelOptions(OptionGroup):
 def make_optimizer(
     model: nn.Module, optimizer: str, lr: float, weight_decay: float, quantiles_lr: float
 ) -> torch.optim.Optimizer:
-    """One optimizer with three groups: weights with decay, the rest of the network, and the bottleneck's quantiles.
+    """One optimizer with four groups: weights with decay, gains, the rest of the network, the bottleneck's quantiles.
 
     CompressAI has two optimizers. With two, clipping under a gradient scaler would unscale both, and FSDP would expect
     a second model. Every group has a `role`, by which the schedule finds the groups that it changes.
     """
-    decayed, plain, quantiles = [], [], []
+    decayed, plain, gains, quantiles = [], [], [], []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         if name.endswith(QUANTILES):
             quantiles.append(parameter)
+        elif name.endswith(GAINS):
+            gains.append(parameter)
         elif name.endswith(DECAYED) and parameter.ndim > 1:
             decayed.append(parameter)
         else:
@@ -76,6 +85,7 @@ def make_optimizer(
     groups = [
         {"params": decayed, "role": "network", "lr": lr, "weight_decay": weight_decay},
         {"params": plain, "role": "network", "lr": lr, "weight_decay": 0.0},
+        {"params": gains, "role": "gains", "lr": lr * GAINS_SPEED, "weight_decay": 0.0},
         {"params": quantiles, "role": "quantiles", "lr": quantiles_lr, "weight_decay": 0.0},
     ]
     kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -115,7 +125,7 @@ def clipped_together(model: nn.Module, apart: bool) -> list[list[nn.Parameter]]:
 
 @dataclass
 class Schedule:
-    """The network's learning rate as a function of the optimizer step; the quantiles' learning rate is constant.
+    """The learning rate over a run, a function of the step; the gains have a multiple of it, the quantiles their own.
 
     A function of the step needs no state to resume, and cannot advance once per rank as a prepared scheduler does.
     Only `plateau` has a state.
@@ -150,11 +160,11 @@ class Schedule:
         return float(self.plateau["factor"])
 
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> float:
-        """Sets the learning rate of the network's groups for this step, and returns it."""
+        """Sets the learning rates of network and gains for this step, and returns the network's."""
         lr = self.at(step)
         for group in optimizer.param_groups:
-            if group["role"] == "network":
-                group["lr"] = lr
+            if group["role"] != "quantiles":
+                group["lr"] = lr * (GAINS_SPEED if group["role"] == "gains" else 1)
         return lr
 
     def observe(self, validation_loss: float) -> None:

@@ -16,7 +16,7 @@ from codec.cli import NOT_NEGATIVE, POSITIVE, OptionGroup, at_least, option
 from codec.errors import InputError
 from codec.network.modules import mix_in
 
-ENTROPY_MODELS = ("entropy_bottleneck", "gaussian_conditional")
+LIKELIHOODS = ("entropy_bottleneck", "gaussian_conditional")
 
 _NORMEXP = re.compile(
     r"_?(div|true_divide|reciprocal|r?sqrt|pow|float_power|exp2?|expm1|sigmoid|log_sigmoid_forward|tanh|silu|mish"
@@ -95,7 +95,7 @@ def local_fp32_modules(model: nn.Module, policy: str, globs: Sequence[str] = ())
 
     Raises InputError for an unknown policy, for `custom` without globs, and for a glob that matches nothing.
     """
-    entropy = [name for name in ENTROPY_MODELS if hasattr(model, name)]
+    entropy = [name for name in LIKELIHOODS if hasattr(model, name)]
     match policy:
         case "none":
             names = []

@@ -10,6 +10,7 @@ from codec.description.architecture import Quantization
 from codec.errors import InputError
 from codec.network.codec import Codec, gdn_layers
 from codec.quantization.calibrate import CALIBRATION_PICTURES
+from codec.quantization.layers import FACTORS
 from codec.quantization.levels import levels_of, set_steps
 from codec.quantization.phases import (
     activation_quantizers,
@@ -73,7 +74,9 @@ def quantize(codec: Codec, qat: QatOptions, initial: Codec | None) -> None:
     ranges = {
         key: earlier[key]
         for key in quantizer_state(codec)
-        if key in earlier and earlier[key].shape == own[key].shape and not key.endswith((".steps", "levels.step"))
+        if key in earlier
+        and earlier[key].shape == own[key].shape
+        and not key.endswith((".steps", "levels.step", *FACTORS))
     }
     nn.Module.load_state_dict(codec, ranges, strict=False)
     for _, levels in itertools.islice(levels_of(initial), 1):

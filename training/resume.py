@@ -88,6 +88,8 @@ def saved_state(origin: Origin, options: Options, data: str) -> Saved | None:
     require_agreement(saved.progress, options, data, files)
     saved.progress.options = options.flat()
     saved.progress.run = origin.run
+    if not origin.in_place:  # another folder, which has no best_* files yet, and another run for the trackers
+        saved.progress.best, saved.progress.tracker = {}, {}
     saved.progress.files = files | saved.progress.files
     return saved
 

@@ -10,8 +10,8 @@ from codec.description.architecture import TRANSFORMS
 if TYPE_CHECKING:
     from codec.network.codec import Codec
 
-ENTROPY_MODEL = ("entropy_bottleneck", "gaussian_conditional", "y_gains", "z_gains")
-HYPER = (*ENTROPY_MODEL, "h_a", "h_s")
+TRAINED_WITH_ENTROPY = ("entropy_bottleneck", "gaussian_conditional", "y_gains", "z_gains")
+HYPER = (*TRAINED_WITH_ENTROPY, "h_a", "h_s")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def trainable_modules(codec: "Codec", replace_parts: str, train_scope: str) -> l
     """Names of the top-level modules that a scope trains; modules that the codec lacks are left out."""
     if train_scope == "all":
         return [name for name, _ in codec.named_children()]
-    extra = {"replaced": (), "replaced+entropy": ENTROPY_MODEL, "replaced+hyper": HYPER}[train_scope]
+    extra = {"replaced": (), "replaced+entropy": TRAINED_WITH_ENTROPY, "replaced+hyper": HYPER}[train_scope]
     return [name for name, _ in codec.named_children() if name in (*TRANSFORMS[replace_parts], *extra)]
 
 

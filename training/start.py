@@ -81,7 +81,8 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
     fp32_modules = apply_local_fp32(codec, numerics.local_fp32, globs) if numerics.amp else []
     if saved:
         codec.load_weights(saved.model)
-    enter_phase(codec, qat, saved.progress.step if saved else 0)
+    # The phase of the last step: an evaluation that a kill prevented is repeated in it. The next step enters its own.
+    enter_phase(codec, qat, max(0, saved.progress.step - 1) if saved else 0)
     if qat.qat and numerics.amp:
         check_regions(codec, fp32_modules)
     codec = codec.to(accelerator.device)

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from coco224.files import whole_or_absent
+from coco224.processes import usable_cores
 from codec.checkpoint import Description
 from codec.description.architecture import KEEP_GDN, TRANSFORMS, Architecture
 from codec.network.codec import gdn_layers
 from codec.network.complexity import costs
 from training.faults import ADVICE
-from training.hardware import core_warning, usable_cores
+from training.hardware import core_warning
 from training.precision import is_emulated
 from training.preempt import PREEMPTED
 from training.qat import announcement
@@ -148,9 +149,17 @@ def summary(run: Run, status: int) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of this program's checkout, with "+" if files were changed; None outside a checkout."""
+    """The commit of this program's checkout, with "+" if files were changed; None outside a checkout.
+
+    An installed package may lie in the folder of another project's repository, which does not hold this file.
+    """
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("describe", "--always", "--abbrev=40", "--dirty=+")
     except (OSError, subprocess.CalledProcessError):
         return None

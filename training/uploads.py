@@ -88,11 +88,15 @@ class Uploads:
         self.request()
         assert self._last
         done, _ = wait([self._last], seconds)
+        self.abandon()
+        return bool(done) and self._last.result()
+
+    def abandon(self) -> None:
+        """Ends the uploads without waiting; Python would not end before their thread does."""
         self._over.set()
         self._newer.set()
         if self._process:
             self._process.terminate()
-        return bool(done) and self._last.result()
 
     def _upload(self) -> bool:
         """Pushes until the Hub has the checkpoint or refuses it; returns whether the Hub has it."""

@@ -22,6 +22,9 @@ from benchmarks.harness import ROOT
 CPU = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
 """Variables of a process that must not use a GPU."""
 
+KILL_SECONDS = 10.0
+"""How long a killed process may take to end."""
+
 
 def start(function: Callable[..., int | None], *args: Any, log: Path, **environment: str) -> BaseProcess:
     """Starts a function of a module in a process of its own, which ends with the status that the function returns.
@@ -142,8 +145,20 @@ def kill_tree(pid: int) -> None:
 
 
 def kill_children(pid: int) -> None:
-    """Kills everything that a process started; a launcher's ranks are in sessions of their own."""
+    """Kills everything that a process started, also in sessions of its own, and waits for its end."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(pid).children(recursive=True):
+        processes = psutil.Process(pid).children(recursive=True)
+        for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        end = time.monotonic() + KILL_SECONDS
+        while any(map(_runs, processes)) and time.monotonic() < end:
+            time.sleep(0.01)
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it still holds its memory; a zombie waits only for its parent to ask for its status."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

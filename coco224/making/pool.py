@@ -4,8 +4,6 @@ import ctypes
 import multiprocessing
 import os
 import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -16,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from coco224.errors import DataError
-from coco224.files import shared_memory
 from coco224.making.shards import Recipe, Report, Shard, Stopped, write_shard
+from coco224.processes import die_with_parent, possible_processes
 
 _POLL_SECONDS = 0.1
 
@@ -63,17 +61,15 @@ def write_shards(
         DataError: a worker was killed.
         OSError: the disk is full or cannot be written.
     """
-    if min(num_proc, len(shards)) > 1 and not shared_memory():
-        print("several processes need a writable /dev/shm: using one process (--num_proc 1)", file=sys.stderr)
-        num_proc = 1
-    if min(num_proc, len(shards)) <= 1:
+    processes = possible_processes(min(num_proc, len(shards)))
+    if processes <= 1:
         _write_here(shards, recipe, schema, signals, keep, progress)
         return
     # Not fork: this process has Arrow's threads, and a forked worker would not notice the death of its parent.
     context = multiprocessing.get_context("spawn")
     stop = context.RawValue(ctypes.c_bool, False)
     begun = context.RawArray(ctypes.c_long, len(shards))
-    pool = ProcessPoolExecutor(min(num_proc, len(shards)), context, _start_worker, (recipe, schema, stop, begun))
+    pool = ProcessPoolExecutor(processes, context, _start_worker, (recipe, schema, stop, begun))
     try:
         futures = {pool.submit(_write_there, number, shard): shard for number, shard in enumerate(shards)}
         waiting: set[Future[Report]] = set(futures)
@@ -124,15 +120,8 @@ _worker: dict[str, Any] = {}
 
 def _start_worker(recipe: Recipe, schema: pa.Schema, stop: Any, begun: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent stops the workers
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
     _worker.update(recipe=recipe, schema=schema, stop=stop, begun=begun)
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _write_there(number: int, shard: Shard) -> Report:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coco224.errors import DataError
-from coco224.files import lock, make_folder, remove_empty, sync_folder, write_whole
+from coco224.files import lock, make_folder, read_json, remove_empty, sync_folder, write_whole
 from coco224.making.shards import Report, Shard
 
 
@@ -29,9 +29,18 @@ def checked_out_dir(out_dir: Path, overwrite: bool, coco_dir: Path | None) -> Pa
     if out.exists() and any(out.iterdir()):
         if not overwrite:
             raise DataError(f"--out_dir {out_dir} is not empty: name another folder, or give --overwrite true")
-        if not (out / "dataset_dict.json").is_file():
+        if not _is_ours(out):
             raise DataError(f"--overwrite true replaces a dataset, and --out_dir {out_dir} holds something else")
     return out
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether this program made the dataset in the folder, and nothing else is there."""
+    try:
+        splits = set(read_json(folder / "manifest.json")["splits"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return {path.name for path in folder.iterdir()} <= splits | {"manifest.json", "dataset_dict.json", ".cache"}
 
 
 class Workspace:

@@ -140,6 +140,9 @@ class _ArrowRows:
         # starts[c] is the first row of chunk c.
         self._starts = np.cumsum([0, *map(len, self._images)])
 
+    def follow(self, order: Ints) -> None:
+        pass
+
     def expect(self, indices: Ints) -> None:
         pass
 

@@ -56,6 +56,9 @@ class PhotographRows:
     def names(self, indices: Sequence[int] | Ints) -> list[str]:
         return [self._source.names[int(index)] for index in indices]
 
+    def follow(self, order: Ints) -> None:
+        pass
+
     def expect(self, indices: Ints) -> None:
         pass
 

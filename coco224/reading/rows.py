@@ -31,6 +31,10 @@ class Rows(Protocol):
         """The order of an epoch: a permutation of the row numbers that depends only on the generator's state."""
         ...
 
+    def follow(self, order: Ints) -> None:
+        """Says that the rows will be read in this order: what fetches rows fetches the next ones in it."""
+        ...
+
     def names(self, indices: Sequence[int] | Ints) -> list[str]:
         """The source files of rows, for reports."""
         ...

@@ -82,11 +82,15 @@ class StreamedRows:
     def order(self, rng: np.random.Generator) -> Ints:
         """A permutation that mixes the rows of a block with those of a few other blocks, but not more."""
         blocks = rng.permutation(len(self._groups))
-        self._next = blocks.tolist()
         begins = np.argsort(blocks)  # place of each block in the permutation
         of_row = np.repeat(begins, np.diff(self._starts))
         ordered: Ints = np.argsort(of_row + self._window * rng.random(len(self)), kind="stable")
         return ordered
+
+    def follow(self, order: Ints) -> None:
+        """Fetches blocks in the order in which they are needed first."""
+        blocks, first = np.unique(np.searchsorted(self._starts, order, side="right") - 1, return_index=True)
+        self._next = blocks[np.argsort(first)].tolist()
 
     def names(self, indices: Sequence[int] | Ints) -> list[str]:
         return [self._block(block).names([row])[0] for block, row in self._find(np.asarray(indices))]

@@ -71,7 +71,7 @@ class Layer:
 
     def __post_init__(self) -> None:
         """Raises InputError if the numbers are not such a layer."""
-        channels = (len(self.weight),)
+        channels = self.weight.shape[:1]
         vectors = (self.bias, self.multiplier, self.shift)
         if self.weight.dtype != np.int8 or any(each.dtype != np.int32 for each in vectors):
             raise InputError("an integer network of another type than int8 weights and int32 vectors")
@@ -158,7 +158,7 @@ class IntegerNetwork:
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
-        if self.medians.dtype != np.int32 or self.thresholds.dtype != np.int32 or self.thresholds.ndim != 1:
+        if any(each.dtype != np.int32 or each.ndim != 1 for each in (self.medians, self.thresholds)):
             raise InputError("an integer network of another type than int32 medians and thresholds")
         if self.medians.min(initial=0) < -MOST_MEDIAN or self.medians.max(initial=0) > MOST_MEDIAN:
             raise InputError("an integer network whose medians have more than 31 bits")
@@ -169,7 +169,7 @@ class IntegerNetwork:
         if [each.transposed for each in self.layers] != [True, True, False]:
             raise InputError("an integer network of other layers than h_s has")
         widths = [len(self.medians), *(len(each.weight) for each in self.layers)]
-        if self.medians.ndim != 1 or [each.weight.shape[1] for each in self.layers] != widths[:-1]:
+        if [each.weight.shape[1] for each in self.layers] != widths[:-1]:
             raise InputError("an integer network whose layers do not fit together")
         if self.has_means and widths[-1] % 2:
             raise InputError("an integer network with other numbers of scales and of means")

@@ -133,9 +133,9 @@ def rate_tables_of_state(state: State, g_s: dict[str, Any]) -> RateTables:
     if not any(name.startswith("h_s.") for name in state):
         number = decoder_fingerprint(state, g_s, read | {"medians": medians}, rates="all")
         return RateTables(Gains(y_gains.copy()), density, medians, number)
-    rows, z_gains = rows_of(state, "gaussian_conditional"), state[_NAMES["exponents"].format("z")]
+    rows, z_gains = rows_of(state, "gaussian_conditional"), state.get(_NAMES["exponents"].format("z"))
     arrays = {name: array for name, array in state.items() if name.startswith(PREFIX)}
-    if not arrays:
+    if z_gains is None or not arrays:
         raise InputError(NO_TABLES)
     network = network_of_arrays({name.removeprefix(PREFIX): array for name, array in arrays.items()}, source(state))
     read |= {f"y.{name}": array for name, array in vars(rows).items()} | arrays | {"gains.z": z_gains}

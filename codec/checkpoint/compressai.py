@@ -125,7 +125,7 @@ def _arch(state: dict[str, Tensor], channels: int) -> str:
     """The architecture of a state dict whose y has so many channels; h_s predicts scales, or scales and means."""
     if "h_s.4.weight" not in state:
         return "bmshj2018_factorized"
-    return "mbt2018_mean" if len(state["h_s.4.weight"]) == 2 * channels else "bmshj2018_hyperprior"
+    return "mbt2018_mean" if state["h_s.4.weight"].shape[:1] == (2 * channels,) else "bmshj2018_hyperprior"
 
 
 def _from_compressai(state: dict[str, Tensor]) -> Codec:

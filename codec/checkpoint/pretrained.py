@@ -32,17 +32,17 @@ class PretrainedCodec(Codec, ModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **where: Any) -> "PretrainedCodec":  # type: ignore[override]
-        """A codec in eval mode: from the Hub, a folder of `save_pretrained`, a checkpoint file, or an embedded one."""
-        file = to_start_from(name)
-        found: PretrainedCodec = _load(file) if file.is_file() else super().from_pretrained(name, **where)
-        return found
+        """A codec in eval mode: from the Hub, a folder of `save_pretrained`, a checkpoint file, or an embedded one.
 
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, **where: Any) -> "PretrainedCodec":
-        if Path(model_id).is_dir():
-            return _load(Path(model_id) / WEIGHTS)
-        names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-        return _load(Path(hf_hub_download(model_id, WEIGHTS, **{name: where[name] for name in names})))
+        The Hub's method would read `config.json` too, but not the objects in its objects. The checkpoint has them all.
+
+        Args:
+            where: `revision`, `cache_dir`, `force_download`, `local_files_only` and `token` of `hf_hub_download`.
+        """
+        file = to_start_from(name)
+        if file.is_file():
+            return _load(file)
+        return _load(file / WEIGHTS if file.is_dir() else Path(hf_hub_download(str(name), WEIGHTS, **where)))
 
 
 def _load(path: Path) -> PretrainedCodec:

@@ -9,6 +9,15 @@ from codec.network.pixels import to_float, to_uint8
 MS_SSIM_MIN_SIZE = 161
 """Shortest side of MS-SSIM: five scales, each halved, under an 11x11 window."""
 
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Exponents of the scales of MS-SSIM, from full size on."""
+
+RADIUS, SIGMA = 5, 1.5
+"""Of its Gaussian window, in pixels."""
+
+C1, C2 = 0.01**2, 0.03**2
+"""Its constants (K * range)^2, for pictures in [0, 1]."""
+
 
 def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
     """10 log10(255^2 / MSE) in dB of each picture after rounding to 8-bit RGB: [B, 3, H, W] in [0, 1] to [B].

@@ -70,17 +70,17 @@ def _columns(each: Curve) -> dict[str, list[float | None]]:
 
 def alarm(each: Evaluated, names: list[str]) -> str | None:
     """An alarm if file sizes differ from the likelihoods' estimate, with the worst file; None if no file differs."""
-    off = {
-        name: row.bpp / row.bpp_estimated - 1
+    off = [  # a list: crops of one photograph have its name
+        (row.bpp / row.bpp_estimated - 1, name)
         for name, row in zip(names, each.rows, strict=True)
         if row.bpp and row.bpp_estimated and _beyond(row.bpp, row.bpp_estimated, row.pixels)
-    }
+    ]
     if not off:
         return None
-    worst = max(off, key=lambda name: abs(off[name]))
+    share, worst = max(off, key=lambda each: abs(each[0]))
     return (
         f"ALARM: {each.name}: {len(off)} of {len(names)} files are off the likelihoods' estimate, {worst} by "
-        f"{off[worst]:+.2%}: its CDF tables are stale; resume training from it to rebuild them"
+        f"{share:+.2%}: its CDF tables are stale; resume training from it to rebuild them"
     )
 
 

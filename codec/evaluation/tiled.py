@@ -8,14 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.evaluation.metrics import MS_SSIM_MIN_SIZE
+from codec.evaluation.metrics import C1, C2, MS_SSIM_MIN_SIZE, RADIUS, SCALES, SIGMA
 
 _PIXELS = 2**15
 """About so many pixels are in float at a time: their copies stay in the processor's cache."""
 
-_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-_WINDOW, _SIGMA = 11, 1.5
-_C1, _C2 = 0.01**2, 0.03**2
+_WINDOW = 2 * RADIUS + 1
 
 
 def in_tiles(x: Tensor, x_hat: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -45,13 +43,13 @@ def _tiles(height: int, width: int, more: int = 0) -> Iterator[tuple[slice, slic
 def _ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     """MS-SSIM of one channel [H, W]. Source: Wang, Simoncelli and Bovik 2003."""
     factors = []
-    for scale in range(len(_WEIGHTS)):
-        last = scale == len(_WEIGHTS) - 1
+    for scale in range(len(SCALES)):
+        last = scale == len(SCALES) - 1
         factors.append(_ssim(x, y, with_luminance=last))
         if not last:
             x = _halved(x)  # the former x is free before y is halved
             y = _halved(y)
-    return torch.stack(factors).relu().pow(torch.tensor(_WEIGHTS, device=x.device)).prod()
+    return torch.stack(factors).relu().pow(torch.tensor(SCALES, device=x.device)).prod()
 
 
 def _ssim(x: Tensor, y: Tensor, with_luminance: bool) -> Tensor:
@@ -61,16 +59,16 @@ def _ssim(x: Tensor, y: Tensor, with_luminance: bool) -> Tensor:
     for tile in _tiles(height, width, more=_WINDOW - 1):
         a, b = _float(x[tile]), _float(y[tile])
         mean_a, mean_b, aa, bb, ab = _blurred(torch.stack([a, b, a * a, b * b, a * b])[:, None])
-        found = (2 * (ab - mean_a * mean_b) + _C2) / (aa - mean_a.square() + bb - mean_b.square() + _C2)
+        found = (2 * (ab - mean_a * mean_b) + C2) / (aa - mean_a.square() + bb - mean_b.square() + C2)
         if with_luminance:
-            found *= (2 * mean_a * mean_b + _C1) / (mean_a.square() + mean_b.square() + _C1)
+            found *= (2 * mean_a * mean_b + C1) / (mean_a.square() + mean_b.square() + C1)
         total += found.sum(dtype=torch.float64)
     return (total / (height * width)).float()
 
 
 def _blurred(x: Tensor) -> Tensor:
-    taps = torch.arange(_WINDOW, dtype=torch.float32, device=x.device) - _WINDOW // 2
-    window = torch.exp(-taps.square() / (2 * _SIGMA**2))
+    taps = torch.arange(_WINDOW, dtype=torch.float32, device=x.device) - RADIUS
+    window = torch.exp(-taps.square() / (2 * SIGMA**2))
     window /= window.sum()
     return F.conv2d(F.conv2d(x, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
 

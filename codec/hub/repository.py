@@ -135,9 +135,10 @@ def _own_recon_dir(checkpoint: Path, saved: CheckpointFile) -> Path | None:
 
 
 def _add_reconstructions(found: Repository, folder: Path | None) -> None:
-    grids = [path for path in folder.glob("*.png") if re.fullmatch(r"e\d+.*\.png", path.name)] if folder else []
+    named = ((path, re.fullmatch(r"e(\d+).*\.png", path.name)) for path in (folder.glob("*.png") if folder else ()))
+    grids = [(int(name[1]), path) for path, name in named if name]  # from epoch 1,000 on names have another order
     if grids:
-        _add(found, max(grids), RECONSTRUCTIONS)
+        _add(found, max(grids)[1], RECONSTRUCTIONS)
 
 
 def _add_exports(found: Repository, folder: Path, tables: AnyTables) -> None:

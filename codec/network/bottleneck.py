@@ -20,6 +20,9 @@ MOST_SQUARED = 4e9
 Trained codecs have about a hundred symbols per channel; for 192 channels the limit is 4500 per channel.
 """
 
+RARE = 0.01
+"""Largest probability of a symbol that an int8 runtime clamps, for the sake of finer steps of the others."""
+
 
 def noise_keys(seed: int, step: int, places: Tensor) -> Tensor:
     """Keys of the quantization noise: a function of seed, optimizer step and place in the global batch.
@@ -100,7 +103,8 @@ class Bottleneck(LatentModel, EntropyBottleneck):
         likelihoods = self.likelihoods(y_hat.detach() if detach_rate else y_hat, gains)
         with torch.autocast(y.device.type, enabled=False):
             aux_loss = self.loss() if self.quantiles.requires_grad else likelihoods.new_zeros(())
-        y_hat = y_hat if keys is None else self.given(y_hat, y, gains, self.medians())
+        if keys is not None and gains is not None:
+            y_hat = self.given(y, gains, self.medians())
         return y_hat, likelihoods, aux_loss
 
     def likelihoods(self, y_hat: Tensor, gains: Tensor | None = None) -> Tensor:
@@ -198,12 +202,17 @@ class Bottleneck(LatentModel, EntropyBottleneck):
         return int(self._offset.min()), int(last.max())
 
     def limit_symbols(self) -> None:
-        """Sets `in_fifths` too: 8 bits must hold fifths of all symbols of the tables."""
+        """Sets `in_fifths` too: symbols whose fifths need more than 8 bits are clamped, and must be rare."""
         super().limit_symbols()
-        self.in_fifths = False
-        if self.symbol_limits is not None and self.is_scaled:
-            low, high = self.symbol_range()
-            self.in_fifths = INT8[0] * FIFTH <= low and high <= INT8[1] * FIFTH
+        limited = self.symbol_limits is not None and self.is_scaled
+        self.in_fifths = limited and self._share_beyond(INT8[0] * FIFTH, INT8[1] * FIFTH) <= RARE
+
+    def _share_beyond(self, low: float, high: float) -> float:
+        """The probability of a symbol below low or above high by the tables, in the channel where it is largest."""
+        frequencies = self._quantized_cdf.diff(dim=1).clamp(min=0)  # a row ends with zeros
+        symbols = self._offset[:, None] + torch.arange(frequencies.shape[1], device=frequencies.device)
+        beyond = (frequencies * ((symbols < low) | (symbols > high))).sum(1)
+        return float((beyond / frequencies.sum(1)).max())
 
     def not_int8(self) -> str:
         """See `LatentModel`; the symbols of the tables decide, others are coded with an escape. Levels always fit."""

@@ -48,8 +48,11 @@ class Gains(nn.Module):
     def coded(self, rates: Tensor) -> "CodedGains":
         """The gains of files, for rates [B], which are rounded to the rates of files."""
         last = len(self.exponents) - 1
-        mixed = self._shares(torch.round(rates.double() * last * STEPS) / (last * STEPS)) @ self.exponents.double()
-        exponents = torch.floor(mixed + 0.5).long()[:, :, None, None]
+        numbers = torch.round(rates.double() * last * STEPS).long()
+        lower, part = numbers // STEPS, (numbers % STEPS)[:, None]  # in integers, as `Gains.at` of the bitstream
+        known = self.exponents.long()
+        mixed = known[lower] * (STEPS - part) + known[(lower + 1).clamp(max=last)] * part
+        exponents = ((mixed + STEPS // 2) // STEPS)[:, :, None, None]
         whole = (exponents + OCTAVE - 1) // OCTAVE
         powers = self.powers[whole * OCTAVE - exponents]
         fixed = (powers + (torch.ones_like(whole) << whole >> 1)) >> whole

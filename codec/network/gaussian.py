@@ -61,7 +61,7 @@ class Gaussian(LatentModel, GaussianConditional):
             rated = y_hat.detach() if detach_rate else y_hat
             centred = rated if means is None else rated - means
             if keys is not None:
-                y_hat = self.given(y_hat, y, gains, self.medians() if means is None else means)
+                y_hat = self.given(y, gains, self.medians() if means is None else means)
             return y_hat, self.likelihood_lower_bound(self._likelihood(centred * gains, scales))
         if symbols is not None:
             y_hat = symbols
@@ -70,8 +70,6 @@ class Gaussian(LatentModel, GaussianConditional):
         else:
             y_hat = self.symbols(y) if means is None else self.symbols(y - means) + means
         likelihoods = self._likelihood(y_hat.detach() if detach_rate else y_hat, scales, means)
-        if keys is not None:
-            y_hat = self.given(y_hat, y, None, self.medians() if means is None else means)
         return y_hat, self.likelihood_lower_bound(likelihoods)
 
     def medians(self) -> Tensor:

@@ -19,21 +19,16 @@ class LatentModel(EntropyModel):
     Attributes:
         for_int8: the codec is fake-quantized in `eval()`: symbols are clamped to 8 bits if `not_int8` is empty.
             `codec.quantization` sets it.
-        rounds: it is y of several rates, and g_s is fake-quantized: in training the rate is that of y with noise,
-            but g_s gets rounded values with the gradient of these (Minnen and Singh 2020, arXiv:2007.08739). Noise at
-            a low rate would widen the ranges of its activations far beyond those of evaluation, where most symbols
-            are 0.
         in_levels: it is y, which a chip has in levels (`codec.quantization.levels`): the host makes the symbols.
         is_scaled: it is z of a codec with several rates: the host scales what a chip gives, and rounds it.
-        in_fifths: an int8 runtime gives fifths of a symbol, so that a second rounding costs little; False where the
-            tables' symbols need more than 8 bits then. It is computed with `symbol_limits`.
+        in_fifths: an int8 runtime gives fifths of a symbol, so that a second rounding costs little; False where more
+            than a few symbols would need more than 8 bits then. It is computed with `symbol_limits`.
         symbol_limits: the smallest and the largest symbol in `eval()`; None: no limits. It is computed from `for_int8`
             and the tables, and stored because that reads the tables on the host.
         clamped: buffer [2], int64, not saved: how many symbols were clamped to the limits, and how many there were.
     """
 
     for_int8: bool = False
-    rounds: bool = False
     in_levels: bool = False
     is_scaled: bool = False
     in_fifths: bool = False
@@ -64,17 +59,22 @@ class LatentModel(EntropyModel):
         self.clamped += torch.stack([(symbols != limited).sum(), torch.ones_like(symbols, dtype=torch.int64).sum()])
         return limited
 
-    def given(self, y_hat: Tensor, y: Tensor, gains: Tensor | None, centres: Tensor) -> Tensor:
-        """What g_s gets in training, [B, M, H, W]: y_hat, which is y with noise, or where `rounds` the rounded y.
+    def given(self, y: Tensor, gains: Tensor, centres: Tensor) -> Tensor:
+        """What g_s or h_s gets in training with several rates, [B, M, H, W]: the rounded y.
+
+        The rate stays that of y with noise (Minnen and Singh 2020, arXiv:2007.08739). At a low rate most symbols are
+        0, and noise is far larger than what rounding does to y: g_s would learn to remove it, and its activations in
+        int8 would have far too wide ranges.
+
+        The error of rounding, in symbols, counts as noise: y gets the gradient of the result, and a gain learns that
+        the error becomes smaller as it grows. Without this, only the rate moves the gains, and they fall for ever.
 
         Args:
-            gains: [B, M, 1, 1], symbols are 1 / gain wide; None: 1.
+            gains: [B, M, 1, 1], symbols are 1 / gain wide.
             centres: of the symbols that are 0: medians or means.
         """
-        if not self.rounds:
-            return y_hat
-        rounded = torch.round(y - centres) if gains is None else torch.round((y - centres) * gains) / gains
-        return y_hat + (rounded + centres - y_hat).detach()
+        symbols = (y - centres) * gains
+        return y + (symbols.round() - symbols).detach() / gains
 
     def coded(self, y: Tensor, gains: CodedGains, means: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The symbols, round(gain * (y - median or mean)), and y_hat as files have it, both [B, M, H, W].

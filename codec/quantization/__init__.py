@@ -5,6 +5,6 @@
 - `observers`: how ranges are learned. `quantizers`: fake quantization of activations and weights. `layers`, `pairs`:
   convolutions, linear layers, sums and products with an int8 runtime's arithmetic. `widen`: activations of 16 bits.
 - `tracing`, `graph`: where the quantizers go. `rounding`: GPTQ.
-- `equalize`: cross-layer equalization. `freedoms`: which channels may be scaled; `channels`: scales them.
+- `equalize`: cross-layer equalization. `freedoms`: which channels may be scaled.
   `sensitivity`: what rounding a tensor costs the result.
 """

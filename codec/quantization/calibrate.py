@@ -1,4 +1,4 @@
-"""What needs pictures: cross-layer equalization, GPTQ rounding, and post-training quantization, which uses both."""
+"""What needs pictures: equalization, fitted ranges, GPTQ rounding, and post-training quantization, which uses all."""
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,11 +24,15 @@ from codec.quantization.phases import (
     quantization_of,
     switches_of,
 )
+from codec.quantization.ranges import fit_ranges
 from codec.quantization.rounding import round_weights
 from codec.quantization.sensitivity import Result
 
 CALIBRATION_PICTURES = 64
-"""The largest number of pictures that equalization and GPTQ rounding use."""
+"""The largest number of pictures that equalization, fitted ranges and GPTQ rounding use."""
+
+JOINED = 2**16
+"""Pixels of small pictures that pass the codec together, which is faster; a larger picture passes alone."""
 
 
 @torch.no_grad()
@@ -63,6 +67,7 @@ def with_ranges(codec: Codec, pictures: Iterable[Tensor], quantization: Quantiza
         calibrated(x)
         learn_ranges(calibrated)
     enter(calibrated, Phase.EVAL_READY)
+    fit_activations(calibrated, first)
     return calibrated, first
 
 
@@ -83,6 +88,20 @@ def equalize_channels(codec: Codec, pictures: Sequence[Tensor]) -> None:
             transform = getattr(codec, part)
             if not any(q.learns and q.has_range for _, q in activation_quantizers(transform)):
                 equalize(transform, _inputs(codec, part, pictures), _result(codec, part))
+
+
+@torch.no_grad()
+def fit_activations(codec: Codec, pictures: Sequence[Tensor]) -> None:
+    """Fits the ranges of activations (`codec.quantization.ranges`), in place, unless they are to stay as they are.
+
+    Args:
+        codec: in a phase of fake quantization, with its weights not yet rounded.
+        pictures: float [B, 3, H, W] in [0, 1] each.
+    """
+    if quantization_of(codec).learning:
+        with _in_evaluation(codec, quantize=False):
+            for part in quantization_of(codec).transforms:
+                fit_ranges(getattr(codec, part), _inputs(codec, part, pictures))
 
 
 @torch.no_grad()
@@ -119,19 +138,32 @@ def _in_evaluation(codec: Codec, quantize: bool) -> Iterator[None]:
         vars(switches).update(before)
 
 
+def _joined(pictures: Sequence[Tensor]) -> list[Tensor]:
+    """The same pictures in fewer batches: neighbours of one size together, up to `JOINED` pixels."""
+    joined: list[Tensor] = []
+    for x in pictures:
+        if joined and joined[-1].shape[1:] == x.shape[1:] and (len(joined[-1]) + len(x)) * x[0, 0].numel() <= JOINED:
+            joined[-1] = torch.cat([joined[-1], x])
+        else:
+            joined.append(x)
+    return joined
+
+
 def _result(codec: Codec, part: str) -> Result:
     """From the output of g_a, h_a or g_s to what its error is measured in: x_hat, or for h_a z."""
     return codec.g_s if part == "g_a" else lambda output: output
 
 
 def _inputs(codec: Codec, part: str, pictures: Sequence[Tensor]) -> list[Tensor]:
-    """The inputs of g_a, h_a or g_s for pictures; those of g_s at rates that are spread over all."""
+    """The inputs of g_a, h_a or g_s, of small pictures together; those of g_s at rates that are spread over all."""
+    pictures = _joined(pictures)
     if part == "g_a":
-        return list(pictures)
+        return pictures
     if isinstance(codec, HyperCodec) and part == "h_a":
         return [codec.seen_by_h_a(codec.emitted(codec.g_a(x))) for x in pictures]
-    rates = torch.linspace(0, 1, len(pictures)) if codec.y_gains is not None else None
+    sizes = [len(x) for x in pictures]
+    rates = torch.linspace(0, 1, sum(sizes)).split(sizes)
     return [
-        codec.quantize(codec.g_a(x), None, False, None if rates is None else rates[i].to(x).expand(len(x)))[0]
-        for i, x in enumerate(pictures)
+        codec.quantize(codec.g_a(x), None, False, None if codec.y_gains is None else its.to(x))[0]
+        for x, its in zip(pictures, rates, strict=True)
     ]

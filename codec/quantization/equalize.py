@@ -17,7 +17,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
-from codec.quantization.channels import scale_input, scale_output
 from codec.quantization.freedoms import Freedoms
 from codec.quantization.graph import QuantizedTransform
 from codec.quantization.quantizers import ActivationQuantizer
@@ -86,9 +85,9 @@ class _Equalizer:
         logs = self._least()
         for node, layer in self.freedoms.layers.items():
             if (of_input := self._scale(logs, node.all_input_nodes[0])) is not None:
-                scale_input(layer, (-of_input).exp())
+                layer.input_factor.mul_((-of_input).exp())
             if (of_output := self._scale(logs, node)) is not None:
-                scale_output(layer, of_output.exp())
+                layer.output_factor.mul_(of_output.exp())
 
     def _least(self) -> dict[int, Tensor]:
         """The logs of the free scales [C] with the least noise."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from codec.quantization.graph import QuantizedTransform
-from codec.quantization.layers import CONVOLUTIONS, QuantizedLayer
+from codec.quantization.layers import QuantizedLayer, can_be_scaled
 from codec.quantization.pairs import QuantizedProduct, QuantizedSum
 from codec.quantization.quantizers import ActivationQuantizer, Widened
 from codec.quantization.tracing import RELUS, operation, rectifier_bound
@@ -99,7 +99,4 @@ def _layer(transform: QuantizedTransform, node: fx.Node) -> QuantizedLayer | Non
     if node.op != "call_module" or sum(other.target == node.target for other in transform.graph.nodes) > 1:
         return None
     layer = transform.get_submodule(str(node.target))
-    if not isinstance(layer, QuantizedLayer) or not layer.is_linear or not isinstance(layer, CONVOLUTIONS):
-        return None
-    depthwise = layer.groups == layer.in_channels == layer.out_channels
-    return layer if layer.groups == 1 or depthwise else None
+    return layer if isinstance(layer, QuantizedLayer) and layer.is_linear and can_be_scaled(layer) else None

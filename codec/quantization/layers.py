@@ -18,6 +18,9 @@ from codec.network.modules import mix_in
 from codec.quantization.observers import Observer
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer, Wiring, round_ste
 
+FACTORS = ("input_factor", "output_factor")
+"""Names of the buffers that scale a quantized layer's channels."""
+
 LARGEST_BIAS = {8: 2.0**22, 16: 2.0**30}
 """Largest bias in its unit, input scale times weight scale, by the bits of the input: float32, or float64, adds it to a
 sum without rounding, and it fits an int32."""
@@ -34,10 +37,16 @@ class QuantizedLayer(nn.Module):
     """`quantize_layer` mixes this class in front of the class of a convolution or a linear layer.
 
     The layer's own forward then reads fake-quantized weights, and its bias as a multiple of the unit of an int32
-    accumulator: input scale times weight scale. The parameters, their names and their gradients do not change.
+    accumulator: input scale times weight scale. The parameters and their names do not change.
 
     Attributes:
         is_linear: whether its forward is one of `LINEAR`.
+        input_factor, output_factor: buffers [channels], or [1] where channels cannot be scaled: what equalization and
+            the levels of y multiply the weight by, and the bias by the second one. The parameters stay those of the
+            float codec. Multiplied themselves, some would become 100 times smaller and others 60 times larger. A step
+            of Adam, which has the size of the learning rate whatever the weight, would then ruin the ones and hardly
+            train the others.
+        is_folded: the parameters hold the scales (an exporter's copy).
         wiring: the quantizers around it. For the first layer of g_s it also holds the entropy model of y: if its
             symbols fit 8 bits, an int8 runtime gives this layer the symbols, and constant channels that add medians.
     """
@@ -45,6 +54,9 @@ class QuantizedLayer(nn.Module):
     weight_quantizer: WeightQuantizer
     is_linear: bool
     wiring: Wiring
+    input_factor: Tensor
+    output_factor: Tensor
+    is_folded: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.in_integers:
@@ -92,15 +104,30 @@ class QuantizedLayer(nn.Module):
 
     @property
     def float_weight(self) -> Tensor:
-        """The weight as it trains, in float."""
+        """The weight in float, with the scales of the channels."""
         parameter = self._parameters["weight"]
         assert parameter is not None
-        return parameter
+        return parameter if self.is_folded else parameter * self._scales(parameter)
 
     @property
     def float_bias(self) -> Tensor | None:
-        """The bias as it trains, in float; None if the layer has none."""
-        return self._parameters["bias"]
+        """The bias in float, with the scales of the channels; None if the layer has none."""
+        parameter = self._parameters["bias"]
+        return parameter if parameter is None or self.is_folded else parameter * self.output_factor
+
+    @torch.no_grad()
+    def set_float_weight(self, weight: Tensor) -> None:
+        """Changes the parameter such that `float_weight` is this one, to rounding."""
+        parameter = self._parameters["weight"]
+        assert parameter is not None
+        parameter.copy_(weight if self.is_folded else weight / self._scales(parameter))
+
+    def _scales(self, parameter: Tensor) -> Tensor:
+        """What the weight is multiplied by, in a shape that broadcasts over it."""
+        transposed, one_group = getattr(self, "transposed", False), getattr(self, "groups", 1) == 1
+        of_output, of_input = (1, 0) if transposed and one_group else (0, 1) if one_group else (0, 0)
+        by_input = self.input_factor.view(-1, *[1] * (parameter.ndim - 1)).transpose(0, of_input)
+        return by_input * self.output_factor.view(-1, *[1] * (parameter.ndim - 1)).transpose(0, of_output)
 
     @property
     def _of_sums(self) -> torch.dtype:
@@ -155,10 +182,21 @@ class QuantizedLayer(nn.Module):
     @torch.no_grad()
     def compute_in_float(self) -> None:
         """Makes it an ordinary layer with a fake-quantized weight and a rounded bias, which an exporter can trace."""
+        self.fold()
         parameter, unit = self.float_bias, self._unit()
         if parameter is not None and unit is not None:
             parameter.copy_((parameter / unit).round() * unit)
         self.wiring = Wiring()
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Multiplies the parameters by the scales, for good."""
+        values = {"weight": self.float_weight, "bias": self.float_bias}
+        self.is_folded = True
+        for name, value in values.items():
+            parameter = self._parameters[name]  # the attribute may be its fake-quantized value
+            if parameter is not None and value is not None:
+                parameter.copy_(value)
 
 
 def quantize_layer(layer: nn.Module, switches: Switches, per_channel: bool) -> None:
@@ -170,6 +208,23 @@ def quantize_layer(layer: nn.Module, switches: Switches, per_channel: bool) -> N
     assert isinstance(layer, QuantizedLayer)
     layer.wiring = Wiring()
     layer.add_module("weight_quantizer", WeightQuantizer(switches, channels, axis if per_channel else None))
+    for name, count in zip(FACTORS, _scaled_channels(layer), strict=True):
+        layer.register_buffer(name, torch.ones(count))
+
+
+def can_be_scaled(layer: nn.Module) -> bool:
+    """Whether the channels of a layer have factors: those of a convolution that has one group or is depthwise."""
+    if not isinstance(layer, CONVOLUTIONS):
+        return False
+    depthwise: bool = layer.groups == layer.in_channels == layer.out_channels
+    return layer.groups == 1 or depthwise
+
+
+def _scaled_channels(layer: nn.Module) -> tuple[int, int]:
+    """How many factors a layer has for its inputs and its outputs."""
+    if isinstance(layer, CONVOLUTIONS) and can_be_scaled(layer):
+        return layer.in_channels, layer.out_channels
+    return 1, 1
 
 
 def quantize_around(layer: QuantizedLayer, switches: Switches, observer: Observer) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.network.codec import Codec
-from codec.quantization.channels import scale_input, scale_output
+from codec.quantization.layers import QuantizedLayer
 
 RANGE = (-128.0, 127.0)
 """Gives levels the scale 1 and the zero point 128."""
@@ -56,6 +56,7 @@ def with_levels(codec: Codec, part: str) -> nn.Module:
     if not codec.y_model.in_levels:
         return transform
     levels, layers = Levels(codec.M, part == "g_a"), list(transform.named_children())
+    levels.to(next(transform.parameters()).device)
     sequence = nn.Sequential()
     for name, layer in [*layers, ("levels", levels)] if part == "g_a" else [("levels", levels), *layers]:
         sequence.add_module(name, layer)
@@ -97,11 +98,13 @@ def _spread(channels: int) -> Tensor:
 
 @torch.no_grad()
 def set_steps(codec: Codec, step: Tensor) -> None:
-    """Sets the steps [M], in place, and scales the weights beside them, so that the float codec stays the same."""
+    """Sets the steps [M], in place, and scales the layers beside them, so that the float codec stays the same."""
     for part, levels in levels_of(codec):
-        ratio = step / levels.step
+        layer = getattr(codec, part).get_submodule("6" if part == "g_a" else "0")
+        ratio = step.to(levels.step) / levels.step
+        assert isinstance(layer, QuantizedLayer)
         if part == "g_a":
-            scale_output(codec.g_a.get_submodule("6"), 1 / ratio)
+            layer.output_factor.div_(ratio)
         else:
-            scale_input(getattr(codec, part).get_submodule("0"), ratio)
+            layer.input_factor.mul_(ratio)
         levels.step.copy_(step)

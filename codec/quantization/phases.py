@@ -4,15 +4,17 @@
     equalize_channels(codec, pictures)          # cross-layer equalization
     ... steps ...; learn_ranges(codec)          # after each step of the calibration phase
     enter(codec, Phase.FIXED_SCALE)             # fixes the ranges of activations, turns fake quantization on
+    fit_activations(codec, pictures)            # narrows ranges whose extremes are rare
     round_to_grid(codec, pictures)              # GPTQ rounding of the weights
     enter(codec, Phase.EVAL_READY)              # fixes the scales of weights too
     disable_fake_quant(codec)                   # float again
 
-`build(architecture)` makes a codec as a checkpoint describes it. Post-training quantization, equalization and GPTQ
-rounding are in `codec.quantization.calibrate`; what an exporter gets is in `codec.quantization.freeze`.
+`build(architecture)` makes a codec as a checkpoint describes it. Post-training quantization, equalization, fitted
+ranges and GPTQ rounding are in `codec.quantization.calibrate`; what an exporter gets is in `codec.quantization.freeze`.
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -25,7 +27,7 @@ from codec.errors import InputError
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.quantization.graph import insert_quantizers
-from codec.quantization.layers import QuantizedLayer
+from codec.quantization.layers import FACTORS, QuantizedLayer
 from codec.quantization.levels import Levels, levels_of, set_steps, with_levels
 from codec.quantization.observers import Reduction, observer_named
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer
@@ -85,11 +87,14 @@ def in_float(codec: Codec) -> Codec:
     if not codec.architecture.quantization:
         return codec
     plain = new_codec(replace(codec.architecture, quantization=None))
-    if any(levels_of(codec)):
-        codec = copy.deepcopy(codec)
-        set_steps(codec, torch.ones_like(next(levels_of(codec))[1].step))
-    added = quantizer_state(codec)
-    plain.load_weights({name: tensor for name, tensor in codec.state_dict().items() if name not in added})
+    folded = copy.deepcopy(codec)
+    for _, levels in itertools.islice(levels_of(folded), 1):
+        set_steps(folded, torch.ones_like(levels.step))
+    for layer in folded.modules():
+        if isinstance(layer, QuantizedLayer):
+            layer.fold()
+    added = quantizer_state(folded)
+    plain.load_weights({name: tensor for name, tensor in folded.state_dict().items() if name not in added})
     plain.load_coding_arrays(codec.coding_arrays())
     plain.train(codec.training)
     return plain
@@ -125,8 +130,6 @@ def _set_phase(codec: Codec, quantization: Quantization) -> None:
     switches.learn, switches.follow = quantization.learns_ranges, quantization.follows_weights
     switches.quantize = quantization.phase.fake_quantizes
     codec.architecture = replace(codec.architecture, quantization=quantization)
-    quantizes_g_s = "g_s" in quantization.transforms and quantization.phase is not Phase.OFF
-    codec.y_model.rounds = quantizes_g_s and codec.y_gains is not None
     limit_symbols(codec)
 
 
@@ -206,9 +209,11 @@ def tensor_name(quantizer: str) -> str:
 
 def quantizer_state(codec: Codec) -> set[str]:
     """The state-dict keys that quantization added."""
-    return {
+    modules = list(codec.named_modules())
+    layers = (name for name, module in modules if isinstance(module, QuantizedLayer))
+    return {f"{name}.{factor}" for name in layers for factor in FACTORS} | {
         f"{name}.{buffer}"
-        for name, module in codec.named_modules()
+        for name, module in modules
         if isinstance(module, ActivationQuantizer | WeightQuantizer | Levels)
         for buffer in module.state_dict()
     }

@@ -136,14 +136,17 @@ class ActivationQuantizer(nn.Module):
     @torch.no_grad()
     def fix_scale(self) -> None:
         """Computes scale and zero point from the range."""
-        low, high = self.low.clamp(max=0), self.high.clamp(min=0)
-        if self.bits == 16:
-            self.scale.copy_((torch.maximum(high, -low) / 32767).clamp(min=SMALLEST_SCALE))
-            self.zero_point.zero_()
-            return
-        scale = ((high - low) / 255).clamp(min=SMALLEST_SCALE)
+        scale, zero_point = self.grid()
         self.scale.copy_(scale)
-        self.zero_point.copy_((-low / scale).round().clamp(0, 255))
+        self.zero_point.copy_(zero_point)
+
+    def grid(self, width: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Scale and zero point, both 0-dim, of a range `width` times as wide as the learned one."""
+        low, high = width * self.low.clamp(max=0), width * self.high.clamp(min=0)
+        if self.bits == 16:
+            return (torch.maximum(high, -low) / 32767).clamp(min=SMALLEST_SCALE), torch.zeros_like(self.zero_point)
+        scale = ((high - low) / 255).clamp(min=SMALLEST_SCALE)
+        return scale, (-low / scale).round().clamp(0, 255).to(self.zero_point.dtype)
 
     def extra_repr(self) -> str:
         return f"scale={float(self.scale):.4g}, zero_point={int(self.zero_point)}, bits={self.bits}"

@@ -254,7 +254,7 @@ def _round_layer(grams: GramMatrices) -> None:
         steps = rounded[part].double() / scales[part]
         shrunk = gram.lerp(gram.diag().diag(), shrinkage)
         rounded[part] = gptq_round(steps, shrunk).to(rounded) * scales[part]
-    weight.copy_(rounded.view_as(weight))
+    layer.set_float_weight(rounded.view_as(weight))
 
 
 def gptq_round(weights: Tensor, gram: Tensor) -> Tensor:

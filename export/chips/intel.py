@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.chips.compiler import INPUT, MODEL, Compiler, Estimate, Job, Refused
+from export.cpu import openvino_settings, sums_saturate
 
 if TYPE_CHECKING:
     from export.chips.part import QuantizedPart
@@ -46,17 +47,20 @@ class Intel(Compiler):
         import openvino
 
         device = DEVICES[job.target]
-        settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"} if device == "CPU" else {}
+        settings = openvino_settings(threads=1) if device == "CPU" else {}
         try:
             self.compiled = openvino.Core().compile_model(str(job.folder / MODEL), device, settings)
         except RuntimeError as error:
             raise Refused(words(str(error))) from error
         layers = [node.get_rt_info() for node in self.compiled.get_runtime_model().get_ops()]
         kinds = [(str(each["layerType"].value), str(each["runtimePrecision"].value)) for each in layers]
-        return json.dumps({"layers": kinds})
+        return json.dumps({"layers": kinds, "saturates": device == "CPU" and sums_saturate()})
 
     def figures(self, job: Job, report: str) -> Estimate:
-        layers = [(kind, precision) for kind, precision in json.loads(report)["layers"] if kind not in MOVES]
+        found = json.loads(report)
+        if found["saturates"]:
+            return Estimate("", {"layers in float": "all, since int8 sums saturate on this CPU, which has no VNNI"})
+        layers = [(kind, precision) for kind, precision in found["layers"] if kind not in MOVES]
         in_float = Counter(kind for kind, precision in layers if precision.startswith(("f", "bf")))
         figures: dict[str, Any] = {"layers in float": f"{in_float.total()} of {len(layers)}"}
         if in_float:

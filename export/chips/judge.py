@@ -21,6 +21,12 @@ from export.chips.part import QuantizedPart
 from export.chips.worker import OUTPUT
 from export.graph.parts import Part
 
+PSNR, ORT_PSNR = "PSNR, dB", "ONNX Runtime's PSNR, dB"
+"""Of a decoder's picture: computed as on the chip, and by ONNX Runtime."""
+
+ROUNDED = "equal once rounded, %"
+"""Of levels of y: how many stand for the same whole number."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -30,6 +36,7 @@ class Verdict:
         tool: the compiler's package and version.
         complaint: why not all of the part runs on the chip; empty if all of it does.
         figures: the compiler's estimates.
+        values: what the part gives: symbols, levels, fifths of symbols, or bytes (of the picture).
         difference: its outputs in the chip's arithmetic against ONNX Runtime's, on a photograph; empty if it does not
             simulate the chip.
     """
@@ -39,12 +46,13 @@ class Verdict:
     tool: str
     complaint: str
     figures: dict[str, Any]
+    values: str
     difference: dict[str, float]
 
     def __str__(self) -> str:
         figures = ", ".join(f"{name} {value}" for name, value in self.figures.items())
         place = "NOT all on the chip" if self.complaint else "all on the chip"
-        return " | ".join(filter(None, [place, figures, in_words(self.part, self.difference)]))
+        return " | ".join(filter(None, [place, figures, in_words(self.values, self.difference)]))
 
 
 def judge(
@@ -88,9 +96,15 @@ def ask(compiler: Compiler, job: Job, part: QuantizedPart, python: Path) -> Verd
     if "simulation" in answer:
         figures["simulation"] = answer["simulation"]
     elif (job.folder / OUTPUT).exists():
-        difference = compare(np.load(job.folder / OUTPUT), part.output)
+        theirs = np.load(job.folder / OUTPUT)
+        difference = compare(theirs, part.output)
+        if part.values == "levels":
+            symbols = part.rounded(theirs) == part.rounded(part.output)
+            difference[ROUNDED] = round(100 * float(symbols.mean()), 2)
+        if job.part == "decoder":
+            difference |= {PSNR: part.psnr(theirs), ORT_PSNR: part.psnr(part.output)}
     tool = answer.get("tool", compiler.package)
-    return Verdict(job.part, job.target, tool, answer["complaint"], figures, difference)
+    return Verdict(job.part, job.target, tool, answer["complaint"], figures, part.values, difference)
 
 
 def in_worker(compiler: Compiler, job: Job, python: Path) -> dict[str, Any]:
@@ -121,14 +135,19 @@ def compare(theirs: NDArray[np.uint8], ours: NDArray[np.uint8]) -> dict[str, flo
     }
 
 
-def in_words(part: str, difference: Mapping[str, float]) -> str:
-    """The difference in words; empty if there is none."""
+def in_words(values: str, difference: Mapping[str, float]) -> str:
+    """The difference in words; empty if there is none.
+
+    Args:
+        values: what differs, as in `Verdict`.
+    """
     if not difference:
         return ""
-    what = "bytes of the picture" if part == "decoder" else "symbols"
-    off = (
-        ""
-        if not difference["largest"]
-        else f", off by {difference['largest']:.0f} at most, {difference['mean']} on average"
-    )
-    return f"simulated: {difference['equal, %']} % of the {what} equal ONNX Runtime's{off}"
+    said = f"simulated: {difference['equal, %']} % of the {values} equal ONNX Runtime's"
+    if difference["largest"]:
+        said += f", off by {difference['largest']:.0f} at most, {difference['mean']} on average"
+    if ROUNDED in difference:
+        said += f"; {difference[ROUNDED]} % once they are rounded to whole numbers"
+    if PSNR in difference:
+        said += f"; PSNR {difference[PSNR]:.2f} dB, ONNX Runtime's {difference[ORT_PSNR]:.2f}"
+    return said

@@ -14,6 +14,7 @@ from export.graph.check import grid
 from export.graph.parts import Exportable, Part, exportable
 from export.graph.rewrite import Deconv
 from export.runtime import session_options
+from export.runtime.session import FIFTHS, SYMBOL_ZERO
 
 Bytes = NDArray[np.uint8]
 
@@ -46,6 +47,23 @@ class QuantizedPart:
     def output(self) -> Bytes:
         """ONNX Runtime's 8-bit output for it."""
         return run(self.graph("concat"), self.example)
+
+    @property
+    def values(self) -> str:
+        """What the output holds: symbols, levels, fifths of symbols, or bytes of the picture."""
+        name: str = self.graph("concat").graph.output[0].name
+        return "bytes" if self.name == "decoder" else "fifths of symbols" if name == FIFTHS else name
+
+    def rounded(self, levels: Bytes) -> NDArray[np.float32]:
+        """The whole numbers that levels of y [1, M, h, w] stand for: the symbols at the highest rate, without means."""
+        step: Tensor = self.codec.g_a.levels.step
+        y: NDArray[np.float32] = (levels.astype(np.float32) - SYMBOL_ZERO) * step.numpy()[:, None, None]
+        return y.round()
+
+    def psnr(self, picture: Bytes) -> float:
+        """PSNR in dB of a decoder's output [1, 3, H, W] against the photograph."""
+        error = picture / 255 - self.x.numpy()
+        return round(-10 * float(np.log10(np.square(error).mean())), 2)
 
 
 def run(model: onnx.ModelProto, value: NDArray[np.generic]) -> NDArray[np.uint8]:

@@ -46,6 +46,10 @@ def compile_files(names: Sequence[str], target: Path, flags: Sequence[str]) -> N
     words = [*compiler(), *FLAGS, *sources, *flags, "-o", str(target)]  # a library comes after its users
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it says nothing"]
-        said = next((line for line in lines if "error" in line), lines[0])
-        raise InputError(f"{words[0]} does not compile the coder to {target}: {said}")
+        raise InputError(f"{words[0]} does not compile the coder to {target}: {complaint(done.stderr)}")
+
+
+def complaint(said: str) -> str:
+    """The line of a compiler's output that says what is wrong."""
+    lines = said.strip().splitlines() or ["it says nothing"]
+    return next((line for line in lines if "error" in line), lines[0])

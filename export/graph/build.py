@@ -18,6 +18,7 @@ from codec.network.reach import margins
 from codec.quantization.calibrate import calibrate
 from codec.quantization.freeze import frozen
 from codec.quantization.phases import in_float, limit_symbols, wide_activations
+from codec.sample import to_use
 from export.graph import onnx_file
 from export.graph.parts import Part, exportable
 from export.graph.qdq import to_int8
@@ -90,7 +91,7 @@ def open_for_export(path: Path, replace_parts: str | None) -> Codec:
     codec = open_codec(path)
     if replace_parts is None:
         return codec
-    if path.suffix == ".safetensors":
+    if to_use(path).suffix == ".safetensors":
         raise InputError(f"--replace_parts {replace_parts}: {path} already names its blocks; leave --replace_parts out")
     relu = BlockChoice("relu")
     for transform in ("g_a", "g_s"):

@@ -6,7 +6,7 @@ same integers. Rewrites change torch modules, so that ONNX and LiteRT get the sa
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,6 @@ from codec.quantization.pairs import QuantizedPair
 from codec.quantization.quantizers import ActivationQuantizer, WeightQuantizer, Widened
 
 Deconv = Literal["transpose", "depth_to_space", "concat"]
-DECONVS: tuple[Deconv, ...] = get_args(Deconv)
 
 RECTIFIERS = (nn.ReLU, nn.ReLU6, torch.relu, F.relu, F.relu6, "relu")
 NARROW = 4
@@ -268,6 +267,8 @@ def quantize_alike(layer: nn.Module, conv: nn.Conv2d, origin: Tensor) -> None:
 
 def parameter(layer: nn.Module, name: str) -> Tensor:
     """A layer's own parameter. Reading it as an attribute may apply fake quantization; this does not."""
+    if isinstance(layer, QuantizedLayer):
+        layer.fold()
     value = layer._parameters[name]
     assert value is not None
     return value

@@ -8,7 +8,7 @@ The files are those of `codec.compress`, so encoder or decoder may also be the c
 
 from export.runtime.coding import Pixels, decode, encode, symbols_of
 from export.runtime.program import cli, main
-from export.runtime.session import SYMBOL_ZERO, TABLES_SUFFIX, Model, open_session, session_options, sums_saturate
+from export.runtime.session import SYMBOL_ZERO, TABLES_SUFFIX, Model, open_session, session_options
 
 __all__ = [
     "SYMBOL_ZERO",
@@ -21,6 +21,5 @@ __all__ = [
     "main",
     "open_session",
     "session_options",
-    "sums_saturate",
     "symbols_of",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from codec.errors import InputError
+from export.cpu import openvino_settings
 
 TYPES = {"u8": "tensor(uint8)", "f32": "tensor(float)"}
 """OpenVINO's names of types, and ONNX Runtime's."""
@@ -34,10 +35,7 @@ class OpenVinoSession:
             raise InputError(
                 "--backend openvino needs openvino and onnx: pip install -c constraints.txt -e '.[openvino]'"
             ) from error
-        # Where the CPU has bf16, OpenVINO would compute in it what is not int8, and symbols would change.
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        if threads:
-            settings["INFERENCE_NUM_THREADS"] = threads
+        settings = openvino_settings(threads) | {"PERFORMANCE_HINT": "LATENCY"}
         core = openvino.Core()
         try:
             file = onnx.load(source) if isinstance(source, str) else onnx.load_from_string(source)

@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("--target_psnr and --decoder FILE.onnx, which measures it, go together: give both or neither")
     if not given.source.is_file():
         raise InputError(f"{given.source}: no such file")
+    if given.target.exists() and given.source.samefile(given.target):
+        raise InputError(f"{given.target} is the source itself; name another file")
     if given.direction == "decode" and given.target.suffix.lower() not in (".png", ".bmp"):
         raise InputError(f"{given.target}: give a name that ends in .png or .bmp")
     try:

@@ -1,7 +1,6 @@
 """An exported encoder or decoder in ONNX Runtime or OpenVINO, and the files beside it."""
 
 import hashlib
-import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from codec.bitstream.tables import read_tables
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from codec.tiles import LARGEST_WHOLE, Margins, Tile, least_size, tile_size, tiles
+from export.cpu import sums_saturate
 from export.runtime.openvino import OpenVinoSession
 
 if TYPE_CHECKING:
@@ -43,9 +43,6 @@ MARGINS = "margins"
 
 OLD_MARGINS = (2, 2)
 """Margins of tiles for a model without a known receptive field: exact for ReLU, GDN and the gate, close for others."""
-
-VNNI = {"avx512_vnni", "avx_vnni"}
-"""CPU flags of instructions that add int8 products in 32 bits; a CPU with AMX has them too."""
 
 SYMBOL_ZERO = 128
 """Zero point of symbols as uint8; their scale is 1."""
@@ -260,22 +257,6 @@ def session_options() -> "onnxruntime.SessionOptions":
     if sums_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
-
-
-def sums_saturate(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether ONNX Runtime's fastest int8 kernels add two products in 16 bits, where they can overflow.
-
-    They do on x86 without VNNI. With VNNI the fastest kernels are exact, and the others take about three times as
-    long. An x86 CPU whose flags cannot be read (not on Linux) counts as one without VNNI: slow at worst, never wrong.
-    """
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    try:
-        with cpuinfo.open() as lines:
-            flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    except OSError:
-        return True
-    return not VNNI.intersection(flags)
 
 
 def open_session(

@@ -10,7 +10,7 @@ from typing import Any
 
 from coco224.files import write_whole
 from codec.errors import InputError
-from export.device.compiling import CODER, FLAGS
+from export.device.compiling import CODER, FLAGS, complaint
 from export.device.compiling import SOURCES as CODER_SOURCES
 from export.runtime.session import H_A_SUFFIX, TABLES_SUFFIX, Graph, Model
 
@@ -18,6 +18,9 @@ SOURCES = Path(__file__).parent / "src"
 PAGE = ("index.html", "page.js", "worker.js", "codec.js", "coder.js", "tiles.js", "isolate.js")
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 """What the page needs of onnxruntime-web."""
+
+CODECS = "codecs.json"
+"""The page's list of codecs, which also marks its folder as ours."""
 
 FUNCTIONS = ("message", "memory", "open", "about", "work", "size", "decode", "most", "encode", "round", "round_z")
 """Of nic.h."""
@@ -38,7 +41,7 @@ def compile_wasm(target: Path) -> None:
         ["clang", *flags, *map(str, sources), "-o", str(target)], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise InputError(f"clang does not compile the coder to WebAssembly: {done.stderr.strip().splitlines()[0]}")
+        raise InputError(f"clang does not compile the coder to WebAssembly: {complaint(done.stderr)}")
 
 
 def write_page(folder: Path, models: Sequence[tuple[str, Path, Path]], runtime: Path) -> None:
@@ -56,6 +59,8 @@ def write_page(folder: Path, models: Sequence[tuple[str, Path, Path]], runtime: 
         raise InputError(
             f"{runtime} is no folder of onnxruntime-web (dist/{missing[0]} is missing); npm install onnxruntime-web"
         )
+    if folder.exists() and any(folder.iterdir()) and not (folder / CODECS).exists():
+        raise InputError(f"{folder} holds something else than such a page: name a new folder")
     described = [_described(name, number, encoder, decoder) for number, (name, encoder, decoder) in enumerate(models)]
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as beside:
@@ -68,7 +73,7 @@ def write_page(folder: Path, models: Sequence[tuple[str, Path, Path]], runtime: 
     for _, files in described:
         for name, source in files.items():
             shutil.copyfile(source, folder / name)
-    write_whole(folder / "codecs.json", json.dumps([description for description, _ in described], indent=1) + "\n")
+    write_whole(folder / CODECS, json.dumps([description for description, _ in described], indent=1) + "\n")
 
 
 def _described(name: str, number: int, encoder: Path, decoder: Path) -> tuple[dict[str, Any], dict[str, Path]]:

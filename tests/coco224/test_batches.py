@@ -193,6 +193,9 @@ class Broken:
     def names(self, indices: object) -> list[str]:
         return []
 
+    def follow(self, order: np.ndarray) -> None:
+        pass
+
     def expect(self, indices: np.ndarray) -> None:
         pass
 

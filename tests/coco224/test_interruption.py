@@ -298,7 +298,7 @@ def test_any_error_of_the_disk_is_one_line(
 def test_without_shared_memory_one_process_does_the_work(
     tmp_path: Path, coco: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("coco224.making.pool.shared_memory", lambda: 0)
+    monkeypatch.setattr("coco224.processes.shared_memory", lambda: 0)
     words = ["--coco_dir", str(coco), "--out_dir", str(tmp_path / "out"), "--size", "32", "--num_proc", "2"]
     assert main(words) == 0
     assert "several processes need a writable /dev/shm" in capfd.readouterr().err

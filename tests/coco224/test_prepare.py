@@ -228,6 +228,18 @@ def test_overwrite_deletes_nothing_but_a_dataset(
         assert main(["--coco_dir", str(root), "--out_dir", str(out), "--overwrite", "true"]) == 2
         assert word in capfd.readouterr().err
     assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"
+    foreign = tmp_path / "foreign"  # any dataset of the library has this file
+    foreign.mkdir()
+    (foreign / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    assert main(["--coco_dir", str(root), "--out_dir", str(foreign), "--overwrite", "true"]) == 2
+    assert "something else" in capfd.readouterr().err
+    words = ["--coco_dir", str(root), "--out_dir", str(tmp_path / "ours"), "--size", "32", "--num_proc", "1"]
+    assert main(words) == 0
+    (tmp_path / "ours" / "notes.txt").write_text("of the user")
+    assert main([*words, "--overwrite", "true"]) == 2
+    assert "something else" in capfd.readouterr().err
+    (tmp_path / "ours" / "notes.txt").unlink()
+    assert main([*words, "--overwrite", "true"]) == 0
     assert len(list((root / "train2017").iterdir())) == 6
 
 

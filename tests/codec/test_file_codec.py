@@ -4,6 +4,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 from programs import ROOT, run
 
 from benchmarks.damage import damaged
-from codec import compress, decompress
+from codec import compress, convert, decompress
 from codec.checkpoint import Description, save_codec
 from codec.cli import run as as_program
 from codec.description.architecture import Architecture, BlockChoice, Quantization
@@ -133,6 +135,45 @@ def test_an_interrupted_folder_goes_on_and_keeps_what_is_whole_and_unchanged(
         compress.main(words)
 
 
+def test_files_that_workers_finish_after_an_interruption_are_recorded_and_failed_ones_are_tried_again(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(folder, source)
+    (source / "damaged.png").write_bytes(b"\x89PNG\r\n")
+    words = [str(source), str(out), "--checkpoint", str(checkpoint), "--num_proc", "2"]
+
+    class Interrupted(ThreadPoolExecutor):
+        """Does all jobs in threads, then is interrupted as if by Ctrl-C before any result was read."""
+
+        def __init__(self, processes: int, context: object, start: object, given: tuple[object, int]) -> None:
+            super().__init__(1)
+            monkeypatch.setattr(convert, "_worker", given[0], raising=False)
+
+    def interrupted(futures: Iterable[Future[object]]) -> Iterator[Future[object]]:
+        wait(futures)
+        raise KeyboardInterrupt
+        yield
+
+    with monkeypatch.context() as patched:
+        patched.setattr(convert, "ProcessPoolExecutor", Interrupted)
+        patched.setattr(convert, "as_completed", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compress.main(words)
+    made = len(list(out.rglob("*.bin")))
+    assert made == 5
+    for _ in range(2):
+        capsys.readouterr()
+        with pytest.raises(InputError, match=r"damaged\.png: not a picture"):
+            compress.main([*words[:-1], "1"])
+        assert f"kept {made} of {made + 1} files" in capsys.readouterr().err
+    (source / "damaged.png").unlink()
+    with (out / ".codec.compress.unfinished").open("a") as file:
+        file.write('["a line that a kill cut')
+    assert compress.main([*words[:-1], "1"]) == 0
+    assert not (out / ".codec.compress.unfinished").exists()
+
+
 @pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     source = tmp_path / "in"
@@ -204,7 +245,7 @@ def test_a_picture_that_is_none_is_named_and_the_others_are_compressed(
         (pictures / name).write_bytes(data)
     with pytest.raises(InputError, match=r"2 of 3 files failed, the first: .*a\.png: not a picture"):
         compress.main([str(pictures), str(tmp_path / "bin"), "--checkpoint", str(checkpoint)])
-    assert list(files(tmp_path / "bin")) == ["b.bin"]
+    assert sorted(files(tmp_path / "bin")) == [".codec.compress.unfinished", "b.bin"]
 
 
 def test_a_wrong_model_or_a_damaged_file_is_one_line_and_no_picture(

@@ -20,7 +20,7 @@ from codec.evaluation.references import within
 from codec.files import FileCodec
 from codec.hub.repository import repository_files
 from codec.sample import GDN, NPU, to_use
-from codec.targets import TargetOptions, code
+from codec.targets import TargetOptions
 from training.distill import distill
 
 
@@ -70,24 +70,24 @@ def test_it_is_ahead_of_jpeg_where_files_are_small(gdn: FileCodec, npu: FileCode
     quality = [at_a_quarter_bit(each, astronaut) for each in (gdn, npu)]
     _, decoded = within("jpeg", astronaut, int(0.25 * astronaut[0].numel() / 8))
     assert min(quality) > psnr(decoded[None] / 255, astronaut[None] / 255) + 1
-    assert quality[1] > quality[0] - 0.6  # what int8 costs today
+    assert quality[1] > quality[0] - 0.1  # what gate_mlp in the place of GDN costs, and int8
 
 
-def test_another_block_in_the_place_of_gdn_costs_little(gdn: FileCodec, photographs: Path, astronaut: Tensor) -> None:
-    """With a distilled start on crops of other photographs, before any training."""
+def test_a_distilled_start_is_near_the_gdn_codec(gdn: FileCodec, photographs: Path, astronaut: Tensor) -> None:
+    """Learned from crops of two other photographs, before any training; the child above has had its training."""
     pictures = [tensor(np.array(Image.open(photographs / name))) for name in ("coffee.png", "chelsea.png")]
     crops = [x[..., top : top + 192, left : left + 192] for x in pictures for top in (0, 100) for left in (0, 100, 200)]
     replaced = copy.deepcopy(gdn.codec)
     for part in ("g_a", "g_s"):
         replaced.replace_blocks(part, BlockChoice("gate_mlp"))
     distill(replaced, gdn.codec, crops, 20)
-    assert at_a_quarter_bit(FileCodec(replaced), astronaut) > at_a_quarter_bit(gdn, astronaut) - 0.1
+    assert at_a_quarter_bit(FileCodec(replaced), astronaut) > at_a_quarter_bit(gdn, astronaut) - 0.2
 
 
 def at_a_quarter_bit(files: FileCodec, picture: Tensor) -> float:
     """PSNR in dB of a picture, uint8 [3, H, W], in a file of at most 0.25 bits per pixel."""
-    file = code(files.codable(picture), TargetOptions(target_bpp=0.25))
-    return float(psnr(files.decompress([file])[0][None] / 255, picture[None] / 255))
+    _, decoded = files.through_file(picture, TargetOptions(target_bpp=0.25))
+    return float(psnr(decoded[None] / 255, picture[None] / 255))
 
 
 def test_the_hub_gets_weights_tables_and_card() -> None:

@@ -85,7 +85,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         transform = {"encoder": "g_a", "decoder": "g_s"}.get(part.name, part.name)
         assert part.codec.has_symbols(transform) or part.codec.has_levels(transform)
         seen.append(part.name)
-        return judge.Verdict(part.name, job.target, "none", "", {}, {})
+        return judge.Verdict(part.name, job.target, "none", "", {}, part.values, {})
 
     monkeypatch.setattr(npu, "require", lambda targets, environments: None)
     monkeypatch.setattr(judge, "ask", ask)

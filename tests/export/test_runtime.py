@@ -17,8 +17,9 @@ from codec.errors import InputError
 from codec.files import FileCodec
 from codec.network.codec import Codec
 from codec.network.tables import tables_of
+from export.cpu import openvino_settings, sums_saturate
 from export.graph.build import build, write
-from export.runtime import Model, decode, encode, main, session_options, sums_saturate
+from export.runtime import Model, decode, encode, main, session_options
 
 PRECISIONS = ("float", "int8")
 
@@ -221,6 +222,23 @@ def test_slow_kernels_are_asked_for_where_sums_would_saturate_and_change_nothing
     monkeypatch.setattr("export.runtime.session.sums_saturate", lambda: False)
     with pytest.raises(RuntimeError, match="x64quantprecision"):  # not set
         session_options().get_session_config_entry("session.x64quantprecision")
+
+
+def test_the_source_is_never_replaced(models: dict[str, Path], tmp_path: Path) -> None:
+    picture = tmp_path / "p.png"
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(picture)
+    before = picture.read_bytes()
+    with pytest.raises(InputError, match="is the source itself"):
+        main(["encode", str(picture), str(picture), "--model", str(models["int8-encoder-any"])])
+    assert picture.read_bytes() == before
+
+
+@pytest.mark.parametrize("saturates", [False, True])
+def test_openvino_computes_int8_in_float_where_sums_would_saturate(
+    saturates: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.cpu.sums_saturate", lambda: saturates)
+    assert ("LP_TRANSFORMS_MODE" in openvino_settings(threads=2)) is saturates
 
 
 def test_a_model_that_its_tables_do_not_fit_is_refused(codec: Codec, models: dict[str, Path], tmp_path: Path) -> None:

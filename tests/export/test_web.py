@@ -1,11 +1,8 @@
 """The page for browsers: its files and pictures are those of the Python side."""
 
 import base64
-import functools
-import http.server
 import json
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ import torch
 from codecs_for_export import exported
 from hyper import HYPER, hyper_tables
 from PIL import Image
-from programs import ROOT
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
@@ -24,6 +20,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from test_device import factorized
 
 from benchmarks.device import symbols_for
+from benchmarks.page import RUNTIME, served
 from codec import tiles
 from codec.bitstream.container import pack, unpack
 from codec.bitstream.rate_coder import coder_of
@@ -31,7 +28,7 @@ from codec.bitstream.tables import AnyTables, to_bytes
 from codec.errors import InputError
 from codec.targets import TargetOptions
 from export.runtime import Model, decode, encode
-from export.web import main
+from export.web import building, main
 from export.web.building import PAGE, SOURCES, compile_wasm
 
 pytestmark = [
@@ -42,7 +39,6 @@ pytestmark = [
     ),
 ]
 
-RUNTIME = ROOT / "node_modules" / "onnxruntime-web"
 CODECS = (
     *(("bmshj2018_factorized", precision, 1) for precision in ("float", "int8")),
     *((arch, "int8", 1) for arch in HYPER),
@@ -51,24 +47,16 @@ CODECS = (
 NAMES = [f"{arch} {precision}, {rates} rates" for arch, precision, rates in CODECS]
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """The standard library's server without its log."""
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """A folder with the page's scripts and the coder, and its address."""
     folder = tmp_path_factory.mktemp("site")
     compile_wasm(folder / "coder.wasm")
+    (folder / building.CODECS).write_text("[]")
     for name in PAGE:
         shutil.copyfile(SOURCES / name, folder / name)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with served(folder) as address:
+        yield folder, address
 
 
 @pytest.fixture
@@ -300,6 +288,11 @@ def test_what_is_missing_or_does_not_fit_is_refused_in_one_line(
 ) -> None:
     encoder, decoder = map(str, models[NAMES[0]])
     words = ["--encoder", encoder, "--decoder", decoder, "--onnxruntime", str(tmp_path)]
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "index.html").write_text("a page of the user's")
+    if RUNTIME.is_dir():
+        with pytest.raises(InputError, match="holds something else than such a page"):
+            main([str(tmp_path / "foreign"), *words[:-2], "--onnxruntime", str(RUNTIME)])
     with pytest.raises(InputError, match="no folder of onnxruntime-web"):
         main([str(tmp_path / "out"), *words])
     for name in ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"):

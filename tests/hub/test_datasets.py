@@ -86,6 +86,8 @@ def test_the_order_of_a_stream_is_a_permutation_that_needs_few_blocks_at_a_time(
     assert sorted(order) == list(range(blocks * length))
     assert (order != stream.order(np.random.default_rng(1))).any()
     assert (order == stream.order(np.random.default_rng(0))).all()
+    stream.follow(order)
+    assert sorted(stream._next) == list(range(blocks))
     places = np.argsort(np.array(stream._next))[order // length]  # of each row's block, in the order of fetching
     spread = [int(np.ptp(places[start : start + 64])) for start in range(0, len(places) - 64, 640)]
     assert max(spread) <= 21

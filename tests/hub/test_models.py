@@ -27,6 +27,7 @@ from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.network.tables import tables_of, with_tables
 from codec.push import main
+from codec.sample import to_use
 from training.options import parse
 
 PLUGIN = """
@@ -76,6 +77,15 @@ def test_a_pushed_codec_comes_back_from_an_empty_cache_with_its_weights_and_figu
     batch = (picture[..., :192, :192] * 255).to(torch.uint8)
     rows = [list(evaluate(each.eval(), [batch], torch.device("cpu"))) for each in (model, back)]
     assert rows[0] == rows[1]
+
+
+def test_a_quantized_codec_comes_back_whole(hub: Hub) -> None:
+    """The embedded one: its architecture in `config.json` has blocks and a quantization within it."""
+    assert pushed(to_use("sample")) == 0
+    back, here = codec.from_pretrained("alice/codec"), codec.from_pretrained("sample_npu")
+    assert back.architecture == here.architecture
+    assert back.architecture.quantization is not None
+    assert same(back.state_dict(), here.state_dict())
 
 
 def test_a_revision_and_the_cache_without_a_network(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

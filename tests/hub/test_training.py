@@ -1,6 +1,8 @@
 """Training that uploads its checkpoints: what the Hub does never stops it, and what is missing goes up later."""
 
+import os
 import shlex
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import codec
 from codec.checkpoint import load_codec
 from codec.errors import InputError
 from codec.hub.repository import repository_files
+from training.reporting import ReportingOptions
+from training.uploads import Uploads
 
 STEPS = 6
 PUSH = ["--push_to_hub", "true", "--hub_model_id", "alice/codec", "--max_steps", STEPS, "--checkpoint_every", 3]
@@ -91,7 +95,7 @@ def test_a_hub_that_fails_neither_stops_training_nor_its_end(
 def test_a_hub_that_dies_during_an_upload_gets_the_rest_from_the_same_command(
     hub: Hub, words: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("training.summary.PATIENCE", 3)
+    monkeypatch.setattr("training.summary.PATIENCE", 6)
     hub.trouble("PUT /lfs", die=True)
     assert train(*words) == 0
     assert hub.count("PUT /lfs") >= 1
@@ -105,6 +109,22 @@ def test_a_hub_that_dies_during_an_upload_gets_the_rest_from_the_same_command(
         assert "alice/codec has last.safetensors" in capsys.readouterr().err
         last, _ = load_codec(tmp_path / "run" / "last.safetensors")
         assert same(codec.from_pretrained("alice/codec").state_dict(), last.state_dict())
+
+
+def test_uploads_that_nobody_waits_for_end_while_the_hub_is_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that fails closes them: their thread would go on for as long as the Hub is down, and Python with it."""
+    said: list[str] = []
+    options = ReportingOptions(push_to_hub=True, hub_model_id="alice/codec")
+    uploads = Uploads(tmp_path / "last.safetensors", options, said.append, None)
+    monkeypatch.setattr(uploads, "_push", lambda: (os.EX_TEMPFAIL, "the Hub is down"))
+    uploads.request()
+    while not said:
+        time.sleep(0.01)
+    uploads.abandon()
+    assert uploads._last
+    assert uploads._last.result(timeout=30) is False
 
 
 def test_of_two_ranks_one_uploads(hub: Hub, coco224: Path, tmp_path: Path) -> None:

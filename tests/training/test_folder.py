@@ -124,6 +124,9 @@ def test_a_marker_of_another_program_is_refused(here: Train, tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"run\.json is damaged or not a file of this program"):
         here(tmp_path, "--max_steps", 1)
     assert contents(tmp_path) == {"run.json": b'{"sweep": 17}'}
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(InputError, match=r"run\.json is damaged or not a file of this program"):
+        here(tmp_path, "--max_steps", 1)
 
 
 def test_a_second_run_in_the_folder_is_refused(coco224: Path, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.hardware import core_warning, usable_cores
+from coco224.processes import usable_cores
+from training.hardware import core_warning
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,18 @@ def test_the_schedule_moves_the_network_and_leaves_the_quantiles_their_rate(code
     assert set(rates.values()) == {schedule.at(25)}
 
 
+def test_gains_of_rates_learn_ten_times_as_fast(codec: Codec) -> None:
+    codec.add_rates(4)
+    optimizer = make_optimizer(codec, "adamw", LR, 0.1, 1e-3)
+    schedule = Schedule("cosine", LR, TOTAL)
+    for step in (0, 25):
+        schedule.apply(optimizer, step)
+        groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+        assert codec.y_gains is not None
+        assert groups[codec.y_gains.drops]["lr"] == pytest.approx(10 * groups[codec.g_a[0].weight]["lr"])
+        assert groups[codec.y_gains.drops]["weight_decay"] == 0
+
+
 def test_everything_but_the_quantiles_is_clipped_once(codec: Codec) -> None:
     network = set(codec.parameters()) - {codec.entropy_bottleneck.quantiles}
     (together,) = clipped_together(codec, apart=False)

@@ -1,7 +1,9 @@
 """Quantization-aware training as a user runs it: phases, ranks, kills, checkpoints, any block, bad input."""
 
+import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -95,7 +97,7 @@ def changed(folder: Path, first: int, last: int) -> set[str]:
 
 def test_the_phases_begin_where_the_options_say(whole: Path) -> None:
     assert changed(whole, 1, 2) == changed(whole, 3, 4) == LEARNING
-    assert changed(whole, 4, 5) == {"activation.scale", "weight.scale"}
+    assert changed(whole, 4, 5) == {"activation.high", "activation.scale", "weight.scale"}
     assert changed(whole, 5, 6) == changed(whole, 7, 8) == {"weight.scale"}
     assert changed(whole, 8, 9) == changed(whole, 9, 12) == set()
     trained = {key for key, value in of_step(whole, 9).items() if not torch.equal(value, of_step(whole, 12)[key])}
@@ -235,6 +237,26 @@ def test_best_files_are_quantized_ones(here: Train, tmp_path: Path) -> None:
     best, description = load_codec(tmp_path / "best_psnr.safetensors")
     assert description.step == 12
     assert best.architecture.quantization.phase is Phase.EVAL_READY
+
+
+def test_an_evaluation_that_a_kill_prevented_is_made_in_the_phase_that_it_belongs_to(
+    here: Train, tmp_path: Path
+) -> None:
+    """An epoch ends with the calibration: the next step quantizes, but the evaluation in between is in float."""
+    words = ["--batch_size", 27, "--eval_every", 1, "--qat_calib_steps", 2, "--qat_freeze_after", 2, "--max_steps", 3]
+    words += ["--checkpoint_every", 1, "--keep_checkpoints", 9]
+    whole, later = tmp_path / "whole", tmp_path / "later"
+    assert here(whole, *words) == 0
+    state = tmp_path / "killed" / "step-00000002"
+    shutil.copytree(whole / "state" / state.name, state)
+    progress = json.loads((state / "progress.json").read_text()) | {"evaluated": 0, "best": {}}
+    (state / "progress.json").write_text(json.dumps(progress))
+    sums = json.loads((state / "manifest.json").read_text())
+    sums["progress.json"] = hashlib.sha256((state / "progress.json").read_bytes()).hexdigest()
+    (state / "manifest.json").write_text(json.dumps(sums))
+    assert here(later, *words, "--resume", state) == 0
+    assert rows(later, "validation") == rows(whole, "validation")
+    assert (later / "best_psnr.safetensors").exists() == (whole / "best_psnr.safetensors").exists()
 
 
 @pytest.mark.parametrize("eval_fakequant", ["true", "false"])

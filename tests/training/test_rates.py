@@ -14,6 +14,7 @@ from codec.checkpoint import open_codec
 from codec.description.architecture import ARCHITECTURES, Architecture
 from codec.errors import InputError
 from codec.network.architectures import new_codec
+from codec.network.bottleneck import noise_keys
 from codec.network.codec import Codec
 from training.objective import RateDistortion
 from training.options import parse
@@ -39,6 +40,28 @@ def test_a_rate_is_a_function_of_seed_step_and_place() -> None:
     assert torch.equal(torch.cat([drawn_rates(5, 3, 7, torch.arange(*part)) for part in ((0, 4), (4, 12))]), whole)
     assert not torch.equal(drawn_rates(5, 3, 8, torch.arange(12)), whole)
     assert not torch.equal(drawn_rates(5, 4, 7, torch.arange(12)), whole)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_g_s_gets_rounded_values_and_the_gains_learn_what_rounding_costs(arch: str) -> None:
+    """The rate stays that of y with noise."""
+    codec = new_codec(Architecture(8, 12, arch=arch))
+    codec.add_rates(2, octaves=2.0)
+    gains = torch.tensor([0.25, 1.0]).view(2, 1, 1, 1).expand(2, 12, 1, 1).clone().requires_grad_()
+    y, keys = 3 * torch.randn(2, 12, 4, 4, requires_grad=True), noise_keys(0, 0, torch.arange(2))
+    others = () if arch == "bmshj2018_factorized" else (torch.ones_like(y), torch.randn_like(y))
+    y_hat, likelihoods, *_ = codec.y_model(y, *others, keys=keys, gains=gains)
+    centres = others[1] if others else codec.y_model.medians()
+    symbols = (y_hat - centres) * gains
+    torch.testing.assert_close(symbols, symbols.round(), rtol=0, atol=1e-4)
+    assert (symbols - (y - centres) * gains).abs().max() <= 0.5 + 1e-4
+    of_y, of_gains = torch.autograd.grad((y_hat - y).square().sum() / 2, [y_hat, gains], retain_graph=True)
+    assert torch.equal(torch.autograd.grad(y_hat.sum(), y, retain_graph=True)[0], torch.ones_like(y))
+    torch.testing.assert_close(of_gains, -(of_y.square() / gains).sum((2, 3), keepdim=True))
+    assert of_gains.max() < 0  # a larger gain makes the error smaller
+    again = codec.y_model(y, *others, keys=noise_keys(0, 1, torch.arange(2)), gains=gains)
+    torch.testing.assert_close(again[0], y_hat)
+    assert not torch.equal(again[1], likelihoods)
 
 
 @pytest.mark.parametrize("loss_type", ["mse", "rd"])

@@ -10,7 +10,7 @@ from programs import ROUNDING, TINY, distance, into, rows, same, states, train, 
 from safetensors.torch import load_file
 
 from codec.errors import InputError
-from training.state import load_state
+from training.state import Saved, load_state
 
 pytestmark = pytest.mark.slow
 
@@ -192,6 +192,19 @@ def test_a_state_is_resumed_into_another_folder(here: Train, halfway: Path, tmp_
     assert len(states(halfway)) == 3
     with pytest.raises(InputError, match=re.escape(f"--resume {halfway / 'nowhere'} holds no state")):
         here(tmp_path, "--resume", halfway / "nowhere")
+
+
+def test_in_another_folder_it_keeps_best_files_of_its_own(
+    here: Train, halfway: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_a_better_one(path: Path) -> Saved:
+        saved = load_state(path)
+        saved.progress.best = {"rd": -1e9}
+        return saved
+
+    monkeypatch.setattr("training.resume.load_state", with_a_better_one)
+    assert here(tmp_path, "--max_steps", 12, "--eval_every", 1, "--resume", halfway / "state") == 0
+    assert (tmp_path / "best_rd.safetensors").exists()
 
 
 def test_a_smaller_batch_keeps_the_global_batch_by_accumulating(

@@ -3,7 +3,8 @@
 
 #include "internal.h"
 
-enum { HEADER = 12, MOST_POSITIONS = 1 << 20, MOST_PIXELS = 178956970, MOST_SYMBOL = (1 << 24) - 1, MOST_VALUE = 1 << 30 };
+enum { HEADER = 12, MOST_POSITIONS = 1 << 20, MOST_PIXELS = 178956970, MOST_SYMBOL = (1 << 24) - 1 };
+#define TOO_LARGE ((int64_t)1 << 30)
 
 const char *nic_message(nic_status status) {
     static const char *const messages[] = {
@@ -23,44 +24,50 @@ const char *nic_message(nic_status status) {
     return (unsigned)status < sizeof messages / sizeof *messages ? messages[status] : "unknown status";
 }
 
-/* Rows and columns of y, and the work memory; NIC_SIZE for a size that no file holds. */
-static nic_status measure(const nic_coder *coder, uint64_t height, uint64_t width, uint32_t size[2], arena *work,
-                          piece *of) {
+/* The extent of a picture; NIC_SIZE for a size that no file holds. */
+static nic_status measure(const nic_coder *coder, uint64_t height, uint64_t width, extent *size) {
     if (!height || !width || height > MOST_PIXELS || width > MOST_PIXELS || height * width > MOST_PIXELS)
         return NIC_SIZE;
-    uint64_t rows = (height + STRIDE - 1) / STRIDE, columns = (width + STRIDE - 1) / STRIDE;
-    if (rows * columns > MOST_POSITIONS)
+    uint32_t rows = ((uint32_t)height + STRIDE - 1) / STRIDE, columns = ((uint32_t)width + STRIDE - 1) / STRIDE;
+    uint32_t z_rows = (rows + SIDE - 1) / SIDE, z_columns = (columns + SIDE - 1) / SIDE;
+    if ((uint64_t)rows * columns > MOST_POSITIONS)
         return NIC_SIZE;
-    if (rows * columns * coder->info.channels >> 32) /* places have 32 bits */
-        return NIC_MEMORY;
-    size[0] = (uint32_t)rows;
-    size[1] = (uint32_t)columns;
-    if (work)
-        take_scaling(coder, work, &of->at);
-    if (work && coder->info.architecture)
-        take_piece(coder, size[0], size[1], work, of);
-    return work && work->used > work->size ? NIC_MEMORY : NIC_OK;
+    *size = (extent){(uint32_t)height, (uint32_t)width, rows, columns, z_rows, z_columns};
+    return (uint64_t)rows * columns * coder->info.channels >> 32 ? NIC_MEMORY : NIC_OK; /* places have 32 bits */
+}
+
+static uint64_t take_work(const nic_coder *coder, const extent *size, void *work, piece *of) {
+    arena from = arena_in(work);
+    take_scaling(coder, &from, &of->at);
+    if (coder->info.architecture)
+        take_piece(coder, size, &from, of);
+    return counted(&from);
 }
 
 nic_status nic_work(const nic_coder *coder, uint32_t height, uint32_t width, size_t *bytes) {
-    arena counted = {NULL, 0, UINT64_MAX};
-    uint32_t size[2];
+    extent size;
     piece unused;
-    nic_status status = measure(coder, height, width, size, &counted, &unused);
-    *bytes = (size_t)counted.used;
-    return status == NIC_OK && counted.used > SIZE_MAX ? NIC_MEMORY : status;
+    nic_status status = measure(coder, height, width, &size);
+    uint64_t needed = status == NIC_OK ? take_work(coder, &size, NULL, &unused) : 0;
+    *bytes = (size_t)needed;
+    return status == NIC_OK && needed > SIZE_MAX ? NIC_MEMORY : status;
 }
 
-static uint32_t positions_of_z(const uint32_t size[2]) {
-    return ((size[0] + SIDE - 1) / SIDE) * ((size[1] + SIDE - 1) / SIDE);
+/* The extent of a picture, and its work memory prepared for a rate. */
+static nic_status begin(const nic_coder *coder, uint32_t rate, uint32_t height, uint32_t width, void *work,
+                        size_t bytes, extent *size, piece *of) {
+    size_t needed;
+    nic_status status = nic_work(coder, height, width, &needed);
+    if (status != NIC_OK || needed > bytes)
+        return status != NIC_OK ? status : NIC_MEMORY;
+    measure(coder, height, width, size);
+    take_work(coder, size, work, of);
+    return set_rate(coder, rate, &of->at) ? NIC_OK : NIC_RATE;
 }
 
-/* Whether a payload of this length can hold the symbols. */
-static int is_enough(const nic_coder *coder, uint32_t rate, const uint32_t size[2], size_t length) {
-    uint64_t positions = coder->info.architecture ? positions_of_z(size) : (uint64_t)size[0] * size[1], least;
-    if (!coder->info.most_rate)
-        return length >= fewest_bytes(coder->info.architecture ? coder->z : coder->y, positions);
-    return fewest_at(coder, rate, positions, &least) && length >= least;
+/* Positions of the latent that is coded first: z with a hyperprior, else y. */
+static uint32_t positions_of(const nic_coder *coder, const extent *size) {
+    return coder->info.architecture ? size->z_rows * size->z_columns : size->rows * size->columns;
 }
 
 /* The version of the files of a codec. */
@@ -87,223 +94,174 @@ static size_t read_varint(const uint8_t *data, size_t start, size_t length, uint
     return 0;
 }
 
-/* Reads the header; gives height and width of the picture and the rate, the size of y, and where the payload starts. */
-static nic_status read_header(const nic_coder *coder, const uint8_t *data, size_t length, uint64_t picture[3],
-                              uint32_t size[2], size_t *start) {
+static uint32_t checksum(const nic_coder *coder, const uint8_t *data, size_t length) {
+    return crc32_of(&coder->crc, crc32_of(&coder->crc, 0, data, 8), data + HEADER, length - HEADER);
+}
+
+/* Whether the symbols can fit a payload of this length. */
+static int is_enough(const nic_coder *coder, uint32_t rate, const extent *size, size_t length) {
+    uint64_t least;
+    return fewest_bytes(coder, rate, positions_of(coder, size), &least) && length >= least;
+}
+
+/* Reads the header; gives the picture's extent and rate, and where the payload starts. */
+static nic_status read_header(const nic_coder *coder, const uint8_t *data, size_t length, extent *size, uint32_t *rate,
+                              size_t *start) {
+    uint8_t version = version_of(coder);
+    uint64_t numbers[3] = {0, 0, 0}; /* height, width, rate */
     if (length < HEADER || memcmp(data, "NIC", 3) || data[3] < 1 || data[3] > 3)
         return NIC_NO_FILE;
-    if (crc32_of(&coder->crc, crc32_of(&coder->crc, 0, data, 8), data + HEADER, length - HEADER) != word_at(data + 8))
+    if (checksum(coder, data, length) != word_at(data + 8))
         return NIC_CHECKSUM;
     if (word_at(data + 4) != coder->info.fingerprint)
         return NIC_OTHER_CODEC;
-    uint8_t version = version_of(coder);
     if (data[3] != version || (version > 1 && (length == HEADER || data[HEADER] != coder->info.architecture)))
         return NIC_BAD_FILE;
     *start = HEADER + (version > 1);
-    picture[2] = 0;
-    for (int i = version == 3 ? 2 : 1; i >= 0; i--) { /* the rate, the width, the height */
-        size_t end = read_varint(data, *start, length, picture + i);
-        if (!end)
+    for (int i = version == 3 ? 2 : 1; i >= 0; i--)
+        if (!(*start = read_varint(data, *start, length, numbers + i)))
             return NIC_BAD_FILE;
-        *start = end;
-    }
-    if (picture[2] > coder->info.most_rate)
+    if (numbers[2] > coder->info.most_rate)
         return NIC_BAD_FILE;
-    nic_status status = measure(coder, picture[0], picture[1], size, NULL, NULL);
-    return status == NIC_OK && !is_enough(coder, (uint32_t)picture[2], size, length - *start) ? NIC_BAD_FILE : status;
+    *rate = (uint32_t)numbers[2];
+    nic_status status = measure(coder, numbers[0], numbers[1], size);
+    return status == NIC_OK && !is_enough(coder, *rate, size, length - *start) ? NIC_BAD_FILE : status;
 }
 
 nic_status nic_size(const nic_coder *coder, const void *file, size_t length, uint32_t *height, uint32_t *width) {
-    uint64_t picture[3] = {0, 0, 0};
-    uint32_t size[2];
+    extent size;
+    uint32_t rate;
     size_t start;
-    nic_status status = read_header(coder, file, length, picture, size, &start);
-    *height = status == NIC_OK ? (uint32_t)picture[0] : 0;
-    *width = status == NIC_OK ? (uint32_t)picture[1] : 0;
+    nic_status status = read_header(coder, file, length, &size, &rate, &start);
+    *height = status == NIC_OK ? size.height : 0;
+    *width = status == NIC_OK ? size.width : 0;
     return status;
 }
 
-static group of_all(models all, uint32_t each) {
-    group made = {all, NULL, NULL, each};
-    return made;
-}
-
-static group of_piece(const nic_coder *coder, const piece *of) {
-    group made = {coder->y, of->order, of->ends, 0};
-    return made;
-}
-
-/* A run is a row of a piece in one channel: its values lie side by side. */
-static uint32_t runs_of(const nic_coder *coder, const piece *of) {
-    return coder->info.channels * (uint32_t)(of->place.bottom - of->place.top);
-}
-
-static uint32_t length_of_runs(const piece *of) {
-    return (uint32_t)(of->place.right - of->place.left);
-}
-
-static window whole_of(const uint32_t size[2]) {
-    window made = {0, (int32_t)size[0], 0, (int32_t)size[1]};
-    return made;
-}
-
-/* Where a run begins in y. */
-static size_t place_of_run(const uint32_t size[2], const piece *of, uint32_t run) {
-    uint32_t each = (uint32_t)(of->place.bottom - of->place.top);
-    return ((size_t)(run / each) * size[0] + (size_t)of->place.top + run % each) * size[1] + (size_t)of->place.left;
-}
-
-/* Whether a symbol of y is too large, with a mean or with a gain. */
-static int is_too_large(const nic_coder *coder, const scaling *at, uint32_t channel, int32_t symbol) {
-    int64_t size = symbol < 0 ? -(int64_t)symbol : symbol;
-    if (at->inverse && size * at->inverse[channel] >> (16 - MEAN_BITS) >= MOST_VALUE)
-        return 1;
-    return coder->network.has_means && !at->inverse && size > MOST_SYMBOL;
-}
-
-/* A symbol as a value, without its mean. */
-static int32_t value_of(const nic_coder *coder, const scaling *at, uint32_t channel, int32_t symbol) {
+/* The value of a symbol of y, without its mean; TOO_LARGE of a symbol that no encoder writes. */
+static int64_t value_of(const nic_coder *coder, const scaling *of, uint32_t channel, int32_t symbol) {
     enum { DOWN = 16 - MEAN_BITS };
-    if (at->inverse)
-        return (int32_t)floored((int64_t)symbol * at->inverse[channel] + (1 << DOWN >> 1), DOWN);
+    int64_t size = symbol < 0 ? -(int64_t)symbol : symbol;
+    if (of->inverse && size * of->inverse[channel] >> DOWN < TOO_LARGE)
+        return floored((int64_t)symbol * of->inverse[channel] + (1 << DOWN >> 1), DOWN);
+    if (of->inverse || (coder->network.has_means && size > MOST_SYMBOL))
+        return TOO_LARGE;
     return coder->network.has_means ? symbol * (1 << MEAN_BITS) : symbol;
 }
 
+static int changes_symbols(const nic_coder *coder) {
+    return coder->info.most_rate || coder->network.has_means;
+}
+
 /* From symbols of a piece to values; 0 if a symbol is too large. */
-static int finish(const nic_coder *coder, const uint32_t size[2], const piece *of, int32_t *y) {
+static int finish(const nic_coder *coder, const extent *size, const piece *of, int32_t *y) {
     const int32_t *mean = of->means;
-    uint32_t runs = runs_of(coder, of), each = runs / coder->info.channels;
-    for (uint32_t run = 0; (of->at.inverse || mean) && run < runs; run++) {
-        int32_t *value = y + place_of_run(size, of, run);
-        for (uint32_t i = length_of_runs(of); i-- > 0; value++) {
-            if (is_too_large(coder, &of->at, run / each, *value))
-                return 0;
-            *value = value_of(coder, &of->at, run / each, *value) + (mean ? *mean++ : 0);
+    for (uint32_t channel = 0; changes_symbols(coder) && channel < coder->info.channels; channel++)
+        for (uint32_t row = (uint32_t)of->place.top; row < (uint32_t)of->place.bottom; row++) {
+            int32_t *line = y + ((size_t)channel * size->rows + row) * size->columns;
+            for (int32_t column = of->place.left; column < of->place.right; column++) {
+                int64_t value = value_of(coder, &of->at, channel, line[column]);
+                if (value == TOO_LARGE)
+                    return 0;
+                line[column] = (int32_t)value + (mean ? *mean++ : 0);
+            }
         }
-    }
     return 1;
+}
+
+static group group_of(const nic_coder *coder, const piece *of) {
+    return (group){coder->y, of->order, of->ends, 0};
 }
 
 nic_status nic_decode(const nic_coder *coder, const void *file, size_t length, int32_t *y, size_t count, void *work,
                       size_t bytes) {
-    uint64_t picture[3];
-    uint32_t size[2];
+    extent size;
+    uint32_t rate;
     size_t start;
-    arena from_work = {work, 0, bytes};
     piece of;
-    window in_z;
-    nic_status status = read_header(coder, file, length, picture, size, &start);
+    nic_status status = read_header(coder, file, length, &size, &rate, &start);
+    if (status == NIC_OK && count < (uint64_t)size.rows * size.columns * coder->info.channels)
+        status = NIC_MEMORY;
     if (status == NIC_OK)
-        status = measure(coder, picture[0], picture[1], size, &from_work, &of);
+        status = begin(coder, rate, size.height, size.width, work, bytes, &size, &of);
     if (status != NIC_OK)
-        return status;
-    uint64_t positions = (uint64_t)size[0] * size[1];
-    if (count < positions * coder->info.channels)
-        return NIC_MEMORY;
+        return status == NIC_RATE ? NIC_BAD_FILE : status;
     const uint8_t *payload = (const uint8_t *)file + start;
     if (length > start && !payload[length - start - 1]) /* a zero is never written at the end */
         return NIC_BAD_FILE;
     reader from = reader_of(payload, length - start);
-    uint32_t arch = coder->info.architecture;
-    if (!set_rate(coder, (uint32_t)picture[2], &of.at))
+    group first = {of.at.coded, NULL, NULL, positions_of(coder, &size)};
+    if (!pop_group(&from, &first, coder->info.architecture ? of.z : y))
         return NIC_BAD_FILE;
-    group first = of_all(of.at.coded, arch ? positions_of_z(size) : (uint32_t)positions);
-    if (!pop_group(&from, &first, arch ? of.z : y))
-        return NIC_BAD_FILE;
-    if (!arch) { /* all of y is the piece */
-        of.place = whole_of(size);
-        of.means = NULL;
-        if (!finish(coder, size, &of, y))
-            return NIC_BAD_FILE;
-    }
-    for (uint32_t i = 0; arch && window_of_piece(coder, size[0], size[1], i, &in_z); i++) {
-        predict(coder, of.z, size[0], size[1], in_z, &of);
-        group own = of_piece(coder, &of);
-        if (!pop_group(&from, &own, y) || !finish(coder, size, &of, y))
+    for (uint32_t i = 0; set_piece(coder, &size, i, of.z, &of); i++) {
+        group own = group_of(coder, &of);
+        if ((coder->info.architecture && !pop_group(&from, &own, y)) || !finish(coder, &size, &of, y))
             return NIC_BAD_FILE;
     }
     return from.state || from.words ? NIC_BAD_FILE : NIC_OK;
 }
 
 size_t nic_most(const nic_coder *coder, uint32_t height, uint32_t width) {
-    uint32_t size[2];
-    if (measure(coder, height, width, size, NULL, NULL) != NIC_OK)
+    extent size;
+    if (measure(coder, height, width, &size) != NIC_OK)
         return 0;
     /* A symbol takes 16 bits at most, and outside its table 40 more. */
-    uint64_t symbols = (uint64_t)size[0] * size[1] * coder->info.channels
-                       + (uint64_t)positions_of_z(size) * coder->info.z_channels;
+    uint64_t symbols = (uint64_t)size.rows * size.columns * coder->info.channels
+                       + (uint64_t)size.z_rows * size.z_columns * coder->info.z_channels;
     return symbols * 8 > SIZE_MAX / 2 ? 0 : (size_t)symbols * 8 + 64;
 }
 
-/* Writes what is left in the state; returns the payload's length without the zeros at its end, or 0 without room. */
+/* Writes what is left in the state; returns the payload's length without the zeros at its end. */
 static size_t finished(writer *of, size_t room) {
     size_t length = 4 * of->words;
-    for (; of->state; of->state >>= 8) {
-        if (length == room) {
-            of->full = 1;
-            return 0;
-        }
+    for (; of->state && length < room; of->state >>= 8)
         of->bytes[length++] = (uint8_t)of->state;
-    }
+    of->full |= of->state != 0;
     while (length && !of->bytes[length - 1])
         length--;
     return length;
 }
 
-static int any_too_large(const nic_coder *coder, const scaling *at, const uint32_t size[2], const int32_t *y) {
-    size_t each = (size_t)size[0] * size[1];
-    for (uint32_t channel = 0; (at->inverse || coder->network.has_means) && channel < coder->info.channels; channel++)
-        for (size_t i = channel * each; i < (channel + 1) * each; i++)
-            if (is_too_large(coder, at, channel, y[i]))
-                return 1;
-    return 0;
-}
-
 nic_status nic_encode(const nic_coder *coder, uint32_t rate, uint32_t height, uint32_t width, const int32_t *y,
                       const int32_t *z, void *file, size_t room, size_t *length, void *work, size_t bytes) {
-    uint32_t size[2], arch = coder->info.architecture, pieces = 0;
-    arena from = {work, 0, bytes};
+    extent size;
+    uint32_t pieces = 0;
     piece of;
-    window in_z;
     uint8_t *data = file, version = version_of(coder), head[HEADER + 16] = {'N', 'I', 'C', version};
     size_t start = HEADER;
     *length = 0;
-    nic_status status = measure(coder, height, width, size, &from, &of);
+    nic_status status = begin(coder, rate, height, width, work, bytes, &size, &of);
     if (status != NIC_OK)
         return status;
-    if (!set_rate(coder, rate, &of.at))
-        return NIC_RATE;
-    if (any_too_large(coder, &of.at, size, y))
-        return NIC_SYMBOL;
+    size_t each = (size_t)size.rows * size.columns;
+    for (size_t i = 0; changes_symbols(coder) && i < each * coder->info.channels; i++)
+        if (value_of(coder, &of.at, (uint32_t)(i / each), y[i]) == TOO_LARGE)
+            return NIC_SYMBOL;
     put_word(head + 4, coder->info.fingerprint);
     if (version > 1)
-        head[start++] = (uint8_t)arch;
+        head[start++] = (uint8_t)coder->info.architecture;
     start += version == 3 ? put_varint(head + start, rate) : 0;
     start += put_varint(head + start, width);
     start += put_varint(head + start, height);
     if (room < start)
         return NIC_MEMORY;
+    memcpy(data, head, start);
     writer to = {0, data + start, 0, (room - start) / 4, 0};
-    if (arch) {
-        while (window_of_piece(coder, size[0], size[1], pieces, &in_z))
-            pieces++;
-        while (pieces-- > 0) {
-            window_of_piece(coder, size[0], size[1], pieces, &in_z);
-            predict(coder, z, size[0], size[1], in_z, &of);
-            group own = of_piece(coder, &of);
-            push_group(&to, &own, y);
-        }
+    while (coder->info.architecture && set_piece(coder, &size, pieces, NULL, &of))
+        pieces++;
+    while (pieces-- > 0) {
+        set_piece(coder, &size, pieces, z, &of);
+        group own = group_of(coder, &of);
+        push_group(&to, &own, y);
     }
-    group first = of_all(of.at.coded, arch ? positions_of_z(size) : size[0] * size[1]);
-    push_group(&to, &first, arch ? z : y);
+    group first = {of.at.coded, NULL, NULL, positions_of(coder, &size)};
+    push_group(&to, &first, coder->info.architecture ? z : y);
     size_t payload = finished(&to, room - start);
     if (to.full)
         return NIC_MEMORY;
-    if (!is_enough(coder, rate, size, payload)) /* every file that is written must be readable */
+    if (!is_enough(coder, rate, &size, payload)) /* every file that is written must be readable */
         return NIC_BAD_FILE;
-    uint32_t crc = crc32_of(&coder->crc, crc32_of(&coder->crc, 0, head, 8), head + HEADER, start - HEADER);
-    put_word(head + 8, crc32_of(&coder->crc, crc, data + start, payload));
-    memcpy(data, head, start);
+    put_word(data + 8, checksum(coder, data, start + payload));
     *length = start + payload;
     return NIC_OK;
 }
@@ -322,56 +280,40 @@ static int nearest(float value, int32_t *symbol) {
     return 1;
 }
 
-static nic_status round_all(const float *values, float median, float gain, size_t count, int32_t *symbols) {
-    for (size_t i = 0; i < count; i++)
-        if (!nearest((values[i] - median) * gain, symbols + i))
-            return NIC_NOT_FINITE;
-    return NIC_OK;
-}
-
-static float gain_of(const nic_coder *coder, const gains *of, uint32_t rate, uint32_t channel) {
-    return coder->info.most_rate ? gain_at(of, rate, channel) : 1;
-}
-
 nic_status nic_round_z(const nic_coder *coder, uint32_t rate, uint32_t height, uint32_t width, const float *z,
                        int32_t *symbols) {
-    uint32_t size[2];
-    nic_status status = measure(coder, height, width, size, NULL, NULL);
-    if (status == NIC_OK && rate > coder->info.most_rate)
-        status = NIC_RATE;
-    for (uint32_t channel = 0; status == NIC_OK && channel < coder->info.z_channels; channel++) {
-        size_t each = positions_of_z(size), place = channel * each;
-        status = round_all(z + place, 0, gain_of(coder, &coder->z_gains, rate, channel), each, symbols + place);
+    extent size;
+    nic_status status = measure(coder, height, width, &size);
+    if (status != NIC_OK || rate > coder->info.most_rate)
+        return status != NIC_OK ? status : NIC_RATE;
+    for (uint32_t channel = 0; channel < coder->info.z_channels; channel++) {
+        float gain = gain_at(coder, &coder->z_gains, rate, channel);
+        for (size_t i = (size_t)size.z_rows * size.z_columns; i-- > 0; z++, symbols++)
+            if (!nearest(*z * gain, symbols))
+                return NIC_NOT_FINITE;
     }
-    return status;
+    return NIC_OK;
 }
 
 nic_status nic_round(const nic_coder *coder, uint32_t rate, uint32_t height, uint32_t width, const float *y,
                      const int32_t *z, int32_t *symbols, void *work, size_t bytes) {
-    uint32_t size[2];
-    arena from = {work, 0, bytes};
+    extent size;
     piece of;
-    window in_z;
-    nic_status status = measure(coder, height, width, size, &from, &of);
-    if (status != NIC_OK || !set_rate(coder, rate, &of.at))
-        return status != NIC_OK ? status : NIC_RATE;
-    size_t all = (size_t)size[0] * size[1];
-    for (uint32_t channel = 0; !coder->network.has_means && channel < coder->info.channels; channel++) {
-        float gain = gain_of(coder, &coder->y_gains, rate, channel);
-        status = round_all(y + channel * all, coder->medians[channel], gain, all, symbols + channel * all);
-        if (status != NIC_OK)
-            return status;
-    }
-    for (uint32_t i = 0; coder->network.has_means && window_of_piece(coder, size[0], size[1], i, &in_z); i++) {
-        predict(coder, z, size[0], size[1], in_z, &of);
+    nic_status status = begin(coder, rate, height, width, work, bytes, &size, &of);
+    if (status != NIC_OK)
+        return status;
+    for (uint32_t i = 0; set_piece(coder, &size, i, coder->network.has_means ? z : NULL, &of); i++) {
         const int32_t *mean = of.means;
-        uint32_t runs = runs_of(coder, &of), each = runs / coder->info.channels;
-        for (uint32_t run = 0; run < runs; run++) {
-            float gain = gain_of(coder, &coder->y_gains, rate, run / each);
-            size_t place = place_of_run(size, &of, run);
-            for (size_t end = place + length_of_runs(&of); place < end; place++)
-                if (!nearest((y[place] - (float)*mean++ * coder->info.unit) * gain, symbols + place))
-                    return NIC_NOT_FINITE;
+        for (uint32_t channel = 0; channel < coder->info.channels; channel++) {
+            float gain = gain_at(coder, &coder->y_gains, rate, channel), median = coder->info.medians[channel];
+            for (uint32_t row = (uint32_t)of.place.top; row < (uint32_t)of.place.bottom; row++) {
+                size_t place = ((size_t)channel * size.rows + row) * size.columns + (size_t)of.place.left;
+                for (int32_t left = of.place.right - of.place.left; left > 0; left--, place++) {
+                    float centre = mean ? (float)*mean++ * coder->info.unit : median;
+                    if (!nearest((y[place] - centre) * gain, symbols + place))
+                        return NIC_NOT_FINITE;
+                }
+            }
         }
     }
     return NIC_OK;

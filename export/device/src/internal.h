@@ -4,7 +4,14 @@
 
 #include "nic.h"
 
-enum { LAYERS = 3, MOST_ROWS = 256, SIDE = 4, STRIDE = 16, MEAN_BITS = 6, MOST_MEDIAN = (1 << 30) - 1 };
+enum { LAYERS = 3, MOST_ROWS = 256, SIDE = 4, STRIDE = 16, MEAN_BITS = 6, MOST_MEDIAN = (1 << 30) - 1, GROUP = 4 };
+
+/* gcc compiles such a function twice, in plain C both times; the program takes the one for its CPU when it starts. */
+#if defined(__gnu_linux__) && defined(__x86_64__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define FOR_EACH_CPU __attribute__((target_clones("avx2", "default")))
+#else
+#define FOR_EACH_CPU
+#endif
 
 /* An interval of a CDF. A number n below count * 2^40 has the quotient 2 n * reciprocal >> 64 >> shift by count. */
 typedef struct {
@@ -34,39 +41,37 @@ typedef struct {
     uint32_t count;
 } models;
 
-/* A layer of the integer h_s (docs/rd.md). */
+/* A layer of the integer h_s (docs/rd.md). Vectors of a file stay its little-endian words; `at` reads them. */
 typedef struct {
-    uint32_t outputs, inputs;   /* inputs: numbers of 16 bits, two a channel if `wide` */
-    int transposed, wide;       /* wide: inputs may have more than 16 bits */
+    uint32_t outputs, inputs, padded;           /* padded: inputs, up to whole eights */
+    int transposed, wide;                       /* wide: inputs may have more than 16 bits */
     int32_t slope, most;
-    const int32_t *bias, *multiplier, *negative; /* [outputs]; negative: the multiplier of negative sums */
-    const uint8_t *shift;
-    const int16_t *weights[4];  /* by 2 * row + column of the phase: [outputs, up to whole fours][rows][columns][inputs] */
+    const uint8_t *bias, *multiplier, *shift;   /* [outputs] */
+    const int8_t *weights;  /* of each phase of rows and columns: [outputs, up to whole fours][rows][columns][padded] */
 } layer;
 
 typedef struct {
     layer layers[LAYERS];
-    const int32_t *medians;     /* [N] */
+    const uint8_t *medians;     /* [N] */
     int32_t fraction, most;
     const uint8_t *indexes;     /* [65536]: the row of a scale */
     int has_means;
 } network;
 
-/* For four bytes at once: of a byte with three, two, one and no bytes behind it, from the last table on. */
+/* For four bytes at once: of a byte with no, one, two and three bytes behind it. */
 typedef struct {
     uint32_t of[4][256];
 } crc_tables;
 
 /* The gains of a latent: 2^(-exponent / 256), of each trained rate and channel. */
 typedef struct {
-    const int32_t *exponents; /* [rates][channels] */
+    const uint8_t *exponents;   /* [rates][channels] */
     uint32_t channels;
 } gains;
 
 /* Cumulative densities: value j is that below (first + j) * 2^(shift - 16), in units of 2^-24. */
 typedef struct {
-    const int32_t *first, *values; /* [channels], [channels][points] */
-    const uint8_t *shift;
+    const uint8_t *first, *shift, *values;  /* [channels], [channels], [channels][points] */
     uint32_t channels, points;
 } density;
 
@@ -75,22 +80,29 @@ struct nic_coder {
     models y, z;            /* with several rates those of a rate are in its scaling, but for y with a hyperprior */
     network network;
     crc_tables crc;
-    float *medians;
     gains y_gains, z_gains;
     density density;        /* of z with a hyperprior, else of y */
     uint32_t powers[256];   /* 2^(i / 256) in units of 2^-16 */
-    uint64_t intervals;     /* of all channels at the highest rate; */
-    uint32_t longest;       /* and of the channel with most */
+    uint64_t intervals;     /* of all channels at the highest rate */
 };
 
 /* Memory that is handed out piece by piece; with `base` NULL it only counts. */
 typedef struct {
     uint8_t *base;
-    uint64_t used, size;
+    uint64_t used;
 } arena;
 
-/* The next count * size bytes, aligned to 16; NULL where the arena only counts or is too small. */
+/* Memory from its first address that is a multiple of 64; what was counted, with room for that. */
+arena arena_in(void *memory);
+uint64_t counted(const arena *of);
+
+/* The next count * size bytes, aligned to 64; NULL where the arena only counts. */
 void *take(arena *from, uint64_t count, size_t size);
+
+/* Rows and columns of a picture, of y and of z. */
+typedef struct {
+    uint32_t height, width, rows, columns, z_rows, z_columns;
+} extent;
 
 /* Rows and columns, [first, end). */
 typedef struct {
@@ -104,7 +116,6 @@ typedef struct {
     model *models;
     guess *guesses;
     interval *intervals;
-    uint8_t *cdf;
 } scaling;
 
 /* What h_s says of a piece of y, [M][rows][columns] of the window `place` in y. */
@@ -114,25 +125,21 @@ typedef struct {
     int32_t *means;         /* NULL without means */
     uint32_t *order;        /* places in y, those of row 0 first */
     uint32_t ends[MOST_ROWS];
-    int16_t *buffers[LAYERS];
+    int16_t *buffers[LAYERS], *weights;
     int32_t *z;             /* for the decoder: all of z */
     scaling at;
 } piece;
 
-/* Takes the buffers of a rate from work memory. */
+/* Takes the buffers of a rate, or of a picture with a hyperprior, from work memory. */
 void take_scaling(const nic_coder *coder, arena *work, scaling *of);
+void take_piece(const nic_coder *coder, const extent *size, arena *work, piece *of);
 
-/* Fills them; 0 if the codec has no such rate. */
+/* Fills a scaling; 0 if the codec has no such rate. */
 int set_rate(const nic_coder *coder, uint32_t rate, scaling *of);
 
-/* Takes the buffers of a picture with y of this size from work memory. */
-void take_piece(const nic_coder *coder, uint32_t height, uint32_t width, arena *work, piece *of);
-
-/* The window of z of piece `number` of y of this size; 0 after the last piece. */
-int window_of_piece(const nic_coder *coder, uint32_t height, uint32_t width, uint32_t number, window *in_z);
-
-/* Fills a piece for a window of z [N][rows][columns]. */
-void predict(const nic_coder *coder, const int32_t *z, uint32_t height, uint32_t width, window in_z, piece *of);
+/* Fills piece `number` of y from z [N][rows][columns], or only its place if z is NULL; 0 after the last piece. Without
+ * a hyperprior all of y is one piece. */
+int set_piece(const nic_coder *coder, const extent *size, uint32_t number, const int32_t *z, piece *of);
 
 /* Symbols that are coded together. Symbol k lies at values[order[k]], or at values[k] where order is NULL. Those of
  * model r end at ends[r], or at (r + 1) * each where ends is NULL. */
@@ -166,29 +173,24 @@ reader reader_of(const uint8_t *payload, size_t length);
 /* Takes the symbols of a group off; 0 if one has more than 32 bits. */
 int pop_group(reader *from, const group *of, int32_t *values);
 
-/* Sums for a lower bound of a payload's bytes. */
+/* A CDF of count + 2 entries from 0 to 65536: words of a file, or with `cdf` NULL a density at a rate. */
 typedef struct {
-    uint64_t sum, last, most;
-} fewest;
+    const uint8_t *cdf, *samples;
+    int64_t count, lowest;          /* lowest: the symbol of the first interval */
+    int64_t start, end, inverse, below; /* start, end: of the samples, in units of 2^-17 */
+    int shift;
+} row;
 
-/* Bits of an interval of this count of 65536, in units of 2^-16, rounded down. */
-uint32_t least_bits(uint32_t count);
-void add_least(fewest *to, uint32_t least);
+/* Makes a model of a CDF; without intervals and guesses if they are NULL. */
+void fill(model *made, interval *intervals, guess *guesses, const row *of);
 
-/* A lower bound of the bytes of `positions` symbols of each model. */
-uint64_t fewest_of(fewest of, uint64_t positions);
-uint64_t fewest_bytes(models of, uint64_t positions);
-
-/* The same at a rate of a codec with several; 0 if its densities give too many symbols there. */
-int fewest_at(const nic_coder *coder, uint32_t rate, uint64_t positions, uint64_t *bytes);
-
-/* Makes a model of n - 1 intervals from its CDF of little-endian words. */
-void fill(model *made, interval *intervals, guess *guesses, const uint8_t *cdf, uint32_t n, int32_t offset);
+/* A lower bound of the bytes of a payload of this many positions; 0 if its densities give too many symbols. */
+int fewest_bytes(const nic_coder *coder, uint32_t rate, uint64_t positions, uint64_t *bytes);
 
 /* 2^(part / 256) for part 0 to 255; the number of the highest of these trained rates; the gain of a channel. */
 double power_of_two(uint32_t part);
 uint32_t highest_rate(uint32_t rates);
-float gain_at(const gains *of, uint32_t rate, uint32_t channel);
+float gain_at(const nic_coder *coder, const gains *of, uint32_t rate, uint32_t channel);
 
 /* Counts the intervals of the densities at the highest rate. */
 void count_intervals(nic_coder *coder);
@@ -201,15 +203,17 @@ static inline uint32_t word_at(const uint8_t *data) {
 }
 
 static inline void put_word(uint8_t *data, uint32_t word) {
-    data[0] = (uint8_t)word;
-    data[1] = (uint8_t)(word >> 8);
-    data[2] = (uint8_t)(word >> 16);
-    data[3] = (uint8_t)(word >> 24);
+    for (int i = 0; i < 4; i++)
+        data[i] = (uint8_t)(word >> 8 * i);
 }
 
 /* The word in two's complement. */
 static inline int32_t signed_of(uint32_t word) {
     return word < 0x80000000u ? (int32_t)word : (int32_t)(word - 0x80000000u) - 0x7fffffff - 1;
+}
+
+static inline int32_t at(const uint8_t *words, uint64_t index) {
+    return signed_of(word_at(words + 4 * index));
 }
 
 /* value / 2^shift, rounded down. */

@@ -1,4 +1,5 @@
-/* Codecs of several rates: the gains and the CDFs of a rate. The counterpart of codec/bitstream/gains.py and density.py. */
+/* Models of CDFs, and codecs of several rates: the gains and the CDFs of a rate. The counterpart of
+ * codec/bitstream/gains.py and density.py. */
 #include <string.h>
 
 #include "internal.h"
@@ -22,13 +23,14 @@ uint32_t highest_rate(uint32_t rates) {
 /* Between trained rates the exponents are interpolated. */
 static uint32_t exponent_at(const gains *of, uint32_t rate, uint32_t channel) {
     uint32_t lower = rate / STEPS, part = rate % STEPS, upper = part ? lower + 1 : lower;
-    uint32_t below = (uint32_t)of->exponents[(size_t)lower * of->channels + channel];
-    uint32_t above = (uint32_t)of->exponents[(size_t)upper * of->channels + channel];
+    uint32_t below = (uint32_t)at(of->exponents, (uint64_t)lower * of->channels + channel);
+    uint32_t above = (uint32_t)at(of->exponents, (uint64_t)upper * of->channels + channel);
     return (below * (STEPS - part) + above * part + STEPS / 2) / STEPS;
 }
 
-float gain_at(const gains *of, uint32_t rate, uint32_t channel) {
-    uint32_t exponent = exponent_at(of, rate, channel), whole = (exponent + OCTAVE - 1) / OCTAVE;
+float gain_at(const nic_coder *coder, const gains *of, uint32_t rate, uint32_t channel) {
+    uint32_t exponent = coder->info.most_rate ? exponent_at(of, rate, channel) : 0;
+    uint32_t whole = (exponent + OCTAVE - 1) / OCTAVE;
     return (float)(power_of_two(whole * OCTAVE - exponent) / (1u << whole));
 }
 
@@ -43,19 +45,12 @@ static uint32_t inverse_at(const nic_coder *coder, const gains *of, uint32_t rat
     return coder->powers[exponent % OCTAVE] << exponent / OCTAVE;
 }
 
-/* The CDF of a channel at a rate. */
-typedef struct {
-    const int32_t *values;
-    int64_t start, end, lowest, count, inverse, below; /* start, end: of the samples, in units of 2^-17 */
-    int shift;
-} row;
-
 /* The density below a place in units of 2^-17, interpolated between the samples. */
 static int64_t density_at(const row *of, int64_t place) {
     int64_t inside = limited(place, of->start, of->end) - of->start;
     int64_t lower = limited(inside >> of->shift, 0, ((of->end - of->start) >> of->shift) - 1);
-    int64_t part = inside - (lower << of->shift);
-    return of->values[lower] + ((int64_t)(of->values[lower + 1] - of->values[lower]) * part >> of->shift);
+    int64_t part = inside - lower * ((int64_t)1 << of->shift), below = at(of->samples, (uint64_t)lower);
+    return below + ((at(of->samples, (uint64_t)lower + 1) - below) * part >> of->shift);
 }
 
 static int64_t bound_of(const row *of, int64_t i) {
@@ -63,8 +58,9 @@ static int64_t bound_of(const row *of, int64_t i) {
 }
 
 static row row_at(const density *of, uint32_t channel, int64_t inverse) {
-    row made = {of->values + (size_t)channel * of->points, 0, 0, 0, 0, inverse, 0, of->shift[channel] + 1};
-    made.start = of->first[channel] * ((int64_t)1 << made.shift);
+    row made = {.samples = of->values + 4 * (uint64_t)channel * of->points, .inverse = inverse};
+    made.shift = at(of->shift, channel) + 1;
+    made.start = at(of->first, channel) * ((int64_t)1 << made.shift);
     made.end = made.start + ((int64_t)(of->points - 1) << made.shift);
     made.lowest = -((inverse - made.start) / (2 * inverse)); /* start is not above 0, end not below */
     made.count = (made.end + inverse) / (2 * inverse) - made.lowest + 1;
@@ -73,23 +69,71 @@ static row row_at(const density *of, uint32_t channel, int64_t inverse) {
     return made;
 }
 
-/* Entry i of the CDF: 0 to count; the last interval is up to 65536. */
+/* Entry i of a CDF. */
 static uint32_t entry_of(const row *of, int64_t i) {
+    if (of->cdf)
+        return (uint32_t)at(of->cdf, (uint64_t)i);
+    if (i > of->count)
+        return ONE;
     int64_t share = ONE - of->count - 1;
-    return i > of->count ? ONE : (uint32_t)(i + ((density_at(of, bound_of(of, i)) - of->below) * share >> DENSITY_BITS));
+    return (uint32_t)(i + ((density_at(of, bound_of(of, i)) - of->below) * share >> DENSITY_BITS));
 }
 
-/* The gains of the latent whose densities are learned. */
-static const gains *of_density(const nic_coder *coder) {
-    return coder->info.architecture ? &coder->z_gains : &coder->y_gains;
+/* Bits of an interval of this count of 65536, in units of 2^-16, rounded down. */
+static uint32_t least_bits(uint32_t count) {
+    uint32_t whole = 15;
+    while (!(count >> whole))
+        whole--;
+    uint64_t part = (uint64_t)count << (31 - whole), found = whole; /* the logarithm, rounded down */
+    for (int bit = 0; bit < 16; bit++) {
+        part = part * part >> 31;
+        found = found << 1 | part >> 32;
+        part >>= part >> 32;
+    }
+    return (16u << 16) - (uint32_t)found - 2;
+}
+
+static interval interval_from(uint32_t low, uint32_t count) {
+    interval made = {0, low, (uint16_t)count, 0};
+    while (count >> (made.shift + 1))
+        made.shift++;
+    /* 2^(63 + shift) / count, rounded up: exact for numbers below count * 2^40. */
+    uint64_t high = (uint64_t)1 << (31 + made.shift);
+    made.reciprocal = (high / count << 32) + (((high % count << 32) + count - 1) / count);
+    return made;
+}
+
+void fill(model *made, interval *intervals, guess *guesses, const row *of) {
+    uint32_t most = 0, likely = 0, next = 0, low = 0, last = (uint32_t)of->count;
+    for (uint32_t i = 0; i <= last; i++) {
+        uint32_t end = entry_of(of, (int64_t)i + 1), count = end - low;
+        if (count > most) {
+            most = count;
+            likely = i < last ? i : likely;
+        }
+        if (intervals)
+            intervals[i] = interval_from(low, count);
+        for (; guesses && next < 256 && next << 8 < end; next++)
+            guesses[next] = (guess){(uint16_t)low, (uint16_t)count, (uint16_t)i};
+        low = end;
+    }
+    *made = (model){intervals, guesses, (int32_t)of->lowest, last, likely ? least_bits(most) : 0};
+}
+
+/* Makes the model of a channel of the latent whose densities are learned; 0 if it has too many symbols. */
+static int fill_at(const nic_coder *coder, uint32_t rate, uint32_t channel, model *made, interval *intervals,
+                   guess *guesses) {
+    const gains *of = coder->info.architecture ? &coder->z_gains : &coder->y_gains;
+    row found = row_at(&coder->density, channel, inverse_at(coder, of, rate, channel));
+    if (found.count > MOST_SYMBOLS)
+        return 0;
+    fill(made, intervals, guesses, &found);
+    return 1;
 }
 
 void count_intervals(nic_coder *coder) {
-    for (uint32_t channel = 0; channel < coder->density.channels; channel++) {
-        uint64_t count = (uint64_t)limited(row_at(&coder->density, channel, ONE).count, 0, MOST_SYMBOLS) + 1;
-        coder->intervals += count; /* lower rates have fewer */
-        coder->longest = count > coder->longest ? (uint32_t)count : coder->longest;
-    }
+    for (uint32_t channel = 0; channel < coder->density.channels; channel++) /* lower rates have fewer */
+        coder->intervals += (uint64_t)limited(row_at(&coder->density, channel, ONE).count, 0, MOST_SYMBOLS) + 1;
 }
 
 void take_scaling(const nic_coder *coder, arena *work, scaling *of) {
@@ -103,15 +147,13 @@ void take_scaling(const nic_coder *coder, arena *work, scaling *of) {
     of->models = take(work, coder->density.channels, sizeof *of->models);
     of->guesses = take(work, coder->density.channels, 256 * sizeof *of->guesses);
     of->intervals = take(work, coder->intervals, sizeof *of->intervals);
-    of->cdf = take(work, coder->longest + 1, 4);
+    of->coded = (models){of->models, coder->density.channels};
 }
 
 int set_rate(const nic_coder *coder, uint32_t rate, scaling *of) {
     interval *intervals = of->intervals;
-    if (rate > coder->info.most_rate)
-        return 0;
-    if (!coder->info.most_rate)
-        return 1;
+    if (rate > coder->info.most_rate || !coder->info.most_rate)
+        return !rate;
     for (uint32_t channel = 0; channel < coder->info.channels; channel++) {
         of->inverse[channel] = inverse_at(coder, &coder->y_gains, rate, channel);
         of->fixed[channel] = fixed_at(coder, &coder->y_gains, rate, channel);
@@ -119,37 +161,31 @@ int set_rate(const nic_coder *coder, uint32_t rate, scaling *of) {
     for (uint32_t channel = 0; channel < coder->info.z_channels; channel++)
         of->inverse_z[channel] = inverse_at(coder, &coder->z_gains, rate, channel);
     for (uint32_t channel = 0; channel < coder->density.channels; channel++) {
-        row made = row_at(&coder->density, channel, inverse_at(coder, of_density(coder), rate, channel));
-        if (made.count > MOST_SYMBOLS)
+        model *made = of->models + channel;
+        if (!fill_at(coder, rate, channel, made, intervals, of->guesses + (size_t)channel * 256))
             return 0;
-        uint32_t n = (uint32_t)made.count + 2;
-        for (uint32_t i = 0; i < n; i++)
-            put_word(of->cdf + 4 * (size_t)i, entry_of(&made, i));
-        fill(of->models + channel, intervals, of->guesses + (size_t)channel * 256, of->cdf, n, (int32_t)made.lowest);
-        intervals += n - 1;
+        intervals += made->last + 1;
     }
-    of->coded.each = of->models;
-    of->coded.count = coder->density.channels;
     return 1;
 }
 
-int fewest_at(const nic_coder *coder, uint32_t rate, uint64_t positions, uint64_t *bytes) {
-    fewest sum = {0, 0, 0};
-    for (uint32_t channel = 0; channel < coder->density.channels; channel++) {
-        row made = row_at(&coder->density, channel, inverse_at(coder, of_density(coder), rate, channel));
-        uint32_t most = 0, likely = 0, low = 0;
-        if (made.count > MOST_SYMBOLS)
+int fewest_bytes(const nic_coder *coder, uint32_t rate, uint64_t positions, uint64_t *bytes) {
+    const models *coded = coder->info.architecture ? &coder->z : &coder->y;
+    uint64_t sum = 0, last = 0, most = 0;
+    uint32_t count = coder->info.most_rate ? coder->density.channels : coded->count;
+    for (uint32_t channel = 0; channel < count; channel++) {
+        model own;
+        if (!coder->info.most_rate)
+            own = coded->each[channel];
+        else if (!fill_at(coder, rate, channel, &own, NULL, NULL))
             return 0;
-        for (uint32_t i = 0; i <= made.count; i++) {
-            uint32_t next = entry_of(&made, i + 1);
-            if (next - low > most) {
-                most = next - low;
-                likely = i < made.count ? i : likely;
-            }
-            low = next;
-        }
-        add_least(&sum, likely ? least_bits(most) : 0);
+        sum += own.least;
+        last = own.least ? own.least : last;
+        most = own.least > most ? own.least : most;
     }
-    *bytes = fewest_of(sum, positions);
+    /* As RowCoder.fewest_bytes says; here rounded down. */
+    uint64_t bits = positions * (sum - last) >> 16;
+    bits = bits > most ? (bits - most) * 99 / 100 : 0;
+    *bytes = bits > 64 ? (bits - 64) / 8 : 0;
     return 1;
 }

@@ -13,11 +13,10 @@ static inline uint64_t quotient(uint64_t twice, interval of) {
 }
 
 static inline void put(writer *to, uint32_t word) {
-    if (to->words == to->room) {
+    if (to->words == to->room)
         to->full = 1;
-        return;
-    }
-    put_word(to->bytes + 4 * to->words++, word);
+    else
+        put_word(to->bytes + 4 * to->words++, word);
 }
 
 /* Pushes values[start .. end) or, with an order, those at its places.
@@ -54,7 +53,7 @@ static inline void refill(reader *from) {
         from->state = from->state << 32 | word_at(from->bytes + 4 * --from->words);
 }
 
-/* Takes intervals off into values[start .. end) or, with an order, into those at its places; returns how many of them
+/* Takes symbols off into values[start .. end) or, with an order, into those at its places; returns how many of them
  * are the last interval. */
 static inline uint32_t pop_all(reader *from, const model *with, int32_t *values, const uint32_t *order, uint32_t start,
                                uint32_t end) {
@@ -71,7 +70,7 @@ static inline uint32_t pop_all(reader *from, const model *with, int32_t *values,
         own.state = (own.state >> 24) * (count << 8) + (low - (first << 8));
         refill(&own);
         outside += found == with->last;
-        values[order ? order[k] : k] = (int32_t)found;
+        values[order ? order[k] : k] = signed_of(found + (uint32_t)with->offset);
     }
     *from = own;
     return outside;
@@ -101,79 +100,85 @@ static inline uint32_t start_of(const group *of, uint32_t number) {
     return number ? end_of(of, number - 1) : 0;
 }
 
-static inline uint32_t place_of(const group *of, uint32_t k) {
+static inline size_t place_of(const group *of, uint32_t k) {
     return of->order ? of->order[k] : k;
 }
 
-/* The number that stands for a symbol outside its table. */
-static uint64_t distance_of(int32_t symbol, const model *of) {
-    int64_t beyond = (int64_t)symbol - of->offset;
-    return beyond < 0 ? (uint64_t)(-2 * beyond - 1) : (uint64_t)(2 * (beyond - of->last));
+/* The interval of a symbol if its table went on; at least `last` if it is outside. */
+static inline uint32_t interval_of(const model *with, int32_t symbol) {
+    return (uint32_t)symbol - (uint32_t)with->offset;
 }
 
-static uint32_t nibbles_of(uint64_t distance) {
-    uint32_t used = 0;
-    for (; distance; distance >>= 4)
-        used++;
-    return used;
-}
-
-/* Whether a symbol is outside the table. */
-static inline int has_outside(const model *with, const int32_t *values, const uint32_t *order, uint32_t start,
-                              uint32_t end) {
-    uint32_t outside = 0, offset = (uint32_t)with->offset, last = with->last;
-    for (uint32_t k = start; k < end; k++)
-        outside |= (uint32_t)values[order ? order[k] : k] - offset >= last;
+/* Whether one of the symbols of a model is outside its table. It reads backwards, as pushing does. */
+FOR_EACH_CPU static int has_outside(const group *of, uint32_t number, const int32_t *values) {
+    const model with = of->with.each[number];
+    uint32_t outside = 0, end = end_of(of, number);
+    if (of->order)
+        for (uint32_t k = start_of(of, number); k < end; k++)
+            outside |= interval_of(&with, values[of->order[k]]) >= with.last;
+    else
+        for (uint32_t k = end, start = start_of(of, number); k-- > start;)
+            outside |= interval_of(&with, values[k]) >= with.last;
     return outside != 0;
 }
 
-/* Of each symbol outside its table the nibbles, or the number of its nibbles; the last symbol first. */
-static void push_outside(writer *to, const group *of, const int32_t *values, int lengths) {
+/* Pushes the number that stands for a symbol outside its table, in nibbles, or the number of these nibbles. */
+static void push_distance(writer *to, const model *with, int32_t symbol, int lengths) {
+    int64_t beyond = (int64_t)symbol - with->offset;
+    uint64_t distance = beyond < 0 ? (uint64_t)(-2 * beyond - 1) : (uint64_t)(2 * (beyond - with->last));
+    uint32_t used = 0;
+    while (distance >> 4 * used)
+        used++;
+    if (lengths)
+        push_nibble(to, used);
+    while (!lengths && used-- > 0)
+        push_nibble(to, distance >> 4 * used & 15);
+}
+
+/* Pushes what follows the intervals of a group, the last symbol first; returns whether there is any. */
+static int push_outside(writer *to, const group *of, const int32_t *values, int lengths) {
+    int any = 0;
     for (uint32_t number = of->with.count; number-- > 0;) {
         const model *with = of->with.each + number;
-        uint32_t start = start_of(of, number), end = end_of(of, number);
-        if (of->order ? !has_outside(with, values, of->order, start, end) : !has_outside(with, values, NULL, start, end))
+        if (!has_outside(of, number, values))
             continue;
-        for (uint32_t k = end; k-- > start;) {
-            int32_t symbol = values[place_of(of, k)];
-            if ((uint32_t)symbol - (uint32_t)with->offset < with->last)
-                continue;
-            uint64_t distance = distance_of(symbol, with);
-            uint32_t used = nibbles_of(distance);
-            if (lengths)
-                push_nibble(to, used);
-            else
-                while (used-- > 0)
-                    push_nibble(to, distance >> 4 * used & 15);
-        }
+        any = 1;
+        for (uint32_t k = end_of(of, number), start = start_of(of, number); k-- > start;)
+            if (interval_of(with, values[place_of(of, k)]) >= with->last)
+                push_distance(to, with, values[place_of(of, k)], lengths);
     }
+    return any;
 }
 
 void push_group(writer *to, const group *of, const int32_t *values) {
-    for (int lengths = 0; lengths < 2; lengths++)
-        push_outside(to, of, values, lengths);
+    if (push_outside(to, of, values, 0))
+        push_outside(to, of, values, 1);
     for (uint32_t number = of->with.count; number-- > 0;) {
         const model *with = of->with.each + number;
-        uint32_t start = start_of(of, number), end = end_of(of, number);
         if (of->order)
-            push_all(to, with, values, of->order, start, end);
+            push_all(to, with, values, of->order, start_of(of, number), end_of(of, number));
         else
-            push_all(to, with, values, NULL, start, end);
+            push_all(to, with, values, NULL, start_of(of, number), end_of(of, number));
     }
 }
 
-/* Reads the distance of a symbol outside its table from the table; 0 if the symbol has more than 32 bits. */
-static int pop_distance(reader *from, uint32_t used, const model *of, int32_t *symbol) {
+/* Of a symbol outside its table: the first time adds its number of nibbles, then reads these; 0 if there are too many
+ * or the symbol has more than 32 bits. */
+static int pop_distance(reader *from, const model *with, int32_t *symbol, int lengths) {
+    uint32_t used = lengths ? pop_nibble(from) : interval_of(with, *symbol) - with->last;
     uint64_t distance = 0;
+    if (lengths) {
+        *symbol = signed_of((uint32_t)*symbol + used);
+        return used <= MOST_NIBBLES;
+    }
     for (uint32_t i = 0; i < used; i++)
         distance |= (uint64_t)pop_nibble(from) << 4 * i;
     int64_t half = (int64_t)(distance >> 1);
-    int64_t found = distance & 1 ? (int64_t)of->offset - 1 - half : (int64_t)of->offset + of->last + half;
+    int64_t found = distance & 1 ? (int64_t)with->offset - 1 - half : (int64_t)with->offset + with->last + half;
     *symbol = (int32_t)limited(found, INT32_MIN, INT32_MAX);
     return *symbol == found;
 }
 
-/* Values are first intervals; of a symbol outside its table, then the last interval plus its number of nibbles. */
 int pop_group(reader *from, const group *of, int32_t *values) {
     uint32_t outside = 0;
     for (uint32_t number = 0; number < of->with.count; number++) {
@@ -182,73 +187,16 @@ int pop_group(reader *from, const group *of, int32_t *values) {
         outside += of->order ? pop_all(from, with, values, of->order, start, end)
                              : pop_all(from, with, values, NULL, start, end);
     }
-    for (uint32_t number = 0; outside && number < of->with.count; number++) {
-        const model *with = of->with.each + number;
-        for (uint32_t k = start_of(of, number), end = end_of(of, number); k < end; k++) {
-            int32_t *value = values + place_of(of, k);
-            if ((uint32_t)*value < with->last)
+    for (int lengths = 1; outside && lengths >= 0; lengths--)
+        for (uint32_t number = 0; number < of->with.count; number++) {
+            const model *with = of->with.each + number;
+            if (!has_outside(of, number, values))
                 continue;
-            uint32_t used = pop_nibble(from);
-            if (used > MOST_NIBBLES)
-                return 0;
-            *value += (int32_t)used;
+            for (uint32_t k = start_of(of, number), end = end_of(of, number); k < end; k++) {
+                int32_t *value = values + place_of(of, k);
+                if (interval_of(with, *value) >= with->last && !pop_distance(from, with, value, lengths))
+                    return 0;
+            }
         }
-    }
-    for (uint32_t number = 0; number < of->with.count; number++) {
-        const model *with = of->with.each + number;
-        for (uint32_t k = start_of(of, number), end = end_of(of, number); k < end; k++) {
-            int32_t *value = values + place_of(of, k);
-            uint32_t found = (uint32_t)*value;
-            if (found < with->last)
-                *value = signed_of(found + (uint32_t)with->offset);
-            else if (!pop_distance(from, found - with->last, with, value))
-                return 0;
-        }
-    }
     return 1;
-}
-
-void add_least(fewest *to, uint32_t least) {
-    to->sum += least;
-    to->last = least ? least : to->last;
-    to->most = least > to->most ? least : to->most;
-}
-
-uint64_t fewest_of(fewest of, uint64_t positions) {
-    /* As RowCoder.fewest_bytes says; here rounded down. */
-    uint64_t bits = positions * (of.sum - of.last) >> 16;
-    bits = bits > of.most ? (bits - of.most) * 99 / 100 : 0;
-    return bits > 64 ? (bits - 64) / 8 : 0;
-}
-
-uint64_t fewest_bytes(models of, uint64_t positions) {
-    fewest sum = {0, 0, 0};
-    for (uint32_t number = 0; number < of.count; number++)
-        add_least(&sum, of.each[number].least);
-    return fewest_of(sum, positions);
-}
-
-void crc_tables_of(crc_tables *made) {
-    uint32_t(*table)[256] = made->of;
-    for (uint32_t i = 0; i < 256; i++) {
-        uint32_t value = i;
-        for (int bit = 0; bit < 8; bit++)
-            value = value >> 1 ^ (value & 1 ? 0xedb88320u : 0);
-        table[0][i] = value;
-    }
-    for (uint32_t i = 0; i < 256; i++) /* of the byte with one, two and three zeros behind it */
-        for (int far = 1; far < 4; far++)
-            table[far][i] = table[0][table[far - 1][i] & 255] ^ table[far - 1][i] >> 8;
-}
-
-uint32_t crc32_of(const crc_tables *tables, uint32_t before, const uint8_t *data, size_t length) {
-    const uint32_t(*table)[256] = tables->of;
-    uint32_t crc = ~before;
-    for (; length >= 4; length -= 4, data += 4) {
-        crc ^= word_at(data);
-        crc = table[3][crc & 255] ^ table[2][crc >> 8 & 255] ^ table[1][crc >> 16 & 255] ^ table[0][crc >> 24];
-    }
-    for (; length > 0; length--, data++)
-        crc = table[0][(crc ^ *data) & 255] ^ crc >> 8;
-    return ~crc;
 }

@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from integer_stack import IntegerStack
 from rates import RATES, rated
 
@@ -19,6 +20,7 @@ from codec.bitstream.rows import Rows
 from codec.bitstream.tables import from_bytes, to_bytes
 from codec.description.architecture import ARCHITECTURES
 from codec.errors import InputError
+from codec.network import gains as network
 from codec.network.tables import tables_of
 
 MOST = STEPS * (RATES - 1)
@@ -55,6 +57,18 @@ def test_between_trained_rates_the_gains_are_interpolated_geometrically() -> Non
     assert [gains.at(rate).exponents.tolist() for rate in (0, STEPS, 2 * STEPS)] == gains.exponents.tolist()
     assert gains.at(STEPS // 2).exponents.tolist() == [750, 300]
     assert gains.at(STEPS + STEPS // 4).exponents.tolist() == [375, 225]
+
+
+@pytest.mark.parametrize("rates", [2, 8, 12, 17])
+def test_evaluation_has_the_gains_of_files_at_every_rate(rates: int) -> None:
+    learned = network.Gains(rates, 3, 4.0)
+    learned.exponents.copy_(torch.arange(rates - 1, -1, -1)[:, None] * torch.tensor([1, 5, 90], dtype=torch.int32))
+    gains = Gains(learned.exponents.numpy())
+    coded = learned.coded(torch.arange(gains.most + 1) / gains.most)
+    for rate in range(gains.most + 1):
+        scaling = gains.at(rate)
+        assert coded.inverse[rate].flatten().tolist() == scaling.inverse.tolist()
+        assert coded.fixed[rate].flatten().tolist() == scaling.fixed.tolist()
 
 
 @pytest.mark.parametrize(

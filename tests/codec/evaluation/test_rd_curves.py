@@ -70,6 +70,7 @@ def test_a_file_that_is_no_curve_is_refused(tmp_path: Path, text: str) -> None:
         ('{"bpp": 1, "psnr-rgb": [30]}', "bpp is no list"),
         ('{"bpp": [1, 2], "psnr-rgb": [30]}', "differ in length"),
         ('{"bpp": [1], "psnr-rgb": [30], "ms-ssim-rgb": [{}]}', "ms-ssim-rgb has"),
+        ('{"bpp": [1], "ms-ssim-db-rgb": [-5000]}', "ms-ssim-db-rgb has -5000"),
         ("[1]", "result format"),
         ("[" * 100000, "result format"),
     ],

@@ -33,7 +33,7 @@ def test_weight_scales_that_still_follow_are_fixed_for_an_exporter(pictures: lis
     step(codec, pictures[0])
     enter(codec, Phase.FIXED_SCALE)
     with torch.no_grad():
-        codec.g_a.get_submodule("0").float_weight.mul_(2)
+        codec.g_a.get_submodule("0").set_float_weight(2 * codec.g_a.get_submodule("0").float_weight)
     ready = frozen(codec)
     x = pictures[0]
     assert torch.equal(ready.g_a(x), codec.eval().g_a(x))

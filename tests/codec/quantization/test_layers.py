@@ -18,7 +18,7 @@ from codec.network.tables import with_tables
 from codec.quantization.calibrate import calibrate
 from codec.quantization.layers import QuantizedLayer, quantize_layer
 from codec.quantization.observers import OBSERVERS
-from codec.quantization.phases import enter, prepare
+from codec.quantization.phases import build, enter, prepare
 from codec.quantization.quantizers import ActivationQuantizer, Switches, Wiring
 from training.deconvolution import BiasApart
 
@@ -186,3 +186,18 @@ def test_weights_biases_and_everything_before_them_learn(pictures: list[Tensor])
     for name, parameter in codec.named_parameters():
         if name.startswith("g_"):
             assert parameter.grad.abs().max() > 0, name
+
+
+@torch.no_grad()
+def test_weights_of_before_the_factors_are_those_that_compute(pictures: list[Tensor]) -> None:
+    """An int8 checkpoint of an earlier version has equalization in its weights, and no factors."""
+    codec = calibrate(with_tables(make("relu")), pictures[:1], Quantization("all"))
+    assert any((layer.output_factor != 1).any() for layer in codec.modules() if isinstance(layer, QuantizedLayer))
+    earlier = copy.deepcopy(codec)
+    for layer in earlier.modules():
+        if isinstance(layer, QuantizedLayer):
+            layer.fold()
+    again = build(codec.architecture).eval()
+    again.load_weights({name: t for name, t in earlier.state_dict().items() if not name.endswith("_factor")})
+    again.load_coding_arrays(codec.coding_arrays())
+    assert torch.equal(again(pictures[1])["x_hat"], earlier(pictures[1])["x_hat"])

@@ -113,6 +113,21 @@ def test_every_way_to_answer_becomes_a_verdict(part: QuantizedPart, fake: Path) 
     assert "no answer" in (out / "good" / "encoder" / "log.txt").read_text()
 
 
+def test_a_decoder_is_judged_by_its_picture_too(part: QuantizedPart) -> None:
+    decoder = QuantizedPart(part.codec, "decoder", part.x)
+    assert (part.values, decoder.values) == ("symbols", "bytes")
+    off_by_one = (part.x * 255).round().byte().numpy() ^ 1
+    assert decoder.psnr(off_by_one) == pytest.approx(20 * np.log10(255), abs=0.01)
+
+
+def test_levels_are_compared_as_the_whole_numbers_that_they_stand_for(part: QuantizedPart) -> None:
+    codec = in_int8(make("relu", arch="mbt2018_mean"), part.x)
+    encoder = QuantizedPart(codec, "encoder", part.x)
+    codec.g_a.levels.step.fill_(0.25)
+    assert encoder.values == "levels"
+    assert encoder.rounded(np.full((1, codec.M, 1, 1), 128 + 9, np.uint8)).flatten().tolist() == [2.0] * codec.M
+
+
 def test_a_missing_environment_is_one_sentence_with_the_command(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run `make npu CHIP=rockchip`, which installs rknn-toolkit2"):
         require(["rk3588"], tmp_path)
@@ -199,7 +214,9 @@ def test_velas_operators_on_the_cpu_and_memory_are_complaints() -> None:
 
 def test_openvinos_layers_and_words_are_read() -> None:
     layers = [("Input", "u8"), ("Convolution", "u8"), ("Subgraph", "bf16"), ("Reorder", "f32"), ("Subgraph", "f32")]
-    figures = read(Intel(), json.dumps({"layers": layers})).figures
+    figures = read(Intel(), json.dumps({"layers": layers, "saturates": False})).figures
     assert figures == {"layers in float": "2 of 3", "in float": "2 Subgraph"}
+    figures = read(Intel(), json.dumps({"layers": layers, "saturates": True})).figures
+    assert figures["layers in float"].startswith("all, since int8 sums saturate on this CPU")
     error = 'Exception from src/a.cpp:1:\nException from b:2:\nCannot load library "/x/y/libnpu.so": it is absent\n\n'
     assert words(error) == "Cannot load library libnpu.so: it is absent"

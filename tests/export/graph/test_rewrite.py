@@ -1,6 +1,7 @@
 """Each rewrite computes what the layers that it replaces compute; with fake quantization to the same integers."""
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from codec.quantization.pairs import QuantizedPair
 from codec.quantization.phases import activation_quantizers
 from codec.quantization.quantizers import ActivationQuantizer
 from export.graph.parts import decoder
-from export.graph.rewrite import DECONVS, ClippedHardsigmoid, ConcatDeconv, DepthToSpaceDeconv, rewrite
+from export.graph.rewrite import ClippedHardsigmoid, ConcatDeconv, Deconv, DepthToSpaceDeconv, rewrite
 
 ACTS = [
     ("relu", {}),
@@ -82,7 +83,7 @@ def test_a_transposed_convolution_is_3x3_convolutions_of_its_phases(form: type, 
     assert all(conv.kernel_size == (3, 3) for conv in new.convs)
 
 
-@pytest.mark.parametrize("deconv", DECONVS)
+@pytest.mark.parametrize("deconv", get_args(Deconv))
 @pytest.mark.parametrize(("act", "options"), ACTS)
 @torch.no_grad()
 def test_rewritten_transforms_give_the_same(act: str, options: dict, deconv: str, x: Tensor) -> None:
