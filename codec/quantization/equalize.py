@@ -22,8 +22,11 @@ from codec.quantization.graph import QuantizedTransform
 from codec.quantization.quantizers import ActivationQuantizer
 from codec.quantization.sensitivity import Result, Site, observe
 
-STEPS, RATE = 120, 0.05
-"""Steps and learning rate of Adam, in units of a log scale."""
+STEPS = 60
+"""Steps of L-BFGS, at most."""
+
+CONVERGED = 1e-5
+"""A step that changes the noise by a smaller part is the last."""
 
 NEGLIGIBLE = 1e-6
 """A part of a tensor's range that does not matter, for logs and quotients where a tensor has no negative values."""
@@ -92,14 +95,18 @@ class _Equalizer:
     def _least(self) -> dict[int, Tensor]:
         """The logs of the free scales [C] with the least noise."""
         logs = {i: self._start(node, i).requires_grad_() for node, i in self.freedoms.free.items()}
-        optimizer = torch.optim.Adam(logs.values(), RATE)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+        optimizer = torch.optim.LBFGS(
+            list(logs.values()), max_iter=STEPS, tolerance_change=CONVERGED, line_search_fn="strong_wolfe"
+        )
+
+        def noise() -> Tensor:
+            optimizer.zero_grad()
+            log = self._noise(logs).clamp(min=LEAST_NOISE).log()
+            log.backward()
+            return log
+
         with torch.enable_grad():
-            for _ in range(STEPS):
-                optimizer.zero_grad()
-                self._noise(logs).clamp(min=LEAST_NOISE).log().backward()
-                optimizer.step()
-                schedule.step()
+            optimizer.step(noise)
         self._keep_below_bounds(logs)
         return logs
 

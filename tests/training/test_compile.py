@@ -1,5 +1,6 @@
 """`--compile`: the same training and evaluation, one graph each, and checkpoints that know nothing of it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,11 @@ from training.run import Run
 from training.setup import set_up
 
 pytestmark = pytest.mark.slow
+
+QAT = [
+    *["--act", "relu", "--replace_parts", "all", "--qat", "true", "--qat_scope", "all", "--qat_calib_steps", 2],
+    *["--qat_freeze_after", 4, "--checkpoint_every", 2, "--keep_checkpoints", 9],
+]
 
 EVALUATED = ("psnr", "ms_ssim", "l1", "bpp_estimated")
 
@@ -43,13 +49,22 @@ def of_step(folder: Path, step: int) -> dict[str, Tensor]:
     return load_file(state(folder, step) / "model.safetensors")
 
 
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Graphs are captured and run operation by operation: a C++ compiler would take minutes for them."""
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", aot_eager)
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("captured")
 def test_a_compiled_run_trains_what_the_eager_run_trains_in_one_graph_and_resumes_eagerly(
     coco224: Path, tmp_path: Path
 ) -> None:
     """Of three evaluations each ends with a batch of one picture; the pictures of training are smaller ones."""
     words = ["--coco_dir", coco224, *TINY, "--act", "relu", "--replace_parts", "all", "--train_scope", "all"]
     words += ["--batch_size", 3, "--grad_accum", 3, "--eval_every", 1, "--recon_every", 1, "--arch", "mbt2018_mean"]
-    torch._dynamo.reset()
     before = graphs()
     # 13 steps are more than two epochs: the last, short batch is dropped, or it would be a second shape.
     assert train(*words, *into(tmp_path / "compiled"), "--compile", "true", "--max_steps", 13) == 0
@@ -62,54 +77,43 @@ def test_a_compiled_run_trains_what_the_eager_run_trains_in_one_graph_and_resume
     assert [row["step"] for row in rows(tmp_path / "compiled", "train")] == list(range(1, 15))
 
 
+@pytest.mark.usefixtures("captured")
 def test_each_phase_of_qat_is_one_more_graph_and_trains_what_the_eager_run_trains(
-    coco224: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two evaluations in each phase, of a decoder that is quantized too; the last phase once more in compiled kernels.
-
-    The graphs of all phases run their operations eagerly: a C++ compiler would take minutes for them.
-    """
-    qat = ["--act", "relu", "--replace_parts", "all", "--qat", "true", "--qat_scope", "all"]
-    words = ["--coco_dir", coco224, *TINY, *qat, "--qat_calib_steps", 2, "--qat_freeze_after", 4, "--max_steps", 6]
-    words += ["--batch_size", 54, "--eval_every", 1, "--checkpoint_every", 2, "--keep_checkpoints", 9]
-    captured, eager, later, compiled = (tmp_path / name for name in ("captured", "eager", "later", "compiled"))
-    torch._dynamo.reset()
-    before = graphs()
-    with monkeypatch.context() as patched:
-        patched.setattr("torch._inductor.compile_fx.compile_fx", aot_eager)
-        assert train(*words, *into(captured), "--compile", "true") == 0
-    assert graphs() - before == 7  # three phases of training, three of evaluation, and the loss
-    assert train(*words, *into(eager)) == 0
-    assert distance(of_step(eager, 2), of_step(captured, 2)) < ROUNDING
-    # From the same weights, for a last bit may take a weight to another grid point (test_qat.py).
-    assert train(*words, *into(later), "--resume", state(captured, 2)) == 0
-    assert distance(of_step(later, 6), of_step(captured, 6)) < ROUNDING
-    assert evaluations_agree(captured, later, 1e-4, after=2)
-    torch._dynamo.reset()
-    assert train(*words, *into(compiled), "--resume", state(captured, 4), "--compile", "true") == 0
-    assert distance(of_step(compiled, 6), of_step(captured, 6)) < ROUNDING
-    assert evaluations_agree(compiled, captured, 1e-4, after=4)
-
-
-def test_two_compiled_ranks_train_what_one_eager_process_trains(coco224: Path, tmp_path: Path) -> None:
-    """Of a rank's batch as above: what was compiled there is compiled already."""
-    words = ["--coco_dir", coco224, *TINY, "--act", "relu", "--replace_parts", "all", "--train_scope", "all"]
-    words += ["--arch", "mbt2018_mean", "--eval_every", 1, "--max_steps", 10]
-    two = [*into(tmp_path / "two"), "--batch_size", 3, "--compile", "true"]
-    done = run_ranks("train_accel.py", *words, *two, TORCH_LOGS="recompiles")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("Recompiling function") == 2  # each rank its evaluation, after its training
-    assert train(*words, *into(tmp_path / "one"), "--batch_size", 6) == 0
-    assert distance(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-4
-    assert evaluations_agree(tmp_path / "two", tmp_path / "one", 1e-4)
-
-
-def test_the_compiled_model_gives_the_eager_model_s_output_to_the_precision_s_tolerance(
     coco224: Path, tmp_path: Path
 ) -> None:
-    """In training bf16 and channels_last, from the same weights; in evaluation FP32."""
+    """Two evaluations in each phase, of a decoder that is quantized too."""
+    words = ["--coco_dir", coco224, *TINY, *QAT, "--max_steps", 6, "--batch_size", 54, "--eval_every", 1]
+    compiled, eager, later = (tmp_path / name for name in ("compiled", "eager", "later"))
+    before = graphs()
+    assert train(*words, *into(compiled), "--compile", "true") == 0
+    assert graphs() - before == 7  # three phases of training, three of evaluation, and the loss
+    assert train(*words, *into(eager), "--max_steps", 3) == 0
+    assert distance(of_step(eager, 2), of_step(compiled, 2)) < ROUNDING
+    # From the same weights, for a last bit may take a weight to another grid point (test_qat.py).
+    assert train(*words, *into(later), "--resume", state(compiled, 2)) == 0
+    assert distance(of_step(later, 6), of_step(compiled, 6)) < ROUNDING
+    assert evaluations_agree(compiled, later, 1e-4, after=2)
 
-    def outputs(compiled: str) -> tuple[Run, dict[str, Tensor], dict[str, Tensor]]:
+
+def test_two_ranks_in_compiled_kernels_train_what_one_eager_process_trains(coco224: Path, tmp_path: Path) -> None:
+    """The last phase of QAT, from the state that one process left before it."""
+    words = ["--coco_dir", coco224, *TINY, *QAT, "--max_steps", 6, "--eval_every", 1]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert train(*words, *into(one), "--batch_size", 6) == 0
+    compiled = ["--batch_size", 3, "--compile", "true", "--resume", state(one, 4)]
+    done = run_ranks("train_accel.py", *words, *into(two), *compiled, TORCH_LOGS="recompiles")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Recompiling function") == 2  # each rank its evaluation, after its training
+    assert distance(of_step(one, 6), of_step(two, 6)) < ROUNDING
+    assert evaluations_agree(two, one, 1e-4, after=4)
+
+
+def test_a_compiled_model_gives_the_eager_model_s_output_to_the_precision_of_bf16(
+    coco224: Path, tmp_path: Path
+) -> None:
+    """In channels_last, from the same weights."""
+
+    def trained(compiled: str) -> tuple[Run, dict[str, Tensor]]:
         words = [*TINY, *into(tmp_path), "--amp", "true", "--channels_last", "true", "--compile", compiled]
         words += ["--coco_dir", str(coco224), "--act", "gdnish", "--replace_parts", "all"]
         run = set_up(parse(words))
@@ -117,16 +121,11 @@ def test_the_compiled_model_gives_the_eager_model_s_output_to_the_precision_s_to
         x = run.to_pictures(batch.images)
         assert x.is_contiguous(memory_format=torch.channels_last)
         with run.autocast():
-            trained = run.model(x, noise_keys(0, 0, batch.places), False)
-        with torch.inference_mode():
-            evaluated = run.shipped()(x)
-        both = ({"x_hat": out["x_hat"].detach(), "y": out["likelihoods"]["y"].detach()} for out in (trained, evaluated))
-        return run, *both
+            out = run.model(x, noise_keys(0, 0, batch.places), False)
+        return run, {"x_hat": out["x_hat"].detach(), "y": out["likelihoods"]["y"].detach()}
 
-    run, trained, evaluated = outputs("true")
-    _, trained_eagerly, evaluated_eagerly = outputs("false")
-    assert trained["x_hat"].dtype == torch.bfloat16
+    run, compiled = trained("true")
+    _, eager = trained("false")
+    assert compiled["x_hat"].dtype == torch.bfloat16
     assert run.codec.g_a[0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert distance(trained, trained_eagerly) < 2**-8  # bf16 keeps eight bits
-    assert evaluated["x_hat"].dtype == torch.float32
-    assert distance(evaluated, evaluated_eagerly) < 1e-5
+    assert distance(compiled, eager) < 2**-8  # bf16 keeps eight bits
