@@ -25,7 +25,7 @@ def test_it_runs_and_ends_with_the_tables(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")  # without it jupyter_core warns
     tour = nbformat.read(TOUR, 4)
     (parameters,) = (cell for cell in tour.cells if "parameters" in cell.metadata.get("tags", ()))
-    parameters.source = "distill_steps, steps, int8_steps = 1, 1, 4"
+    parameters.source = "crops, distill_steps, steps, int8_steps = 1, 1, 1, 4"
     NotebookClient(tour, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = "".join(output.get("text", "") for cell in tour.cells for output in cell.get("outputs", ()))
     for row in ("GDN, float", "gate_mlp, float", "gate_mlp, int8", "JPEG", "Arm Ethos-U (Vela)"):

@@ -87,7 +87,7 @@ def test_each_phase_of_qat_is_one_more_graph_and_trains_what_the_eager_run_train
     before = graphs()
     assert train(*words, *into(compiled), "--compile", "true") == 0
     assert graphs() - before == 7  # three phases of training, three of evaluation, and the loss
-    assert train(*words, *into(eager), "--max_steps", 3) == 0
+    assert train(*words, *into(eager)) == 0
     assert distance(of_step(eager, 2), of_step(compiled, 2)) < ROUNDING
     # From the same weights, for a last bit may take a weight to another grid point (test_qat.py).
     assert train(*words, *into(later), "--resume", state(compiled, 2)) == 0
@@ -95,17 +95,29 @@ def test_each_phase_of_qat_is_one_more_graph_and_trains_what_the_eager_run_train
     assert evaluations_agree(compiled, later, 1e-4, after=2)
 
 
-def test_two_ranks_in_compiled_kernels_train_what_one_eager_process_trains(coco224: Path, tmp_path: Path) -> None:
-    """The last phase of QAT, from the state that one process left before it."""
-    words = ["--coco_dir", coco224, *TINY, *QAT, "--max_steps", 6, "--eval_every", 1]
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert train(*words, *into(one), "--batch_size", 6) == 0
-    compiled = ["--batch_size", 3, "--compile", "true", "--resume", state(one, 4)]
-    done = run_ranks("train_accel.py", *words, *into(two), *compiled, TORCH_LOGS="recompiles")
+def test_the_last_phase_of_qat_in_compiled_kernels_trains_what_the_eager_run_trains(
+    coco224: Path, tmp_path: Path
+) -> None:
+    words = ["--coco_dir", coco224, *TINY, *QAT, "--max_steps", 6, "--batch_size", 6, "--eval_every", 1]
+    words += ["--qat_scope", "encoder"]  # half of the kernels
+    eager, compiled = tmp_path / "eager", tmp_path / "compiled"
+    assert train(*words, *into(eager)) == 0
+    assert train(*words, *into(compiled), "--compile", "true", "--resume", state(eager, 4)) == 0
+    assert distance(of_step(eager, 6), of_step(compiled, 6)) < ROUNDING
+    assert evaluations_agree(compiled, eager, 1e-4, after=4)
+
+
+def test_two_compiled_ranks_train_what_one_eager_process_trains(coco224: Path, tmp_path: Path) -> None:
+    """In compiled kernels too. The dry run of `make gpu` compiles the same graphs, and finds them in the cache."""
+    words = ["--coco_dir", coco224, *TINY, "--act", "relu", "--replace_parts", "all", "--train_scope", "all"]
+    words += ["--eval_every", 1, "--max_steps", 10]
+    two = [*into(tmp_path / "two"), "--batch_size", 3, "--compile", "true"]
+    done = run_ranks("train_accel.py", *words, *two, TORCH_LOGS="recompiles")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Recompiling function") == 2  # each rank its evaluation, after its training
-    assert distance(of_step(one, 6), of_step(two, 6)) < ROUNDING
-    assert evaluations_agree(two, one, 1e-4, after=4)
+    assert train(*words, *into(tmp_path / "one"), "--batch_size", 6) == 0
+    assert distance(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-4
+    assert evaluations_agree(tmp_path / "two", tmp_path / "one", 1e-4)
 
 
 def test_a_compiled_model_gives_the_eager_model_s_output_to_the_precision_of_bf16(
