@@ -1,22 +1,22 @@
-"""`python -m benchmarks.roundings CHECKPOINT.. --images DIR --calib_dir DIR`: what each int8 rounding costs a codec.
+"""`python -m benchmarks.roundings CHECKPOINT.. --images DIR`: what each int8 rounding costs a codec.
 
-Each codec is quantized after its training. Then each tensor and each layer's weights are rounded alone, with all others
-in float, and each is restored alone, with all others rounded.
+A codec in float is quantized after its training, on the photographs of `--calib_dir`. Of a codec in int8, the weights
+stay on their grid. Then each tensor, and of the former each layer's weights, is rounded alone, with all others in
+float, and restored alone, with all others rounded. The embedded codec's name is `sample`.
 """
 
 import copy
-import json
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from benchmarks.harness import Row, publish
-from codec.checkpoint import open_codec
+from codec.checkpoint import load_codec
 from codec.description.architecture import Quantization
 from codec.evaluation.metrics import bpp
 from codec.network.codec import Codec
@@ -26,20 +26,66 @@ from codec.quantization.layers import QuantizedLayer
 from codec.quantization.pairs import QuantizedPair
 from codec.quantization.phases import tensor_name
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer, Wiring
+from codec.sample import to_use
 from export.pictures import calibration_pictures
+from training.objective import RateDistortion
 
 BAR, BAR_OF_RELU = 2.0, 0.6
 """The most that int8 may cost, in percent of the RD loss."""
 
+RATES = (0.0, 0.5, 1.0)
+"""Those at which a codec of several rates is measured."""
+
+WEIGHTS = ", weights"
+"""Ends the name of a layer's weights in a table."""
+
 Switch = Callable[[bool], None]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A codec and where it is measured.
+
+    Attributes:
+        codec: as its file has it.
+        lambdas: the lambda that it was trained with, as the option says it.
+        points: the rate, None if there is but one, and the lambda of each point.
+    """
+
+    codec: Codec
+    lambdas: str
+    points: list[tuple[float | None, float]]
+
+    @classmethod
+    def open(cls, checkpoint: str) -> "Measured":
+        """Opens a checkpoint, or an embedded codec."""
+        codec, description = load_codec(to_use(checkpoint))
+        weight = description.options["lambda_mse"]
+        points: list[tuple[float | None, float]]
+        if isinstance(weight, str):
+            lambdas = RateDistortion(loss_type="mse", lambda_mse=weight).lambdas(torch.tensor(RATES)).tolist()
+            points = list(zip(RATES, lambdas, strict=True))
+        else:
+            assert weight is not None  # every run has one
+            points = [(None, float(weight))]
+        return cls(codec, f"{weight}", points)
+
+    @property
+    def name(self) -> str:
+        """The block and the lambda, for a row."""
+        return f"{self.codec.architecture.g_a.name}, lambda {self.lambdas}"
+
+    def losses(self, codec: Codec, pictures: Sequence[Tensor]) -> Tensor:
+        """The RD loss of each point."""
+        return torch.tensor([rd_loss(codec, pictures, *point) for point in self.points])
+
+
 @torch.no_grad()
-def rd_loss(codec: Codec, pictures: Sequence[Tensor], lambda_mse: float) -> float:
+def rd_loss(codec: Codec, pictures: Sequence[Tensor], rate: float | None, lambda_mse: float) -> float:
     """Mean over pictures of lambda 255^2 MSE + estimated bpp."""
     losses = []
     for x in pictures:
-        out = codec(x)
+        out = codec(x, rates=None if rate is None else torch.tensor([rate]))
         error = (out["x_hat"].clamp(0, 1) - x).square().mean()
         losses.append(lambda_mse * 255**2 * error + bpp(out["likelihoods"], x[0, 0].numel()).mean())
     return float(torch.stack(losses).mean())
@@ -63,7 +109,7 @@ def taken_apart(before: Codec, after: Codec) -> tuple[Codec, dict[str, Switch]]:
             assert isinstance(other, QuantizedLayer)
             module.wiring, other.wiring = Wiring(), Wiring()
             module.weight_quantizer.switches = Switches(learn=False, follow=False)
-            switches[f"{name}, weights"] = _weights(module, module.float_weight.clone(), other.weight.clone())
+            switches[f"{name}{WEIGHTS}"] = _weights(module, module.float_weight.clone(), other.weight.clone())
         elif isinstance(module, ActivationQuantizer | WeightQuantizer) and "quantizers." in name:
             module.switches = Switches(learn=False, follow=False)
             switches[tensor_name(name)] = _quantizer(module.switches)
@@ -81,33 +127,81 @@ def _quantizer(switches: Switches) -> Switch:
     return lambda on: setattr(switches, "quantize", on)
 
 
-def of_codec(path: Path, pictures: Sequence[Tensor], photographs: Sequence[Tensor], each: bool) -> Iterator[Row]:
+def of_codec(checkpoint: str, pictures: Sequence[Tensor], photographs: Sequence[Tensor], each: bool) -> Iterator[Row]:
     """What int8 costs a codec, and what each rounding costs."""
-    with safe_open(path, "pt") as file:
-        lambda_mse = json.loads(file.metadata()["options"])["lambda_mse"]
-    codec = open_codec(path)
-    before, used = with_ranges(codec, photographs, Quantization("all"))
+    measured = Measured.open(checkpoint)
+    if measured.codec.architecture.quantization is None:
+        yield from _of_float(measured, pictures, photographs, each)
+    else:
+        apart, switches = taken_apart(measured.codec, measured.codec)
+        tensors = {name: switch for name, switch in switches.items() if not name.endswith(WEIGHTS)}
+        for name, switch in switches.items():
+            switch(name not in tensors)
+        exact = _with(apart, measured, pictures, tensors, [])
+        rounded = measured.losses(measured.codec, pictures)
+        what = f"{measured.codec.arch}, {measured.name}: RD loss of int8 after training, against its tensors in float"
+        yield Row(what, _more(rounded, exact), "%", sides=_of_points(measured, rounded, exact))
+        for part in measured.codec.architecture.quantization.transforms if each else ():
+            inside = [name for name in tensors if name.startswith(f"{part}.")]
+            restored = _with(apart, measured, pictures, tensors, tensors.keys() - set(inside))
+            everything = _with(apart, measured, pictures, tensors, tensors)
+            yield Row(f"{measured.name}: all of {part} restored", _more(restored, everything), "%")
+        if each:
+            yield from _each(apart, measured, pictures, tensors, exact)
+
+
+def _of_float(
+    measured: Measured, pictures: Sequence[Tensor], photographs: Sequence[Tensor], each: bool
+) -> Iterator[Row]:
+    """What quantization after training costs a codec in float, and what each rounding costs."""
+    before, used = with_ranges(measured.codec, photographs, Quantization("all"))
     after = copy.deepcopy(before)
     round_to_grid(after, used)
-    exact = rd_loss(codec, pictures, lambda_mse)
-    cost = 100 * (rd_loss(after, pictures, lambda_mse) / exact - 1)
-    act = codec.architecture.g_a.name
-    what = f"{codec.arch}, {act}, lambda {lambda_mse:g}: RD loss of int8 after {len(used)} photographs against float"
-    yield Row(what, cost, "%", at_most=BAR_OF_RELU if act == "relu" else BAR)
-    if not each:
-        return
-    apart, switches = taken_apart(before, after)
+    exact, rounded = measured.losses(measured.codec, pictures), measured.losses(after, pictures)
+    bar = BAR_OF_RELU if measured.codec.architecture.g_a.name == "relu" else BAR
+    what = f"{measured.codec.arch}, {measured.name}: RD loss of int8 after {len(used)} photographs against float"
+    yield Row(what, _more(rounded, exact), "%", at_most=bar, sides=_of_points(measured, rounded, exact))
+    if each:
+        apart, switches = taken_apart(before, after)
+        yield from _each(apart, measured, pictures, switches, exact)
 
-    def loss(on: Iterable[str]) -> float:
-        chosen = set(on)
-        for name, switch in switches.items():
-            switch(name in chosen)
-        return 100 * rd_loss(apart, pictures, lambda_mse) / exact
 
-    nothing, everything = loss([]), loss(switches)
+def _each(
+    apart: Codec, measured: Measured, pictures: Sequence[Tensor], switches: dict[str, Switch], exact: Tensor
+) -> Iterator[Row]:
+    """What each rounding costs alone, and what the codec gains if it alone is left out, in percent of `exact`."""
+    nothing = _with(apart, measured, pictures, switches, [])
+    everything = _with(apart, measured, pictures, switches, switches)
     for name in switches:
-        sides = {"restored alone, %": everything - loss(switches.keys() - {name})}
-        yield Row(f"{act}, lambda {lambda_mse:g}: {name} rounded alone", loss([name]) - nothing, "%", sides=sides)
+        alone = _with(apart, measured, pictures, switches, [name])
+        without = _with(apart, measured, pictures, switches, switches.keys() - {name})
+        sides = {"restored alone, %": _more(everything, exact) - _more(without, exact)}
+        yield Row(
+            f"{measured.name}: {name} rounded alone", _more(alone, exact) - _more(nothing, exact), "%", sides=sides
+        )
+
+
+def _with(
+    apart: Codec, measured: Measured, pictures: Sequence[Tensor], switches: dict[str, Switch], on: Iterable[str]
+) -> Tensor:
+    """The RD loss of each point with these roundings on."""
+    chosen = set(on)
+    for name, switch in switches.items():
+        switch(name in chosen)
+    return measured.losses(apart, pictures)
+
+
+def _more(losses: Tensor, exact: Tensor) -> float:
+    """By how many percent losses are larger, on the mean of the points."""
+    return float((100 * (losses / exact - 1)).mean())
+
+
+def _of_points(measured: Measured, losses: Tensor, exact: Tensor) -> dict[str, float]:
+    """The same for each point of a codec of several rates."""
+    more = (100 * (losses / exact - 1)).tolist()
+    return {
+        f"rate {rate:g}, %": each for (rate, _), each in zip(measured.points, more, strict=True) if rate is not None
+    }
 
 
 def crops(folder: str, count: int, height: int, width: int) -> list[Tensor]:
@@ -123,16 +217,17 @@ def crops(folder: str, count: int, height: int, width: int) -> list[Tensor]:
 def main() -> None:
     """The command."""
     parser = ArgumentParser("python -m benchmarks.roundings", description="What each int8 rounding costs a codec.")
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="checkpoints of codecs in float")
+    parser.add_argument("checkpoints", nargs="+", help="checkpoints, or `sample`")
     parser.add_argument("--images", required=True, help="photographs to measure on")
-    parser.add_argument("--calib_dir", required=True, type=Path, help="photographs to quantize with")
+    parser.add_argument("--calib_dir", type=Path, help="photographs to quantize codecs in float with")
     parser.add_argument("--photographs", type=int, default=64, help="how many of these [64]")
     parser.add_argument("--crops", type=int, default=6, help="how many pictures are measured [6]")
     parser.add_argument("--size", type=int, nargs=2, default=(256, 384), help="height and width of these [256 384]")
     parser.add_argument("--total", action="store_true", help="only what int8 costs, not each rounding")
     given = parser.parse_args()
     pictures = crops(given.images, given.crops, *given.size)
-    photographs = list(islice(calibration_pictures(given.calib_dir, 224, 224), given.photographs))
+    found = calibration_pictures(given.calib_dir, 224, 224) if given.calib_dir else ()
+    photographs = list(islice(found, given.photographs))
     rows = [row for path in given.checkpoints for row in of_codec(path, pictures, photographs, not given.total)]
     publish("roundings", rows)
 
