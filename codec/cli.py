@@ -91,7 +91,8 @@ def known_cause(error: Exception) -> str | None:
         return None
     inner = error.__cause__ or error.__context__
     words = known_cause(inner) if isinstance(inner, Exception) else None
-    return f"{words or f'{name}: {text}'}: {_LIBRARIES[name]}"
+    advice = _LIBRARIES[name]
+    return words if words and words.endswith(advice) else f"{words or f'{name}: {text}'}: {advice}"
 
 
 _COMPILER = "torch.compile failed; use --compile false to run without it"

@@ -40,7 +40,9 @@ def test_memory_and_libraries(capsys: pytest.CaptureFixture[str]) -> None:
     made = DatasetGenerationError("An error occurred while generating the dataset")
     made.__cause__ = OSError(errno.ENOSPC, "No space left on device", "/cache/x.arrow")
     assert "/cache/x.arrow cannot be written" in said(made, capsys)
-    assert "--compile false" in said(torch._inductor.exc.InductorError(ValueError("no"), None), capsys)
+    compiler = torch._inductor.exc.InductorError(ValueError("no"), None)
+    compiler.__cause__ = torch._inductor.exc.CppCompileError(["g++", "kernel.cpp"], "no such header")
+    assert said(compiler, capsys).count("--compile false") == 1
 
 
 def test_a_bug_stays_a_traceback() -> None:

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from codecs_for_export import make
 from programs import ROUNDING, TINY, distance, into, rows, run_ranks, train, weights
 from safetensors.torch import load_file
 from torch import Tensor
 from torch._dynamo.backends.debugging import aot_eager
 
+from codec.description.architecture import Quantization
 from codec.network.bottleneck import noise_keys
+from codec.quantization.calibrate import calibrate
 from training.options import parse
 from training.run import Run
 from training.setup import set_up
@@ -95,16 +98,25 @@ def test_each_phase_of_qat_is_one_more_graph_and_trains_what_the_eager_run_train
     assert evaluations_agree(compiled, later, 1e-4, after=2)
 
 
-def test_the_last_phase_of_qat_in_compiled_kernels_trains_what_the_eager_run_trains(
-    coco224: Path, tmp_path: Path
-) -> None:
-    words = ["--coco_dir", coco224, *TINY, *QAT, "--max_steps", 6, "--batch_size", 6, "--eval_every", 1]
-    words += ["--qat_scope", "encoder"]  # half of the kernels
-    eager, compiled = tmp_path / "eager", tmp_path / "compiled"
-    assert train(*words, *into(eager)) == 0
-    assert train(*words, *into(compiled), "--compile", "true", "--resume", state(eager, 4)) == 0
-    assert distance(of_step(eager, 6), of_step(compiled, 6)) < ROUNDING
-    assert evaluations_agree(compiled, eager, 1e-4, after=4)
+def test_compiled_kernels_quantize_as_the_eager_encoder_does(picture: Tensor) -> None:
+    """Values and gradients in training, and a runtime's integers in evaluation, which give symbols."""
+    x = picture[..., :64, :64]
+    codec = calibrate(make("relu"), [x], Quantization("encoder")).requires_grad_()
+    torch._dynamo.reset()
+    compiled = torch.compile(codec.g_a)
+    codec.train()
+    outputs, gradients = [], []
+    for g_a in (codec.g_a, compiled):
+        codec.zero_grad()
+        y = g_a(x)
+        y.square().mean().backward()
+        outputs.append(y.detach())
+        gradients.append({name: p.grad.clone() for name, p in codec.g_a.named_parameters()})
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+    assert distance(*gradients) < 1e-4
+    codec.eval()
+    with torch.inference_mode():
+        assert (codec.g_a(x) == compiled(x)).float().mean() > 0.999
 
 
 def test_two_compiled_ranks_train_what_one_eager_process_trains(coco224: Path, tmp_path: Path) -> None:

@@ -148,7 +148,6 @@ def test_a_run_resumes_bit_for_bit_in_each_phase_and_between_them(
     assert same(*optimizers)
 
 
-@pytest.mark.parametrize(("ranks", "arch"), [(1, "bmshj2018_factorized"), (2, "bmshj2018_hyperprior")])
 def test_killed_in_each_phase_it_ends_as_one_that_was_left_alone(coco224: Path) -> None:
     done = run(KILLS, "--qat", "--kills", 1, "--ranks", 2, "--arch", "bmshj2018_hyperprior", "--coco_dir", coco224)
     assert done.returncode == 0, done.stdout + done.stderr
