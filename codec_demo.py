@@ -24,6 +24,9 @@ MARK = ".codec-demo"
 SIZE = 512
 """Height and width of the photograph that is compared."""
 
+CROPS = 16
+"""Crops of each photograph."""
+
 SUMMARY = "summary.json"
 """The file with the tables of the last screen."""
 
@@ -92,8 +95,8 @@ def commands(options: DemoOptions, folder: Path) -> list[tuple[str, list[str]]]:
     ]  # fmt: skip
     exported = ["--ckpt", f"{int8}/last.safetensors", "--precision", "int8", "--input_size", str(SIZE)]
     return [
-        ("six photographs become 96 crops", [
-            "coco224.prepare", "--coco_dir", "sample", "--crop", "random", "--crops_per_image", "16",
+        (f"six photographs become {6 * CROPS} crops", [
+            "coco224.prepare", "--coco_dir", "sample", "--crop", "random", "--crops_per_image", str(CROPS),
             "--out_dir", crops, "--overwrite", "true",
         ]),
         (f"{BLOCK} replaces every GDN of the embedded codec", [

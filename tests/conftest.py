@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,14 @@ def own_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks and plugins that a test registers are forgotten after it."""
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
+
+
+@pytest.fixture(autouse=True)
+def own_graphs() -> Iterator[None]:
+    """What a test compiled is forgotten after it: torch compiles a function anew a few times only, then it refuses."""
+    yield
+    if "torch._dynamo" in sys.modules:  # importing it takes seconds
+        torch._dynamo.reset()
 
 
 @pytest.fixture

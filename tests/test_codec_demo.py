@@ -11,7 +11,7 @@ from programs import ROOT
 
 import codec_demo
 from codec.errors import InputError
-from codec_demo import DemoOptions, commands, photograph
+from codec_demo import CROPS, DemoOptions, commands, photograph
 
 
 def test_its_commands_are_those_of_the_notebook() -> None:
@@ -21,7 +21,7 @@ def test_its_commands_are_those_of_the_notebook() -> None:
         words
         for cell in nbformat.read(ROOT / "docs" / "tour.ipynb", 4).cells
         if cell.source.startswith("%%bash")
-        for words in commands_of(cell.source, numbers | {"photograph": photograph})
+        for words in commands_of(cell.source, numbers | {"crops": CROPS, "photograph": photograph})
     ]
     given = [words for _, words in commands(options, Path("tour"))]
     assert sorted(found) == sorted(given)

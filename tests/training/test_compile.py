@@ -1,6 +1,5 @@
 """`--compile`: the same training and evaluation, one graph each, and checkpoints that know nothing of it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,12 +52,9 @@ def of_step(folder: Path, step: int) -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def captured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs are captured and run operation by operation: a C++ compiler would take minutes for them."""
     monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", aot_eager)
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.mark.usefixtures("captured")
@@ -102,7 +98,6 @@ def test_compiled_kernels_quantize_as_the_eager_encoder_does(picture: Tensor) ->
     """Values and gradients in training, and a runtime's integers in evaluation, which give symbols."""
     x = picture[..., :64, :64]
     codec = calibrate(make("relu"), [x], Quantization("encoder")).requires_grad_()
-    torch._dynamo.reset()
     compiled = torch.compile(codec.g_a)
     codec.train()
     outputs, gradients = [], []
