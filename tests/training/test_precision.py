@@ -231,7 +231,6 @@ def test_regions_compile_whole_and_train(policy: str) -> None:
     model = codec("gdn")
     apply_local_fp32(model, policy)
     y = torch.randn(1, 12, 4, 4)
-    torch._dynamo.reset()
     compiled = torch.compile(model.g_s, fullgraph=True, backend="aot_eager")
     with torch.autocast("cpu", torch.bfloat16):
         eager, graph = model.g_s(y), compiled(y)

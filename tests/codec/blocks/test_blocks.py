@@ -193,7 +193,6 @@ def test_blocks_compile_whole_and_keep_channels_last_and_autocast(name: str, val
     if name != "relu":
         scramble(block)
     expected = block(x)
-    torch._dynamo.reset()
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), expected)
 

@@ -116,7 +116,6 @@ def test_the_form_for_gpus_has_the_values_and_the_gradients_of_the_form_for_cpus
 
     expected = values_and_gradients(model)
     monkeypatch.setattr(bottleneck, "computes_sums", lambda _: True)
-    torch._dynamo.reset()
     for call in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
         for ours, theirs in zip(values_and_gradients(call), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)

@@ -95,7 +95,6 @@ def test_it_trains_through_all_phases_and_evaluates_as_one_graph(pictures: list[
             assert gradient.abs().sum() > 0
             gradient.zero_()
     shipped = with_tables(codec)
-    torch._dynamo.reset()
     compiled = torch.compile(shipped, fullgraph=True, backend="eager")
     with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
         for x in pictures[:2]:
