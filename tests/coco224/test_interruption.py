@@ -1,6 +1,5 @@
 """Whatever happens in the middle, the same command ends at the same dataset, and until then there is none."""
 
-import contextlib
 import errno
 import os
 import shutil
@@ -35,12 +34,16 @@ def again(coco: Path, out: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    tmp_path_factory: pytest.TempPathFactory, coco: Path, contents: Callable[[Path], dict[str, str]]
-) -> dict[str, str]:
+def whole(tmp_path_factory: pytest.TempPathFactory, coco: Path) -> Path:
+    """The dataset of a command that nothing disturbed."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     assert again(coco, out) == 0
-    return contents(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def undisturbed(whole: Path, contents: Callable[[Path], dict[str, str]]) -> dict[str, str]:
+    return contents(whole)
 
 
 def start(words: list[str], out: Path) -> subprocess.Popen[str]:
@@ -214,28 +217,25 @@ def test_a_disk_too_small_is_refused_before_the_work(
     assert list(small_disk.iterdir()) == []
 
 
-def fill(file: Path) -> None:
-    free = shutil.disk_usage(file.parent).free
-    with contextlib.suppress(OSError), file.open("wb", buffering=0) as writer:
-        while free > 0:
-            free -= writer.write(bytes(2**16))
-
-
 @pytest.mark.parametrize("num_proc", ["1", "2"])
 def test_a_disk_that_fills_up_keeps_what_is_finished(
     small_disk: Path,
     coco: Path,
+    whole: Path,
     undisturbed: dict[str, str],
-    command: Callable[..., list[str]],
     contents: Callable[[Path], dict[str, str]],
     num_proc: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    """Half of the dataset fits, two of its six shards; at the start there seemed to be room for all."""
     out, ballast = small_disk / "out", small_disk / "ballast"
-    words = command(coco, out, *SLOW[:2], "--num_proc", num_proc)
-    process = start(words, out)
-    fill(ballast)  # as another program would
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 2, err
+    size = sum(path.stat().st_size for path in whole.rglob("*.arrow"))
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - size // 2))
+    with monkeypatch.context() as patched:
+        patched.setattr(coco224.prepare, "check_room", lambda *_: None)
+        assert main(["--coco_dir", str(coco), "--out_dir", str(out), *SLOW[:2], "--num_proc", num_proc]) == 2
+    err = capfd.readouterr().err
     assert "disk is full" in err.splitlines()[-1]
     assert "Traceback" not in err
     assert not list(small_disk.rglob("*.tmp*"))
