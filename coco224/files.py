@@ -160,10 +160,18 @@ def in_words(error: OSError) -> str:
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     if error.errno in FULL:
         temporary = Path(tempfile.gettempdir())
-        if name and Path(os.fsdecode(name)).is_relative_to(temporary):
+        if name and _is_on(temporary, Path(os.fsdecode(name))):
             return f"the temporary folder {temporary} is full ({reason}): make room, or set TMPDIR"
         return f"the disk is full ({reason}){f', {os.fsdecode(name)} cannot be written' if name else ''}: make room"
     return f"{os.fsdecode(name)}: {reason}" if name and not isinstance(name, int) else reason
+
+
+def _is_on(folder: Path, file: Path) -> bool:
+    """Whether a file is in a folder and on its disk: another disk may be mounted below it."""
+    with contextlib.suppress(OSError):
+        if file.parent.stat().st_dev != folder.stat().st_dev:
+            return False
+    return file.is_relative_to(folder)
 
 
 def shared_memory() -> int:

@@ -192,3 +192,11 @@ def test_an_output_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
             check_writable("--save_dir", folder)
     with pytest.raises(DataError, match="--save_dir /proc/a cannot be written"):
         check_writable("--save_dir", Path("/proc/a"))
+
+
+def test_a_disk_below_the_temporary_folder_is_not_that_folder(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk.parent))
+    said = in_words(OSError(errno.ENOSPC, "No space left on device", str(small_disk / "x")))
+    assert said == f"the disk is full (No space left on device), {small_disk}/x cannot be written: make room"
