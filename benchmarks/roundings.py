@@ -141,13 +141,13 @@ def of_codec(checkpoint: str, pictures: Sequence[Tensor], photographs: Sequence[
         rounded = measured.losses(measured.codec, pictures)
         what = f"{measured.codec.arch}, {measured.name}: RD loss of int8 after training, against its tensors in float"
         yield Row(what, _more(rounded, exact), "%", sides=_of_points(measured, rounded, exact))
-        for part in measured.codec.architecture.quantization.transforms if each else ():
-            inside = [name for name in tensors if name.startswith(f"{part}.")]
-            restored = _with(apart, measured, pictures, tensors, tensors.keys() - set(inside))
-            everything = _with(apart, measured, pictures, tensors, tensors)
-            yield Row(f"{measured.name}: all of {part} restored", _more(restored, everything), "%")
         if each:
-            yield from _each(apart, measured, pictures, tensors, exact)
+            everything = _with(apart, measured, pictures, tensors, tensors)
+            for part in measured.codec.architecture.quantization.transforms:
+                outside = [name for name in tensors if not name.startswith(f"{part}.")]
+                restored = _with(apart, measured, pictures, tensors, outside)
+                yield Row(f"{measured.name}: all of {part} restored", _more(restored, everything), "%")
+            yield from _each(apart, measured, pictures, tensors, exact, everything)
 
 
 def _of_float(
@@ -163,15 +163,24 @@ def _of_float(
     yield Row(what, _more(rounded, exact), "%", at_most=bar, sides=_of_points(measured, rounded, exact))
     if each:
         apart, switches = taken_apart(before, after)
-        yield from _each(apart, measured, pictures, switches, exact)
+        everything = _with(apart, measured, pictures, switches, switches)
+        yield from _each(apart, measured, pictures, switches, exact, everything)
 
 
 def _each(
-    apart: Codec, measured: Measured, pictures: Sequence[Tensor], switches: dict[str, Switch], exact: Tensor
+    apart: Codec,
+    measured: Measured,
+    pictures: Sequence[Tensor],
+    switches: dict[str, Switch],
+    exact: Tensor,
+    everything: Tensor,
 ) -> Iterator[Row]:
-    """What each rounding costs alone, and what the codec gains if it alone is left out, in percent of `exact`."""
+    """What each rounding costs alone, and what the codec gains if it alone is left out, in percent of `exact`.
+
+    Args:
+        everything: the RD loss of each point with all roundings on.
+    """
     nothing = _with(apart, measured, pictures, switches, [])
-    everything = _with(apart, measured, pictures, switches, switches)
     for name in switches:
         alone = _with(apart, measured, pictures, switches, [name])
         without = _with(apart, measured, pictures, switches, switches.keys() - {name})

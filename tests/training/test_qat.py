@@ -148,8 +148,9 @@ def test_a_run_resumes_bit_for_bit_in_each_phase_and_between_them(
     assert same(*optimizers)
 
 
-def test_killed_in_each_phase_it_ends_as_one_that_was_left_alone(coco224: Path) -> None:
-    done = run(KILLS, "--qat", "--kills", 1, "--ranks", 2, "--arch", "bmshj2018_hyperprior", "--coco_dir", coco224)
+@pytest.mark.parametrize(("ranks", "arch"), [(1, "bmshj2018_factorized"), (2, "bmshj2018_hyperprior")])
+def test_killed_in_each_phase_it_ends_as_one_that_was_left_alone(ranks: int, arch: str, coco224: Path) -> None:
+    done = run(KILLS, "--qat", "--kills", 1, "--ranks", ranks, "--arch", arch, "--coco_dir", coco224)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 1 disturbed runs left what the undisturbed one left, bit for bit" in done.stdout
     assert len(re.findall(r"^ +1 +\d+\.\d\d  ", done.stdout, flags=re.MULTILINE)) == 3
