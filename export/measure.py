@@ -21,9 +21,8 @@ from codec.evaluation.pictures import open_pictures
 from codec.files import FileCodec
 from codec.network.codec import Codec
 from codec.network.hyperprior import HyperCodec
-from codec.quantization.levels import levels_of
 from export.graph.check import optimized, runner
-from export.graph.parts import Part
+from export.graph.parts import Part, on_host
 from export.runtime import session_options
 from export.runtime.openvino import OpenVinoSession
 from export.runtime.session import BACKENDS
@@ -92,33 +91,37 @@ def in_onnx(codec: Codec, graphs: Mapping[Part, onnx.ModelProto]) -> Codec:
     """A copy of the codec whose transforms are the graphs of these parts in ONNX Runtime, which accept any size."""
     shipped = copy.deepcopy(codec)
     medians = codec.y_model.medians()
-    steps = {part: levels.step.view(-1, 1, 1) for part, levels in levels_of(codec)}
-    shipped.g_a = _Graph(graphs["encoder"], after=(steps.get("g_a"), medians if codec.has_symbols("g_a") else None))
-    shipped.g_s = _Graph(graphs["decoder"], before=(steps.get("g_s"), medians if codec.has_symbols("g_s") else None))
+    g_a, g_s = (on_host(codec, part) for part in ("g_a", "g_s"))
+    shipped.g_a = _Graph(graphs["encoder"], after=[*g_a, _Plus(medians)] if codec.has_symbols("g_a") else g_a)
+    shipped.g_s = _Graph(graphs["decoder"], before=[_Plus(-medians), *g_s] if codec.has_symbols("g_s") else g_s)
     if isinstance(shipped, HyperCodec):
-        after = (None, codec.entropy_bottleneck.medians())
-        shipped.h_a = _Graph(graphs["h_a"], before=(steps.get("h_a"), None), after=after)
+        centre = _Plus(codec.entropy_bottleneck.medians())
+        shipped.h_a = _Graph(graphs["h_a"], before=on_host(codec, "h_a"), after=[centre])
     return shipped
 
 
-_Affine = tuple[Tensor | None, Tensor | None]
-"""A factor and a summand, where there are any."""
+class _Plus(nn.Module):
+    def __init__(self, summand: Tensor) -> None:
+        super().__init__()
+        self.summand = summand
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.summand
 
 
 class _Graph(nn.Module):
-    """A graph as a transform. Its input is (x - summand) / factor of `before`, its result result * factor + summand."""
+    """A graph as a transform, between what the host computes before and after it."""
 
-    def __init__(self, model: onnx.ModelProto, before: _Affine = (None, None), after: _Affine = (None, None)) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, before: Sequence[nn.Module] = (), after: Sequence[nn.Module] = ()
+    ) -> None:
         super().__init__()
-        self.run, self.before, self.after = runner(model), before, after
+        self.run, self.before, self.after = runner(model), nn.Sequential(*before), nn.Sequential(*after)
 
     def forward(self, value: Tensor) -> Tensor:
-        factor, summand = self.before
-        value = value if summand is None else value - summand
-        (found,) = self.run(value if factor is None else value / factor)
-        factor, summand = self.after
-        result = torch.from_numpy(found) if factor is None else torch.from_numpy(found) * factor
-        return result if summand is None else result + summand
+        (found,) = self.run(self.before(value))
+        result: Tensor = self.after(torch.from_numpy(found))
+        return result
 
 
 def _inference(model: onnx.ModelProto, threads: int, backend: str) -> Callable[[], Sequence[NDArray[Any]]]:

@@ -42,6 +42,19 @@ def make(
     return with_tables(codec)
 
 
+def make_of_rates(rates: int, arch: str) -> Codec:
+    """One with several rates; with a hyperprior y has channels of 2, 4 and 8 splits in int8."""
+    codec = make("relu", arch=arch)
+    if arch != DEFAULT_ARCH:
+        with torch.no_grad():
+            for channel, factor in ((1, 20.0), (4, 24.0), (5, 60.0)):
+                codec.g_a[6].weight[channel] *= factor
+                for weight in (codec.g_s[0].weight, codec.h_a[0].weight.transpose(0, 1)):
+                    weight[channel] /= factor
+    codec.add_rates(rates, octaves=2.0)
+    return with_tables(codec)
+
+
 def in_int8(codec: Codec, x: Tensor) -> Codec:
     """Quantized on this picture, frozen."""
     return frozen(calibrate(codec, [x], Quantization("all", hyper=hasattr(codec, "h_a"))))
@@ -49,10 +62,7 @@ def in_int8(codec: Codec, x: Tensor) -> Codec:
 
 def exported(folder: Path, name: str, arch: str, precision: str, rates: int, picture: Tensor) -> tuple[Path, Path]:
     """The files of an encoder and a decoder with ReLU, for pictures of any size, "float" or "int8"."""
-    codec = make("relu", arch=arch)
-    if rates > 1:
-        codec.add_rates(rates, octaves=2.0)
-        codec = with_tables(codec)
+    codec = make_of_rates(rates, arch) if rates > 1 else make("relu", arch=arch)
     codec = in_int8(codec, picture[..., :128, :128]) if precision == "int8" else codec
     tables, x = tables_of(codec), picture[..., :96, :96]
     paths = folder / f"{name}encoder.onnx", folder / f"{name}decoder.onnx"

@@ -76,11 +76,11 @@ def quantize(codec: Codec, qat: QatOptions, initial: Codec | None) -> None:
         for key in quantizer_state(codec)
         if key in earlier
         and earlier[key].shape == own[key].shape
-        and not key.endswith((".steps", "levels.step", *FACTORS))
+        and not key.endswith((".steps", "levels.step", "levels.splits", *FACTORS))
     }
     nn.Module.load_state_dict(codec, ranges, strict=False)
     for _, levels in itertools.islice(levels_of(initial), 1):
-        set_steps(codec, levels.step)
+        set_steps(codec, levels.step, levels.splits)
     if 0 in (qat.qat_calib_steps, qat.qat_disable_observer_step):
         unknown = [name for name, quantizer in activation_quantizers(codec) if not quantizer.has_range]
         if unknown:

@@ -26,6 +26,9 @@ DEFAULT_ARCH = ARCHITECTURES[0]
 MOST_RATES = 64
 """Most trained rates of a codec."""
 
+MOST_SPLITS = 8
+"""Most channels of a chip that hold one channel of y together (`codec.quantization.levels`)."""
+
 TRANSFORMS = {"encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}
 """The transforms that --replace_parts and --qat_scope name."""
 

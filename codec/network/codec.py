@@ -194,9 +194,9 @@ class Codec(CompressionModel, ABC):
             state.setdefault(key, own[key].new_empty(0))  # a state to train from may have no tables
             self.get_submodule(module).register_buffer(name, torch.empty_like(state[key], device=own[key].device))
             own[key] = state[key]
-        for key in own.keys() - state.keys():
-            if key.endswith("_factor"):  # earlier int8 checkpoints have them in their weights
-                state[key] = torch.ones_like(own[key])
+        for name, layer in self.named_modules():
+            for buffer in getattr(layer, "ONES_IN_EARLIER_CHECKPOINTS", ()):
+                state.setdefault(f"{name}.{buffer}", torch.ones_like(own[f"{name}.{buffer}"]))
         wrong = sorted(own.keys() ^ state.keys()) + sorted(
             key
             for key in own.keys() & state.keys()

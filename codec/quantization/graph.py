@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from codec.quantization.layers import WEIGHTED, QuantizedLayer, quantize_around, quantize_layer
-from codec.quantization.levels import RANGE as LEVELS
-from codec.quantization.levels import Levels
+from codec.quantization.levels import LevelQuantizer, Levels
 from codec.quantization.observers import Observer
 from codec.quantization.pairs import PAIRS
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer, Wiring
@@ -142,8 +141,8 @@ class _QuantizerInserter:
             self.quantizer_of[node] = self.quantizer_of[inputs[0]]
         if node.op == "output" or not _is_float(self.outputs[node]):
             return
-        if _holds_levels(node):
-            self._quantize_output(node, LEVELS, only_in_eval=True)
+        if (levels := _levels_beside(node)) is not None:
+            self._insert_quantizer(node, LevelQuantizer(self.switches, self.observer, levels))
         elif node is self.last:
             if output_range:
                 self._quantize_output(node, output_range, only_in_eval=True)
@@ -168,8 +167,11 @@ class _QuantizerInserter:
 
     def _quantize_output(self, node: fx.Node, known_range: Range | None = None, only_in_eval: bool = False) -> None:
         """Inserts a new quantizer after a node."""
+        self._insert_quantizer(node, ActivationQuantizer(self.switches, self.observer, known_range, only_in_eval))
+
+    def _insert_quantizer(self, node: fx.Node, quantizer: ActivationQuantizer) -> None:
         name = "input" if node.op == "placeholder" else f"after_{node.name.strip('_')}"
-        self.quantizers[name] = ActivationQuantizer(self.switches, self.observer, known_range, only_in_eval)
+        self.quantizers[name] = quantizer
         self._insert_after(node, f"quantizers.{name}")
 
     def _insert_after(self, node: fx.Node, quantizer: str) -> None:
@@ -234,11 +236,10 @@ def _output_quantizer(node: fx.Node, quantizer_of: dict[fx.Node, str]) -> str | 
     return _output_quantizer(user, quantizer_of) if rectifier_bound(user) is not None else None
 
 
-def _holds_levels(node: fx.Node) -> bool:
-    """Whether a node's result is levels: `Levels` gives or takes it."""
-    if operation(node) is Levels:
-        return not called_module(node).gives_y
-    return any(operation(user) is Levels and called_module(user).gives_y for user in node.users)
+def _levels_beside(node: fx.Node) -> Levels | None:
+    """The `Levels` that give or take a node's result, if it is levels."""
+    found = [called_module(each) for each in (node, *node.users) if operation(each) is Levels]
+    return next((levels for levels in found if levels.gives_y != (operation(node) is Levels)), None)
 
 
 def _is_float(value: Any) -> bool:

@@ -51,6 +51,7 @@ class QuantizedLayer(nn.Module):
             symbols fit 8 bits, an int8 runtime gives this layer the symbols, and constant channels that add medians.
     """
 
+    ONES_IN_EARLIER_CHECKPOINTS = FACTORS
     weight_quantizer: WeightQuantizer
     is_linear: bool
     wiring: Wiring
@@ -69,16 +70,20 @@ class QuantizedLayer(nn.Module):
         unit = self._unit()
         assert unit is not None
         unit = unit.view(-1, *[1] * (self.float_weight.ndim - 2))
-        if self.wiring.output is None:
-            return accumulator.mul_(unit).to(x.dtype)
-        step = self.wiring.output.scale
-        return round_ste(accumulator.mul_(unit / step)).mul_(step).to(x.dtype)
+        output = self.wiring.output
+        return (accumulator.mul_(unit) if output is None else output.of_sums(accumulator, unit)).to(x.dtype)
 
     @property
     def in_integers(self) -> bool:
         """Whether it computes with a runtime's integers: in evaluation, if those of its input are known."""
         known = bool(self.wiring.inputs) or self.latent is not None
         return known and self.is_linear and self.weight_quantizer.on and not self.training
+
+    @property
+    def is_beside_16_bits(self) -> bool:
+        """Whether a tensor before or after it has 16 bits."""
+        around = (*self.wiring.inputs, self.wiring.output)
+        return any(each is not None and each.bits == 16 for each in around)
 
     @property
     def latent(self) -> nn.Module | None:

@@ -5,19 +5,28 @@ several rates round(gain * y): the host alone knows mean and gain, and the chip 
 whole numbers. Here y = level * step, with levels in -128..127 and a step for each channel, so that a channel with
 large values uses all levels. The weights before and after hold the steps: the chip computes with levels, and a step
 costs nothing there. The host multiplies and divides.
+
+A channel whose values are so large that 8 bits would be too coarse is split: several channels of the chip hold it, and
+its level is their sum, in 8 bits each. The outputs round the same value, each shifted by another part of a step, so
+that their sum is the value rounded to a fraction of a step; the inputs have the same weights. This is outlier channel
+splitting (Zhao et al. 2019, arXiv:1901.09504) with the step of the sum made finer.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.description.architecture import MOST_SPLITS
 from codec.network.codec import Codec
 from codec.quantization.layers import QuantizedLayer
+from codec.quantization.observers import Observer
+from codec.quantization.quantizers import ActivationQuantizer, Switches, round_ste
 
-RANGE = (-128.0, 127.0)
-"""Gives levels the scale 1 and the zero point 128."""
+LOWEST, HIGHEST = -128, 127
+"""The levels of a channel that is not split: scale 1, zero point 128."""
 
 BEYOND = 1.25
 """How far beyond the largest magnitude that the pictures have shown levels reach."""
@@ -27,6 +36,9 @@ FINEST, FEWEST = 1 / 16, 32
 better, which is rounded to 1, but the weights of its channel smaller: int8 then rounds them relatively more, since they
 share their scales with the weights of all channels."""
 
+COARSEST = 1 / 4
+"""A channel with a larger step is split in two, four or eight."""
+
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -35,19 +47,79 @@ class Levels(nn.Module):
 
     Attributes:
         step: buffer [M].
+        splits: buffer [M], int32: how many channels of the chip hold each channel; a power of two.
         gives_y: levels to y; else y to levels.
     """
 
+    ONES_IN_EARLIER_CHECKPOINTS = ("splits",)
     step: Tensor
+    splits: Tensor
 
     def __init__(self, channels: int, gives_y: bool) -> None:
         super().__init__()
         self.gives_y = gives_y
         self.register_buffer("step", torch.ones(channels))
+        self.register_buffer("splits", torch.ones(channels, dtype=torch.int32))
 
     def forward(self, x: Tensor) -> Tensor:
         step = self.step.view(-1, 1, 1)
         return x * step if self.gives_y else x / step
+
+
+class LevelQuantizer(ActivationQuantizer):
+    """Rounds to levels in evaluation; a channel in n splits has the sums of n levels.
+
+    Args:
+        levels: the transform's, which is registered elsewhere.
+    """
+
+    def __init__(self, switches: Switches, observer: Observer, levels: Levels) -> None:
+        super().__init__(switches, observer, (LOWEST, HIGHEST), only_in_eval=True)
+        self._levels = (levels,)
+
+    @property
+    def splits(self) -> Tensor:
+        """How many channels of the chip hold each channel, [M, 1, 1]."""
+        return self._levels[0].splits.view(-1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return round_ste(x).clamp(LOWEST * self.splits, HIGHEST * self.splits) if self.on else x
+
+    def of_sums(self, accumulator: Tensor, unit: Tensor) -> Tensor:
+        splits = self.splits
+        own = unit / splits
+        level = torch.zeros_like(accumulator)
+        for place in range(MOST_SPLITS):
+            shifted = (accumulator + (offset(place, splits) / own).round()) * own
+            level += torch.where(place < splits, shifted.round_().clamp_(LOWEST, HIGHEST), 0)
+        return level
+
+
+def offset(place: Tensor | int, splits: Tensor) -> Tensor:
+    """What a split adds before it rounds: -1/4 and 1/4 for two, -3/8 to 3/8 for four.
+
+    The sum over places of round(x + offset) is round(splits * x) (Hermite's identity).
+    """
+    return (2 * place + 1 - splits) / (2 * splits)
+
+
+def places(splits: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of the chip's channels the channel of y that it holds, and its place among the splits of this one."""
+    channel = torch.repeat_interleave(torch.arange(len(splits)), splits)
+    return channel, torch.arange(len(channel)) - (splits.cumsum(0) - splits)[channel]
+
+
+def apart(level: Tensor, splits: Tensor) -> Tensor:
+    """Levels [B, M, H, W] as the chip takes them, [B, sum of splits, H, W]: each is the sum of its splits."""
+    channel, place = places(splits)
+    return torch.floor((level[:, channel] + place.view(-1, 1, 1)) / splits[channel].view(-1, 1, 1))
+
+
+def together(parts: Tensor, splits: Tensor) -> Tensor:
+    """Levels [B, M, H, W] from those that the chip gives, [B, sum of splits, H, W]."""
+    channel, _ = places(splits)
+    sums = F.one_hot(channel, len(splits)).T.to(parts)
+    return F.conv2d(parts, sums[:, :, None, None])
 
 
 def with_levels(codec: Codec, part: str) -> nn.Module:
@@ -73,9 +145,10 @@ def levels_of(codec: Codec) -> Iterator[tuple[str, Levels]]:
 
 @torch.no_grad()
 def fit_levels(codec: Codec, pictures: Sequence[Tensor]) -> None:
-    """Chooses the steps from y of pictures, in place; the float codec stays the same.
+    """Chooses the steps and the splits from y of pictures, in place; the float codec stays the same.
 
-    y_hat differs from y by half a symbol at most, and shares the steps.
+    y_hat differs from y by half a symbol at most, and shares both. No channel is split beside tensors of 16 bits, or
+    if all weights of a layer have one scale: the splits' weights would be rounded otherwise.
 
     Args:
         codec: in eval mode, computing in float.
@@ -84,7 +157,11 @@ def fit_levels(codec: Codec, pictures: Sequence[Tensor]) -> None:
     if any(levels_of(codec)):
         largest = torch.stack([codec.g_a(x).abs().amax((0, 2, 3)) for x in pictures]).amax(0)
         finest = (largest / FEWEST).clamp(max=FINEST) * _spread(codec.M).to(largest)
-        set_steps(codec, torch.maximum((BEYOND * largest + 0.5) / RANGE[1], finest))
+        step = torch.maximum((BEYOND * largest + 0.5) / HIGHEST, finest)
+        splits = torch.exp2((step / COARSEST).log2().ceil()).clamp(1, MOST_SPLITS).to(torch.int32)
+        if not all(_can_be_split(layer) for _, layer in _neighbours(codec)):
+            splits = torch.ones_like(splits)
+        set_steps(codec, step / splits, splits)
 
 
 def _spread(channels: int) -> Tensor:
@@ -97,14 +174,30 @@ def _spread(channels: int) -> Tensor:
 
 
 @torch.no_grad()
-def set_steps(codec: Codec, step: Tensor) -> None:
-    """Sets the steps [M], in place, and scales the layers beside them, so that the float codec stays the same."""
-    for part, levels in levels_of(codec):
-        layer = getattr(codec, part).get_submodule("6" if part == "g_a" else "0")
+def set_steps(codec: Codec, step: Tensor, splits: Tensor) -> None:
+    """Sets steps and splits [M], in place, and scales the layers beside; the float codec stays the same."""
+    for levels, layer in _neighbours(codec):
         ratio = step.to(levels.step) / levels.step
-        assert isinstance(layer, QuantizedLayer)
-        if part == "g_a":
+        if levels.gives_y:
             layer.output_factor.div_(ratio)
         else:
             layer.input_factor.mul_(ratio)
         levels.step.copy_(step)
+        levels.splits.copy_(splits)
+
+
+def _neighbours(codec: Codec) -> Iterator[tuple[Levels, QuantizedLayer]]:
+    """The levels of the quantized transforms, with the layers that hold their steps."""
+    for part, levels in levels_of(codec):
+        layer = getattr(codec, part).get_submodule(beside_levels(part))
+        assert isinstance(layer, QuantizedLayer)
+        yield levels, layer
+
+
+def _can_be_split(layer: QuantizedLayer) -> bool:
+    return layer.weight_quantizer.axis is not None and not layer.is_beside_16_bits
+
+
+def beside_levels(part: str) -> str:
+    """The name of the layer of a transform that gives levels, or takes them."""
+    return "6" if part == "g_a" else "0"

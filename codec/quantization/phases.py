@@ -89,7 +89,7 @@ def in_float(codec: Codec) -> Codec:
     plain = new_codec(replace(codec.architecture, quantization=None))
     folded = copy.deepcopy(codec)
     for _, levels in itertools.islice(levels_of(folded), 1):
-        set_steps(folded, torch.ones_like(levels.step))
+        set_steps(folded, torch.ones_like(levels.step), torch.ones_like(levels.splits))
     for layer in folded.modules():
         if isinstance(layer, QuantizedLayer):
             layer.fold()

@@ -107,6 +107,10 @@ class ActivationQuantizer(nn.Module):
         """q - zero_point of each value of this quantizer's output."""
         return round_ste(x / self.scale)
 
+    def of_sums(self, accumulator: Tensor, unit: Tensor) -> Tensor:
+        """The values of this quantizer's grid for the sums of a layer, integers in a unit [C, ..]; in place."""
+        return _on_grid(accumulator, unit, self.scale)
+
     def _observe(self, x: Tensor) -> None:
         """Adds a micro-batch [B, ...] to the summary of the step."""
         inside = tuple(range(1, x.ndim))
@@ -196,6 +200,14 @@ class Widened(nn.Module):
     def integers(self, x: Tensor) -> Tensor:
         """q of each value of its output."""
         return round_ste(x / self.scale)
+
+    def of_sums(self, accumulator: Tensor, unit: Tensor) -> Tensor:
+        """See `ActivationQuantizer.of_sums`."""
+        return _on_grid(accumulator, unit, self.scale)
+
+
+def _on_grid(accumulator: Tensor, unit: Tensor, scale: Tensor) -> Tensor:
+    return round_ste(accumulator.mul_(unit / scale)).mul_(scale)
 
 
 Quantizer = ActivationQuantizer | Widened

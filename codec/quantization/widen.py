@@ -33,7 +33,9 @@ def widen(transform: QuantizedTransform) -> None:
 
 def _is_operation(transform: QuantizedTransform, node: fx.Node) -> bool:
     called = operation(node)
-    if called is None or called in REARRANGING or called in (GDN, ActivationQuantizer, WeightQuantizer, Widened):
+    if called is None or called in REARRANGING:
+        return False
+    if isinstance(called, type) and issubclass(called, (GDN, ActivationQuantizer, WeightQuantizer, Widened)):
         return False
     return node.op != "call_module" or str(node.target).split(".")[0] not in transform.closed
 

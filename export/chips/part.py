@@ -5,10 +5,12 @@ from functools import cache, cached_property
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.network.codec import Codec
+from codec.quantization.levels import Levels, together
 from export.graph import build
 from export.graph.check import grid
 from export.graph.parts import Exportable, Part, exportable
@@ -55,10 +57,14 @@ class QuantizedPart:
         return "bytes" if self.name == "decoder" else "fifths of symbols" if name == FIFTHS else name
 
     def rounded(self, levels: Bytes) -> NDArray[np.float32]:
-        """The whole numbers that levels of y [1, M, h, w] stand for: the symbols at the highest rate, without means."""
-        step: Tensor = self.codec.g_a.levels.step
-        y: NDArray[np.float32] = (levels.astype(np.float32) - SYMBOL_ZERO) * step.numpy()[:, None, None]
-        return y.round()
+        """The whole numbers that the chip's levels of y [1, channels, h, w] stand for.
+
+        These are the symbols at the highest rate, without means.
+        """
+        of_y: Levels = self.codec.g_a.levels
+        whole = together(torch.from_numpy(levels.astype(np.float32)) - SYMBOL_ZERO, of_y.splits)
+        y: NDArray[np.float32] = of_y(whole).round().numpy()
+        return y
 
     def psnr(self, picture: Bytes) -> float:
         """PSNR in dB of a decoder's output [1, 3, H, W] against the photograph."""

@@ -24,7 +24,7 @@ from export.graph.parts import Part, exportable
 from export.graph.qdq import to_int8
 from export.graph.rewrite import Deconv
 from export.pictures import calibration_pictures
-from export.runtime.session import H_A, H_A_SUFFIX, MARGINS, STEPS, TABLES_SUFFIX, digest
+from export.runtime.session import H_A, H_A_SUFFIX, MARGINS, SPLITS, STEPS, TABLES_SUFFIX, digest
 
 OPSET = 13
 """The opset of a graph, if none is wanted: the newest that Renesas' translator takes."""
@@ -76,7 +76,10 @@ def build(
     properties = {"part": part, "deconv": deconv, "fingerprint": f"{fingerprint:08x}"}
     properties[MARGINS] = " ".join(map(str, known or ()))
     if part != "full" and codec.has_levels(own[0]):
-        properties[STEPS] = getattr(codec, own[0]).levels.step.numpy().astype("<f4").tobytes().hex()
+        levels = getattr(codec, own[0]).levels
+        properties[STEPS] = levels.step.numpy().astype("<f4").tobytes().hex()
+        if (levels.splits > 1).any():
+            properties[SPLITS] = " ".join(map(str, levels.splits.tolist()))
     onnx.helper.set_model_props(model, properties)
     onnx_file.check(model, opset)
     return model

@@ -86,8 +86,7 @@ def _of_encoder(pixels: Pixels, model: Model) -> NDArray[Any]:
         piece = model.piece(pixels.transpose(2, 0, 1), tile)
         found = model.run(piece if model.takes_bytes else piece.astype(np.float32) / np.float32(255))
         if found.dtype == np.uint8:
-            found = found.astype(np.int32) - SYMBOL_ZERO
-            found = found if model.steps is None else found.astype(np.float32) * model.steps
+            found = model.from_levels(found)
         else:
             _check(found, LARGEST)
             found = model.coder.round(found) if isinstance(model.coder, Coder) else found
@@ -113,7 +112,7 @@ def _of_h_a(y: NDArray[Any], h_a: Graph) -> NDArray[np.float32]:
         elif h_a.takes_magnitudes and h_a.steps is None:
             found = h_a.run(piece.astype(np.uint8))
         else:
-            found = h_a.run(_levels(piece, h_a))
+            found = h_a.run(h_a.to_levels(piece))
         if found.dtype == np.uint8:
             found = (found.astype(np.float32) - SYMBOL_ZERO) * np.float32(h_a.unit)
         else:
@@ -137,20 +136,13 @@ def decode(data: bytes, model: Model) -> Pixels:
         piece = model.piece(found, tile)
         if model.steps is not None or not model.takes_bytes:
             piece = piece.astype(np.float32) * np.float32(model.coder.unit) + model.medians
-        x_hat = model.run(_levels(piece, model) if model.takes_bytes else piece)
+        x_hat = model.run(model.to_levels(piece) if model.takes_bytes else piece)
         if x_hat.dtype != np.uint8:
             _check(x_hat)
             x_hat = np.rint(np.clip(x_hat, 0, 1) * np.float32(255)).astype(np.uint8)
         place = pixels[tile.kept(STRIDE)]  # ends with the picture; x_hat may extend beyond it
         place[:] = x_hat[:, *tile.used(STRIDE)][:, : place.shape[0], : place.shape[1]].transpose(1, 2, 0)
     return pixels
-
-
-def _levels(y: NDArray[Any], graph: Graph) -> NDArray[np.uint8]:
-    """y, y_hat or symbols [M, h, w] as the graph's levels, or symbols, in 8 bits."""
-    values = y if graph.steps is None else np.rint(y.astype(np.float32) / graph.steps)
-    levels: NDArray[np.uint8] = np.clip(values + SYMBOL_ZERO, 0, 255).astype(np.uint8)
-    return levels
 
 
 def _check(values: NDArray[Any], most: float = np.inf) -> None:

@@ -13,7 +13,7 @@ from codec.bitstream.hyper_coder import FIFTH
 from codec.bitstream.integer import UPSAMPLING
 from codec.bitstream.rate_coder import coder_of
 from codec.bitstream.tables import read_tables
-from codec.description.architecture import STRIDE
+from codec.description.architecture import MOST_SPLITS, STRIDE
 from codec.errors import InputError
 from codec.tiles import LARGEST_WHOLE, Margins, Tile, least_size, tile_size, tiles
 from export.cpu import sums_saturate
@@ -34,6 +34,9 @@ FIFTHS = "fifths"
 
 STEPS = "steps"
 """The property with the steps of y's levels: a float32 for each channel, little-endian, in hexadecimal."""
+
+SPLITS = "splits"
+"""The property that says how many channels of the graph hold each channel of y, with spaces between; or it is empty."""
 
 LARGEST_FILE = 2**29
 """Largest file of h_a, in bytes."""
@@ -78,6 +81,7 @@ class Graph:
         takes_magnitudes: its input has no sign, as that of h_a may have.
         unit: what one level of an output of 8 bits is in symbols, where there are no steps.
         steps: float32 [M, 1, 1], y or y_hat is its levels times this; None for a graph that has no levels.
+        splits: int [M], how many of the graph's channels hold a level as their sum; None: one each.
 
     Raises:
         InputError: the file is not a model of that part.
@@ -96,6 +100,7 @@ class Graph:
         self.takes_magnitudes = self._entry.name in ("magnitudes", "magnitude_levels")
         self.unit = FIFTH if self.session.get_outputs()[0].name == FIFTHS else 1.0
         self.steps = read_steps(self.properties.get(STEPS, ""), path)
+        self.splits = read_splits(self.properties.get(SPLITS, ""), path)
 
     @property
     def is_interleaved(self) -> bool:
@@ -107,6 +112,9 @@ class Graph:
         """Raises InputError if it does not have these channels, or takes a size that no codec has."""
         every = (*self.session.get_inputs(), *self.session.get_outputs())
         found = [each.shape[1] if len(each.shape) == 4 else 0 for each in every]
+        if self.splits is not None:
+            place, channels = (1, outputs) if self._part == "encoder" else (0, inputs)
+            found[place] = channels if len(self.splits) == channels and found[place] == self.splits.sum() else 0
         if len(found) != 2 or any(isinstance(n, int) and n != m for n, m in zip(found, (inputs, outputs), strict=True)):
             channels = inputs if self._part == "decoder" else outputs
             raise InputError(
@@ -120,6 +128,25 @@ class Graph:
         whole = STRIDE if self._part == "encoder" else 1
         if any(side < whole or side % whole or side > LONGEST_SIDE for side in sides):
             raise InputError(f"{self._path} takes a size of {sides}, which no codec has; export it again")
+
+    def to_levels(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        """y, y_hat or symbols [M, h, w] as the graph's levels, or symbols, in 8 bits [channels, h, w]."""
+        levels = values if self.steps is None else np.rint(values.astype(np.float32) / self.steps)
+        if self.splits is not None:
+            # a level is the sum of its splits: (level + place) // splits over all places
+            first = np.repeat(np.cumsum(self.splits) - self.splits, self.splits)
+            place = np.arange(len(first)) - first
+            count = np.repeat(self.splits, self.splits)[:, None, None]
+            levels = np.floor((np.repeat(levels, self.splits, 0) + place[:, None, None]) / count)
+        eight: NDArray[np.uint8] = np.clip(levels + SYMBOL_ZERO, 0, 255).astype(np.uint8)
+        return eight
+
+    def from_levels(self, levels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Symbols, int32 [M, h, w], or y, float32, from the graph's 8 bits [channels, h, w]."""
+        values: NDArray[Any] = levels.astype(np.int32) - SYMBOL_ZERO
+        if self.splits is not None:
+            values = np.add.reduceat(values, np.cumsum(self.splits) - self.splits)
+        return values if self.steps is None else values.astype(np.float32) * self.steps
 
     def run(self, value: NDArray[Any]) -> NDArray[Any]:
         """Runs one input [C, H, W] and returns the output, both in the model's types."""
@@ -238,6 +265,16 @@ def read_steps(words: str, path: Path) -> NDArray[np.float32] | None:
     if not (np.isfinite(steps).all() and (steps > 0).all()):
         raise InputError(f"{path} has steps that are no positive numbers; export it again")
     return steps[:, None, None]
+
+
+def read_splits(words: str, path: Path) -> NDArray[np.intp] | None:
+    """The splits of a model's channels from its property; InputError if they are not small positive numbers."""
+    if not words:
+        return None
+    numbers = [int(each) if each.isdecimal() and len(each) < 3 else 0 for each in words.split()]
+    if not all(1 <= each <= MOST_SPLITS for each in numbers):
+        raise InputError(f"{path} has splits that are no numbers from 1 to {MOST_SPLITS}; export it again")
+    return np.array(numbers, np.intp)
 
 
 def read_margins(words: str) -> Margins | None:

@@ -108,4 +108,5 @@ def _graph(graph: Graph, path: Path, name: str) -> dict[str, Any]:
         "margins": graph.margins,
         "unit": graph.unit,
         "steps": None if graph.steps is None else graph.steps.ravel().tolist(),
+        "splits": None if graph.splits is None else graph.splits.tolist(),
     }

@@ -3,17 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from codecs_for_export import in_int8, make
+from codecs_for_export import in_int8, make_of_rates
 from programs import run
 from test_hyper_export import exported
 from torch import Tensor
 
 from codec.bitstream.container import unpack
-from codec.description.architecture import ARCHITECTURES
+from codec.description.architecture import ARCHITECTURES, DEFAULT_ARCH
 from codec.errors import InputError
 from codec.files import FileCodec
 from codec.network.codec import Codec
-from codec.network.tables import with_tables
 from codec.targets import TargetOptions
 from export.graph.build import build
 from export.graph.check import compare
@@ -27,9 +26,7 @@ KINDS = [(arch, precision) for arch in ARCHITECTURES for precision in ("float", 
 def kind(request: pytest.FixtureRequest, picture: Tensor) -> tuple[Codec, bool]:
     """A codec of three rates, and whether it is quantized."""
     arch, precision = request.param
-    codec = make("relu", arch=arch)
-    codec.add_rates(3, octaves=2.0)
-    codec = with_tables(codec)
+    codec = make_of_rates(3, arch)
     return in_int8(codec, picture) if precision == "int8" else codec, precision == "int8"
 
 
@@ -54,6 +51,20 @@ def test_every_part_computes_what_torch_computes(kind: tuple[Codec, bool], pictu
         assert result.passed, (part, result.words)
         if quantized and part in ("encoder", "decoder"):
             assert executed(model).int8 == executed(model).convolutions > 0
+
+
+def test_the_channels_of_the_chip_that_hold_y(kind: tuple[Codec, bool], models: tuple[Model, Model]) -> None:
+    codec, quantized = kind
+    for model in models:
+        if quantized and codec.arch != DEFAULT_ARCH:
+            assert model.splits is not None
+            assert model.splits.tolist() == [1, 2, 1, 1, 4, 8, *[1] * 6]
+            y = np.random.default_rng(0).normal(0, 1, (codec.M, 5, 7)).astype(np.float32)
+            parts = model.to_levels(y)
+            assert len(parts) == 23
+            assert (np.abs(model.from_levels(parts) - y) <= 0.501 * model.steps).all()
+        else:
+            assert model.splits is None
 
 
 def test_the_runtime_and_the_checkpoint_write_and_read_each_other_s_files(

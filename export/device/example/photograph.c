@@ -21,12 +21,14 @@
 
 enum { STRIDE = 16, ZERO = 128 };
 
-/* A graph of one input and one output; a value of 8 bits is `steps` of its channel, or 1 where steps is NULL. */
+/* A graph of one input and one output. A value of 8 bits is a level: `steps` of its channel, or 1 where steps is NULL.
+ * Where splits is not NULL, so many channels of the graph hold a channel: the level is the sum of its splits. */
 typedef struct {
     OrtSession *session;
     char *input, *output;
     int bytes;              /* the input is uint8, not float */
     float *steps;
+    size_t *splits;
 } graph;
 
 /* A tensor [1][channels][rows][columns]. */
@@ -115,6 +117,16 @@ static float *read_steps(const char *text) {
     return steps;
 }
 
+/* Numbers with spaces between; NULL for no text. */
+static size_t *read_splits(const char *text) {
+    if (!text || !*text)
+        return NULL;
+    size_t *splits = room_for(strlen(text), sizeof *splits), count = 0;
+    for (char *rest = (char *)text; *rest; count++)
+        splits[count] = strtoul(rest, &rest, 10);
+    return splits;
+}
+
 static graph open_graph(const OrtEnv *env, const char *name) {
     OrtSessionOptions *options;
     OrtAllocator *allocator;
@@ -123,7 +135,7 @@ static graph open_graph(const OrtEnv *env, const char *name) {
     const OrtTensorTypeAndShapeInfo *shape;
     ONNXTensorElementDataType kind;
     graph made;
-    char *steps;
+    char *steps, *splits;
     check(ort->CreateSessionOptions(&options), name);
     /* Exact int8 sums on an x86 without VNNI, which a CPU with VNNI has without it, and faster (docs/export.md). */
     check(ort->AddSessionConfigEntry(options, "session.x64quantprecision", "1"), name);
@@ -137,7 +149,9 @@ static graph open_graph(const OrtEnv *env, const char *name) {
     check(ort->SessionGetModelMetadata(made.session, &metadata), name);
     check(ort->ModelMetadataLookupCustomMetadataMap(metadata, allocator, "steps", &steps), name);
     made.bytes = kind == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+    check(ort->ModelMetadataLookupCustomMetadataMap(metadata, allocator, "splits", &splits), name);
     made.steps = read_steps(steps);
+    made.splits = read_splits(splits);
     return made;
 }
 
@@ -172,29 +186,51 @@ static float even(float value) {
     return sum - large;
 }
 
-/* The graph's level of a value in 8 bits, or the value itself. */
-static uint8_t level_of(const graph *of, float value, size_t channel) {
-    float level = of->steps ? value / of->steps[channel] : value;
-    return (uint8_t)(level < -ZERO ? 0 : level > ZERO - 1 ? 255 : even(level) + ZERO);
+static size_t splits_of(const graph *of, size_t channel) {
+    return of->splits ? of->splits[channel] : 1;
+}
+
+/* A split of the graph's level of a value in 8 bits, or of the value itself: the sum over all places is the level. */
+static uint8_t level_of(const graph *of, float value, size_t channel, size_t place) {
+    int32_t count = (int32_t)splits_of(of, channel), most = 8 * ZERO;
+    float exact = of->steps ? value / of->steps[channel] : value;
+    int32_t level = exact < -most ? -most : exact > most ? most : (int32_t)even(exact), sum = level + (int32_t)place;
+    int32_t split = sum / count - (sum % count < 0); /* rounded down */
+    return (uint8_t)(split < -ZERO ? 0 : split > ZERO - 1 ? 255 : split + ZERO);
+}
+
+/* The levels of the graph's 8 bits, or its symbols, [channels][each]: the sum of each channel's splits. */
+static void levels_of(const graph *of, const uint8_t *values, size_t channels, size_t each, int32_t *levels) {
+    for (size_t channel = 0; channel < channels; channel++)
+        for (size_t split = 0; split < splits_of(of, channel); split++, values += each)
+            for (size_t i = 0; i < each; i++)
+                levels[channel * each + i] = (split ? levels[channel * each + i] : 0) + values[i] - ZERO;
 }
 
 /* The input of a graph from float values of y, or from those that the coder decodes. */
 static tensor input_of(const graph *of, const nic_info *info, const float *values, int is_decoded, tensor shape) {
-    size_t each = shape.rows * shape.columns, count = shape.channels * each;
+    size_t each = shape.rows * shape.columns, channels = 0, next = 0;
     int magnitudes = !strncmp(of->input, "magnitude", 9);
-    float *floats = room_for(count, sizeof *floats);
+    for (size_t channel = 0; channel < shape.channels; channel++)
+        channels += splits_of(of, channel);
+    float *floats = room_for(channels * each, sizeof *floats);
     uint8_t *bytes = (uint8_t *)floats;
-    for (size_t i = 0; i < count; i++) {
-        float value = magnitudes && values[i] < 0 ? -values[i] : values[i];
-        if (is_decoded && (of->steps || !of->bytes))
-            value = value * info->unit + info->medians[i / each];
-        if (!of->bytes)
-            floats[i] = value;
-        else
-            bytes[i] = magnitudes && !of->steps ? (uint8_t)(value > 255 ? 255 : value) : level_of(of, value, i / each);
-    }
+    for (size_t channel = 0; channel < shape.channels; channel++)
+        for (size_t split = 0; split < splits_of(of, channel); split++)
+            for (size_t i = channel * each; i < (channel + 1) * each; i++, next++) {
+                float value = magnitudes && values[i] < 0 ? -values[i] : values[i];
+                if (is_decoded && (of->steps || !of->bytes))
+                    value = value * info->unit + info->medians[channel];
+                if (!of->bytes)
+                    floats[next] = value;
+                else if (magnitudes && !of->steps)
+                    bytes[next] = (uint8_t)(value > 255 ? 255 : value);
+                else
+                    bytes[next] = level_of(of, value, channel, split);
+            }
     shape.values = floats;
     shape.bytes = of->bytes;
+    shape.channels = channels;
     return shape;
 }
 
@@ -231,15 +267,18 @@ static void encode(const OrtEnv *env, const char *source, const char *target, co
         refuse(source, "it is no binary PPM of 8 bits without comments");
     check_coder(nic_work(coder, height, width, &bytes), source);
     tensor y = run(&encoder, planes_of(&encoder, data + start + 1, height, width));
-    size_t each = y.rows * y.columns, count = y.channels * each;
-    if (y.channels != info.channels)
+    size_t each = y.rows * y.columns, count = info.channels * each, channels = 0;
+    for (size_t channel = 0; channel < info.channels; channel++)
+        channels += splits_of(&encoder, channel);
+    if (y.channels != channels)
         refuse(model, "its tables are of another codec");
     float *values = room_for(count, sizeof *values);
     int32_t *symbols = room_for(count, sizeof *symbols), *z = NULL;
-    for (size_t i = 0; i < count; i++) {
-        symbols[i] = y.bytes ? ((uint8_t *)y.values)[i] - ZERO : 0;
+    if (y.bytes)
+        levels_of(&encoder, y.values, info.channels, each, symbols);
+    for (size_t i = 0; i < count; i++)
         values[i] = y.bytes ? (float)symbols[i] * (encoder.steps ? encoder.steps[i / each] : 1) : ((float *)y.values)[i];
-    }
+    y.channels = info.channels;
     if (info.z_channels) {
         graph h_a = open_graph(env, beside(model, ".h_a.onnx"));
         tensor found = run(&h_a, input_of(&h_a, &info, values, 0, y));

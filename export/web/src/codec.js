@@ -46,8 +46,8 @@ export class Codec {
         const { unit, medians } = this.coder;
         piece.values = Float32Array.from(piece.values, (v, i) => Math.fround(v) * unit + medians[channelOf(piece, i)]);
       }
-      const input = graph.bytes ? this.levels(piece, graph) : piece.values;
-      paint(data, width, height, await this.run(graph, input, piece), tile);
+      const input = graph.bytes ? this.toLevels(piece, graph) : piece;
+      paint(data, width, height, await this.run(graph, input.values, input), tile);
     }
     return { width, height, data };
   }
@@ -60,12 +60,7 @@ export class Codec {
       const piece = pieceOf(picture, tile, STRIDE, false);
       const input = graph.bytes ? piece.values : Float32Array.from(piece.values, (byte) => byte / 255);
       const found = await this.run(graph, input, piece);
-      let values = found.values;
-      if (values instanceof Uint8Array) {
-        values = Int32Array.from(values, (level) => level - ZERO);
-        if (graph.steps) values = Float32Array.from(values, (level, i) => level * graph.steps[channelOf(found, i)]);
-      }
-      keep(y, { ...found, values }, tile);
+      keep(y, found.values instanceof Uint8Array ? this.fromLevels(found, graph) : found, tile);
     }
     return y;
   }
@@ -76,10 +71,11 @@ export class Codec {
     for (const tile of tilesOf([z.rows, z.columns], graph.margins)) {
       const piece = pieceOf(y, tile, 4, true);
       if (graph.magnitudes) piece.values = piece.values.map(Math.abs);
-      let input = piece.values;
-      if (!graph.bytes) input = Float32Array.from(input);
-      else input = graph.magnitudes && !graph.steps ? Uint8Array.from(input) : this.levels(piece, graph);
-      const found = await this.run(graph, input, piece);
+      let input = piece;
+      if (!graph.bytes) input = { ...piece, values: Float32Array.from(piece.values) };
+      else if (graph.magnitudes && !graph.steps) input = { ...piece, values: Uint8Array.from(piece.values) };
+      else input = this.toLevels(piece, graph);
+      const found = await this.run(graph, input.values, input);
       const inBytes = found.values instanceof Uint8Array;
       const values = inBytes ? Float32Array.from(found.values, (level) => (level - ZERO) * graph.unit) : found.values;
       keep(z, { ...found, values }, tile);
@@ -87,12 +83,31 @@ export class Codec {
     return z.values;
   }
 
-  /** Values as the graph's levels, or symbols, in 8 bits. */
-  levels(piece, graph) {
-    return Uint8Array.from(piece.values, (value, i) => {
-      const level = graph.steps ? even(Math.fround(Math.fround(value) / graph.steps[channelOf(piece, i)])) : value;
-      return Math.min(255, Math.max(0, level + ZERO));
-    });
+  /** y, y_hat or symbols as the graph's levels, or symbols, in 8 bits. */
+  toLevels(piece, graph) {
+    const { values, channels } = piece, each = piece.rows * piece.columns, found = [];
+    for (let c = 0; c < channels; c++) {
+      const count = graph.splits ? graph.splits[c] : 1;
+      for (let place = 0; place < count; place++)
+        for (let i = c * each; i < (c + 1) * each; i++) {
+          const level = graph.steps ? even(Math.fround(Math.fround(values[i]) / graph.steps[c])) : values[i];
+          found.push(Math.min(255, Math.max(0, Math.floor((level + place) / count) + ZERO)));
+        }
+    }
+    return { ...piece, values: Uint8Array.from(found), channels: found.length / each };
+  }
+
+  /** Symbols, Int32Array, or y, Float32Array, from the graph's 8 bits: a level is the sum of its splits. */
+  fromLevels(found, graph) {
+    const each = found.rows * found.columns, channels = graph.splits ? graph.splits.length : found.channels;
+    const levels = new Int32Array(channels * each);
+    for (let c = 0, next = 0; c < channels; c++) {
+      const count = graph.splits ? graph.splits[c] : 1;
+      for (let place = 0; place < count; place++)
+        for (let i = c * each; i < (c + 1) * each; i++) levels[i] += found.values[next++] - ZERO;
+    }
+    const values = graph.steps ? Float32Array.from(levels, (level, i) => level * graph.steps[Math.floor(i / each)]) : levels;
+    return { ...found, values, channels };
   }
 
   async run(graph, input, { channels, rows, columns }) {
