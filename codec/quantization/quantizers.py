@@ -75,8 +75,8 @@ class ActivationQuantizer(nn.Module):
         self.learns, self.bits = known_range is None, 8
         self.frozen: tuple[float, int] | None = None
         low, high = known_range or (math.inf, -math.inf)
-        self.register_buffer("low", torch.tensor(low))
-        self.register_buffer("high", torch.tensor(high))
+        self.register_buffer("low", torch.tensor(float(low)))
+        self.register_buffer("high", torch.tensor(float(high)))
         self.register_buffer("steps", torch.tensor(0.0))
         self.register_buffer("scale", torch.tensor(1.0))
         self.register_buffer("zero_point", torch.tensor(0, dtype=torch.int32))
