@@ -1,14 +1,17 @@
 """Running the programs, as processes or inside the test, and reading what a training run left."""
 
+import atexit
 import json
+import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +48,83 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | more
 
 
+PREPARED = multiprocessing.get_context("forkserver")
+PREPARED.set_forkserver_preload(["tests.libraries"])
+"""Forks processes from one that has imported the libraries."""
+
+READ_AT_IMPORT = ("ATEN_", "OMP_", "ONEDNN_", "PYTHON", "TORCH")
+"""How variables begin that libraries, or Python itself, read once."""
+
+STREAMS = ("stdout", "stderr")
+
+
+class Program:
+    """A module or a script as a process of its own, from the root of the repository.
+
+    It is forked from a process that has imported the libraries. `-c` and what a variable decides at import need a new
+    interpreter.
+
+    Args:
+        words: of Python's command line: `-m`, a module and its words, or a script and its words.
+        more: variables beside those of `environment`.
+    """
+
+    def __init__(self, words: Sequence[object], more: Mapping[str, str]) -> None:
+        self.words, self.folder = [*map(str, words)], tempfile.TemporaryDirectory()
+        env = environment(**more)
+        if self.words[0] == "-c" or any(name.startswith(READ_AT_IMPORT) for name in more):
+            command, (out, err) = [sys.executable, *self.words], (Path(self.folder.name, name) for name in STREAMS)
+            with out.open("wb") as stdout, err.open("wb") as stderr:
+                self._process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=stdout, stderr=stderr)
+        else:
+            self._process = PREPARED.Process(target=_be_program, args=(self.words, env, self.folder.name))
+            self._process.start()
+
+    def finish(self, timeout: float) -> subprocess.CompletedProcess[str]:
+        """Waits for its end; a process that takes longer than `timeout` seconds is killed."""
+        status = self._wait(timeout)
+        with self.folder as folder:
+            out, err = (Path(folder, name).read_text() for name in STREAMS)
+        if status is None:
+            raise subprocess.TimeoutExpired(self.words, timeout, out, err)
+        return subprocess.CompletedProcess(self.words, status, out, err)
+
+    def _wait(self, timeout: float) -> int | None:
+        if isinstance(self._process, subprocess.Popen):
+            with suppress(subprocess.TimeoutExpired):
+                return self._process.wait(timeout)
+        else:
+            self._process.join(timeout)
+            if self._process.exitcode is not None:
+                return self._process.exitcode
+        self._process.kill()
+        return None
+
+
+def _be_program(words: list[str], env: dict[str, str], folder: str) -> None:
+    """What Python does with these words, in the new process."""
+    for number, name in enumerate(STREAMS, 1):
+        with Path(folder, name).open("wb") as file:
+            os.dup2(file.fileno(), number)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(ROOT)
+    of_module = words[0] == "-m"
+    own = str(ROOT if of_module else Path(words[0]).absolute().parent)
+    sys.path[:] = [own, *(each for each in sys.path if not each.startswith(str(ROOT / "tests")))]
+    sys.argv[:] = words[1:] if of_module else words
+    try:
+        if of_module:
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(words[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves without them
+
+
 def run(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
     """Runs Python with these words, from the root of the repository, and waits."""
-    command = [sys.executable, *map(str, words)]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=600, check=False
-    )
+    return Program(words, more).finish(600)
 
 
 def launch(*words: object, config: Path = DDP, processes: int = 2, **more: str) -> subprocess.CompletedProcess[str]:
@@ -64,20 +138,11 @@ def run_ranks(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    env = environment(ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="", **group, **more)
-    command = [sys.executable, *map(str, words)]
-    with tempfile.TemporaryFile("w+") as said:
-        ranks = [
-            subprocess.Popen(command, cwd=ROOT, env=env | {"RANK": rank, "LOCAL_RANK": rank}, stderr=said)
-            for rank in ("0", "1")
-        ]
-        try:
-            statuses = [rank.wait(timeout=300) for rank in ranks]
-        finally:
-            for rank in ranks:
-                rank.kill()
-        said.seek(0)
-        return subprocess.CompletedProcess(command, max(map(abs, statuses)), stderr=said.read())
+    env = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", **group, **more}
+    ranks = [Program(words, env | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
+    done = [rank.finish(300) for rank in ranks]
+    said = "".join(each.stderr for each in done)
+    return subprocess.CompletedProcess(ranks[0].words, max(abs(each.returncode) for each in done), stderr=said)
 
 
 def launch_nodes(*words: object) -> None:
