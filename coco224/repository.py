@@ -77,6 +77,11 @@ def reasons(what: str) -> Iterator[None]:
 
     try:
         yield
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:  # RuntimeError wraps the error of a large file
-        cause = (error.__cause__ if isinstance(error, RuntimeError) else None) or error
-        raise DataError(f"{what} ({(str(cause) or type(cause).__name__).splitlines()[0]})") from error
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{what} ({cause_of(error)[1]})") from error
+
+
+def cause_of(error: Exception) -> tuple[BaseException, str]:
+    """The error that a client of the Hub met, and its first line; it wraps that of a large file in a RuntimeError."""
+    cause = (error.__cause__ if isinstance(error, RuntimeError) else None) or error
+    return cause, (str(cause) or type(cause).__name__).splitlines()[0]

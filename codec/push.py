@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from coco224.errors import one_line
-from coco224.repository import is_repository, open_repository
+from coco224.repository import cause_of, is_repository, open_repository
 from codec.cli import NOT_EMPTY, ArgumentParser, OptionGroup, option
 from codec.cli import run as run_command
 from codec.errors import InputError
@@ -105,8 +105,7 @@ def commit(repo_id: str, files: dict[str, bytes]) -> str:
             commit_message="Checkpoint and record",
         )
     except (HTTPError, OSError, RuntimeError, ValueError) as error:  # ValueError: the client validates names and cards
-        cause = (error.__cause__ if isinstance(error, RuntimeError) else None) or error  # it wraps the error of a file
-        reason = (str(cause) or type(cause).__name__).splitlines()[0]
+        cause, reason = cause_of(error)
         status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
         if status in (400, 401, 403, 404, 413, 422) or (status is None and isinstance(cause, ValueError)):
             raise InputError(f"the Hub refuses the upload to {repo_id}: {reason}") from error

@@ -1,6 +1,6 @@
-"""What the programs import from other projects, apart from what reads the environment when it is imported.
+"""What the programs import from other projects and takes seconds, for the process that `programs.Program` forks from.
 
-The process that `programs.run` forks from imports this module. An import takes seconds, and a fork milliseconds.
+It leaves out what reads the environment when it is imported, and what starts threads (onnxruntime).
 """
 
 import warnings
@@ -8,11 +8,9 @@ import warnings
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the programs have their own filters
     import compressai.models
-    import onnx
-    import onnxruntime
     import pandas
     import pyarrow
     import torch._dynamo
     import torch.distributed.tensor
 
-__all__ = ["compressai", "onnx", "onnxruntime", "pandas", "pyarrow", "torch"]
+__all__ = ["compressai", "pandas", "pyarrow", "torch"]
