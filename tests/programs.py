@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class Program:
         more: variables beside those of `environment`.
     """
 
-    def __init__(self, words: Sequence[object], more: Mapping[str, str]) -> None:
+    def __init__(self, words: Sequence[object], more: Mapping[str, str] = MappingProxyType({})) -> None:
         self.words, self.folder = [*map(str, words)], tempfile.TemporaryDirectory()
         env = environment(**more)
         if self.words[0] == "-c" or any(name.startswith(READ_AT_IMPORT) for name in more):
@@ -79,6 +80,21 @@ class Program:
         else:
             self._process = PREPARED.Process(target=_be_program, args=(self.words, env, self.folder.name))
             self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        process = self._process
+        return process.poll() is None if isinstance(process, subprocess.Popen) else process.is_alive()
+
+    def said(self) -> str:
+        """Its standard error so far."""
+        return Path(self.folder.name, STREAMS[1]).read_text()
 
     def finish(self, timeout: float) -> subprocess.CompletedProcess[str]:
         """Waits for its end; a process that takes longer than `timeout` seconds is killed."""

@@ -6,8 +6,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from importlib import import_module
 from pathlib import Path
@@ -24,8 +22,8 @@ from programs import (
     ROUNDING,
     SMALL,
     TINY,
+    Program,
     distance,
-    environment,
     into,
     launch,
     launch_nodes,
@@ -305,15 +303,17 @@ def test_one_process_under_the_launcher_is_one_without(configuration: str, coco2
 
 def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_weights(coco224: Path, tmp_path: Path) -> None:
     words = ["--coco_dir", coco224, *TINY, "--epochs", 100, "--max_steps", 400, "--eval_every", 1]
-    command = [sys.executable, "train_accel.py", *map(str, [*words, *into(tmp_path / "stopped")])]
-    with subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True) as process:
-        record = tmp_path / "stopped" / "metrics.jsonl"
-        while not (record.exists() and '"step": 3' in record.read_text()):
-            assert process.poll() is None
-            time.sleep(0.05)
-        os.kill(process.pid, signal.SIGTERM)
-        said = process.communicate(timeout=60)[1]
-    assert process.returncode == 75
+    process, record = (
+        Program(["train_accel.py", *words, *into(tmp_path / "stopped")]),
+        tmp_path / "stopped/metrics.jsonl",
+    )
+    while not (record.exists() and '"step": 3' in record.read_text()):
+        assert process.is_alive(), process.said()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGTERM)
+    done = process.finish(60)
+    said = done.stderr
+    assert done.returncode == 75
     stopped = int(states(tmp_path / "stopped")[-1].name[-8:])
     assert 3 <= stopped < 400
     assert f"stopped by a signal at step {stopped}; the same command continues from there" in said

@@ -2,16 +2,16 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from programs import ROOT, TINY, environment, into, rows, same, states, train, weights
+from programs import TINY, Program, into, rows, same, states, train, weights
 
 from codec.errors import InputError
 from training.state import own_states
@@ -131,14 +131,14 @@ def test_a_marker_of_another_program_is_refused(here: Train, tmp_path: Path) -> 
 
 def test_a_second_run_in_the_folder_is_refused(coco224: Path, tmp_path: Path) -> None:
     words = ["train_accel.py", "--coco_dir", coco224, *TINY, *into(tmp_path / "run")]
-    command = [sys.executable, *map(str, [*words, "--epochs", 10_000])]
-    with subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL) as first:
-        while not (tmp_path / "run" / "metrics.jsonl").exists():
-            assert first.poll() is None
-            time.sleep(0.05)
-        with pytest.raises(InputError, match="is in use by another run"):
-            train(*words[1:], "--max_steps", 2)
-        first.kill()
+    first = Program([*words, "--epochs", 10_000])
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert first.is_alive(), first.said()
+        time.sleep(0.05)
+    with pytest.raises(InputError, match="is in use by another run"):
+        train(*words[1:], "--max_steps", 2)
+    os.kill(first.pid, signal.SIGKILL)
+    assert first.finish(60).returncode == -signal.SIGKILL
     assert train(*words[1:], "--max_steps", 2) == 0  # the lock of a killed run holds nobody up
 
 

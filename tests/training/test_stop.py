@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from programs import ROOT, SMALL, TINY, environment, into, run, states, train
+from programs import ROOT, SMALL, TINY, Program, environment, into, run, states, train
 
 import train_accel
 from training.outcome import Outcome, Reading
@@ -44,23 +44,21 @@ except Preempted:
 """
 
 
-def stopped(words: list[object], log: Path, what: str, seconds: float) -> tuple[int, float, str]:
-    """Starts a run, waits until its log has these words and then for some seconds, and sends SIGTERM.
+def stopped(words: list[object], what: str, seconds: float) -> tuple[int, float, str]:
+    """Starts a run, waits until it says these words and then for some seconds, and sends SIGTERM.
 
     Returns:
         Its status, how long it took to stop, and what it said.
     """
-    with log.open("w") as file:
-        command = [sys.executable, "train_accel.py", *map(str, words)]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=file, stderr=file)
-    while what not in log.read_text():
-        assert process.poll() is None, log.read_text()
+    process = Program(["train_accel.py", *words])
+    while what not in process.said():
+        assert process.is_alive(), process.said()
         time.sleep(0.05)
     time.sleep(seconds)
-    process.send_signal(signal.SIGTERM)
+    os.kill(process.pid, signal.SIGTERM)
     since = time.monotonic()
-    status = process.wait(60)
-    return status, time.monotonic() - since, log.read_text()
+    done = process.finish(60)
+    return done.returncode, time.monotonic() - since, done.stderr
 
 
 def test_a_signal_stops_the_distilled_start(coco224: Path, tmp_path: Path) -> None:
@@ -68,7 +66,7 @@ def test_a_signal_stops_the_distilled_start(coco224: Path, tmp_path: Path) -> No
     assert train(*words, "--max_steps", 1) == 0
     start = ["--init_checkpoint", tmp_path / "gdn" / "last.safetensors", "--act", "gate", "--distill_steps", 100_000]
     words = ["--coco_dir", coco224, *TINY[len(SMALL) :], *start, *into(tmp_path / "run"), "--num_workers", 0]
-    status, seconds, said = stopped(words, tmp_path / "log", "distilled start", 0.3)
+    status, seconds, said = stopped(words, "distilled start", 0.3)
     assert (status, "Traceback" in said) == (75, False)
     assert seconds < SECONDS
     assert "stopped by SIGTERM before the first step; run the same command again" in said
@@ -78,7 +76,7 @@ def test_a_signal_stops_the_distilled_start(coco224: Path, tmp_path: Path) -> No
 def test_a_signal_stops_a_compilation(coco224: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     words = ["--coco_dir", coco224, *TINY, *into(tmp_path / "run"), "--compile", "true"]
-    status, seconds, said = stopped(words, tmp_path / "log", "batch       8 x 1", 4.0)
+    status, seconds, said = stopped(words, "batch       8 x 1", 4.0)
     assert (status, "Traceback" in said) == (75, False)
     assert seconds < SECONDS
     assert "stopped by SIGTERM before the first step; run the same command again" in said
