@@ -53,8 +53,12 @@ PREPARED = multiprocessing.get_context("forkserver")
 PREPARED.set_forkserver_preload(["tests.libraries"])
 """Forks processes from one that has imported the libraries."""
 
-READ_AT_IMPORT = ("ATEN_", "OMP_", "ONEDNN_", "PYTHON", "TORCH")
+READ_AT_IMPORT = ("ATEN_", "OMP_", "ONEDNN_", "PYTHON", "TORCH_")
 """How variables begin that libraries, or Python itself, read once."""
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+AT_IMPORT = dict(os.environ)
+"""The variables that the process that is forked from has."""
 
 STREAMS = ("stdout", "stderr")
 
@@ -73,7 +77,8 @@ class Program:
     def __init__(self, words: Sequence[object], more: Mapping[str, str] = MappingProxyType({})) -> None:
         self.words, self.folder = [*map(str, words)], tempfile.TemporaryDirectory()
         env = environment(**more)
-        if self.words[0] == "-c" or any(name.startswith(READ_AT_IMPORT) for name in more):
+        changed = {name for name, _ in env.items() ^ AT_IMPORT.items()}
+        if self.words[0] == "-c" or any(name.startswith(READ_AT_IMPORT) for name in changed):
             command, (out, err) = [sys.executable, *self.words], (Path(self.folder.name, name) for name in STREAMS)
             with out.open("wb") as stdout, err.open("wb") as stderr:
                 self._process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=stdout, stderr=stderr)
