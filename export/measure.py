@@ -22,7 +22,8 @@ from codec.files import FileCodec
 from codec.network.codec import Codec
 from codec.network.hyperprior import HyperCodec
 from export.graph.check import optimized, runner
-from export.graph.parts import Part, on_host
+from export.graph.levels import on_host
+from export.graph.parts import Part
 from export.runtime import session_options
 from export.runtime.openvino import OpenVinoSession
 from export.runtime.session import BACKENDS

@@ -15,7 +15,8 @@ from torch import Tensor
 from codec.bitstream.hyper_coder import FIFTH
 from codec.network.codec import Codec
 from codec.network.hyperprior import HyperCodec
-from export.graph.parts import Part, in_levels
+from export.graph.levels import in_levels
+from export.graph.parts import Part
 from export.runtime import SYMBOL_ZERO, session_options
 from export.runtime.session import FIFTHS
 

@@ -12,19 +12,8 @@ from codec.network.codec import Codec
 from codec.network.hyperprior import HyperCodec
 from codec.network.latent import LatentModel
 from codec.quantization.layers import QuantizedLayer
-from codec.quantization.levels import (
-    HIGHEST,
-    LOWEST,
-    LevelQuantizer,
-    Levels,
-    apart,
-    beside_levels,
-    offset,
-    places,
-    together,
-)
-from codec.quantization.quantizers import ActivationQuantizer
-from export.graph.rewrite import Deconv, parameter, rewrite
+from export.graph.levels import in_channels_of_chip, in_levels, on_host
+from export.graph.rewrite import Deconv, constant, parameter, rewrite
 from export.runtime import SYMBOL_ZERO
 from export.runtime.session import FIFTHS
 
@@ -91,15 +80,6 @@ def _latent(codec: Codec, transform: str, in_float: str) -> str:
     return "symbols" if codec.has_symbols(transform) else "levels" if codec.has_levels(transform) else in_float
 
 
-def in_levels(codec: Codec, transform: str, values: Tensor) -> Tensor:
-    """The levels of y or y_hat as the chip's channels, where the transform works on levels; elsewhere the values."""
-    if not codec.has_levels(transform):
-        return values
-    levels: Levels = getattr(codec, transform).levels
-    rounded = (values / levels.step.view(-1, 1, 1)).round()
-    return apart(rounded, levels.splits).clamp(LOWEST, HIGHEST)
-
-
 def encoder(codec: Codec, deconv: Deconv) -> nn.Module:
     """g_a. If it gives symbols, its last bias includes the medians, and a rounding with scale 1 follows."""
     g_a = rewrite(in_channels_of_chip(codec, "g_a"), deconv)
@@ -110,63 +90,6 @@ def hyper_analysis(codec: HyperCodec) -> nn.Module:
     """h_a. Its last bias includes the medians of z, and if it gives symbols or fifths, a rounding follows."""
     h_a = rewrite(in_channels_of_chip(codec, "h_a"), "transpose")
     return _centred(h_a, "4", codec.entropy_bottleneck)
-
-
-def in_channels_of_chip(codec: Codec, part: str) -> nn.Module:
-    """A copy of a transform with the channels that a chip has for levels; the host converts between these and y.
-
-    A transform without levels is returned itself.
-    """
-    transform: nn.Module = getattr(codec, part)
-    if not codec.has_levels(part):
-        return transform
-    chip = copy.deepcopy(transform)
-    splits: Tensor = getattr(codec, part).levels.splits
-    layer = chip.get_submodule(beside_levels(part))
-    if (splits > 1).any():
-        (give_splits if part == "g_a" else take_splits)(layer, splits)
-    chip.set_submodule("levels", nn.Identity())
-    for name, quantizer in list(chip.named_modules()):
-        if isinstance(quantizer, LevelQuantizer):
-            plain = ActivationQuantizer(quantizer.switches, quantizer.observer, (LOWEST, HIGHEST))
-            plain.frozen = quantizer.frozen
-            chip.set_submodule(name, plain)
-    return chip
-
-
-def give_splits(layer: nn.Module, splits: Tensor) -> None:
-    """Gives the last convolution of g_a an output channel for each split, in place.
-
-    Args:
-        splits: [M].
-    """
-    assert isinstance(layer, QuantizedLayer)
-    assert isinstance(layer, nn.Conv2d)
-    weight, bias = parameter(layer, "weight"), parameter(layer, "bias")
-    channel, place = places(splits)
-    count = splits[channel]
-    (source,) = layer.wiring.inputs
-    scales = layer.weight_quantizer.scale
-    unit, own = (source.scale * each for each in (scales, scales[channel] / count))
-    bias = (bias / unit).round() * unit
-    shift = (offset(place, count) / own).round() * own
-    layer.register_parameter("weight", _constant(weight[channel] / count.view(-1, 1, 1, 1)))
-    layer.register_parameter("bias", _constant(bias[channel] / count + shift))
-    layer.weight_quantizer.scale = scales[channel] / count
-    layer.out_channels = len(channel)
-
-
-def take_splits(layer: nn.Module, splits: Tensor) -> None:
-    """Gives the first layer of h_a or g_s an input channel for each split, with the weights of the channel; in place.
-
-    Args:
-        splits: [M].
-    """
-    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
-    channel, _ = places(splits)
-    weight = parameter(layer, "weight")
-    layer.register_parameter("weight", _constant(weight[channel] if layer.transposed else weight[:, channel]))
-    layer.in_channels = len(channel)
 
 
 def _centred(transform: nn.Module, last: str, model: LatentModel) -> nn.Module:
@@ -206,10 +129,6 @@ LARGEST = 127
 """The largest value of an 8-bit weight and of a constant channel."""
 
 
-def _constant(value: Tensor) -> nn.Parameter:
-    return nn.Parameter(value, requires_grad=False)
-
-
 def carry_medians(layer: nn.Module) -> list[float]:
     """Extends the first deconvolution: its input becomes symbols and constants instead of y_hat = symbols + medians.
 
@@ -233,7 +152,7 @@ def carry_medians(layer: nn.Module) -> list[float]:
     digits = [(high - LARGEST * i).clamp(0, LARGEST) + (high + LARGEST * i).clamp(-LARGEST, 0) for i in range(count)]
     rows = torch.stack([*digits, added - LARGEST * high]) * scale
     extended = torch.cat([parameter(layer, "weight"), rows.float()])
-    layer.register_parameter("weight", _constant(extended))
+    layer.register_parameter("weight", constant(extended))
     layer.in_channels = len(extended)
     return [float(LARGEST)] * count + [1.0]
 
@@ -281,37 +200,6 @@ class Full(nn.Module):
             symbols = symbols.clamp(*self.limits) if self.limits else symbols
         y_hat = symbols + centres
         return self.decoder(symbols if self.takes_symbols else y_hat), symbols if self.gives_symbols else y_hat
-
-
-def on_host(codec: Codec, part: str) -> list[nn.Module]:
-    """What the host computes between y and a transform's levels, if it has levels."""
-    if not codec.has_levels(part):
-        return []
-    levels: Levels = getattr(codec, part).levels
-    return [FromLevels(levels)] if levels.gives_y else [ToLevels(levels)]
-
-
-class FromLevels(nn.Module):
-    """Levels [B, sum of splits, H, W] to y [B, M, H, W]."""
-
-    def __init__(self, levels: Levels) -> None:
-        super().__init__()
-        self.levels = levels
-
-    def forward(self, parts: Tensor) -> Tensor:
-        y: Tensor = self.levels(together(parts, self.levels.splits))
-        return y
-
-
-class ToLevels(nn.Module):
-    """y or y_hat [B, M, H, W] to levels [B, sum of splits, H, W]; the graph clamps them."""
-
-    def __init__(self, levels: Levels) -> None:
-        super().__init__()
-        self.levels = levels
-
-    def forward(self, y: Tensor) -> Tensor:
-        return apart(self.levels(y).round(), self.levels.splits)
 
 
 class Means(nn.Module):

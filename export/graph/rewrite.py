@@ -211,8 +211,8 @@ class ConstantGDN(nn.Module):
         super().__init__()
         gamma = layer.gamma_reparam(layer.gamma)
         self.norm = nn.Conv2d(gamma.shape[1], gamma.shape[0], 1)
-        self.norm.weight = _constant(gamma[:, :, None, None])
-        self.norm.bias = _constant(layer.beta_reparam(layer.beta))
+        self.norm.weight = constant(gamma[:, :, None, None])
+        self.norm.bias = constant(layer.beta_reparam(layer.beta))
         self.inverse = layer.inverse
 
     def forward(self, x: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ class ConstantGDN(nn.Module):
 def banded_conv(layer: ChannelConv) -> nn.Conv2d:
     """ECA's 3-tap convolution across channels as a 1x1 convolution with the banded matrix as a constant."""
     conv = nn.Conv2d(layer.channels, layer.channels, 1, bias=False)
-    conv.weight = _constant(banded(parameter(layer, "weight").flatten(), layer.channels))
+    conv.weight = constant(banded(parameter(layer, "weight").flatten(), layer.channels))
     quantize_alike(layer, conv, torch.zeros(layer.channels, dtype=torch.long))
     return conv
 
@@ -245,7 +245,7 @@ REPLACEMENTS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
 def _conv3x3(layer: nn.ConvTranspose2d, weight: Tensor, origin: Tensor) -> nn.Conv2d:
     """A 3x3 convolution with these kernels; `origin` gives the layer's output channel for each of its channels."""
     conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1)
-    conv.weight, conv.bias = _constant(weight), _constant(parameter(layer, "bias")[origin])
+    conv.weight, conv.bias = constant(weight), constant(parameter(layer, "bias")[origin])
     quantize_alike(layer, conv, origin)
     return conv
 
@@ -274,5 +274,6 @@ def parameter(layer: nn.Module, name: str) -> Tensor:
     return value
 
 
-def _constant(value: Tensor) -> nn.Parameter:
+def constant(value: Tensor) -> nn.Parameter:
+    """A parameter that no training changes."""
     return nn.Parameter(value.detach().clone().contiguous(), requires_grad=False)
