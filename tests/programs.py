@@ -76,6 +76,8 @@ class Program:
 
     def __init__(self, words: Sequence[object], more: Mapping[str, str] = MappingProxyType({})) -> None:
         self.words, self.folder = [*map(str, words)], tempfile.TemporaryDirectory()
+        for name in STREAMS:
+            Path(self.folder.name, name).touch()
         env = environment(**more)
         changed = {name for name, _ in env.items() ^ AT_IMPORT.items()}
         if self.words[0] == "-c" or any(name.startswith(READ_AT_IMPORT) for name in changed):
@@ -125,7 +127,7 @@ class Program:
 def _be_program(words: list[str], env: dict[str, str], folder: str) -> None:
     """What Python does with these words, in the new process."""
     for number, name in enumerate(STREAMS, 1):
-        with Path(folder, name).open("wb") as file:
+        with Path(folder, name).open("ab") as file:
             os.dup2(file.fileno(), number)
     os.environ.clear()
     os.environ.update(env)
