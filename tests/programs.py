@@ -10,10 +10,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -74,7 +73,7 @@ class Program:
         more: variables beside those of `environment`.
     """
 
-    def __init__(self, words: Sequence[object], more: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(self, *words: object, **more: str) -> None:
         self.words, self.folder = [*map(str, words)], tempfile.TemporaryDirectory()
         for name in STREAMS:
             Path(self.folder.name, name).touch()
@@ -87,6 +86,7 @@ class Program:
         else:
             self._process = PREPARED.Process(target=_be_program, args=(self.words, env, self.folder.name))
             self._process.start()
+        atexit.register(self.kill)  # a test that fails leaves none behind
 
     @property
     def pid(self) -> int:
@@ -120,8 +120,12 @@ class Program:
             self._process.join(timeout)
             if self._process.exitcode is not None:
                 return self._process.exitcode
-        self._process.kill()
+        self.kill()
         return None
+
+    def kill(self) -> None:
+        """SIGKILL, if it runs."""
+        self._process.kill()
 
 
 def _be_program(words: list[str], env: dict[str, str], folder: str) -> None:
@@ -147,7 +151,7 @@ def _be_program(words: list[str], env: dict[str, str], folder: str) -> None:
 
 def run(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
     """Runs Python with these words, from the root of the repository, and waits."""
-    return Program(words, more).finish(600)
+    return Program(*words, **more).finish(600)
 
 
 def launch(*words: object, config: Path = DDP, processes: int = 2, **more: str) -> subprocess.CompletedProcess[str]:
@@ -162,8 +166,12 @@ def run_ranks(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
         port = server.getsockname()[1]
     group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     env = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", **group, **more}
-    ranks = [Program(words, env | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
-    done = [rank.finish(300) for rank in ranks]
+    ranks = [Program(*words, **env, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+    try:
+        done = [rank.finish(300) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
     said = "".join(each.stderr for each in done)
     return subprocess.CompletedProcess(ranks[0].words, max(abs(each.returncode) for each in done), stderr=said)
 

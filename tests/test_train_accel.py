@@ -303,10 +303,8 @@ def test_one_process_under_the_launcher_is_one_without(configuration: str, coco2
 
 def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_weights(coco224: Path, tmp_path: Path) -> None:
     words = ["--coco_dir", coco224, *TINY, "--epochs", 100, "--max_steps", 400, "--eval_every", 1]
-    process, record = (
-        Program(["train_accel.py", *words, *into(tmp_path / "stopped")]),
-        tmp_path / "stopped/metrics.jsonl",
-    )
+    process = Program("train_accel.py", *words, *into(tmp_path / "stopped"))
+    record = tmp_path / "stopped" / "metrics.jsonl"
     while not (record.exists() and '"step": 3' in record.read_text()):
         assert process.is_alive(), process.said()
         time.sleep(0.05)

@@ -25,9 +25,12 @@ def in_levels(codec: Codec, transform: str, values: Tensor) -> Tensor:
     """The levels of y or y_hat as the chip's channels, where the transform works on levels; elsewhere the values."""
     if not codec.has_levels(transform):
         return values
-    levels: Levels = getattr(codec, transform).levels
-    rounded = (values / levels.step.view(-1, 1, 1)).round()
-    return apart(rounded, levels.splits).clamp(LOWEST, HIGHEST)
+    return _rounded(values, getattr(codec, transform).levels).clamp(LOWEST, HIGHEST)
+
+
+def _rounded(values: Tensor, levels: Levels) -> Tensor:
+    """The levels of y or y_hat as the chip's channels, not clamped."""
+    return apart((values / levels.step.view(-1, 1, 1)).round(), levels.splits)
 
 
 def in_channels_of_chip(codec: Codec, part: str) -> nn.Module:
@@ -89,30 +92,16 @@ def take_splits(layer: nn.Module, splits: Tensor) -> None:
 
 def on_host(codec: Codec, part: str) -> list[nn.Module]:
     """What the host computes between y and a transform's levels, if it has levels."""
-    if not codec.has_levels(part):
-        return []
-    levels: Levels = getattr(codec, part).levels
-    return [FromLevels(levels)] if levels.gives_y else [ToLevels(levels)]
+    return [OnHost(getattr(codec, part).levels)] if codec.has_levels(part) else []
 
 
-class FromLevels(nn.Module):
-    """Levels [B, sum of splits, H, W] to y [B, M, H, W]."""
+class OnHost(nn.Module):
+    """The chip's levels [B, sum of splits, H, W] to y [B, M, H, W], or y to levels, which the graph clamps."""
 
     def __init__(self, levels: Levels) -> None:
         super().__init__()
         self.levels = levels
 
-    def forward(self, parts: Tensor) -> Tensor:
-        y: Tensor = self.levels(together(parts, self.levels.splits))
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.levels(together(x, self.levels.splits)) if self.levels.gives_y else _rounded(x, self.levels)
         return y
-
-
-class ToLevels(nn.Module):
-    """y or y_hat [B, M, H, W] to levels [B, sum of splits, H, W]; the graph clamps them."""
-
-    def __init__(self, levels: Levels) -> None:
-        super().__init__()
-        self.levels = levels
-
-    def forward(self, y: Tensor) -> Tensor:
-        return apart(self.levels(y).round(), self.levels.splits)

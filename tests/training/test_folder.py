@@ -131,7 +131,7 @@ def test_a_marker_of_another_program_is_refused(here: Train, tmp_path: Path) -> 
 
 def test_a_second_run_in_the_folder_is_refused(coco224: Path, tmp_path: Path) -> None:
     words = ["train_accel.py", "--coco_dir", coco224, *TINY, *into(tmp_path / "run")]
-    first = Program([*words, "--epochs", 10_000])
+    first = Program(*words, "--epochs", 10_000)
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         assert first.is_alive(), first.said()
         time.sleep(0.05)

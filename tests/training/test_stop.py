@@ -50,7 +50,7 @@ def stopped(words: list[object], what: str, seconds: float) -> tuple[int, float,
     Returns:
         Its status, how long it took to stop, and what it said.
     """
-    process = Program(["train_accel.py", *words])
+    process = Program("train_accel.py", *words)
     while what not in process.said():
         assert process.is_alive(), process.said()
         time.sleep(0.05)

@@ -85,27 +85,28 @@ export class Codec {
 
   /** y, y_hat or symbols as the graph's levels, or symbols, in 8 bits. */
   toLevels(piece, graph) {
-    const { values, channels } = piece, each = piece.rows * piece.columns, found = [];
-    for (let c = 0; c < channels; c++) {
-      const count = graph.splits ? graph.splits[c] : 1;
+    const { values } = piece, each = piece.rows * piece.columns, splits = graph.splits ?? new Array(piece.channels).fill(1);
+    const channels = splits.reduce((sum, count) => sum + count), found = new Uint8Array(channels * each);
+    let next = 0;
+    splits.forEach((count, c) => {
       for (let place = 0; place < count; place++)
         for (let i = c * each; i < (c + 1) * each; i++) {
           const level = graph.steps ? even(Math.fround(Math.fround(values[i]) / graph.steps[c])) : values[i];
-          found.push(Math.min(255, Math.max(0, Math.floor((level + place) / count) + ZERO)));
+          found[next++] = Math.min(255, Math.max(0, Math.floor((level + place) / count) + ZERO));
         }
-    }
-    return { ...piece, values: Uint8Array.from(found), channels: found.length / each };
+    });
+    return { ...piece, values: found, channels };
   }
 
   /** Symbols, Int32Array, or y, Float32Array, from the graph's 8 bits: a level is the sum of its splits. */
   fromLevels(found, graph) {
-    const each = found.rows * found.columns, channels = graph.splits ? graph.splits.length : found.channels;
-    const levels = new Int32Array(channels * each);
-    for (let c = 0, next = 0; c < channels; c++) {
-      const count = graph.splits ? graph.splits[c] : 1;
+    const each = found.rows * found.columns, splits = graph.splits ?? new Array(found.channels).fill(1);
+    const channels = splits.length, levels = new Int32Array(channels * each);
+    let next = 0;
+    splits.forEach((count, c) => {
       for (let place = 0; place < count; place++)
         for (let i = c * each; i < (c + 1) * each; i++) levels[i] += found.values[next++] - ZERO;
-    }
+    });
     const values = graph.steps ? Float32Array.from(levels, (level, i) => level * graph.steps[Math.floor(i / each)]) : levels;
     return { ...found, values, channels };
   }
