@@ -9,7 +9,6 @@ from coco224.dataset import Rows
 from codec.description.architecture import Quantization
 from codec.errors import InputError
 from codec.network.codec import Codec, gdn_layers
-from codec.quantization.calibrate import CALIBRATION_PICTURES
 from codec.quantization.layers import FACTORS
 from codec.quantization.levels import levels_of, set_steps
 from codec.quantization.phases import (
@@ -102,9 +101,9 @@ def enter_phase(codec: Codec, qat: QatOptions, step: int) -> None:
         enter(codec, phase_of(qat, step), learning=not 0 <= qat.qat_disable_observer_step <= step)
 
 
-def calibration_pictures(rows: Rows, data: DataOptions, seed: int, device: torch.device) -> list[Tensor]:
-    """The pictures for cross-layer equalization and GPTQ rounding, each [1, 3, H, W] in [0, 1]."""
-    return list(first_batches(rows, data, seed, 1, min(CALIBRATION_PICTURES, len(rows)), device))
+def calibration_pictures(rows: Rows, data: DataOptions, seed: int, device: torch.device, most: int) -> list[Tensor]:
+    """The first pictures of the run, at most so many, each [1, 3, H, W] in [0, 1]."""
+    return list(first_batches(rows, data, seed, 1, min(most, len(rows)), device))
 
 
 def end_step(codec: Codec, faulty: bool) -> None:

@@ -11,7 +11,7 @@ from torch.amp.grad_scaler import GradScaler
 from coco224.batches import Batch
 from codec.network.codec import Codec
 from codec.network.pixels import to_float
-from codec.quantization.calibrate import fit_activations, round_to_grid
+from codec.quantization.calibrate import CALIBRATION_PICTURES, RANGE_PICTURES, fit_activations, round_to_grid
 from codec.quantization.phases import build, enter
 from training.data import TrainingData
 from training.distributed import broadcast_parameters
@@ -100,10 +100,11 @@ class Run:
     def settle_grids(self) -> None:
         """Fits a quantized codec's ranges and rounds its weights (GPTQ), with the same result on all ranks."""
         options = self.options
-        pictures = calibration_pictures(self.data.rows, options.data, options.numerics.seed, self.device)
+        of_run = self.data.rows, options.data, options.numerics.seed, self.device
+        pictures = calibration_pictures(*of_run, RANGE_PICTURES)
         self.data.batches.follow(self.progress.step)
         fit_activations(self.codec, pictures)
-        round_to_grid(self.codec, pictures)
+        round_to_grid(self.codec, pictures[:CALIBRATION_PICTURES])
         broadcast_parameters(self.codec)
 
     def shipped(self) -> Codec:

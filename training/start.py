@@ -16,7 +16,7 @@ from codec.description.typed import from_json
 from codec.errors import InputError
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec
-from codec.quantization.calibrate import equalize_channels
+from codec.quantization.calibrate import CALIBRATION_PICTURES, equalize_channels
 from codec.quantization.phases import in_float
 from codec.sample import to_start_from
 from training.data import first_batches
@@ -89,7 +89,8 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
     if not is_sharded(accelerator):  # FSDP supports only contiguous parameters
         codec = codec.to(memory_format=memory_format(numerics))
     if qat.qat and not saved:
-        equalize_channels(codec, calibration_pictures(rows, options.data, numerics.seed, accelerator.device))
+        of_run = rows, options.data, numerics.seed, accelerator.device
+        equalize_channels(codec, calibration_pictures(*of_run, CALIBRATION_PICTURES))
         broadcast_parameters(codec)
     return Start(codec, fp32_modules, distilled)
 

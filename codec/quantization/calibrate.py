@@ -29,7 +29,10 @@ from codec.quantization.rounding import round_weights
 from codec.quantization.sensitivity import Result
 
 CALIBRATION_PICTURES = 64
-"""The largest number of pictures that equalization, fitted ranges and GPTQ rounding use."""
+"""The largest number of pictures that post-training quantization, equalization and GPTQ rounding use."""
+
+RANGE_PICTURES = 256
+"""The largest number of pictures that a run fits ranges on: the more, the narrower they may be."""
 
 JOINED = 2**16
 """Pixels of small pictures that pass the codec together, which is faster; a larger picture passes alone."""

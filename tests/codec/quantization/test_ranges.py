@@ -10,7 +10,7 @@ from codec.quantization.calibrate import fit_activations
 from codec.quantization.observers import OBSERVERS
 from codec.quantization.phases import enter
 from codec.quantization.quantizers import ActivationQuantizer, Switches
-from codec.quantization.ranges import MARGIN, WIDTHS, fit_ranges
+from codec.quantization.ranges import WIDTHS, fit_ranges, margin
 
 
 def observed(values: Tensor, observer: str = "minmax") -> ActivationQuantizer:
@@ -47,15 +47,18 @@ def test_rare_values_are_clipped_with_a_margin_from_the_best_width() -> None:
     quantizer.high.copy_(high)
     fit_ranges(nn.Sequential(quantizer), batches)
     assert best < 0.5
-    assert float(quantizer.high / high) == float(quantizer.low / low) == pytest.approx(MARGIN * best)
+    assert float(quantizer.high / high) == float(quantizer.low / low) == pytest.approx(margin(64) * best)
     assert cost(quantizer, values) < costs[WIDTHS.index(1.0)]
 
 
 def test_values_that_fill_their_range_keep_it_with_the_margin() -> None:
+    """The more pictures, the smaller it is."""
     values = torch.linspace(-1, 3, 32 * 1024)[None]
-    quantizer = observed(values)
-    fit_ranges(nn.Sequential(quantizer), [values])
-    assert (float(quantizer.low), float(quantizer.high)) == pytest.approx((-MARGIN, 3 * MARGIN))
+    for times in (1, 64):
+        quantizer = observed(values)
+        fit_ranges(nn.Sequential(quantizer), [values] * times)
+        assert (float(quantizer.low), float(quantizer.high)) == pytest.approx((-margin(times), 3 * margin(times)))
+    assert margin(64) < margin(1)
 
 
 def test_a_range_that_clips_too_much_grows() -> None:
@@ -63,7 +66,7 @@ def test_a_range_that_clips_too_much_grows() -> None:
     quiet, loud = torch.linspace(-1, 1, 1024)[None], torch.linspace(-2, 2, 1024)[None]
     quantizer = observed(quiet, "ema")
     fit_ranges(nn.Sequential(quantizer), [quiet, loud])
-    assert float(quantizer.high) == pytest.approx(2 * MARGIN)
+    assert float(quantizer.high) == pytest.approx(2 * margin(2))
 
 
 def test_given_ranges_and_16_bits_stay_and_learned_ones_do_not(pictures: list[Tensor]) -> None:
