@@ -48,10 +48,10 @@ def test_bytes_of_the_runtime_decode_with_the_codec_to_the_same_symbols(
         "qat_scope": draw.choice(("encoder", "decoder", "all")), "qat_act_observer": draw.choice(("ema", "minmax")),
         "qat_w_per_channel": draw.choice((True, False)), "input_size": 176,
     }  # fmt: skip
-    options |= {"qat": True, "qat_calib_steps": 5, "qat_freeze_after": 12, "max_steps": 20, "batch_size": 2, "act": act}
+    options |= {"qat": True, "qat_calib_steps": 2, "qat_freeze_after": 5, "max_steps": 8, "batch_size": 2, "act": act}
     arch = ARCHES.get(seed, DEFAULT_ARCH)
     options |= {"arch": arch, "qat_exclude_entropy": arch == DEFAULT_ARCH}
-    narrow = seed >= 6  # 20 steps leave the tables of fresh weights too wide for 8 bits, and y in float
+    narrow = seed >= 6  # few steps leave the tables of fresh weights too wide for 8 bits, and y in float
     if narrow:
         start = make("gdn", N=options["N"], M=options["M"], arch=arch)
         options["init_checkpoint"] = save(start, tmp_path / "start.safetensors")
