@@ -4,6 +4,7 @@ An observer knows the extremes of a tensor, and these are rare: a range that hol
 on values that hardly ever occur. A narrower range clips a few values and rounds all others finer.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,7 +17,7 @@ WIDTHS = [2.0 ** (i / 4) for i in range(4, -13, -1)]
 """The ranges that are tried, as factors on the observed one: twice as wide to an eighth."""
 
 MARGIN = 1.6
-LARGEST_MARGIN = 2**0.5
+LARGEST_MARGIN = math.sqrt(2)
 """How much wider than the best range the chosen one is: by `MARGIN` over the square root of the number of pictures.
 
 Other pictures have other extremes, fewer if many were seen, and to clip them costs much more than to round a little
@@ -53,7 +54,7 @@ def fit_ranges(transform: nn.Module, inputs: Iterable[Tensor]) -> None:
 
 def margin(pictures: int) -> float:
     """What the best width for so many pictures is multiplied by."""
-    return min(1 + MARGIN / pictures**0.5, LARGEST_MARGIN)
+    return min(1 + MARGIN / math.sqrt(pictures), LARGEST_MARGIN)
 
 
 @contextmanager
