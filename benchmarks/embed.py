@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from codec.checkpoint import load_codec
-from codec.description.file import Description, to_bytes
+from codec.description.file import Description, read_checkpoint, to_bytes
 from codec.network.arrays import as_arrays
 from codec.network.codec import Codec
 from codec.network.tables import with_tables
 from codec.quantization.layers import QuantizedLayer
-from codec.sample import FILES, to_use
+from codec.sample import FILES, to_start_from, to_use
 
 MOST_BYTES = 4 * 2**20
 """Largest file of an embedded codec, as git and a wheel compress it: half of the CDF tables are zeros."""
@@ -61,8 +61,10 @@ def halved(codec: Codec, description: Description) -> bytes:
     options = description.options | {name: Path(str(description.options[name])).name for name in local}
     embedded = {to_use(name).resolve(): name for name in FILES}
     start = description.options.get("init_checkpoint")
+    while start and to_start_from(str(start)).resolve() not in embedded:  # a run before this one
+        start = read_checkpoint(to_start_from(str(start))).description.options.get("init_checkpoint")
     if start:  # the card of an embedded codec's child needs the name
-        options["init_checkpoint"] = embedded.get(Path(str(start)).resolve(), start)
+        options["init_checkpoint"] = embedded[to_start_from(str(start)).resolve()]
     return to_bytes(half, fresh.architecture, replace(description, options=options))
 
 
