@@ -61,10 +61,10 @@ def halved(codec: Codec, description: Description) -> bytes:
     options = description.options | {name: Path(str(description.options[name])).name for name in local}
     embedded = {to_use(name).resolve(): name for name in FILES}
     start = description.options.get("init_checkpoint")
-    while start and to_start_from(str(start)).resolve() not in embedded:  # a run before this one
-        start = read_checkpoint(to_start_from(str(start))).description.options.get("init_checkpoint")
+    while start and (source := to_start_from(str(start)).resolve()) not in embedded:  # a run before this one
+        start = read_checkpoint(source).description.options.get("init_checkpoint")
     if start:  # the card of an embedded codec's child needs the name
-        options["init_checkpoint"] = embedded[to_start_from(str(start)).resolve()]
+        options["init_checkpoint"] = embedded[source]
     return to_bytes(half, fresh.architecture, replace(description, options=options))
 
 
