@@ -46,7 +46,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     given = parser.parse_args(None if argv is None else list(argv))
     given.out.mkdir(parents=True, exist_ok=True)
     study = Study(replace(CPU, first_steps=given.steps), given.out, given.out / "coco224")
-    prepare(given.coco_dir, study.crops)
+    prepare(given.coco_dir, study.crops, 224)
     run_stage(study, jobs(study.budget), given.images, math.inf)
     publish("starts", [row(study)], {"budget": vars(study.budget), "lambda_mse": LAMBDA})
     return 0

@@ -9,7 +9,8 @@ The runs are runs of `train_accel.py`. After --minutes they stop with a checkpoi
 command goes on. The last step writes `results/rd_study.json` and `.png`.
 
 With `--budget architectures` all that is done for each architecture, and the last step writes
-`results/study_architectures.json`.
+`results/study_architectures.json`. `--budget rates` compares a codec of all rates with codecs of one rate instead, and
+the last step writes `results/rates.json`.
 """
 
 import math
@@ -19,7 +20,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.study import architectures
+from benchmarks.study import architectures, rates
 from benchmarks.study.plan import BUDGETS, Study
 from benchmarks.study.run import prepare, run
 from training.preempt import PREEMPTED
@@ -37,18 +38,21 @@ def main(argv: Iterable[str] | None = None) -> int:
     start = time.time()
     given.out.mkdir(parents=True, exist_ok=True)
     crops = given.out / "coco224"
-    found = (
-        architectures.studies(given.out, crops)
-        if given.budget == architectures.BUDGET
-        else {given.budget: Study(BUDGETS[given.budget], given.out, crops)}
-    )
-    prepare(given.coco_dir, crops)
+    if given.budget == architectures.BUDGET:
+        found = architectures.studies(given.out, crops)
+    elif given.budget == rates.BUDGET:
+        found = {rates.BUDGET: rates.RatesStudy(given.out, crops)}
+    else:
+        found = {given.budget: Study(BUDGETS[given.budget], given.out, crops)}
+    prepare(given.coco_dir, crops, max(224, BUDGETS[given.budget].input_size))
     for study in found.values():
         if not run(study, given.images, start + 60 * given.minutes):
             print("the time is up; the same command goes on")
             return PREEMPTED
     if given.budget == architectures.BUDGET:
         architectures.summarize(found, given.images)
+    elif given.budget == rates.BUDGET:
+        rates.summarize(found[rates.BUDGET], given.images)
     else:
         from benchmarks.study.summary import summarize
 

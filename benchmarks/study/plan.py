@@ -115,6 +115,7 @@ BUDGETS = {
         jobs=1,
         swaps=False,
     ),
+    "rates": replace(CPU, N=64, M=160, batch_size=2, input_size=256, extra_steps=1500),
     "gpu": replace(
         CPU,
         N=128,
@@ -152,7 +153,7 @@ class Job:
     """One run: its options, and the run whose last checkpoint it starts from (None: random weights)."""
 
     name: str
-    lambda_mse: float
+    lambda_mse: float | str
     steps: int
     options: tuple[object, ...]
     start: str | None = None

@@ -119,10 +119,10 @@ def _quiet(folder: Path) -> None:
     os.dup2(log, 2)
 
 
-def prepare(photographs: str, crops: Path) -> None:
-    """The training crops: four windows at native resolution of each photograph."""
+def prepare(photographs: str, crops: Path, size: int) -> None:
+    """The training crops: four windows [size, size] at native resolution of each photograph."""
     from coco224.prepare import main as prepare_crops
 
     if not crops.exists():
         words = ["--coco_dir", photographs, "--out_dir", str(crops), "--crop", "random", "--crops_per_image", "4"]
-        assert prepare_crops([*words, "--include_val", "false"]) == 0
+        assert prepare_crops([*words, "--size", str(size), "--include_val", "false"]) == 0

@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from rates import RATES, rated
 from torch import Tensor
 
 from benchmarks import starts
-from benchmarks.study import architectures
+from benchmarks.study import architectures, rates
 from benchmarks.study.plan import BUDGETS, PLUGIN, WITHOUT_MAP, Study
 from benchmarks.study.run import run
 from benchmarks.study.summary import bd_rates, draw, int8_row, percent, tables_row, verdicts
 from codec.blocks import block_named, load_plugin, make_options
-from codec.description.architecture import Architecture
+from codec.description.architecture import ARCHITECTURES, Architecture
 from codec.network.architectures import new_codec
+from codec.network.bottleneck import noise_keys
 
 WORSE = {"relu": 1.2, "gate": 0.9}
 """How much larger than GDN's a block's files are, at the same PSNR."""
@@ -99,3 +101,20 @@ def test_a_block_of_the_study_learns_a_gdn_in_closed_form(act: str, picture: Ten
         block.fit(x, y)
         after = (block(x) - y).square().mean()
     assert after < before
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("number", [0, RATES - 1])
+def test_a_codec_of_one_rate_begins_with_the_bits_and_the_picture_of_the_codec_of_several(
+    arch: str, number: int, picture: Tensor
+) -> None:
+    codec = rated(arch).train()
+    alone = rates.at_one_rate(codec, number)
+    assert alone.architecture.rates == 1
+    x, keys = picture[..., :128, :128], noise_keys(0, 0, torch.arange(1))
+    ours, theirs = alone(x, keys), codec(x, keys, rates=torch.tensor([number / (RATES - 1)]))
+    for latent, likelihoods in theirs["likelihoods"].items():
+        bits = likelihoods.log2().sum().item()
+        bound = 1e-4 if latent == "z" else 0.01  # with several rates h_s is given z rounded, with one z and noise
+        assert ours["likelihoods"][latent].log2().sum().item() == pytest.approx(bits, rel=bound), latent
+    torch.testing.assert_close(alone.g_s(alone.g_a(x)), codec.g_s(codec.g_a(x)), rtol=0, atol=1e-4)
