@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from coco224.errors import DataError, message, one_line
-from coco224.files import expanded, in_words
+from coco224.files import check_file, expanded, in_words
 from codec.errors import InputError, SomeFailed
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -166,6 +166,23 @@ def _choices(field: dataclasses.Field[Any]) -> tuple[str, ...]:
     if typing.get_origin(_kind(field)) is typing.Literal:
         return typing.get_args(_kind(field))
     return tuple(field.metadata.get("choices", ()))
+
+
+def check_output(option: str, path: str, read: Iterable[Path] = ()) -> None:
+    """Checks, before the work, an output file whose folder must exist.
+
+    Args:
+        read: the files that the command reads.
+
+    Raises:
+        InputError: it cannot be written, or the command reads it.
+    """
+    if not Path(path).resolve().parent.is_dir():
+        raise InputError(f"--{option} {path}: its folder does not exist; make it first")
+    try:
+        check_file(f"--{option}", Path(path), read)
+    except DataError as error:
+        raise InputError(str(error)) from None
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -11,10 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from codec.cli import ArgumentParser, OptionGroup, at_least, option, run
+from codec.cli import ArgumentParser, OptionGroup, at_least, check_output, option, run
 from codec.errors import InputError
 from export import options as shared
-from export.json_file import check_json, write_json
+from export.json_file import write_json
 
 if TYPE_CHECKING:
     import onnx
@@ -45,7 +45,6 @@ class ReportOptions(OptionGroup):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_json(self.json)
         shared.check_a16(self.a16, self.calib_dir)
 
 
@@ -66,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     only_with_ckpt = ("images", "calib_dir", "a16", "replace_parts", "plugin")
     if files and (useless := [f"--{name}" for name in only_with_ckpt if getattr(options, name)]):
         raise InputError(f"{' and '.join(useless)} need --ckpt: the files of --onnx stay as they are; leave them out")
+    if options.json:
+        check_output("json", options.json, [*files, *shared.read_by(options.ckpt, options.plugin, options.images)])
     shared.require_onnx()
     report = of_checkpoint(options) if options.ckpt else of_files(files, options)
     print(markdown(report))

@@ -15,6 +15,7 @@ from PIL import Image
 from programs import ROOT, run
 
 from benchmarks.damage import damaged
+from coco224.errors import DataError
 from codec import compress, convert, decompress
 from codec.checkpoint import Description, save_codec
 from codec.cli import run as as_program
@@ -213,6 +214,9 @@ def test_nothing_is_written_where_something_cannot_work(checkpoint: Path, folder
     twins.mkdir()
     for name in ("a.png", "a.jpg"):
         (twins / name).write_bytes((folder / "odd.png").read_bytes())
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "odd.bin").symlink_to(checkpoint)
     before = files(tmp_path)
     for program, words, said in (
         (compress, [odd, out], "--checkpoint is required"),
@@ -225,10 +229,15 @@ def test_nothing_is_written_where_something_cannot_work(checkpoint: Path, folder
         (compress, [str(twins), out, *use], "rename one"),
         (compress, [odd, out, *use, "--num_proc", "0"], "--num_proc 0"),
         (compress, [odd, odd, *use, "--overwrite"], "is the source itself"),
-        (compress, [odd, str(tmp_path / "there.bin" / "a.bin"), *use], "there.bin: File exists"),
+        (compress, [odd, str(tmp_path / "there.bin" / "a.bin"), *use], "there.bin/a.bin: it cannot be written there"),
+        (compress, [str(folder), str(tmp_path / "there.bin" / "a"), *use], r"a cannot be written .it is a file."),
+        (compress, [str(folder), "/proc/out", "--checkpoint", "none"], "TARGET /proc/out cannot be written"),
+        (decompress, [odd, "/proc/out/x.png", "--checkpoint", "none"], "TARGET /proc/out/x.png: it cannot be written"),
+        (compress, [odd, str(checkpoint), *use, "--overwrite"], "the command reads this file too"),
+        (compress, [str(folder), str(linked), *use, "--overwrite"], "odd.bin is a file that the command reads"),
         (decompress, [str(tmp_path / "there.bin"), str(tmp_path / "x.jpg"), *use], "ends in .bmp or .png"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises((InputError, DataError), match=said):
             program.main(words)
     assert files(tmp_path) == before
     assert compress.main([odd, str(tmp_path / "there.bin"), *use, "--overwrite"]) == 0
