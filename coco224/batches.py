@@ -171,7 +171,7 @@ def train_loader(
         pin_memory: put the batches into page-locked memory, from which a GPU copies them while it computes.
     """
     micro_batches = range(start_step * batches.grad_accum, stop_step * batches.grad_accum)
-    workers = num_workers * int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of all processes of this machine
+    workers = num_workers * int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # of all processes of this machine
     needed, free = workers * _BATCHES_PER_WORKER * batches.batch_bytes, shared_memory() if num_workers else 0
     pin_memory = pin_memory and _can_pin(batches.batch_bytes)
     if num_workers and needed <= free:

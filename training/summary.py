@@ -54,7 +54,7 @@ def announce(run: Run, record: Record) -> None:
     record.say(f"precision   {amp} on {run.device}{regions}")
     if options.numerics.amp and is_emulated(amp, run.device):
         record.say(f"warning     this CPU has no instructions for {amp}: --amp false is many times faster on it")
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", run.accelerator.num_processes))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE") or run.accelerator.num_processes)
     if warning := core_warning(run.device, local, torch.get_num_threads(), usable_cores()):
         record.say(f"warning     {warning}")
     record.say(
