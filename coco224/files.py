@@ -100,10 +100,12 @@ def lock(path: Path, refusal: str) -> BinaryIO:
 
     Raises:
         DataError: `refusal`, if another process holds the lock.
-        OSError: the file cannot be created.
+        OSError: the file cannot be created, or is not regular.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
+        with contextlib.suppress(FileNotFoundError):
+            _check_regular(path, path.stat())
         file = path.open("ab")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

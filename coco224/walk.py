@@ -14,11 +14,13 @@ from coco224.errors import DataError, counted, printable
 # Folders of other programs begin with: hidden ones (.Trashes, .snapshot), a NAS's thumbnails and bin (@eaDir,
 # @Recycle), Windows' bin ($RECYCLE.BIN).
 _FOREIGN = (".", "@", "$")
-# Or they are called, in lower case: macOS's zip and shares, a NAS's bins and snapshots, what file systems' checks found.
+# Or they are called, in lower case: macOS's zip and shares, a NAS's bins and snapshots, what a disk's check found.
 _FOREIGN_NAMES = frozenset(
-    ("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder")
-    + ("#recycle", "#snapshot", "~snapshot", "trashbox")
-    + ("system volume information", "recycler", "recycled", "lost+found", "lost.dir", "found.000")
+    {
+        *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),
+        *("#recycle", "#snapshot", "~snapshot", "trashbox"),
+        *("system volume information", "recycler", "recycled", "lost+found", "lost.dir", "found.000"),
+    }
 )
 _BROKEN_LINK = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _FOLDER = "folder "

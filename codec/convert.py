@@ -1,5 +1,6 @@
 """Shared by codec.compress and codec.decompress: converts a file or a folder, with several processes."""
 
+import contextlib
 import multiprocessing
 import signal
 import sys
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coco224.errors import counted
 from coco224.files import check_file, check_writable, in_words, same_file
 from coco224.processes import die_with_parent, possible_processes, usable_cores
 from coco224.walk import say_left_out, walk
 from codec.cli import ArgumentParser, OptionGroup, at_least, option
 from codec.errors import InputError, SomeFailed
 from codec.sample import to_use
-from codec.unfinished import Job, Unfinished
+from codec.unfinished import Job, Unfinished, alone
 
 if TYPE_CHECKING:
     from codec.files import FileCodec
@@ -83,20 +85,9 @@ def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
         raise InputError("--checkpoint is required: the file of the codec")
     inputs = [to_use(options.checkpoint), *([Path(options.plugin)] if options.plugin else [])]
     check_targets(source, target, jobs, inputs)
-    unfinished = _unfinished(conversion, source, target, options, inputs)
-    kept = unfinished.kept(jobs) if unfinished else set()
-    if kept:
-        print(f"kept {len(kept)} of {len(jobs)} files from a run that was interrupted", file=sys.stderr)
-    jobs = [job for job in jobs if job not in kept]
-    there = [target for _, target in jobs if target.exists()]
-    if there and not options.overwrite:
-        others = f" and {len(there) - 1} more exist" if there[1:] else " exists"
-        raise InputError(f"{there[0]}{others}; name another target, or replace with --overwrite true")
-    failures = list(_failures(conversion, jobs, options, unfinished))
-    if failures:  # the record stays: the same command tries these files again, and no other
-        raise SomeFailed(failures, len(jobs), "file")
-    if unfinished:
-        unfinished.remove()
+    with alone(target, conversion.name) if source.is_dir() else contextlib.nullcontext():
+        unfinished = _unfinished(conversion, source, target, options, inputs)
+        _convert(conversion, jobs, options, unfinished)
     return 0
 
 
@@ -163,6 +154,28 @@ def _unfinished(
     if not source.is_dir() or not all(path.is_file() for path in inputs):
         return None
     return Unfinished(target, conversion.name, inputs, options.deciding())
+
+
+def _convert(conversion: Conversion, jobs: list[Job], options: FileOptions, unfinished: Unfinished | None) -> None:
+    """Does the jobs that are not done yet.
+
+    Raises:
+        InputError: a target exists, or the codec cannot do it; nothing was written.
+        SomeFailed: some files failed, and all others are written.
+    """
+    kept = unfinished.kept(jobs) if unfinished else set()
+    if kept:
+        print(f"kept {len(kept)} of {counted(len(jobs), 'file')} from a run that was interrupted", file=sys.stderr)
+    jobs = [job for job in jobs if job not in kept]
+    there = [target for _, target in jobs if target.exists()]
+    if there and not options.overwrite:
+        others = f" and {len(there) - 1} more exist" if there[1:] else " exists"
+        raise InputError(f"{there[0]}{others}; name another target, or replace with --overwrite true")
+    failures = list(_failures(conversion, jobs, options, unfinished))
+    if failures:  # the record stays: the same command tries these files again, and no other
+        raise SomeFailed(failures, len(jobs), "file")
+    if unfinished:
+        unfinished.remove()
 
 
 def _failures(

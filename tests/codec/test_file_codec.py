@@ -1,5 +1,6 @@
 """`python -m codec.compress` and `python -m codec.decompress`: pictures of any kind to files and back."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from codec.network.codec import Codec
 from codec.network.pixels import pad, to_uint8
 from codec.network.tables import tables_of, with_tables
 from codec.quantization.calibrate import calibrate
+from codec.unfinished import alone
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +175,31 @@ def test_files_that_workers_finish_after_an_interruption_are_recorded_and_failed
         file.write('["a line that a kill cut')
     assert compress.main([*words[:-1], "1"]) == 0
     assert not (out / ".codec.compress.unfinished").exists()
+
+
+def test_a_record_that_cannot_be_written_is_worth_a_warning_and_another_s_is_left(
+    checkpoint: Path, folder: Path, tmp_path: Path
+) -> None:
+    record, mine = tmp_path / ".codec.compress.unfinished", tmp_path / "mine"
+    mine.write_text("dear")
+    for make in (lambda: os.mkfifo(record), lambda: record.symlink_to(mine), record.mkdir):
+        make()
+        with pytest.warns(UserWarning, match="after an interruption this folder starts over"):
+            assert compress.main([str(folder), str(tmp_path), "--checkpoint", str(checkpoint), "--overwrite"]) == 0
+        assert record.is_symlink() or not record.is_file()
+        record.rmdir() if record.is_dir() else record.unlink()
+    assert mine.read_text() == "dear"
+    assert sorted(files(tmp_path)) == ["alpha.bin", "mine", "more/1x1.bin", "more/grey.bin", "odd.bin", "turned.bin"]
+
+
+def test_two_at_once_do_not_share_a_target(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    words = [str(folder), str(tmp_path / "out"), "--checkpoint", str(checkpoint), "--overwrite"]
+    said = r"out is in use by another codec\.compress: name another folder, or wait"
+    with alone(tmp_path / "out", "codec.compress"), pytest.raises(DataError, match=said):
+        compress.main(words)
+    assert not (tmp_path / "out").exists()
+    assert compress.main(words) == 0
+    assert all(name.endswith(".bin") for name in files(tmp_path / "out"))
 
 
 @pytest.mark.slow
