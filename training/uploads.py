@@ -34,7 +34,7 @@ def check_hub(reporting: ReportingOptions, accelerator: Accelerator) -> None:
         try:
             reason = open_repository("--hub_model_id", str(reporting.hub_model_id), "model", reporting.hub_private)
             if reason:
-                accelerator.print(f"hub         cannot be reached ({reason}); training starts anyway", file=sys.stderr)
+                accelerator.print(f"hub         {reason}; training starts anyway", file=sys.stderr)
         except DataError as error:
             refusal = str(error)
     if refusal := broadcast_object_list([refusal])[0]:

@@ -192,6 +192,19 @@ def test_a_record_that_cannot_be_written_is_worth_a_warning_and_another_s_is_lef
     assert sorted(files(tmp_path)) == ["alpha.bin", "mine", "more/1x1.bin", "more/grey.bin", "odd.bin", "turned.bin"]
 
 
+def test_an_error_of_the_library_without_a_number_is_said(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compress.main([str(folder / "odd.png"), str(tmp_path / "a.bin"), "--checkpoint", str(checkpoint)]) == 0
+
+    def full(*_: object) -> None:
+        raise OSError("encoder error -2 when writing image file")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(InputError, match=r"a\.bmp: encoder error -2 when writing image file"):
+        decompress.main([str(tmp_path / "a.bin"), str(tmp_path / "a.bmp"), "--checkpoint", str(checkpoint)])
+
+
 def test_two_at_once_do_not_share_a_target(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     words = [str(folder), str(tmp_path / "out"), "--checkpoint", str(checkpoint), "--overwrite"]
     said = r"out is in use by another codec\.compress: name another folder, or wait"
