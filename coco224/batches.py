@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from coco224.errors import DataError
+from coco224.errors import DataError, counted
 from coco224.files import shared_memory
 from coco224.reading.rows import Flags, Ints, Pixels, Rows
 
@@ -78,7 +78,7 @@ class TrainBatches(Dataset[Batch]):
         self.steps_per_epoch = len(rows) // self.global_batch
         if not self.steps_per_epoch:
             raise DataError(
-                f"a batch of {self.global_batch} is larger than the dataset of {len(rows)} rows: "
+                f"a batch of {self.global_batch} is larger than the dataset of {counted(len(rows), 'row')}: "
                 f"lower --batch_size or --grad_accum"
             )
         self._rows = rows

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from coco224.errors import counted
 from codec.cli import ArgumentParser, OptionGroup, at_least, check_output, option, run
 from codec.errors import InputError
 from export import options as shared
@@ -271,7 +272,7 @@ def speed(graphs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"{together} together, {precisions(own, parts) if name == INT8 else name}: "
         f"{original / sum((times['float'] | own).values()):.2f} times as fast as the GDN original in float "
-        f"(medians, in turn, on a machine with {cores} cores)."
+        f"(medians, in turn, on a machine with {counted(cores, 'core')})."
         for name, own in times.items()
         if original
     ]

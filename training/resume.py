@@ -8,6 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from coco224.errors import counted
 from coco224.files import in_words, read_regular
 from codec.errors import InputError
 from codec.sample import to_start_from
@@ -163,7 +164,8 @@ def accumulation_for(global_batch: int, batch_size: int, world_size: int) -> int
     if global_batch % (batch_size * world_size):
         divisors = [b for b in range(1, global_batch + 1) if global_batch % (b * world_size) == 0]
         raise InputError(
-            f"the run has {global_batch} pictures per optimizer step, which {world_size} processes with --batch_size "
+            f"the run has {counted(global_batch, 'picture')} per optimizer step, which "
+            f"{counted(world_size, 'process')} with --batch_size "
             f"{batch_size} cannot divide into equal micro-batches; use --batch_size "
             + (", ".join(map(str, divisors)) if divisors else "with another number of processes")
         )

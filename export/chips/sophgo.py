@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from export.chips.compiler import INPUT, Compiler, Estimate, Job, Refused
+from export.chips.compiler import INPUT, Compiler, Estimate, Job, Refused, left_for_the_cpu
 from export.chips.lifetime import end_with
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Sophgo(Compiler):
             "CPU operators": len(left),
             "layers in float": f"{len(in_float)} of {len(computing)}",
         }
-        return Estimate(f"{len(left)} operators are left for the CPU" if left else "", figures)
+        return Estimate(left_for_the_cpu(len(left)) if left else "", figures)
 
     def simulate(self, job: Job) -> NDArray[np.uint8]:
         numbers = json.loads((job.folder / NUMBERS).read_text())

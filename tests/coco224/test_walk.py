@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coco224.errors import DataError, printable
+from coco224.errors import DataError, counted, printable
 from coco224.walk import left_out_in_words, say_left_out, walk
 
 JPG = frozenset({".jpg"})
@@ -93,3 +93,9 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
 
 def test_names_do_not_steer_a_terminal() -> None:
     assert printable("a\x1b[2Jb\nc\udcff 像") == "a\\x1b[2Jb\\nc\\udcff 像"
+
+
+def test_one_and_many() -> None:
+    assert [counted(count, noun) for count, noun in ((1, "step"), (2, "step"), (1, "process"), (0, "process"))] == [
+        *("1 step", "2 steps", "1 process", "0 processes")
+    ]

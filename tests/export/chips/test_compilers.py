@@ -167,7 +167,7 @@ D RKNN: [20:54:26.669] Total Internal Memory Size: 2107.5KB
 
 def test_rockchips_log_is_read() -> None:
     found = read(Rockchip(), RKNN)
-    assert found.complaint == "1 operators are left for the CPU: Transpose"
+    assert found.complaint == "1 operator is left for the CPU: Transpose"
     counted = {"CPU operators": 1, "operators in FP16": "1 of 3"}
     assert found.figures == {"Mcycles": 1.25, "MB moved": 1.0, **counted, "internal memory, KB": 2108}
     assert read(Rockchip(), RKNN.replace("INT8     CPU    (1,2", "INT8     NPU    (1,2")).complaint == ""
@@ -188,7 +188,7 @@ flops: 3697206016, runtime: 0.630194ms, ComputationAbility: 5.866770T
     assert found == Estimate(
         "", {"ms": 0.63, "Mcycles": 0.57, "MB moved": 2.5, "CPU operators": 0, "layers in float": "1 of 2"}
     )
-    assert read(Sophgo(), report.replace("Concat", "GenericCpu")).complaint == "1 operators are left for the CPU"
+    assert read(Sophgo(), report.replace("Concat", "GenericCpu")).complaint == "1 operator is left for the CPU"
 
 
 def test_sophgos_table_has_our_ranges_and_the_scales_of_our_weights() -> None:
