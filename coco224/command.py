@@ -34,10 +34,11 @@ def run(main: Callable[[], int | None], bad_input: tuple[type[Exception], ...] =
         bad_input: the classes of errors that say in one line what is wrong with the input.
     """
     atexit.register(gc.freeze)  # else the interpreter's end searches all objects of torch for cycles, for two seconds
+    first_rank = (os.environ.get("LOCAL_RANK") or "0") == "0"
     try:
         status = _until_sigterm(main)
     except bad_input as error:
-        if (os.environ.get("LOCAL_RANK") or "0") == "0":
+        if first_rank:
             failures = getattr(error, "failures", ())
             for each in failures if len(failures) > 1 else ():
                 print("failed:", one_line(each), file=sys.stderr)
@@ -49,7 +50,8 @@ def run(main: Callable[[], int | None], bad_input: tuple[type[Exception], ...] =
         print("interrupted", file=sys.stderr)
         status = 128 + signal.SIGINT
     except Terminated:
-        print("stopped by SIGTERM", file=sys.stderr)
+        if first_rank:  # a launcher stops all others when one has ended
+            print("stopped by SIGTERM", file=sys.stderr)
         status = 128 + signal.SIGTERM
     except Exception as error:
         words = known_cause(error)

@@ -96,7 +96,7 @@ class Uploads:
         self._over.set()
         self._newer.set()
         if self._process:
-            self._process.terminate()
+            self._process.kill()  # an orderly end could wait for the network
 
     def _upload(self) -> bool:
         """Pushes until the Hub has the checkpoint or refuses it; returns whether the Hub has it."""
