@@ -67,6 +67,9 @@ def write_page(folder: Path, models: Sequence[tuple[str, Path, Path]], runtime: 
     check_writable("DIR", folder)
     if folder.exists() and not _is_page(folder):
         raise InputError(f"{folder} holds something else than such a page: name a new folder")
+    for path in (path for _, *parts in models for path in parts):
+        if path.parent.resolve() == folder.resolve():
+            raise InputError(f"{path} lies in {folder}, whose files are replaced: give the models from another folder")
     described = [_described(name, number, encoder, decoder) for number, (name, encoder, decoder) in enumerate(models)]
     with tempfile.TemporaryDirectory() as beside:
         compile_wasm(Path(beside) / CODER_WASM)

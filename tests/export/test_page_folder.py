@@ -36,6 +36,8 @@ def test_only_an_earlier_page_is_replaced(runtime: Path, tmp_path: Path) -> None
         assert (folder / "index.html").read_text() == "mine"
     (folder / "codecs.json").write_text('[{"name": "a", "tables": "0.tables"}]')
     write_page(folder, [], runtime)
+    with pytest.raises(InputError, match=r"1\.encoder\.onnx lies in .*page, whose files are replaced"):
+        write_page(folder, [("a", folder / "1.encoder.onnx", tmp_path / "dec.onnx")], runtime)
     assert {path.name for path in folder.iterdir()} == {*PAGE, *RUNTIME, "coder.wasm", "codecs.json"}
 
 
