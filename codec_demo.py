@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from coco224.files import check_writable
 from codec.cli import NOT_NEGATIVE, POSITIVE, ArgumentParser, OptionGroup, at_least, option, run
 from codec.errors import InputError
 from codec.sample import GDN, SAMPLE
@@ -80,6 +81,7 @@ def claim(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).exists())):
         raise InputError(f"--out_dir {folder} holds something else: name a new folder")
+    check_writable("--out_dir", folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).touch()
 

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         stop.start()
         return run_training(argv, stop)
     except Preempted:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if (os.environ.get("LOCAL_RANK") or "0") == "0":
             print(f"stopped by {stop.name} before the first step; run the same command again", file=sys.stderr)
         return PREEMPTED
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from coco224.errors import DataError
+from coco224.errors import DataError, counted
 from coco224.files import shared_memory
 from coco224.reading.rows import Flags, Ints, Pixels, Rows
 
@@ -78,7 +78,7 @@ class TrainBatches(Dataset[Batch]):
         self.steps_per_epoch = len(rows) // self.global_batch
         if not self.steps_per_epoch:
             raise DataError(
-                f"a batch of {self.global_batch} is larger than the dataset of {len(rows)} rows: "
+                f"a batch of {self.global_batch} is larger than the dataset of {counted(len(rows), 'row')}: "
                 f"lower --batch_size or --grad_accum"
             )
         self._rows = rows
@@ -171,7 +171,7 @@ def train_loader(
         pin_memory: put the batches into page-locked memory, from which a GPU copies them while it computes.
     """
     micro_batches = range(start_step * batches.grad_accum, stop_step * batches.grad_accum)
-    workers = num_workers * int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of all processes of this machine
+    workers = num_workers * int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # of all processes of this machine
     needed, free = workers * _BATCHES_PER_WORKER * batches.batch_bytes, shared_memory() if num_workers else 0
     pin_memory = pin_memory and _can_pin(batches.batch_bytes)
     if num_workers and needed <= free:

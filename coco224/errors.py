@@ -8,8 +8,8 @@ class DataError(Exception):
 
 
 def counted(count: int, noun: str) -> str:
-    """For example "1 file", "2 files", "116 photographs"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    """For example "1 file", "2 processes", "116 photographs"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def printable(text: str) -> str:

@@ -14,7 +14,7 @@ import socket
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,19 +37,22 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write to; when the block ends without an error, it is synced and renamed to `path`.
 
     The temporary path is unique to this process. Temporary files of killed processes of this machine are removed.
+    A link stays: the file that it points to is written.
 
     Raises:
-        OSError: the file cannot be written; the error names `path`, and an existing file does not change.
+        OSError: the file cannot be written, or `path` is a folder, a device, a FIFO or a socket; the error names
+            `path`, and what exists does not change.
     """
-    beside = path.with_name(f".{path.name[:_NAME_PART]}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
+    target = _landing(path)
+    beside = target.with_name(f".{target.name[:_NAME_PART]}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent.absolute())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target.parent.absolute())
         yield beside
         with beside.open("rb") as file:
             os.fsync(file.fileno())
-        beside.replace(path)
-        sync_folder(path.parent)
+        beside.replace(target)
+        sync_folder(target.parent)
     except OSError as error:
         if error.errno is not None and error.filename in (None, str(beside)):
             error.filename, error.filename2 = str(path), None
@@ -97,10 +100,12 @@ def lock(path: Path, refusal: str) -> BinaryIO:
 
     Raises:
         DataError: `refusal`, if another process holds the lock.
-        OSError: the file cannot be created.
+        OSError: the file cannot be created, or is not regular.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
+        with contextlib.suppress(FileNotFoundError):
+            _check_regular(path, path.stat())
         file = path.open("ab")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -220,6 +225,41 @@ def check_writable(option: str, folder: Path) -> None:
     Raises:
         DataError: the folder cannot be made or written.
     """
+    reason = _obstacle(option, folder)
+    if reason:
+        raise DataError(f"{option} {folder} cannot be written ({reason}): name another folder")
+
+
+def check_file(option: str, path: Path, read: Iterable[Path] = ()) -> None:
+    """Checks, before the work, that `whole_or_absent` can write an output file; leaves no files there.
+
+    Args:
+        option: the option that named the file.
+        read: the files that the command reads.
+
+    Raises:
+        DataError: the file cannot be written, or it is one that the command reads.
+    """
+    try:
+        reason = _obstacle(option, _landing(path).parent)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    if reason:
+        raise DataError(f"{option} {path}: it cannot be written there ({reason}); name another file")
+    if any(same_file(path, each) for each in read):
+        raise DataError(f"{option} {path}: the command reads this file too; name another file")
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths are of one existing file."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _obstacle(option: str, folder: Path) -> str:
+    """Why a folder cannot be made or written; empty if it can. A full disk is a DataError."""
     made: list[Path] = []
     try:
         made = make_folder(folder)
@@ -228,10 +268,27 @@ def check_writable(option: str, folder: Path) -> None:
     except OSError as error:
         if error.errno in FULL:
             raise DataError(f"{option} {folder}: the disk is full ({error.strerror}): make room") from None
-        reason = "it is a file" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
-        raise DataError(f"{option} {folder} cannot be written ({reason}): name another folder") from None
+        return "it is a file" if isinstance(error, FileExistsError | NotADirectoryError) else str(error.strerror)
     finally:
         remove_empty(made)
+    return ""
+
+
+def _landing(path: Path) -> Path:
+    """The path of the file that is written for `path`: where a link points to.
+
+    Raises:
+        OSError: there is something that is no regular file.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _check_regular(path, path.stat())
+    target = path
+    while target.is_symlink():
+        folder = target.parent.resolve()
+        if folder.is_relative_to("/proc"):  # /dev/stdout: a file that a process has open may not be replaced
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        target = folder / target.readlink()
+    return target
 
 
 def _check_regular(path: Path, status: os.stat_result) -> None:

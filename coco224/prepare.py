@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
+from coco224.command import run
 from coco224.errors import DataError, counted, one_line, printable
 from coco224.files import check_writable, expanded, in_words, read_json, write_whole
 from coco224.making.disk import check_room
@@ -301,7 +302,7 @@ def _check_hub(repo_id: str, private: bool) -> None:
     """Refuses a token that cannot upload. A Hub that is down now may be available when the dataset is complete."""
     reason = open_repository("--hub_dataset_id", repo_id, "dataset", private)
     if reason:
-        print(f"the Hub cannot be reached now ({reason}); the dataset is made anyway", file=sys.stderr)
+        print(f"{one_line(reason)}; the dataset is made anyway", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -333,5 +334,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def cli() -> NoReturn:
+    """Entry point on the PATH: exits with main's status, 130 after Ctrl-C, or 143 after SIGTERM before the work."""
+    run(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    cli()

@@ -25,7 +25,7 @@ def open_repository(option: str, repo_id: str, repo_type: str, private: bool) ->
         repo_type: "model" or "dataset".
 
     Returns:
-        Empty, or the reason why the Hub cannot be reached now; it may be available later.
+        Empty, or the sentence that says what is wrong with the Hub now; it may work later.
 
     Raises:
         DataError: there is no token, it is wrong, or it may not write there.
@@ -60,24 +60,25 @@ def open_repository(option: str, repo_id: str, repo_type: str, private: bool) ->
                 f"{option} {repo_id}: this token may not write there; give a repository of your own, or log in with a "
                 "token that may"
             ) from None
-        return f"status {status}"
+        return f"the Hub answers with status {status}"
     except HTTPError as error:
-        return str(error) or type(error).__name__
+        return f"the Hub cannot be reached ({str(error) or type(error).__name__})"
     return ""
 
 
 @contextmanager
-def reasons(what: str) -> Iterator[None]:
-    """Turns errors of the Hub's clients into one sentence: `what` and the reason.
+def reasons(what: str, *more: type[Exception]) -> Iterator[None]:
+    """Turns errors of the Hub's clients, and of `more` classes, into one sentence: `what` and the reason.
 
     Raises:
         DataError: instead of an error of HTTP, of the network or of a large upload.
     """
     from httpx2 import HTTPError
 
+    kinds: tuple[type[Exception], ...] = (HTTPError, OSError, RuntimeError, ValueError, *more)
     try:
         yield
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+    except kinds as error:
         raise DataError(f"{what} ({cause_of(error)[1]})") from error
 
 

@@ -11,8 +11,17 @@ from pathlib import Path
 
 from coco224.errors import DataError, counted, printable
 
-# Folders of other programs: hidden ones, thumbnails of a NAS (@eaDir), Windows' bin ($RECYCLE.BIN), macOS's zip.
-_FOREIGN = (".", "@", "$", "__MACOSX")
+# Folders of other programs begin with: hidden ones (.Trashes, .snapshot), a NAS's thumbnails and bin (@eaDir,
+# @Recycle), Windows' bin ($RECYCLE.BIN).
+_FOREIGN = (".", "@", "$")
+# Or they are called, in lower case: macOS's zip and shares, a NAS's bins and snapshots, what a disk's check found.
+_FOREIGN_NAMES = frozenset(
+    {
+        *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),
+        *("#recycle", "#snapshot", "~snapshot", "trashbox"),
+        *("system volume information", "recycler", "recycled", "lost+found", "lost.dir", "found.000"),
+    }
+)
 _BROKEN_LINK = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _FOLDER = "folder "
 _TWICE = _FOLDER + "linked twice"
@@ -86,7 +95,7 @@ def _sort_in(
             raise
         return
     if stat.S_ISDIR(status.st_mode):
-        if entry.name.startswith(_FOREIGN):
+        if entry.name.startswith(_FOREIGN) or entry.name.lower() in _FOREIGN_NAMES:
             found.left_out[_FOLDER + entry.name] += 1
         else:
             (links if entry.is_symlink() else folders).append(name)
@@ -111,7 +120,7 @@ def left_out_in_words(left_out: Mapping[str, int]) -> str:
 
 def say_left_out(folder: Path, left_out: Mapping[str, int]) -> None:
     """Prints one line on stderr if files were left out, from the first process of each node."""
-    if left_out and os.environ.get("LOCAL_RANK", "0") == "0":
+    if left_out and (os.environ.get("LOCAL_RANK") or "0") == "0":
         print(printable(f"{folder}: {left_out_in_words(left_out)}"), file=sys.stderr)
 
 

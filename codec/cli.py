@@ -10,25 +10,20 @@ options of a run 1, 11 and 249 ms.
 """
 
 import argparse
-import atexit
 import dataclasses
 import difflib
 import functools
-import gc
 import math
-import os
-import signal
-import sys
-import time
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from coco224.errors import DataError, message, one_line
-from coco224.files import expanded, in_words
-from codec.errors import InputError, SomeFailed
+from coco224.command import run as run_command
+from coco224.errors import DataError
+from coco224.files import check_file, expanded
+from codec.errors import InputError
 
 Rule = tuple[Callable[[Any], bool], str]
 """A condition that a value must satisfy, and the words for an error if it does not."""
@@ -43,68 +38,8 @@ def at_least(low: int) -> Rule:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Exits with main's status, or with 2 and one line on stderr for bad input; a bug shows its traceback.
-
-    After Ctrl-C the status is 130.
-
-    Errors of the file system, of memory, and of a library whose cause is known also give one line. Under a launcher
-    all ranks meet the same bad input: only the first rank of each node prints it. If only one rank fails, it prints.
-    """
-    atexit.register(gc.freeze)  # else the interpreter's end searches all objects of torch for cycles, for two seconds
-    try:
-        status = main()
-    except (InputError, DataError) as error:
-        if (os.environ.get("LOCAL_RANK") or "0") == "0":
-            if isinstance(error, SomeFailed) and len(error.failures) > 1:
-                for each in error.failures:
-                    print("failed:", one_line(each), file=sys.stderr)
-            print("error:", one_line(error), file=sys.stderr)
-        else:
-            time.sleep(_FIRST_RANK_PRINTS)  # the launcher stops all ranks as soon as one has ended
-        status = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 128 + signal.SIGINT
-    except Exception as error:
-        words = known_cause(error)
-        if words is None:
-            raise
-        print("error:", one_line(InputError(words)), file=sys.stderr)
-        status = 2
-    sys.exit(status)
-
-
-_FIRST_RANK_PRINTS = 3.0  # seconds
-
-
-def known_cause(error: Exception) -> str | None:
-    """The cause and what to do, for errors that are not bugs of this program; None for all others.
-
-    Classes of libraries are recognized by name, so that no library is imported here.
-    """
-    name, text = type(error).__name__, message(error)
-    if isinstance(error, OSError):
-        return in_words(error) if error.errno is not None else text or name
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator" in text:
-        return f"out of memory ({text or name}): give smaller pictures, a smaller batch, or a machine with more"
-    if name not in _LIBRARIES:
-        return None
-    inner = error.__cause__ or error.__context__
-    words = known_cause(inner) if isinstance(inner, Exception) else None
-    advice = _LIBRARIES[name]
-    return words if words and words.endswith(advice) else f"{words or f'{name}: {text}'}: {advice}"
-
-
-_COMPILER = "torch.compile failed; use --compile false to run without it"
-_LIBRARIES = {
-    "HFValidationError": "give the name of a repository as USER/NAME",
-    "UnpicklingError": "the file is damaged or not a checkpoint; give another",
-    "DatasetGenerationError": "the dataset cannot be made; make room in the cache of datasets, or set HF_HOME",
-    "InductorError": _COMPILER,
-    "BackendCompilerFailed": _COMPILER,
-    "CppCompileError": _COMPILER,
-    "InvalidCxxCompiler": _COMPILER,
-}
+    """Exits as `coco224.command.run` does; an InputError is bad input too."""
+    run_command(main, (InputError, DataError))
 
 
 def boolean(text: str) -> bool:
@@ -166,6 +101,23 @@ def _choices(field: dataclasses.Field[Any]) -> tuple[str, ...]:
     if typing.get_origin(_kind(field)) is typing.Literal:
         return typing.get_args(_kind(field))
     return tuple(field.metadata.get("choices", ()))
+
+
+def check_output(option: str, path: str, read: Iterable[Path] = ()) -> None:
+    """Checks, before the work, an output file whose folder must exist.
+
+    Args:
+        read: the files that the command reads.
+
+    Raises:
+        InputError: it cannot be written, or the command reads it.
+    """
+    if not Path(path).resolve().parent.is_dir():
+        raise InputError(f"--{option} {path}: its folder does not exist; make it first")
+    try:
+        check_file(f"--{option}", Path(path), read)
+    except DataError as error:
+        raise InputError(str(error)) from None
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -1,5 +1,6 @@
 """Shared by codec.compress and codec.decompress: converts a file or a folder, with several processes."""
 
+import contextlib
 import multiprocessing
 import signal
 import sys
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coco224.errors import counted
+from coco224.files import check_file, check_writable, in_words, same_file
 from coco224.processes import die_with_parent, possible_processes, usable_cores
 from coco224.walk import say_left_out, walk
 from codec.cli import ArgumentParser, OptionGroup, at_least, option
 from codec.errors import InputError, SomeFailed
 from codec.sample import to_use
-from codec.unfinished import Job, Unfinished
+from codec.unfinished import Job, Unfinished, alone
 
 if TYPE_CHECKING:
     from codec.files import FileCodec
@@ -80,20 +83,11 @@ def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
     options = conversion.options(**given)
     if not options.checkpoint:
         raise InputError("--checkpoint is required: the file of the codec")
-    unfinished = _unfinished(conversion, source, target, options)
-    kept = unfinished.kept(jobs) if unfinished else set()
-    if kept:
-        print(f"kept {len(kept)} of {len(jobs)} files from a run that was interrupted", file=sys.stderr)
-    jobs = [job for job in jobs if job not in kept]
-    there = [target for _, target in jobs if target.exists()]
-    if there and not options.overwrite:
-        others = f" and {len(there) - 1} more exist" if there[1:] else " exists"
-        raise InputError(f"{there[0]}{others}; name another target, or replace with --overwrite true")
-    failures = list(_failures(conversion, jobs, options, unfinished))
-    if failures:  # the record stays: the same command tries these files again, and no other
-        raise SomeFailed(failures, len(jobs), "file")
-    if unfinished:
-        unfinished.remove()
+    inputs = [to_use(options.checkpoint), *([Path(options.plugin)] if options.plugin else [])]
+    check_targets(source, target, jobs, inputs)
+    with alone(target, conversion.name) if source.is_dir() else contextlib.nullcontext():
+        unfinished = _unfinished(conversion, source, target, options, inputs)
+        _convert(conversion, jobs, options, unfinished)
     return 0
 
 
@@ -123,17 +117,65 @@ def find_jobs(conversion: Conversion, source: Path, target: Path) -> list[Job]:
         raise InputError(f"{target} is a folder and {source} a file; name the file to write")
     if conversion.writes is not None and target.suffix.lower() not in conversion.writes:
         raise InputError(f"{target}: give a name that ends in {' or '.join(sorted(conversion.writes))}")
-    if target.exists() and source.samefile(target):
+    if same_file(source, target):
         raise InputError(f"{target} is the source itself; name another file")
     return [(source, target)]
 
 
-def _unfinished(conversion: Conversion, source: Path, target: Path, options: FileOptions) -> Unfinished | None:
+def check_targets(source: Path, target: Path, jobs: list[Job], inputs: Sequence[Path]) -> None:
+    """Checks, before anything is loaded, that the target can be written and is no file that the command reads.
+
+    Args:
+        inputs: the files that the codec is made of.
+
+    Raises:
+        DataError: it cannot be written, or an input would be replaced.
+    """
+    if not source.is_dir():
+        check_file("TARGET", target, inputs)
+        return
+    check_writable("TARGET", target)
+    there = [out for _, out in jobs if out.exists()]
+    read = {_identity(path) for path in (*inputs, *(path for path, _ in jobs)) if there and path.exists()}
+    for out in there:
+        if _identity(out) in read:
+            raise InputError(f"{out} is a file that the command reads; name another target")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _unfinished(
+    conversion: Conversion, source: Path, target: Path, options: FileOptions, inputs: Sequence[Path]
+) -> Unfinished | None:
     """The record of a folder's finished files; None for a single file, and if an input cannot be read."""
-    inputs = [to_use(options.checkpoint), *([Path(options.plugin)] if options.plugin else [])]
     if not source.is_dir() or not all(path.is_file() for path in inputs):
         return None
     return Unfinished(target, conversion.name, inputs, options.deciding())
+
+
+def _convert(conversion: Conversion, jobs: list[Job], options: FileOptions, unfinished: Unfinished | None) -> None:
+    """Does the jobs that are not done yet.
+
+    Raises:
+        InputError: a target exists, or the codec cannot do it; nothing was written.
+        SomeFailed: some files failed, and all others are written.
+    """
+    kept = unfinished.kept(jobs) if unfinished else set()
+    if kept:
+        print(f"kept {len(kept)} of {counted(len(jobs), 'file')} from a run that was interrupted", file=sys.stderr)
+    jobs = [job for job in jobs if job not in kept]
+    there = [target for _, target in jobs if target.exists()]
+    if there and not options.overwrite:
+        others = f" and {len(there) - 1} more exist" if there[1:] else " exists"
+        raise InputError(f"{there[0]}{others}; name another target, or replace with --overwrite true")
+    failures = list(_failures(conversion, jobs, options, unfinished))
+    if failures:  # the record stays: the same command tries these files again, and no other
+        raise SomeFailed(failures, len(jobs), "file")
+    if unfinished:
+        unfinished.remove()
 
 
 def _failures(
@@ -190,7 +232,7 @@ class _Worker:
         except InputError as error:
             return f"{job[0]}: {error}"
         except OSError as error:
-            return f"{error.filename or job[1]}: {error.strerror}"
+            return in_words(error) if error.filename else f"{job[1]}: {in_words(error)}"
         except (MemoryError, RuntimeError) as error:
             from codec.files import out_of_memory
 

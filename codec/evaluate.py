@@ -1,7 +1,6 @@
 """`python -m codec.evaluate`: measures checkpoints by writing compressed files and decoding them again."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from coco224.errors import one_line
 from coco224.files import expanded, whole_or_absent
-from codec.cli import ArgumentParser, OptionGroup, at_least, option
+from codec.cli import ArgumentParser, OptionGroup, at_least, check_output, option
 from codec.cli import run as run_command
 from codec.errors import InputError, SomeFailed
 from codec.evaluation.references import QUALITIES, check_format
@@ -43,16 +42,18 @@ class EvaluateOptions(OptionGroup):
         super().__post_init__()
         if (self.coco_dir is None) == (self.images is None):
             raise InputError("give --coco_dir DIR (a dataset) or --images PATH (pictures), one of the two")
-        for name in ("json", "per_image", "plot", "report"):
-            path = getattr(self, name)
-            if path and not Path(path).resolve().parent.is_dir():
-                raise InputError(f"--{name} {path}: its folder does not exist; make it first")
-            if path and (Path(path).is_dir() or not os.access(Path(path).resolve().parent, os.W_OK)):
-                raise InputError(f"--{name} {path}: it cannot be written there; name another file")
         if self.plot and Path(self.plot).suffix not in (".png", ".svg", ".pdf"):
             raise InputError(f"--plot {self.plot}: give a name that ends in .png, .svg or .pdf")
         if self.report and Path(self.report).suffix != ".html":
             raise InputError(f"--report {self.report}: give a name that ends in .html")
+
+    def check_outputs(self, read: Sequence[Path]) -> None:
+        """Raises InputError if an output cannot be written, is one of the files to read, or is given twice."""
+        names = {name: path for name in ("json", "per_image", "plot", "report") if (path := getattr(self, name))}
+        for name, path in names.items():
+            check_output(name, path, read)
+            if sum(Path(path).resolve() == Path(other).resolve() for other in names.values()) > 1:
+                raise InputError(f"--{name} {path}: another option names this file too; name another file")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.plugin:
         load_plugin(options.plugin)
     pictures = open_pictures(options.images, options.coco_dir, options.use_prepared, options.batch_size)
+    options.check_outputs(pictures.files)
     found = measure_all(
         checkpoints,
         references,
@@ -154,7 +156,10 @@ def parse(argv: Sequence[str] | None) -> tuple[EvaluateOptions, list[str], list[
             check_format(name)
         elif name != "published" and not to_use(name).is_file():
             raise InputError(f"--reference {name}: neither a file nor one of {', '.join(QUALITIES)} and published")
-    return EvaluateOptions(**given), checkpoints, references
+    options = EvaluateOptions(**given)
+    read = [to_use(name) for name in (*checkpoints, *references) if name not in (*QUALITIES, "published")]
+    options.check_outputs([*read, *([Path(options.plugin)] if options.plugin else [])])
+    return options, checkpoints, references
 
 
 if __name__ == "__main__":

@@ -3,13 +3,34 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from coco224.files import read_regular
+from coco224.files import in_words, lock, make_folder, read_regular, remove_empty
 
 Job = tuple[Path, Path]
 """The source and the target file."""
+
+
+@contextlib.contextmanager
+def alone(folder: Path, program: str) -> Iterator[None]:
+    """Makes a target folder and locks it against the same program; removes it again if nothing was written.
+
+    Raises:
+        DataError: the program already writes there.
+    """
+    made = make_folder(folder)
+    path = folder / f".{program}.lock"
+    with contextlib.ExitStack() as stack:
+        stack.callback(remove_empty, made)
+        stack.enter_context(lock(path, f"TARGET {folder} is in use by another {program}: name another folder, or wait"))
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 class Unfinished:
@@ -27,19 +48,28 @@ class Unfinished:
         contents = (hashlib.sha256(read_regular(path)).hexdigest() for path in inputs)
         self._first = json.dumps([program, *contents, *settings])
         self._finished, self._begin = self._read()
+        self._broken = False  # it cannot be written
 
     def kept(self, jobs: Sequence[Job]) -> set[Job]:
         """The jobs that an earlier run with the same inputs finished, and whose source and target did not change."""
         return {job for job in jobs if _line(job) in self._finished}
 
     def add(self, job: Job) -> None:
-        """Records that the target is complete."""
-        with self._path.open("w" if self._begin else "a") as file:
-            file.write(f"{self._begin}{_line(job)}\n")
-        self._begin = ""
+        """Records that the target is complete; warns once if that cannot be written."""
+        if self._broken:
+            return
+        try:
+            with open(self._path, "w" if self._begin else "a", opener=_open_own) as file:
+                file.write(f"{self._begin}{_line(job)}\n")
+            self._begin = ""
+        except OSError as error:
+            self._broken = True
+            warnings.warn(f"after an interruption this folder starts over: {in_words(error)}", stacklevel=2)
 
     def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
+        """Removes the record, unless it is a stranger's that could not be written."""
+        if not self._broken:
+            self._path.unlink(missing_ok=True)
 
     def _read(self) -> tuple[set[str], str]:
         """The lines of an earlier run with the same inputs, and what begins the file if there is none.
@@ -55,6 +85,11 @@ class Unfinished:
                         file.write("\n")
                 return set(lines[1:]), ""
         return set(), f"{self._first}\n"
+
+
+def _open_own(path: str, flags: int) -> int:
+    """Neither waits for a FIFO nor writes through a link: the record is a file of this program."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _line(job: Job) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
+from coco224.files import check_file
 from codec.cli import ArgumentParser, OptionGroup, option, run
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
@@ -74,7 +75,13 @@ def export(options: ExportOptions) -> None:
 
     Raises:
         InputError: the checkpoint contradicts the options, or the graph's results differ from the codec's.
+        DataError: --out cannot be written.
     """
+    from export.runtime.session import H_A_SUFFIX, TABLES_SUFFIX
+
+    assert options.out
+    for path in (Path(options.out), *(Path(options.out).with_suffix(each) for each in (TABLES_SUFFIX, H_A_SUFFIX))):
+        check_file("--out", path, shared.read_by(options.ckpt, options.plugin))
     from codec.bitstream.tables import to_bytes
     from codec.blocks import load_plugin
     from codec.network.tables import tables_of
@@ -85,7 +92,6 @@ def export(options: ExportOptions) -> None:
 
     assert options.ckpt
     assert options.part
-    assert options.out
     if options.plugin:
         load_plugin(options.plugin)
     opened = build.open_for_export(Path(options.ckpt), options.replace_parts)

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
-from codec.cli import POSITIVE, ArgumentParser, OptionGroup, option, run
+from coco224.files import check_writable
+from codec.cli import POSITIVE, ArgumentParser, OptionGroup, check_output, option, run
 from codec.errors import InputError
 from export import options as shared
 from export.chips.compilers import TARGETS, installed, require
-from export.json_file import check_json, write_json
+from export.json_file import write_json
 
 if TYPE_CHECKING:
     from export.chips.part import QuantizedPart
@@ -61,7 +62,8 @@ class NpuOptions(OptionGroup):
                 raise InputError(f"--{name} is required; --help lists the options")
         if self.sram_kib and not any(TARGETS[each].name == "arm" for each in self.asked()):
             raise InputError(f"--sram_kib is for Ethos-U; leave it out with --target {','.join(self.target or ())}")
-        check_json(self.json)
+        if self.json:
+            check_output("json", self.json, shared.read_by(self.ckpt, self.plugin))
         shared.check_a16(self.a16, self.calib_dir)
 
     def asked(self) -> tuple[str, ...]:
@@ -82,14 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not asked:
         raise InputError(f"--target all: {environments} has no compiler; run `make npu CHIP=NAME` first")
     require(asked, environments)
+    if options.out:
+        check_writable("--out", Path(options.out))
     shared.require_onnx()
     from export.chips.judge import judge
 
-    if options.out:
-        try:
-            Path(options.out).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--out {options.out}: {error.strerror}; name another folder") from error
     size, out = options.input_size, Path(options.out) if options.out else None
     verdicts = []
     for verdict in judge(parts_of(options), asked, environments, out, {"sram_kib": options.sram_kib}):

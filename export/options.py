@@ -3,11 +3,13 @@
 import argparse
 import importlib.util
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from codec.cli import option
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
+from codec.sample import to_use
 
 
 class Size(NamedTuple):
@@ -70,6 +72,11 @@ def replace_parts() -> Any:
 def plugin() -> Any:
     """The option --plugin: a user's own blocks."""
     return option(None, "Python file of the blocks that the checkpoint uses", metavar="FILE", shown="none")
+
+
+def read_by(ckpt: str | None, *others: str | None) -> list[Path]:
+    """The files that a command reads, for checks of its outputs: a checkpoint, and those of other options."""
+    return [*([to_use(ckpt)] if ckpt else []), *(Path(name) for name in others if name)]
 
 
 def compilers() -> Any:

@@ -11,10 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from codec.cli import ArgumentParser, OptionGroup, at_least, option, run
+from coco224.errors import counted
+from codec.cli import ArgumentParser, OptionGroup, at_least, check_output, option, run
 from codec.errors import InputError
 from export import options as shared
-from export.json_file import check_json, write_json
+from export.json_file import write_json
 
 if TYPE_CHECKING:
     import onnx
@@ -45,7 +46,6 @@ class ReportOptions(OptionGroup):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_json(self.json)
         shared.check_a16(self.a16, self.calib_dir)
 
 
@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     only_with_ckpt = ("images", "calib_dir", "a16", "replace_parts", "plugin")
     if files and (useless := [f"--{name}" for name in only_with_ckpt if getattr(options, name)]):
         raise InputError(f"{' and '.join(useless)} need --ckpt: the files of --onnx stay as they are; leave them out")
+    if options.json:
+        check_output("json", options.json, [*files, *shared.read_by(options.ckpt, options.plugin, options.images)])
     shared.require_onnx()
     report = of_checkpoint(options) if options.ckpt else of_files(files, options)
     print(markdown(report))
@@ -270,7 +272,7 @@ def speed(graphs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"{together} together, {precisions(own, parts) if name == INT8 else name}: "
         f"{original / sum((times['float'] | own).values()):.2f} times as fast as the GDN original in float "
-        f"(medians, in turn, on a machine with {cores} cores)."
+        f"(medians, in turn, on a machine with {counted(cores, 'core')})."
         for name, own in times.items()
         if original
     ]

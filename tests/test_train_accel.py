@@ -105,7 +105,7 @@ def test_a_run_says_what_it_does_and_where_its_files_are(finished: tuple[Path, s
     for line in (
         "codec       bmshj2018_factorized N=8 M=12, gdnish in g_a and g_s; 0 GDN layers are left",
         "precision   bf16 on cpu, FP32 in entropy_bottleneck",
-        "batch       16 x 1 accumulated x 1 processes = 16; 3 steps per epoch, 11 in all",
+        "batch       16 x 1 accumulated x 1 process = 16; 3 steps per epoch, 11 in all",
         f"checkpoints {folder}   reconstructions {folder / 'recon'}",
         f"--checkpoint {folder}/best_rd.safetensors",
     ):

@@ -132,7 +132,7 @@ def decoders(device: torch.device) -> int:
     """Processes that decode rows for a rank: beside a GPU, 2 to 8 by the rank's share of the cores; on a CPU 2."""
     if device.type != "cuda":
         return 2
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
     return min(8, max(2, usable_cores() // ranks_here - 1))
 
 

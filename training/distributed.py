@@ -17,6 +17,7 @@ from accelerate.utils import (
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from coco224.errors import counted
 from codec.errors import InputError
 from codec.evaluation.ranks import launched_processes
 from training.reporting import ReportingOptions
@@ -35,9 +36,9 @@ def check_launch(accelerator: Accelerator) -> None:
     launched = launched_processes()
     if launched is not None and launched != accelerator.num_processes:
         raise InputError(
-            f"the launcher started {launched} processes but Accelerate sees {accelerator.num_processes}, so they would "
-            "overwrite each other's files; on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu; for one "
-            "process: unset WORLD_SIZE"
+            f"the launcher started {counted(launched, 'process')} but Accelerate sees {accelerator.num_processes}, so "
+            "they would overwrite each other's files; on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu; "
+            "for one process: unset WORLD_SIZE"
         )
     if launched is None and accelerator.num_processes == 1:
         for starter, names in _STARTERS.items():

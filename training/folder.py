@@ -5,7 +5,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,11 +13,20 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from coco224.errors import DataError
-from coco224.files import check_writable, lock, make_folder, read_json, remove_empty, write_whole
+from coco224.files import (
+    check_writable,
+    lock,
+    make_folder,
+    open_regular,
+    read_json,
+    remove_empty,
+    same_file,
+    write_whole,
+)
 from codec.errors import InputError
 from codec.hub.repository import CONFIG, MARK, RECONSTRUCTIONS, RESOLVED
 from training.output import OutputOptions
-from training.state import own_states, remove_folder
+from training.state import foreign_states, foreign_words, own_states, remove_folder
 
 MARKER = "run.json"
 LOCK = ".lock"
@@ -26,7 +35,7 @@ STATE = "state"
 # Files that a run writes into its folder besides its states.
 RUN_FILES = (
     "last.safetensors",
-    "best_*.safetensors",
+    *("best_psnr.safetensors", "best_msssim.safetensors", "best_rd.safetensors"),
     CONFIG,
     "metrics.jsonl",
     "curves.png",
@@ -130,10 +139,13 @@ def hold(folder: Path, accelerator: Accelerator) -> Iterator[None]:
         remove_empty(made)
 
 
-def check_free(output: OutputOptions) -> None:
+def check_free(output: OutputOptions, read: Mapping[str, Path]) -> None:
     """Refuses a new run in a folder whose files it would replace.
 
     A run that ended before its first state may be replaced, and files of other names stay.
+
+    Args:
+        read: the files that the run is made of, by option.
 
     Raises:
         InputError: names the files.
@@ -149,6 +161,11 @@ def check_free(output: OutputOptions) -> None:
             "with --resume none --overwrite true"
         )
     if marker and not marker.saved:
+        for option, file in read.items():
+            if any(same_file(file, path) for path in found):
+                raise InputError(
+                    f"--{option} {file} has a name that this run would replace: choose another --save_dir, or move it"
+                )
         return
     names = ", ".join(path.name for path in found)
     whose = "checkpoints of another run" if "safetensors" in names else "files that this run would replace"
@@ -161,8 +178,27 @@ def check_free(output: OutputOptions) -> None:
 
 def earlier_files(folder: Path) -> list[Path]:
     """The files of an earlier run, and files with the same names; without a config.yaml of the user."""
-    found = [path for name in RUN_FILES for path in sorted(folder.glob(name))]
+    found = [path for name in RUN_FILES if (path := folder / name).exists() or path.is_symlink()]
     return [path for path in found if path.name != CONFIG or _is_ours(path)] + own_states(folder / STATE)
+
+
+def check_states(folder: Path, run: str, steps: range, every: tuple[int, int], accelerator: Accelerator) -> None:
+    """Refuses, before the work, what has the name of a state that the run will save.
+
+    Args:
+        run: the id of the run that continues in the folder; empty: a new one, which removes all states there.
+        steps: the steps of the run.
+        every: it saves at the multiples of these, and at its end.
+
+    Raises:
+        InputError: on every rank, names the folder.
+    """
+    refusal = ""
+    if accelerator.is_main_process:
+        for step, path in sorted(foreign_states(folder / STATE, run).items()):
+            if step in steps and (step == steps[-1] or any(step % each == 0 for each in every)):
+                refusal = refusal or foreign_words(path)
+    _refuse_everywhere(refusal)
 
 
 def make_room(folder: Path) -> None:
@@ -213,7 +249,7 @@ def write_config(folder: Path, text: str) -> Path | None:
 def _is_ours(config: Path) -> bool:
     """Whether a run wrote the file: then its first line is the command."""
     try:
-        with config.open("rb") as file:
+        with open_regular(config) as file:
             return file.readline(100).startswith(MARK.encode())
     except OSError:
         return False

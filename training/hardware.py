@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from coco224.errors import counted
 from codec.cli import OptionGroup, at_least, option
 from codec.network.exact import exact_fp32
 
@@ -45,13 +46,13 @@ def core_warning(device: torch.device, processes: int, threads: int, cores: int)
         if cores >= 2 * processes:
             return ""
         return (
-            f"{processes} processes share {cores} CPU cores, and each needs one to drive its GPU and one to read data: "
-            "the GPUs may wait; ask for more (SLURM: --cpus-per-task)"
+            f"{counted(processes, 'process')} share{'s' * (processes == 1)} {counted(cores, 'CPU core')}, and each "
+            "needs one to drive its GPU and one to read data: the GPUs may wait; ask for more (SLURM: --cpus-per-task)"
         )
     fitting = max(1, cores // processes)
     if processes == 1 or fitting // 2 < threads <= fitting:
         return ""
     return (
-        f"{processes} processes compute with {threads} threads each, on {cores} CPU cores: OMP_NUM_THREADS={fitting} "
-        "is faster"
+        f"{processes} processes compute with {counted(threads, 'thread')} each, on {counted(cores, 'CPU core')}: "
+        f"OMP_NUM_THREADS={fitting} is faster"
     )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from coco224.dataset import Rows
+from coco224.errors import counted
 from codec.description.architecture import Quantization
 from codec.errors import InputError
 from codec.network.codec import Codec, gdn_layers
@@ -125,8 +126,8 @@ def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
     parts = quantization_of(codec).transforms
     in_float = [name for name, _ in gdn_layers(codec) if name.startswith(parts)]
     lines = [
-        f"{' and '.join(parts)} in int8: {activations} tensors, weights with {weights}; calibration for "
-        f"{qat.qat_calib_steps} steps, fixed scale to step {qat.qat_freeze_after}, then eval-ready"
+        f"{' and '.join(parts)} in int8: {counted(activations, 'tensor')}, weights with {weights}; calibration for "
+        f"{counted(qat.qat_calib_steps, 'step')}, fixed scale to step {qat.qat_freeze_after}, then eval-ready"
     ]
     if wide := wide_activations(codec, *parts):
         lines.append(f"{', '.join(wide)} in 16 bits")

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from yaml.resolver import Resolver
 
-from coco224.files import expanded
+from coco224.files import expanded, open_regular
 from codec.errors import InputError
 
 THEN = "then"
@@ -62,7 +62,7 @@ def _read(path: str) -> tuple[dict[str, Any], Steps]:
 def _bytes(path: str) -> bytes:
     file = Path(expanded(path))
     installed = Path(sysconfig.get_path("data"), "share", "npu-image-codec", path)  # the wheel installs the recipes
-    with (installed if installed.is_file() and not file.exists() else file).open("rb") as stream:
+    with open_regular(installed if installed.is_file() and not file.exists() else file) as stream:
         content = stream.read(_LARGEST + 1)
     if len(content) > _LARGEST:
         raise InputError(f"--config {path} has more than {_LARGEST // 1024} KiB: give a YAML file of options")

@@ -15,7 +15,7 @@ import yaml
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from coco224.files import FULL, in_words, whole_or_absent
+from coco224.files import FULL, in_words, read_regular, whole_or_absent
 from codec.evaluation.curves import Point, curve, plot
 from codec.hub.repository import CONFIG
 from training.folder import write_config
@@ -154,7 +154,7 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The intact rows of a JSON-lines file; incomplete or damaged lines, which a kill can leave, are skipped."""
     if not path.exists():
         return
-    for line in path.read_text(errors="replace").splitlines():
+    for line in read_regular(path).decode(errors="replace").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             row = json.loads(line)
             if isinstance(row, dict) and row.keys() >= {"kind", "step"}:

@@ -8,10 +8,11 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from coco224.errors import counted
 from coco224.files import in_words, read_regular
 from codec.errors import InputError
 from codec.sample import to_start_from
-from training.folder import STATE, check_free, new_id, read_marker
+from training.folder import RUN_FILES, STATE, check_free, new_id, read_marker
 from training.options import Options
 from training.state import Progress, Saved, load_state, newest_whole
 
@@ -68,7 +69,7 @@ def _origin(options: Options) -> Origin:
             raise InputError(f"--resume {output.resume} holds no state of a run; give the folder state/ of a run")
     if state and state.resolve().parent == (folder / STATE).resolve():
         return Origin(state, True, marker.id if marker else load_state(state).progress.run or new_id())
-    check_free(output)
+    check_free(output, decisive_files(options))
     return Origin(state, False, new_id())
 
 
@@ -102,19 +103,24 @@ def fresh_progress(options: Options, data: str, run: str) -> Progress:
 def checksums(options: Options) -> dict[str, str]:
     """SHA-256, by option, of the files that affect the result of a run.
 
-    Files that do not exist any more, and files in --save_dir, which the run replaces, are left out.
+    Files that do not exist any more, and files that the run itself replaces, are left out.
 
     Raises:
         OSError: a file cannot be read.
     """
-    flat = options.flat()
     folder = Path(options.output.save_dir).resolve()
-    paths = {name: path_of(flat[name]) for name, path_of in DECISIVE.items() if flat[name]}
-    sums = {}
-    for name, path in paths.items():
-        if path.exists() and path.resolve().parent != folder:
-            sums[name] = hashlib.sha256(read_regular(path)).hexdigest()
-    return sums
+    replaced = {folder / name for name in RUN_FILES}
+    return {
+        name: hashlib.sha256(read_regular(path)).hexdigest()
+        for name, path in decisive_files(options).items()
+        if path.exists() and path.parent.resolve() / path.name not in replaced
+    }
+
+
+def decisive_files(options: Options) -> dict[str, Path]:
+    """The files that affect the result of a run, by option."""
+    flat = options.flat()
+    return {name: path_of(flat[name]) for name, path_of in DECISIVE.items() if flat[name]}
 
 
 def require_agreement(saved: Progress, options: Options, data: str, files: dict[str, str]) -> None:
@@ -158,7 +164,8 @@ def accumulation_for(global_batch: int, batch_size: int, world_size: int) -> int
     if global_batch % (batch_size * world_size):
         divisors = [b for b in range(1, global_batch + 1) if global_batch % (b * world_size) == 0]
         raise InputError(
-            f"the run has {global_batch} pictures per optimizer step, which {world_size} processes with --batch_size "
+            f"the run has {counted(global_batch, 'picture')} per optimizer step, which "
+            f"{counted(world_size, 'process')} with --batch_size "
             f"{batch_size} cannot divide into equal micro-batches; use --batch_size "
             + (", ".join(map(str, divisors)) if divisors else "with another number of processes")
         )

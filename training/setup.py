@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +19,7 @@ from training.compiling import check_compile, check_dynamo, compile_all
 from training.data import TrainingData, batches_of, micro_batches, open_splits
 from training.distributed import check_launch, check_precision, is_sharded, make_accelerator
 from training.faults import Watch
-from training.folder import check_outputs
+from training.folder import check_outputs, check_states
 from training.hardware import prepare_gpu
 from training.memory import keep_freed_memory
 from training.optim import clipped_together, make_optimizer
@@ -58,6 +59,9 @@ def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
     data = TrainingData(rows, validation, _batches(rows, options, saved, accelerator), _on_the_hub(options))
     progress.global_batch = data.batches.global_batch
     total = _total(options, data.batches.steps_per_epoch, accelerator)
+    saves = (options.output.checkpoint_every, data.batches.steps_per_epoch)
+    to_do, run = range(progress.step + 1, total + 1), origin.run if origin.in_place else ""
+    check_states(Path(options.output.save_dir), run, to_do, saves, accelerator)
 
     # The codec: its weights, its blocks, its quantization.
     set_seed(numerics.seed)

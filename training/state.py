@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from coco224.files import in_words, sync_folder
+from coco224.files import in_words, read_json, read_regular, sync_folder
 from codec.errors import InputError
 from codec.network.bottleneck import TABLES
 from training.distributed import gathered
@@ -113,6 +113,9 @@ def save_state(
 
     Files are written and synced in a folder with a temporary name; the manifest with their checksums comes last. Then
     the folder is renamed. Older states are removed only after that, and files of another run or a user never.
+
+    Raises:
+        InputError: something else has the state's name.
     """
     final = folder / f"step-{progress.step:08d}"
     beside, aside = folder / f".{final.name}", folder / f".{final.name}.old"
@@ -130,7 +133,11 @@ def save_state(
     except OSError:
         shutil.rmtree(beside, ignore_errors=True)  # frees the space on a full disk
         raise
-    if final.exists():  # the same step again, for example after its evaluation; a kill must not leave half of it
+    if final.is_symlink() or final.exists():  # the same step again, for example after its evaluation
+        if not _is_state(final, progress.run):
+            shutil.rmtree(beside, ignore_errors=True)
+            raise InputError(foreign_words(final))
+        # A kill must not leave half of it.
         final.rename(aside)
     beside.rename(final)
     sync_folder(folder)
@@ -155,11 +162,17 @@ def own_states(folder: Path, run: str = "") -> list[Path]:
     Args:
         run: the id of the run; empty: any.
     """
-    try:
-        named = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted((path for path in named if _belongs(path, run)), key=_step, reverse=True)
+    return sorted((path for path in _named(folder) if _is_state(path, run)), key=_step, reverse=True)
+
+
+def foreign_states(folder: Path, run: str = "") -> dict[int, Path]:
+    """By step: what has a state's name and is none of the run, so that the run could not save this step."""
+    return {_step(path): path for path in _named(folder) if not _is_state(path, run)}
+
+
+def foreign_words(path: Path) -> str:
+    """The error for a state that cannot be saved."""
+    return f"{path} is no state of this run, and has a name that its states need: move it to another folder"
 
 
 def newest_whole(folder: Path, run: str = "") -> Path | None:
@@ -192,7 +205,7 @@ def load_state(path: Path) -> Saved:
     Raises:
         InputError: a later version of this program wrote it.
     """
-    values = json.loads((path / "progress.json").read_text())
+    values = read_json(path / "progress.json")
     if unknown := values.keys() - asdict(Progress()).keys():
         raise InputError(
             f"{path} is of a later version of this program ({', '.join(sorted(unknown))}): update this program"
@@ -213,21 +226,34 @@ def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def _belongs(path: Path, run: str) -> bool:
-    """Whether a state belongs to the run and to the step in its name; a damaged state counts by its name."""
+def _named(folder: Path) -> list[Path]:
+    """What has the name of a state."""
     try:
-        progress = json.loads((path / "progress.json").read_text())
-        return progress["step"] == _step(path) and (not run or progress.get("run", "") in ("", run))
+        return [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_state(path: Path, run: str) -> bool:
+    """Whether it is a state of the run and of the step in its name.
+
+    A state whose progress is damaged counts if it has a manifest.
+    """
+    if not path.is_dir():
+        return False
+    try:
+        progress = read_json(path / "progress.json")
+        return bool(progress["step"] == _step(path) and (not run or progress.get("run", "") in ("", run)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return True
+        return (path / MANIFEST).is_file()
 
 
 def _damage(folder: Path) -> str:
     """What is wrong with a state folder; empty if it is intact."""
     try:
-        sums = json.loads((folder / MANIFEST).read_text())
+        sums = read_json(folder / MANIFEST)
         for name in FILES:
-            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sums[name]:
+            if hashlib.sha256(read_regular(folder / name)).hexdigest() != sums[name]:
                 return f"{name} does not match its checksum"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from coco224.errors import counted
 from coco224.files import whole_or_absent
 from coco224.processes import usable_cores
 from codec.checkpoint import Description
@@ -35,10 +36,10 @@ def announce(run: Run, record: Record) -> None:
     kept = len(list(gdn_layers(codec)))
     replaced = options.replacement
     if replaced.act == KEEP_GDN:
-        what = f"GDN kept everywhere ({kept} layers)"
+        what = f"GDN kept everywhere ({counted(kept, 'layer')})"
     else:
         parts = " and ".join(TRANSFORMS[replaced.replace_parts])
-        what = f"{replaced.act} in {parts}; {kept} GDN layers are left"
+        what = f"{replaced.act} in {parts}; {counted(kept, 'GDN layer')} {'is' if kept == 1 else 'are'} left"
     amp = options.numerics.amp_dtype if options.numerics.amp else "FP32"
     regions = f", FP32 in {', '.join(run.fp32_modules)}" if run.fp32_modules else ""
     batches = run.data.batches
@@ -54,12 +55,13 @@ def announce(run: Run, record: Record) -> None:
     record.say(f"precision   {amp} on {run.device}{regions}")
     if options.numerics.amp and is_emulated(amp, run.device):
         record.say(f"warning     this CPU has no instructions for {amp}: --amp false is many times faster on it")
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", run.accelerator.num_processes))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE") or run.accelerator.num_processes)
     if warning := core_warning(run.device, local, torch.get_num_threads(), usable_cores()):
         record.say(f"warning     {warning}")
     record.say(
-        f"batch       {options.data.batch_size} x {run.grad_accum} accumulated x {run.accelerator.num_processes} "
-        f"processes = {batches.global_batch}; {batches.steps_per_epoch} steps per epoch, {run.total} in all"
+        f"batch       {options.data.batch_size} x {run.grad_accum} accumulated x "
+        f"{counted(run.accelerator.num_processes, 'process')} = {batches.global_batch}; "
+        f"{counted(batches.steps_per_epoch, 'step')} per epoch, {run.total} in all"
     )
     if options.qat.qat:
         for line in announcement(codec, options.qat, options.numerics.amp):
@@ -70,7 +72,8 @@ def announce(run: Run, record: Record) -> None:
     if run.data.validation is None:
         record.say("validation  none in this dataset: no evaluation and no best_* files")
     if run.progress.step >= run.total:
-        record.say(f"finished    all {run.progress.step} steps are done; give more --epochs or --max_steps to continue")
+        done = f"all {run.progress.step} steps are" if run.progress.step > 1 else "the only step is"
+        record.say(f"finished    {done} done; give more --epochs or --max_steps to continue")
     elif run.progress.step:
         record.say(f"resumes     at step {run.progress.step}")
 
@@ -94,8 +97,8 @@ def conclude(run: Run, record: Record, status: int) -> None:
         record.say(f"stopped by a signal at step {run.progress.step}; the same command continues from there")
     elif status:
         record.say(
-            f"error: {run.progress.faults_in_a_row} faulty steps in a row (--overflow_patience); the last good state "
-            f"is saved; {ADVICE}"
+            f"error: {counted(run.progress.faults_in_a_row, 'faulty step')} in a row (--overflow_patience); the last "
+            f"good state is saved; {ADVICE}"
         )
     if record.uploads and (Path(output.save_dir) / LAST).exists():
         finish_uploads(record, record.uploads, PATIENCE if status == 0 else HURRY)

@@ -34,7 +34,7 @@ def check_hub(reporting: ReportingOptions, accelerator: Accelerator) -> None:
         try:
             reason = open_repository("--hub_model_id", str(reporting.hub_model_id), "model", reporting.hub_private)
             if reason:
-                accelerator.print(f"hub         cannot be reached ({reason}); training starts anyway", file=sys.stderr)
+                accelerator.print(f"hub         {reason}; training starts anyway", file=sys.stderr)
         except DataError as error:
             refusal = str(error)
     if refusal := broadcast_object_list([refusal])[0]:
@@ -96,7 +96,7 @@ class Uploads:
         self._over.set()
         self._newer.set()
         if self._process:
-            self._process.terminate()
+            self._process.kill()  # an orderly end could wait for the network
 
     def _upload(self) -> bool:
         """Pushes until the Hub has the checkpoint or refuses it; returns whether the Hub has it."""

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from coco224.files import read_regular
 from coco224.making.card import dataset_card
 from coco224.making.manifest import MANIFEST
 from coco224.repository import reasons
@@ -18,12 +19,14 @@ def upload(folder: Path, repo_id: str, private: bool) -> None:
         DataError: the Hub refuses the upload or cannot be reached.
     """
     import datasets
+    from datasets.exceptions import DatasetsError
     from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
 
     datasets.config.MAX_ROW_GROUP_SIZE = _ROW_GROUP
-    with reasons(f"the dataset in {folder} is complete, but {repo_id} is not; run the same command to complete it"):
+    what = f"the dataset in {folder} is complete, but {repo_id} is not; run the same command to complete it"
+    with reasons(what, DatasetsError):
         datasets.load_from_disk(str(folder)).push_to_hub(repo_id, private=private)
-        manifest = (folder / MANIFEST).read_bytes()
+        manifest = read_regular(folder / MANIFEST)
         # The card keeps the header from `datasets`. The manifest comes last: a dataset without it counts as incomplete.
         card = dataset_card(repo_id, json.loads(manifest), DatasetCard.load(repo_id).data)
         files = {"README.md": card.encode(), MANIFEST: manifest}

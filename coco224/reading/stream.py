@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from coco224.errors import DataError
+from coco224.errors import DataError, counted
 from coco224.reading.arrow import rows_of
 from coco224.reading.download import manifest_of
 from coco224.reading.rows import Ints, Pixels, Rows
@@ -66,7 +66,9 @@ class StreamedRows:
                 lengths.append(self._files[file].row_group(group).num_rows)
         self._starts = np.cumsum([0, *lengths])
         if len(self) != manifest["splits"][split]["rows"]:
-            raise DataError(f"--coco_dir {repo_id}: {split} has {len(self)} rows, not as many as its manifest says")
+            raise DataError(
+                f"--coco_dir {repo_id}: {split} has {counted(len(self), 'row')}, not as many as its manifest says"
+            )
         self._window = max(1, -(-_POOL * len(lengths) // len(self)))
         self._next = list(range(len(lengths)))
         self._fetched: OrderedDict[int, Future[Rows]] = OrderedDict()

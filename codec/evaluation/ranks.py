@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 
+from coco224.errors import counted
 from codec.errors import InputError
 from codec.network.exact import exact_fp32
 
@@ -65,9 +66,9 @@ class Ranks:
         state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_TIMEOUT)
         if state.num_processes != launched:
             raise InputError(
-                f"the launcher started {launched} processes but Accelerate sees {state.num_processes}, so each would "
-                "do all the work; on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu; for one process: "
-                "unset WORLD_SIZE"
+                f"the launcher started {counted(launched, 'process')} but Accelerate sees {state.num_processes}, so "
+                "each would do all the work; on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu; for one "
+                "process: unset WORLD_SIZE"
             )
         return cls(state.process_index, state.num_processes, state.device)
 

@@ -78,8 +78,9 @@ def alarm(each: Evaluated, names: list[str]) -> str | None:
     if not off:
         return None
     share, worst = max(off, key=lambda each: abs(each[0]))
+    files = f"{len(off)} of {counted(len(names), 'file')} {'is' if len(off) == 1 else 'are'}"
     return (
-        f"ALARM: {each.name}: {len(off)} of {len(names)} files are off the likelihoods' estimate, {worst} by "
+        f"ALARM: {each.name}: {files} off the likelihoods' estimate, {worst} by "
         f"{share:+.2%}: its CDF tables are stale; resume training from it to rebuild them"
     )
 

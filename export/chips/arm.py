@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from export.chips.compiler import INPUT, Compiler, Estimate, Job
+from export.chips.compiler import INPUT, Compiler, Estimate, Job, left_for_the_cpu
 from export.chips.vela import CORES, Core, compile_model
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Arm(Compiler):
         left = said["cpu_operators"]
         complaint = ""
         if left:
-            complaint = f"{len(left)} operators are left for the CPU: {', '.join(left)}"
+            complaint = f"{left_for_the_cpu(len(left))}: {', '.join(left)}"
         elif core.only_sram and said["sram_kib"] * 1024 > core.sram:
             complaint = f"it needs {said['sram_kib']:.0f} KiB of SRAM, and the chip has {core.sram // 1024} KiB"
         figures = {

@@ -95,6 +95,11 @@ class Compiler(ABC):
         return None
 
 
+def left_for_the_cpu(count: int) -> str:
+    """A complaint: so many operators do not run on the chip."""
+    return "1 operator is left for the CPU" if count == 1 else f"{count} operators are left for the CPU"
+
+
 def printed(job: Job) -> str:
     """What the compiler has printed in this process, also from C++."""
     sys.stdout.flush()

@@ -109,7 +109,13 @@ def ask(compiler: Compiler, job: Job, part: QuantizedPart, python: Path) -> Verd
 
 def in_worker(compiler: Compiler, job: Job, python: Path) -> dict[str, Any]:
     """Runs `export.chips.worker` in the compiler's environment, where it sees no package of ours but `export`."""
-    given = {"part": job.part, "target": job.target, "folder": str(job.folder), "options": dict(job.options)}
+    given: dict[str, Any] = {
+        "part": job.part,
+        "target": job.target,
+        "folder": str(job.folder),
+        "options": dict(job.options),
+    }
+    given["parent"] = os.getpid()
     (job.folder / OUTPUT).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as packages, (job.folder / LOG).open("wb") as log:
         Path(packages, "export").symlink_to(Path(export.__file__).parent)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from export.chips.compiler import INPUT, MODEL, Compiler, Estimate, Job, Refused, printed
+from export.chips.compiler import INPUT, MODEL, Compiler, Estimate, Job, Refused, left_for_the_cpu, printed
 
 if TYPE_CHECKING:
     from export.chips.part import QuantizedPart
@@ -65,7 +65,7 @@ class Rockchip(Compiler):
         }
         if memory:
             figures["internal memory, KB"] = round(float(memory[1]))
-        complaint = f"{len(elsewhere)} operators are left for the CPU: {', '.join(elsewhere)}" if elsewhere else ""
+        complaint = f"{left_for_the_cpu(len(elsewhere))}: {', '.join(elsewhere)}" if elsewhere else ""
         return Estimate(complaint, figures)
 
     def simulate(self, job: Job) -> NDArray[np.uint8]:

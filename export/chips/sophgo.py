@@ -5,17 +5,20 @@ finds our integers again; only a tensor whose range is neither symmetric nor wit
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.chips.compiler import INPUT, Compiler, Estimate, Job, Refused
+from export.chips.compiler import INPUT, Compiler, Estimate, Job, Refused, left_for_the_cpu
+from export.chips.lifetime import end_with
 
 if TYPE_CHECKING:
     from export.chips.part import QuantizedPart
@@ -78,7 +81,7 @@ class Sophgo(Compiler):
             "CPU operators": len(left),
             "layers in float": f"{len(in_float)} of {len(computing)}",
         }
-        return Estimate(f"{len(left)} operators are left for the CPU" if left else "", figures)
+        return Estimate(left_for_the_cpu(len(left)) if left else "", figures)
 
     def simulate(self, job: Job) -> NDArray[np.uint8]:
         numbers = json.loads((job.folder / NUMBERS).read_text())
@@ -100,8 +103,9 @@ def tool(job: Job, name: str, *words: str) -> None:
         Refused: it fails.
     """
     done = subprocess.run(
-        [TOOLS / name, *words], cwd=job.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+        [TOOLS / name, *words], cwd=job.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        check=False, preexec_fn=partial(end_with, os.getpid()),
+    )  # fmt: skip
     print(done.stdout)
     if done.returncode:
         lines = [

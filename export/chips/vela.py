@@ -1,13 +1,16 @@
 """Arm's compiler for Ethos-U: estimates a chip's milliseconds and memory for a TFLite model."""
 
 import csv
+import os
 import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from export.chips.compiler import Refused
+from export.chips.lifetime import end_with
 
 MIB = 1 << 20
 
@@ -75,7 +78,8 @@ def _compile(model: Path, core: Core, strategy: str, folder: Path) -> Compiled:
         *("--config", "Arm/vela.ini", "--system-config", core.system, "--memory-mode", core.memory),
         *("--accelerator-config", core.accelerator, "--arena-cache-size", str(core.sram), "--optimise", strategy),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    ends = partial(end_with, os.getpid())
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=ends)
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines() or ["no reason given"]
         raise Refused(said[-1])

@@ -1,7 +1,7 @@
 """`python -m export.chips.worker NAME`: compiles one part, in the environment of that compiler.
 
-It reads a job from stdin and writes the answer to stdout, both in JSON. What compilers print goes to stderr. Python
-3.10 must read this file too.
+It reads a job from stdin and writes the answer to stdout, both in JSON. What compilers print goes to stderr. It ends
+with the process that started it. Python 3.10 must read this file too.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy as np
 
 from export.chips.compiler import Compiler, Job, Refused
 from export.chips.compilers import COMPILERS
+from export.chips.lifetime import end_with
 
 OUTPUT = "output.npy"
 """In the job's folder: the output in the chip's arithmetic, where the compiler simulates it."""
@@ -51,6 +52,7 @@ def main() -> None:
     os.dup2(2, 1)  # compilers print to stdout, also from C++
     compiler = COMPILERS[sys.argv[1]]
     given = json.load(sys.stdin)
+    end_with(given["parent"])
     job = Job(given["part"], given["target"], Path(given["folder"]), given["options"])
     found = answer(compiler, job)
     json.dump(found | {"tool": f"{compiler.package} {version(compiler.package)}"}, replies)

@@ -46,7 +46,7 @@ def compile_files(names: Sequence[str], target: Path, flags: Sequence[str]) -> N
     words = [*compiler(), *FLAGS, *sources, *flags, "-o", str(target)]  # a library comes after its users
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise InputError(f"{words[0]} does not compile the coder to {target}: {complaint(done.stderr)}")
+        raise InputError(f"{words[0]} does not compile the coder: {complaint(done.stderr)}")
 
 
 def complaint(said: str) -> str:

@@ -1,13 +1,13 @@
 """The command `python -m export.device`: compiles the entropy coder in C, for programs without Python."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from coco224.files import check_writable, read_regular, whole_or_absent, write_whole
 from codec.cli import ArgumentParser, run
 from codec.errors import InputError
-from export.device.compiling import SOURCES, compile_command, compile_library
+from export.device.compiling import SOURCES, compile_command, compile_library, compiler
 
 COMMAND, LIBRARY, HEADER = "nic", "libnic.so", "nic.h"
 
@@ -24,14 +24,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--flags", default="", metavar="FLAGS", help="more flags, such as --flags=-march=native [none]")
     given = parser.parse_args(argv)
     flags = given.flags.split()
-    if given.folder.exists() and not given.folder.is_dir():
-        raise InputError(f"{given.folder} is no folder; give another name")
-    given.folder.mkdir(parents=True, exist_ok=True)
-    compile_command(given.folder / COMMAND, flags)
-    compile_library(given.folder / LIBRARY, flags)
-    shutil.copyfile(SOURCES / HEADER, given.folder / HEADER)
+    check_writable("DIR", given.folder)
+    header = read_regular(SOURCES / HEADER)
+    check_free(given.folder, header)
+    compiler()
+    # The header, by which the folder is known again, comes first: after a kill the same command goes on.
+    write_whole(given.folder / HEADER, header)
+    with whole_or_absent(given.folder / COMMAND) as beside:
+        compile_command(beside, flags)
+    with whole_or_absent(given.folder / LIBRARY) as beside:
+        compile_library(beside, flags)
     print(f"{given.folder}: {COMMAND}, {LIBRARY}, {HEADER}")
     return 0
+
+
+def check_free(folder: Path, header: bytes) -> None:
+    """Raises InputError if the folder has files of these names that no earlier command wrote: then the header differs.
+
+    Args:
+        header: of this version; only its first line is compared.
+    """
+    there = [name for name in (HEADER, COMMAND, LIBRARY) if (folder / name).exists()]
+    try:
+        ours = bool(there) and read_regular(folder / HEADER).startswith(header[: header.index(b"\n")])
+    except OSError:
+        ours = False
+    if there and not ours:
+        raise InputError(f"{folder / there[0]} is not of this command: name another folder")
 
 
 def cli() -> NoReturn:

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from torch import Tensor
 
-from coco224.files import whole_or_absent
+from coco224.files import in_words, whole_or_absent
 from codec.checkpoint import open_codec
 from codec.description.architecture import TRANSFORMS, BlockChoice, Quantization
 from codec.errors import InputError
@@ -202,5 +202,5 @@ def write(path: Path, model: bytes, tables: bytes, h_a: bytes | None = None) -> 
                 with new.open("rb") as file:
                     os.fsync(file.fileno())
     except OSError as error:
-        raise InputError(f"--out {path}: {error.strerror}; nothing was written") from error
+        raise InputError(f"--out {in_words(error)}; nothing was written") from error
     return list(contents)

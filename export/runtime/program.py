@@ -5,12 +5,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
-from coco224.files import read_regular, whole_or_absent
+from coco224.files import check_file, in_words, read_regular, same_file, whole_or_absent
 from codec.cli import ArgumentParser, run
 from codec.errors import InputError
 from codec.targets import TargetOptions
 from export.runtime.coding import Pixels, decode, encode
-from export.runtime.session import BACKENDS, Model
+from export.runtime.session import BACKENDS, H_A_SUFFIX, TABLES_SUFFIX, Model
 
 _TARGETS = frozenset(field.name for field in fields(TargetOptions))
 
@@ -40,10 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("--target_psnr and --decoder FILE.onnx, which measures it, go together: give both or neither")
     if not given.source.is_file():
         raise InputError(f"{given.source}: no such file")
-    if given.target.exists() and given.source.samefile(given.target):
+    if same_file(given.source, given.target):
         raise InputError(f"{given.target} is the source itself; name another file")
     if given.direction == "decode" and given.target.suffix.lower() not in (".png", ".bmp"):
         raise InputError(f"{given.target}: give a name that ends in .png or .bmp")
+    beside = [given.model.with_suffix(suffix) for suffix in (TABLES_SUFFIX, H_A_SUFFIX)]
+    check_file("TARGET", given.target, [each for each in (given.model, given.tables, given.decoder, *beside) if each])
     try:
         model = Model(given.model, f"{given.direction}r", given.tables, given.backend)
         decoder = Model(given.decoder, "decoder", backend=given.backend) if given.decoder else None
@@ -82,7 +84,7 @@ def convert(
             else:
                 Image.fromarray(picture).save(beside, target.suffix[1:])
     except OSError as error:
-        raise InputError(f"{target} cannot be written: {error.strerror}") from error
+        raise InputError(f"TARGET cannot be written: {in_words(error)}") from error
 
 
 def decode_file(path: Path, model: Model) -> Pixels:

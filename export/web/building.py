@@ -1,6 +1,7 @@
 """Puts together the folder of the page: its scripts, the coder as WebAssembly, onnxruntime-web and the models."""
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coco224.files import write_whole
+from coco224.files import check_writable, read_json, read_regular, write_whole
 from codec.errors import InputError
 from export.device.compiling import CODER, FLAGS, complaint
 from export.device.compiling import SOURCES as CODER_SOURCES
@@ -21,6 +22,10 @@ RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-thre
 
 CODECS = "codecs.json"
 """The page's list of codecs, which also marks its folder as ours."""
+
+CODER_WASM = "coder.wasm"
+_OF_MODELS = re.compile(r"\d+\.(tables|(encoder|decoder|h_a)\.onnx)|\..*\.partial")
+"""The names of the models' files, and of what a kill left."""
 
 FUNCTIONS = ("message", "memory", "open", "about", "work", "size", "decode", "most", "encode", "round", "round_z")
 """Of nic.h."""
@@ -59,21 +64,38 @@ def write_page(folder: Path, models: Sequence[tuple[str, Path, Path]], runtime: 
         raise InputError(
             f"{runtime} is no folder of onnxruntime-web (dist/{missing[0]} is missing); npm install onnxruntime-web"
         )
-    if folder.exists() and any(folder.iterdir()) and not (folder / CODECS).exists():
+    check_writable("DIR", folder)
+    if folder.exists() and not _is_page(folder):
         raise InputError(f"{folder} holds something else than such a page: name a new folder")
+    for path in (path for _, *parts in models for path in parts):
+        if path.parent.resolve() == folder.resolve():
+            raise InputError(f"{path} lies in {folder}, whose files are replaced: give the models from another folder")
     described = [_described(name, number, encoder, decoder) for number, (name, encoder, decoder) in enumerate(models)]
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as beside:
-        compile_wasm(Path(beside) / "coder.wasm")
-        shutil.copyfile(Path(beside) / "coder.wasm", folder / "coder.wasm")
-    for name in PAGE:
-        shutil.copyfile(SOURCES / name, folder / name)
-    for name in RUNTIME:
-        shutil.copyfile(runtime / "dist" / name, folder / name)
+        compile_wasm(Path(beside) / CODER_WASM)
+        # An empty list comes first: after a kill the page offers no codec, and the same command goes on.
+        write_whole(folder / CODECS, "[]\n")
+        write_whole(folder / CODER_WASM, read_regular(Path(beside) / CODER_WASM))
+    sources = {name: SOURCES / name for name in PAGE} | {name: runtime / "dist" / name for name in RUNTIME}
     for _, files in described:
-        for name, source in files.items():
-            shutil.copyfile(source, folder / name)
+        sources |= files
+    for name, source in sources.items():
+        write_whole(folder / name, read_regular(source))
     write_whole(folder / CODECS, json.dumps([description for description, _ in described], indent=1) + "\n")
+
+
+def _is_page(folder: Path) -> bool:
+    """Whether the folder is empty, or an earlier page, which may be incomplete."""
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return True
+    try:
+        codecs = read_json(folder / CODECS)
+        known = all({"name", "tables"} <= codec.keys() for codec in codecs)
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
+    ours = {CODECS, CODER_WASM, *PAGE, *RUNTIME}
+    return known and (bool(codecs) or all(name in ours or _OF_MODELS.fullmatch(name) for name in names))
 
 
 def _described(name: str, number: int, encoder: Path, decoder: Path) -> tuple[dict[str, Any], dict[str, Path]]:

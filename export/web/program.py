@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from coco224.errors import counted
 from codec.cli import ArgumentParser, run
 from codec.errors import InputError
 from export.web.building import write_page
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = given.name or [path.stem for path in given.encoder]
     if not len(given.encoder) == len(given.decoder) == len(names):
         raise InputError(
-            f"{len(given.encoder)} encoders, {len(given.decoder)} decoders and {len(names)} names; give as many of each"
+            f"{counted(len(given.encoder), 'encoder')}, {counted(len(given.decoder), 'decoder')} and "
+            f"{counted(len(names), 'name')}; give as many of each"
         )
     write_page(given.folder, list(zip(names, given.encoder, given.decoder, strict=True)), given.onnxruntime)
     print(f"{given.folder}: python -m http.server --directory {given.folder}")

@@ -5,6 +5,7 @@ import fcntl
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import pytest
 from coco224 import files
 from coco224.errors import DataError
 from coco224.files import (
+    check_file,
     check_writable,
     in_words,
     link_or_copy,
@@ -192,6 +194,46 @@ def test_an_output_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
             check_writable("--save_dir", folder)
     with pytest.raises(DataError, match="--save_dir /proc/a cannot be written"):
         check_writable("--save_dir", Path("/proc/a"))
+
+
+def test_a_link_stays_and_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk2").mkdir()
+    (tmp_path / "disk2" / "there").write_text("old")
+    for name in ("there", "new"):
+        (tmp_path / name).symlink_to(Path("disk2", name))
+        write_whole(tmp_path / name, name)
+        assert (tmp_path / name).readlink() == Path("disk2", name)
+        assert (tmp_path / "disk2" / name).read_text() == name
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "pipe").symlink_to("fifo")
+    (tmp_path / "self").symlink_to("self")
+    os.mknod(tmp_path / "device", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    reader, writer = os.pipe()
+    (tmp_path / "out").symlink_to(f"/proc/self/fd/{writer}")
+    with tempfile.TemporaryFile() as opened:
+        (tmp_path / "opened").symlink_to(f"/proc/self/fd/{opened.fileno()}")
+        before = names(tmp_path)
+        for name in ("fifo", "pipe", "self", "device", "out", "opened", "disk2"):
+            with pytest.raises(OSError, match=str(tmp_path)):
+                write_whole(tmp_path / name, "text")
+            with pytest.raises(DataError, match=f"--json {tmp_path}/{name}: it cannot be written there"):
+                check_file("--json", tmp_path / name)
+    os.close(reader)
+    os.close(writer)
+    assert names(tmp_path) == before
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text("{}")
+    (tmp_path / "link").symlink_to("r.json")
+    check_file("--json", tmp_path / "new", [tmp_path / "r.json", tmp_path / "none"])
+    for name in ("r.json", "link"):
+        with pytest.raises(DataError, match=f"--json {tmp_path}/{name}: the command reads this file too"):
+            check_file("--json", tmp_path / name, [tmp_path / "r.json"])
+    with pytest.raises(DataError, match=r"it cannot be written there .Not a directory.; name another file"):
+        check_file("--out", tmp_path / "r.json" / "x")
+    with pytest.raises(DataError, match=r"it cannot be written there .No such file or directory.; name another file"):
+        check_file("--out", Path("/proc/none/x"))
 
 
 def test_a_disk_below_the_temporary_folder_is_not_that_folder(

@@ -10,8 +10,10 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from datasets.exceptions import DatasetsError
 from PIL import Image
 
+from coco224 import prepare as program
 from coco224.prepare import main
 
 Done = subprocess.CompletedProcess[str]
@@ -349,3 +351,30 @@ def test_a_grid_says_how_many_rows_it_makes(
     out, err = capfd.readouterr()
     assert f"--crop grid makes 5012 rows of 3 photographs, 5000 rows of {root}/train2017/giant.png" in err
     assert "train 5012 rows" in out
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 2, "error: out of memory"),
+        (DatasetsError("no features"), 2, "error: the dataset in .* is complete, but alice/coco is not; .*no features"),
+    ],
+)
+def test_what_ends_the_check_of_the_hub_or_the_upload_is_one_line(
+    error: BaseException, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    uploads = isinstance(error, DatasetsError)
+    monkeypatch.setattr(program, "open_repository", (lambda *_: "") if uploads else fail)
+    monkeypatch.setattr(program, "is_made", lambda _: True)
+    monkeypatch.setattr("datasets.load_from_disk", fail)
+    words = ["prepare", "--coco_dir", "sample", "--out_dir", "out", "--push_to_hub", "--hub_dataset_id", "alice/coco"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as ended:
+        program.cli()
+    assert ended.value.code == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(said, line)

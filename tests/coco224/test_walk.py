@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from coco224.errors import DataError, printable
-from coco224.walk import left_out_in_words, walk
+from coco224.errors import DataError, counted, printable
+from coco224.walk import left_out_in_words, say_left_out, walk
 
 JPG = frozenset({".jpg"})
 
@@ -54,6 +54,27 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
     assert left_out_in_words({}) == ""
 
 
+FOREIGN = (
+    *("lost+found", "#recycle", "#Recycle", "#snapshot", "~snapshot", ".snapshot", "@Recently-Snapshot", ".Trash-1000"),
+    *("System Volume Information", "RECYCLER", "FOUND.000", "LOST.DIR", "Network Trash Folder", "trashbox"),
+)
+
+
+@pytest.mark.parametrize("rank", [None, "", "0", "1"])
+def test_folders_of_systems_are_passed_over_and_the_first_rank_says_so(
+    rank: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files(tmp_path, *(f"{name}/1.jpg" for name in FOREIGN), "#1/1.jpg", "~/1.jpg", "snapshot/1.jpg")
+    found = walk(tmp_path, JPG)
+    assert [name for name, _ in found.files] == ["#1/1.jpg", "snapshot/1.jpg", "~/1.jpg"]
+    assert sum(found.left_out.values()) == len(FOREIGN)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    say_left_out(tmp_path, found.left_out)
+    assert (f"{len(FOREIGN)} folders passed over" in capsys.readouterr().err) == (rank != "1")
+
+
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files(tmp_path, "a/1.jpg", "b/2.jpg")
     scandir = os.scandir
@@ -72,3 +93,9 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
 
 def test_names_do_not_steer_a_terminal() -> None:
     assert printable("a\x1b[2Jb\nc\udcff 像") == "a\\x1b[2Jb\\nc\\udcff 像"
+
+
+def test_one_and_many() -> None:
+    assert [counted(count, noun) for count, noun in ((1, "step"), (2, "step"), (1, "process"), (0, "process"))] == [
+        *("1 step", "2 steps", "1 process", "0 processes")
+    ]

@@ -1,7 +1,12 @@
 """Errors that no bug of this program makes: one line and status 2."""
 
 import errno
+import os
 import pickle
+import signal
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +14,8 @@ import torch
 from datasets.exceptions import DatasetGenerationError
 from torch.utils.data import DataLoader, Dataset
 
-from codec.cli import known_cause, run
+from coco224.command import known_cause
+from codec.cli import run
 
 
 def said(error: BaseException, capsys: pytest.CaptureFixture[str]) -> str:
@@ -49,6 +55,34 @@ def test_a_bug_stays_a_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run(lambda: 1 // 0)
     assert known_cause(ValueError("x")) is None
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_sigterm_is_an_orderly_end(hidden: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where a library makes another error of it."""
+
+    def main() -> int:
+        with tempfile.TemporaryDirectory(dir=tmp_path):
+            assert list(tmp_path.iterdir())
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+            except BaseException as error:
+                if hidden:
+                    raise ImportError("initialization failed") from error
+                raise
+        return 0
+
+    threads = set(threading.enumerate())
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    for timer in set(threading.enumerate()) - threads:  # it would end this process
+        assert isinstance(timer, threading.Timer)
+        timer.cancel()
+    assert ended.value.code == 143
+    assert capsys.readouterr().err == "stopped by SIGTERM\n"
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 class _Unreadable(Dataset[int]):

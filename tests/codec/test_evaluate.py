@@ -195,6 +195,16 @@ def test_what_cannot_be_evaluated_is_refused(checkpoint: Path, folder: Path, coc
     assert "is no prepared dataset" in refusal(*one, "--coco_dir", tmp_path / "empty")
     (tmp_path / "empty" / "broken.png").write_bytes((folder / "2-chelsea.png").read_bytes()[:1000])
     assert "broken.png: not a picture" in refusal(*one, "--images", tmp_path / "empty")
+    read = ("--reference", tmp_path / "r.json")
+    read[1].write_text("{}")
+    for name, there in (("json", read[1]), ("per_image", checkpoint), ("plot", folder / "2-chelsea.png")):
+        assert f"--{name} {there}: the command reads this file too" in refusal(
+            *one, "--images", folder, *read, f"--{name}", there
+        )
+    same = ("--json", tmp_path / "new", "--per_image", tmp_path / "new")
+    assert "another option names this file too" in refusal(*one, "--images", folder, *same)
+    os.mkfifo(tmp_path / "fifo")
+    assert "(not a regular file)" in refusal(*one, "--images", folder, "--json", tmp_path / "fifo")
     assert "its folder does not exist" in refusal(*one, "--images", folder, "--json", tmp_path / "no" / "out.json")
     (tmp_path / "torn.safetensors").write_bytes(checkpoint.read_bytes()[:-9])
     assert "damaged" in refusal("--images", folder, "--checkpoint", tmp_path / "torn.safetensors")

@@ -1,5 +1,6 @@
 """`python -m codec.compress` and `python -m codec.decompress`: pictures of any kind to files and back."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from PIL import Image
 from programs import ROOT, run
 
 from benchmarks.damage import damaged
+from coco224.errors import DataError
 from codec import compress, convert, decompress
 from codec.checkpoint import Description, save_codec
 from codec.cli import run as as_program
@@ -26,6 +28,7 @@ from codec.network.codec import Codec
 from codec.network.pixels import pad, to_uint8
 from codec.network.tables import tables_of, with_tables
 from codec.quantization.calibrate import calibrate
+from codec.unfinished import alone
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +177,44 @@ def test_files_that_workers_finish_after_an_interruption_are_recorded_and_failed
     assert not (out / ".codec.compress.unfinished").exists()
 
 
+def test_a_record_that_cannot_be_written_is_worth_a_warning_and_another_s_is_left(
+    checkpoint: Path, folder: Path, tmp_path: Path
+) -> None:
+    record, mine = tmp_path / ".codec.compress.unfinished", tmp_path / "mine"
+    mine.write_text("dear")
+    for make in (lambda: os.mkfifo(record), lambda: record.symlink_to(mine), record.mkdir):
+        make()
+        with pytest.warns(UserWarning, match="after an interruption this folder starts over"):
+            assert compress.main([str(folder), str(tmp_path), "--checkpoint", str(checkpoint), "--overwrite"]) == 0
+        assert record.is_symlink() or not record.is_file()
+        record.rmdir() if record.is_dir() else record.unlink()
+    assert mine.read_text() == "dear"
+    assert sorted(files(tmp_path)) == ["alpha.bin", "mine", "more/1x1.bin", "more/grey.bin", "odd.bin", "turned.bin"]
+
+
+def test_an_error_of_the_library_without_a_number_is_said(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compress.main([str(folder / "odd.png"), str(tmp_path / "a.bin"), "--checkpoint", str(checkpoint)]) == 0
+
+    def full(*_: object) -> None:
+        raise OSError("encoder error -2 when writing image file")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(InputError, match=r"a\.bmp: encoder error -2 when writing image file"):
+        decompress.main([str(tmp_path / "a.bin"), str(tmp_path / "a.bmp"), "--checkpoint", str(checkpoint)])
+
+
+def test_two_at_once_do_not_share_a_target(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    words = [str(folder), str(tmp_path / "out"), "--checkpoint", str(checkpoint), "--overwrite"]
+    said = r"out is in use by another codec\.compress: name another folder, or wait"
+    with alone(tmp_path / "out", "codec.compress"), pytest.raises(DataError, match=said):
+        compress.main(words)
+    assert not (tmp_path / "out").exists()
+    assert compress.main(words) == 0
+    assert all(name.endswith(".bin") for name in files(tmp_path / "out"))
+
+
 @pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     source = tmp_path / "in"
@@ -213,6 +254,9 @@ def test_nothing_is_written_where_something_cannot_work(checkpoint: Path, folder
     twins.mkdir()
     for name in ("a.png", "a.jpg"):
         (twins / name).write_bytes((folder / "odd.png").read_bytes())
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "odd.bin").symlink_to(checkpoint)
     before = files(tmp_path)
     for program, words, said in (
         (compress, [odd, out], "--checkpoint is required"),
@@ -225,10 +269,15 @@ def test_nothing_is_written_where_something_cannot_work(checkpoint: Path, folder
         (compress, [str(twins), out, *use], "rename one"),
         (compress, [odd, out, *use, "--num_proc", "0"], "--num_proc 0"),
         (compress, [odd, odd, *use, "--overwrite"], "is the source itself"),
-        (compress, [odd, str(tmp_path / "there.bin" / "a.bin"), *use], "there.bin: File exists"),
+        (compress, [odd, str(tmp_path / "there.bin" / "a.bin"), *use], "there.bin/a.bin: it cannot be written there"),
+        (compress, [str(folder), str(tmp_path / "there.bin" / "a"), *use], r"a cannot be written .it is a file."),
+        (compress, [str(folder), "/proc/out", "--checkpoint", "none"], "TARGET /proc/out cannot be written"),
+        (decompress, [odd, "/proc/out/x.png", "--checkpoint", "none"], "TARGET /proc/out/x.png: it cannot be written"),
+        (compress, [odd, str(checkpoint), *use, "--overwrite"], "the command reads this file too"),
+        (compress, [str(folder), str(linked), *use, "--overwrite"], "odd.bin is a file that the command reads"),
         (decompress, [str(tmp_path / "there.bin"), str(tmp_path / "x.jpg"), *use], "ends in .bmp or .png"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises((InputError, DataError), match=said):
             program.main(words)
     assert files(tmp_path) == before
     assert compress.main([odd, str(tmp_path / "there.bin"), *use, "--overwrite"]) == 0

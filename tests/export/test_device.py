@@ -1,5 +1,6 @@
 """The coder in C: files, symbols and refusals are the Python coder's."""
 
+import os
 import shutil
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from rates import rated
 
 from benchmarks.damage import damaged, forged
 from benchmarks.device import compile_driver, fuzz, symbols_for
+from coco224.errors import DataError
 from codec.bitstream import hyper_coder
 from codec.bitstream.container import pack, unpack
 from codec.bitstream.density import Density
@@ -29,6 +31,7 @@ from codec.errors import InputError
 from codec.network.architectures import new_codec
 from codec.network.tables import tables_of, with_tables
 from export.device import DeviceCoder, compile_command, compile_library, main
+from export.device.compiling import SOURCES
 
 pytestmark = [
     pytest.mark.slow,
@@ -339,3 +342,25 @@ def test_the_python_command_compiles_both_and_says_so_where_it_cannot(
     monkeypatch.setenv("CC", "false")
     with pytest.raises(InputError, match="does not compile"):
         main([str(tmp_path / "out")])
+
+
+def test_files_of_the_user_s_are_not_replaced(tmp_path: Path) -> None:
+    def refused(said: str) -> None:
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        with pytest.raises(InputError, match=said):
+            main([str(tmp_path)])
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+    (tmp_path / "notes").write_text("mine")
+    for name in ("nic", "libnic.so", "nic.h"):
+        (tmp_path / name).write_text("/* mine */")
+        refused(f"{name} is not of this command")
+        (tmp_path / name).unlink()
+    header = (SOURCES / "nic.h").read_bytes()
+    (tmp_path / "nic.h").write_bytes(header + b"/* of an earlier version */")
+    (tmp_path / "nic").write_bytes(b"which a kill left")
+    assert main([str(tmp_path), "--flags=-O0"]) == 0
+    assert (tmp_path / "nic.h").read_bytes() == header
+    assert os.access(tmp_path / "nic", os.X_OK)
+    with pytest.raises(DataError, match=r"DIR .*nic cannot be written .it is a file.: name another folder"):
+        main([str(tmp_path / "nic")])

@@ -17,6 +17,7 @@ from PIL import Image
 from programs import run
 from torch import Tensor
 
+from coco224.errors import DataError
 from codec.bitstream.tables import read_tables
 from codec.errors import InputError
 from codec.quantization.layers import quantize_layer
@@ -61,7 +62,7 @@ def export(ckpt: Path, part: str, out: Path, *more: object) -> onnx.ModelProto:
 
 
 def refusal(*words: object) -> str:
-    with pytest.raises(InputError) as error:
+    with pytest.raises((InputError, DataError)) as error:
         main([str(word) for word in words])
     return str(error.value)
 
@@ -274,7 +275,8 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_our_own_words(tmp_path: Path
         ("--precision int8 --calib_dir EMPTY", "no picture there"),
         ("--ckpt missing.safetensors", "no such file"),
         ("--out model.pt", "ends in .onnx"),
-        ("--out /proc/none/model.onnx", "nothing was written"),
+        ("--out /proc/none/model.onnx", "it cannot be written there"),
+        ("--ckpt missing --out /proc/none/model.onnx", "it cannot be written there"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(

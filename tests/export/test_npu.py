@@ -8,6 +8,7 @@ import pytest
 from codecs_for_export import make, save, trained
 from programs import ROOT, run
 
+from coco224.errors import DataError
 from codec.description.architecture import Quantization
 from codec.errors import InputError
 from codec.quantization.calibrate import calibrate
@@ -115,7 +116,7 @@ def test_ranges_of_training_leave_nothing_to_calibrate(folder: Path, compiled: l
     assert main(words) == 0
     with pytest.raises(InputError, match="leave --calib_dir out"):
         main([*words, "--calib_dir", str(folder / "pictures")])
-    with pytest.raises(InputError, match="name another folder"):
+    with pytest.raises(DataError, match="name another folder"):
         main([*words, "--out", str(folder / "all.safetensors")])
 
 

@@ -1,5 +1,6 @@
 """The runtime reads and writes the codec's own files, at any size, without torch."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from programs import run
 from torch import Tensor
 
+from coco224.errors import DataError
 from codec.bitstream.container import unpack
 from codec.bitstream.tables import to_bytes
 from codec.errors import InputError
@@ -230,6 +232,16 @@ def test_the_source_is_never_replaced(models: dict[str, Path], tmp_path: Path) -
     before = picture.read_bytes()
     with pytest.raises(InputError, match="is the source itself"):
         main(["encode", str(picture), str(picture), "--model", str(models["int8-encoder-any"])])
+    encoder = models["int8-encoder-any"]
+    os.mkfifo(tmp_path / "fifo")
+    for target, said in (
+        (encoder, "reads this file too"),
+        (encoder.with_suffix(".tables"), "reads this file too"),
+        (tmp_path / "fifo", "not a regular file"),
+        (picture / "x", "Not a directory"),
+    ):
+        with pytest.raises(DataError, match=said):
+            main(["encode", str(picture), str(target), "--model", str(encoder)])
     assert picture.read_bytes() == before
 
 

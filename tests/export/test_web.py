@@ -298,7 +298,7 @@ def test_what_is_missing_or_does_not_fit_is_refused_in_one_line(
     for name in ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"):
         (tmp_path / "dist").mkdir(exist_ok=True)
         (tmp_path / "dist" / name).touch()
-    with pytest.raises(InputError, match="1 encoders, 1 decoders and 2 names"):
+    with pytest.raises(InputError, match="1 encoder, 1 decoder and 2 names"):
         main([str(tmp_path / "out"), *words, "--name", "a", "b"])
     other = str(models[NAMES[2]][1])
     with pytest.raises(InputError, match="different codecs"):

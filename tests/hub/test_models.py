@@ -334,7 +334,7 @@ def test_offline_is_refused_and_a_hub_that_is_down_is_no_refusal(
     with Hub() as again:
         point_at(again, tmp_path / "hf", monkeypatch)
         again.trouble("repos/create", status=500)
-        assert open_repository("--hub_model_id", "alice/codec", "model", False) == "status 500"
+        assert open_repository("--hub_model_id", "alice/codec", "model", False) == "the Hub answers with status 500"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="HF_HUB_OFFLINE"):
         open_repository("--hub_model_id", "alice/codec", "model", False)

@@ -14,7 +14,7 @@ import pytest
 from programs import TINY, Program, into, rows, same, states, train, weights
 
 from codec.errors import InputError
-from training.state import own_states
+from training.state import Progress, own_states, save_state
 
 Train = Callable[..., int]
 
@@ -98,6 +98,80 @@ def test_a_state_under_another_name_or_of_another_run_is_not_removed(here: Train
     assert here(again, "--max_steps", 6, "--checkpoint_every", 1) == 0
     assert all(copy.is_dir() for copy in mine)
     assert [path.name for path in own_states(again / "state")] == ["step-00000006", "step-00000005"]
+
+
+@pytest.mark.parametrize("whose", ["another's copy", "empty", "file"])
+def test_what_has_a_state_s_name_and_is_none_of_the_run_stays(here: Train, again: Path, whose: str) -> None:
+    """Where the run would save it, it is refused before the work."""
+    (newest,) = states(again)
+    far, near = (newest.with_name(f"step-{step:08d}") for step in (99999999, 3))
+    far.mkdir()
+    (far / "notes").write_text("mine")
+    if whose == "another's copy":
+        shutil.copytree(newest, near)
+        progress = json.loads((near / "progress.json").read_text())
+        (near / "progress.json").write_text(json.dumps(progress | {"step": 3, "run": "0123456789abcdef"}))
+    elif whose == "empty":
+        near.mkdir()
+    else:
+        near.write_text("mine")
+    before = contents(again)
+    with pytest.raises(InputError, match=r"step-00000003 is no state of this run.*: move it to another folder"):
+        here(again, "--max_steps", 4, "--checkpoint_every", 1)
+    assert contents(again) == before
+    progress = Progress(step=3, run=json.loads((again / "run.json").read_text())["id"])
+    with pytest.raises(InputError, match="step-00000003 is no state of this run"):
+        save_state(again / "state", 2, {}, {}, progress)
+    assert contents(again) == before
+    shutil.rmtree(near) if near.is_dir() else near.unlink()
+    assert here(again, "--max_steps", 4, "--checkpoint_every", 1) == 0
+    assert (far / "notes").read_text() == "mine"
+
+
+def test_the_start_checkpoint_of_a_run_that_saved_nothing_stays(here: Train, again: Path) -> None:
+    shutil.rmtree(again / "state")
+    marker = json.loads((again / "run.json").read_text())
+    (again / "run.json").write_text(json.dumps(marker | {"saved": False}))
+    start, mine = again / "best_psnr.safetensors", again / "best_mine.safetensors"
+    shutil.copy(again / "last.safetensors", start)
+    shutil.copy(start, mine)
+    before = contents(again)
+    with pytest.raises(InputError, match=r"--init_checkpoint .*best_psnr.* has a name that this run would replace"):
+        here(again, "--init_checkpoint", start, "--max_steps", 1)
+    assert contents(again) == before
+    assert here(again, "--init_checkpoint", mine, "--max_steps", 1) == 0
+    assert mine.read_bytes() == before["best_mine.safetensors"]
+
+
+def test_another_start_beside_the_run_is_noticed(here: Train, finished: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    shutil.copy(finished / "last.safetensors", start)
+    words = ("--init_checkpoint", start, "--max_steps")
+    assert here(tmp_path, *words, 1) == 0
+    assert here(tmp_path, *words, 2) == 0
+    shutil.copy(tmp_path / "last.safetensors", start)
+    with pytest.raises(InputError, match=r"--init_checkpoint .*start.safetensors has another content"):
+        here(tmp_path, *words, 3)
+
+
+def test_fifos_in_the_folder_hold_nothing_up(here: Train, again: Path) -> None:
+    (newest,) = states(again)
+    os.mkfifo(again / "fifo.yaml")
+    with pytest.raises(InputError, match=r"--config .*fifo.yaml: not a regular file"):
+        here(again, "--config", again / "fifo.yaml")
+    for path in (again / "config.yaml", newest.with_name("step-00000001") / "progress.json"):
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    assert here(again, "--max_steps", 3) == 0
+    assert (again / "config.yaml").is_fifo()
+    (again / "metrics.jsonl").unlink()
+    os.mkfifo(again / "metrics.jsonl")
+    with pytest.raises(OSError, match="not a regular file"):
+        here(again, "--max_steps", 4)
+    os.mkfifo(again / ".lock")
+    with pytest.raises(OSError, match="not a regular file"):
+        here(again, "--max_steps", 4)
 
 
 def test_another_run_s_state_does_not_replace_the_run_in_the_folder(here: Train, again: Path, finished: Path) -> None:

@@ -16,7 +16,7 @@ from training.hardware import core_warning
         ("cuda", 8, 1, 2, "8 processes share 2 CPU cores"),
         ("cuda", 8, 1, 16, ""),
         ("cuda", 1, 16, 16, ""),
-        ("cpu", 2, 1, 32, "2 processes compute with 1 threads each, on 32 CPU cores: OMP_NUM_THREADS=16 is faster"),
+        ("cpu", 2, 1, 32, "2 processes compute with 1 thread each, on 32 CPU cores: OMP_NUM_THREADS=16 is faster"),
         ("cpu", 2, 2, 2, "2 processes compute with 2 threads each, on 2 CPU cores: OMP_NUM_THREADS=1 is faster"),
         ("cpu", 2, 1, 2, ""),
         ("cpu", 2, 12, 32, ""),

@@ -211,7 +211,7 @@ def test_a_smaller_batch_keeps_the_global_batch_by_accumulating(
     here: Train, again: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert here(again, "--max_steps", 12, "--batch_size", 2) == 0
-    assert "2 x 4 accumulated x 1 processes = 8" in capsys.readouterr().err
+    assert "2 x 4 accumulated x 1 process = 8" in capsys.readouterr().err
     assert distance(weights(undisturbed), weights(again)) < ROUNDING
 
 

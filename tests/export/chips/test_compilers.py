@@ -1,12 +1,14 @@
 """The interface of compilers: a fake one in a process of its own, and what real ones reported, read again."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from codecs_for_export import in_int8, make
+from programs import ROOT
 
 from codec.errors import InputError
 from export.chips import judge, sophgo
@@ -165,7 +167,7 @@ D RKNN: [20:54:26.669] Total Internal Memory Size: 2107.5KB
 
 def test_rockchips_log_is_read() -> None:
     found = read(Rockchip(), RKNN)
-    assert found.complaint == "1 operators are left for the CPU: Transpose"
+    assert found.complaint == "1 operator is left for the CPU: Transpose"
     counted = {"CPU operators": 1, "operators in FP16": "1 of 3"}
     assert found.figures == {"Mcycles": 1.25, "MB moved": 1.0, **counted, "internal memory, KB": 2108}
     assert read(Rockchip(), RKNN.replace("INT8     CPU    (1,2", "INT8     NPU    (1,2")).complaint == ""
@@ -186,7 +188,7 @@ flops: 3697206016, runtime: 0.630194ms, ComputationAbility: 5.866770T
     assert found == Estimate(
         "", {"ms": 0.63, "Mcycles": 0.57, "MB moved": 2.5, "CPU operators": 0, "layers in float": "1 of 2"}
     )
-    assert read(Sophgo(), report.replace("Concat", "GenericCpu")).complaint == "1 operators are left for the CPU"
+    assert read(Sophgo(), report.replace("Concat", "GenericCpu")).complaint == "1 operator is left for the CPU"
 
 
 def test_sophgos_table_has_our_ranges_and_the_scales_of_our_weights() -> None:
@@ -220,3 +222,17 @@ def test_openvinos_layers_and_words_are_read() -> None:
     assert figures["layers in float"].startswith("all, since int8 sums saturate on this CPU")
     error = 'Exception from src/a.cpp:1:\nException from b:2:\nCannot load library "/x/y/libnpu.so": it is absent\n\n'
     assert words(error) == "Cannot load library libnpu.so: it is absent"
+
+
+def test_a_compiler_ends_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    """The command is a process between: it starts one that ends with it, and then is killed."""
+    compiler = "import os, sys, time; from export.chips.lifetime import end_with; end_with(int(sys.argv[1])); " \
+        "print(os.getpid(), flush=True); time.sleep(60)"  # fmt: skip
+    command = f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', {compiler!r}, str(os.getpid())])"
+    process = subprocess.Popen([sys.executable, "-c", command], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout
+    number = process.stdout.readline().decode().strip()
+    assert Path("/proc", number).exists()
+    process.kill()
+    assert not process.stdout.read()  # until the compiler, too, has closed it
+    process.wait()
