@@ -58,7 +58,7 @@ def single(number: int) -> str:
     return f"rate-{number}"
 
 
-def summarize(study: RatesStudy, images: str) -> None:
+def summarize(study: Study, images: str) -> None:
     """Measures the finished runs and the embedded int8 codec, and publishes `results/rates.json`."""
     checkpoints = {path.parent.name: path for path in sorted(study.folder.glob("*/last.safetensors"))}
     singles = [path for name, path in checkpoints.items() if name.startswith("rate-") and not name.endswith("-start")]
@@ -102,7 +102,8 @@ def at_one_rate(codec: Codec, number: int) -> Codec:
 def gain(gains: Gains, number: int) -> Tensor:
     """The gains [C] at a trained rate."""
     last = len(gains.exponents) - 1
-    return gains(torch.tensor([number / last])).flatten()
+    found: Tensor = gains(torch.tensor([number / last]))
+    return found.flatten()
 
 
 def scale(before: nn.Module, after: nn.Module, factors: Tensor) -> None:
