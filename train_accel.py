@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from coco224.batches import Batch
+    from training.micro_batches import MicroBatch
     from training.outcome import Outcome
     from training.record import Record
     from training.run import Run
@@ -177,20 +177,16 @@ def ends_epoch(run: Run, every: int) -> bool:
     return step >= run.total or step % (every * run.steps_per_epoch) == 0
 
 
-def forward(run: Run, model: nn.Module, batch: Batch, step: int) -> tuple[dict[str, Any], Tensor, dict[str, Tensor]]:
-    """Runs codec and objective on a micro-batch of a step (0-based, for the noise and the rates).
+def forward(run: Run, model: nn.Module, batch: MicroBatch) -> tuple[dict[str, Any], Tensor, dict[str, Tensor]]:
+    """Runs codec and objective on a micro-batch.
 
     Returns:
         The outputs, the loss (distortion and rate), and figures.
     """
-    from codec.network.bottleneck import noise_keys
-
     x = run.to_pictures(batch.images)
-    places = batch.places.to(run.device, non_blocking=True)
-    keys, rates = noise_keys(run.options.numerics.seed, step, places), run.rates(step, places)
     with run.autocast():
-        out = model(x, keys, run.objective.detaches_rate, rates)
-    loss, figures = run.loss(out, x, rates)
+        out = model(x, batch.keys, run.objective.detaches_rate, batch.rates)
+    loss, figures = run.loss(out, x, batch.rates)
     return out, loss, figures
 
 
@@ -215,14 +211,14 @@ def optimizer_step(run: Run, stop: StopSignal, meanwhile: Callable[[], None] = l
         run.settle_grids()
     optimizer.zero_grad(set_to_none=True)
     watch.reset()
-    batches: list[Batch] = []
+    batches: list[MicroBatch] = []
     sums = torch.zeros((), device=run.device)
     for micro in range(run.grad_accum):
         batch = next(run.micro_batches)
         batches.append(batch)
         last = micro == run.grad_accum - 1
         with contextlib.nullcontext() if last else run.accelerator.no_sync(run.model):
-            out, loss, figures = forward(run, run.model, batch, step)
+            out, loss, figures = forward(run, run.model, batch)
             # The auxiliary loss trains only the quantiles; with one backward, every gradient is reduced once.
             run.scaler.scale((loss + out["aux_loss"]) / run.grad_accum).backward()
         watch.see(out["x_hat"], loss)
@@ -258,8 +254,8 @@ def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
     suspect = run.replica()  # on every rank: a sharded codec is gathered here
     for batch in outcome.batches:
 
-        def loss_of(codec: nn.Module, batch: Batch = batch) -> Tensor:
-            return run.scaler.scale(forward(run, codec, batch, outcome.step - 1)[1])
+        def loss_of(codec: nn.Module, batch: MicroBatch = batch) -> Tensor:
+            return run.scaler.scale(forward(run, codec, batch)[1])
 
         module = guilty_module(suspect, loss_of, run.options.numerics.overflow_tol)
         if module:

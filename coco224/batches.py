@@ -8,10 +8,11 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset
 
 from coco224.errors import DataError
@@ -20,6 +21,8 @@ from coco224.reading.rows import Flags, Ints, Pixels, Rows
 
 K = TypeVar("K")
 V = TypeVar("V")
+B = TypeVar("B")
+B_co = TypeVar("B_co", covariant=True)
 
 # These give the order and the crops different random numbers for the same seed.
 _ORDER, _WINDOW = 0, 1
@@ -160,9 +163,23 @@ class EvalBatches(Dataset[Batch]):
         return _batch(pixels, rows, rows)
 
 
+class MicroBatches(Protocol[B_co]):
+    """What a loader reads: `TrainBatches`, or what takes batches from it.
+
+    Attributes:
+        grad_accum: micro-batches per optimizer step.
+        batch_bytes: size of the pictures of a micro-batch.
+    """
+
+    grad_accum: int
+    batch_bytes: int
+
+    def __getitem__(self, k: int) -> B_co: ...
+
+
 def train_loader(
-    batches: TrainBatches, start_step: int, stop_step: int, num_workers: int, pin_memory: bool
-) -> Iterator[Batch]:
+    batches: MicroBatches[B], start_step: int, stop_step: int, num_workers: int, pin_memory: bool
+) -> Iterator[B]:
     """The micro-batches of global steps start_step .. stop_step - 1, read ahead also at the end of an epoch.
 
     Args:
@@ -191,8 +208,9 @@ def train_loader(
             stacklevel=2,
         )
 
-    def read(k: int) -> Batch:
-        return Batch(*(tensor.pin_memory() for tensor in batches[k])) if pin_memory else batches[k]
+    def read(k: int) -> B:
+        batch = batches[k]
+        return tree_map_only(torch.Tensor, torch.Tensor.pin_memory, batch) if pin_memory else batch
 
     return read_ahead(read, micro_batches, max(1, num_workers))
 
@@ -208,20 +226,20 @@ def _can_pin(size: int) -> bool:
     return True
 
 
-class _Reporting(Dataset[Batch | str]):
+class _Reporting(Dataset[B | str]):
     """Batches, or the message of a DataError: for an exception a DataLoader would add the worker's traceback."""
 
-    def __init__(self, batches: TrainBatches) -> None:
+    def __init__(self, batches: MicroBatches[B]) -> None:
         self._batches = batches
 
-    def __getitem__(self, k: int) -> Batch | str:
+    def __getitem__(self, k: int) -> B | str:
         try:
             return self._batches[k]
         except DataError as error:
             return str(error)
 
 
-def _received(loader: Iterator[Batch | str]) -> Iterator[Batch]:
+def _received(loader: Iterator[B | str]) -> Iterator[B]:
     """The batches from the workers.
 
     Raises:

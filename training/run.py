@@ -8,7 +8,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from coco224.batches import Batch
 from codec.network.codec import Codec
 from codec.network.pixels import to_float
 from codec.quantization.calibrate import CALIBRATION_PICTURES, RANGE_PICTURES, fit_activations, round_to_grid
@@ -16,12 +15,12 @@ from codec.quantization.phases import build, enter
 from training.data import TrainingData
 from training.distributed import broadcast_parameters
 from training.faults import Watch
+from training.micro_batches import MicroBatch
 from training.objective import RateDistortion
 from training.optim import Schedule
 from training.options import Options
 from training.precision import apply_local_fp32, memory_format
 from training.qat import calibration_pictures
-from training.rates import drawn_rates
 from training.state import Progress, model_tensors
 
 
@@ -59,7 +58,7 @@ class Run:
     schedule: Schedule
     scaler: GradScaler
     watch: Watch
-    micro_batches: Iterator[Batch]
+    micro_batches: Iterator[MicroBatch]
     fp32_modules: list[str]
     distilled: dict[str, float]
     in_place: bool = False
@@ -122,17 +121,8 @@ class Run:
         shipped.refresh_tables()
         return shipped
 
-    def rates(self, step: int, places: Tensor) -> Tensor | None:
-        """The rate of each picture of a step (0-based), float [B] within 0..1; None if the codec has one rate.
-
-        Args:
-            places: int64 [B], the pictures' places in the global batch.
-        """
-        rates = self.codec.architecture.rates
-        return drawn_rates(rates, self.options.numerics.seed, step, places) if rates > 1 else None
-
     def to_pictures(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] on the host to float32 in [0, 1] on the device, in the run's memory format."""
+        """uint8 [B, 3, H, W] to float32 in [0, 1] on the device, in the run's memory format."""
         return to_float(images, self.device, memory_format(self.options.numerics))
 
     def autocast(self) -> torch.autocast:

@@ -14,7 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_accel
-from coco224.batches import Batch
+from training.micro_batches import MicroBatch
 from training.optim import apply_unless, make_optimizer
 from training.options import parse
 from training.preempt import StopSignal
@@ -99,10 +99,10 @@ def test_a_signal_stops_the_run_a_step_later_and_the_resumed_run_is_the_whole_on
     late()
     forward = train_accel.forward
 
-    def stopped(run: Run, model: nn.Module, batch: Batch, step: int) -> object:
-        if step == 1:
+    def stopped(run: Run, model: nn.Module, batch: MicroBatch) -> object:
+        if run.progress.step == 1:
             os.kill(os.getpid(), signal.SIGUSR1)
-        return forward(run, model, batch, step)
+        return forward(run, model, batch)
 
     with monkeypatch.context() as patched:
         patched.setattr(train_accel, "forward", stopped)
