@@ -128,12 +128,15 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
 def may_wait(run: Run) -> bool:
     """Whether the outcome of the last step may be read during the next step.
 
-    Not before a checkpoint or an evaluation, with QAT, which learns ranges, and where one more fault ends the run.
+    Not before a checkpoint, an evaluation or a new phase of QAT, and not where one more fault ends the run.
     """
+    from training.phases import begins_phase
+
     step, faults = run.progress.step, run.progress.faults_in_a_row
     saves = step % run.options.output.checkpoint_every == 0 or ends_epoch(run, 1)
+    changes = begins_phase(run.options.qat, step)  # it may change weights, and a fault must be found with those it had
     exhausts = faults + 1 >= run.options.numerics.overflow_patience
-    return run.device.type in READ_LATE and not (saves or exhausts or run.options.qat.qat)
+    return run.device.type in READ_LATE and not (saves or changes or exhausts)
 
 
 def settle(run: Run, record: Record, outcome: Outcome | None) -> None:
@@ -236,12 +239,11 @@ def optimizer_step(run: Run, stop: StopSignal, meanwhile: Callable[[], None] = l
     share = run.grad_accum * run.accelerator.num_processes
     shared = torch.cat([torch.stack([watch.faulty(), stopping]), sums / share])
     reduce_over_ranks(shared, "sum")
-    apply_unless(shared[0].clamp(max=1), optimizer, run.scaler)
+    fault = shared[0].clamp(max=1)
+    apply_unless(fault, optimizer, run.scaler)
     run.scaler.update()
-    outcome = Outcome(step + 1, lr, batches, list(figures), Reading(shared))
-    if run.options.qat.qat:
-        end_step(run.codec, outcome.fault)
-    return outcome
+    end_step(run.codec, fault)
+    return Outcome(step + 1, lr, batches, list(figures), Reading(shared))
 
 
 def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
