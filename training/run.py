@@ -13,7 +13,7 @@ from codec.network.pixels import to_float
 from codec.quantization.calibrate import CALIBRATION_PICTURES, RANGE_PICTURES, fit_activations, round_to_grid
 from codec.quantization.phases import build, enter
 from training.data import TrainingData
-from training.distributed import broadcast_parameters
+from training.distributed import broadcast_buffers, broadcast_parameters
 from training.faults import Watch
 from training.micro_batches import MicroBatch
 from training.objective import RateDistortion
@@ -107,14 +107,16 @@ class Run:
         broadcast_parameters(self.codec)
 
     def shipped(self) -> Codec:
-        """A complete copy with new medians and CDF tables, to evaluate and to save. A collective call under FSDP.
+        """A complete copy with new medians and CDF tables, to evaluate and to save. A collective call.
 
+        Buffers that the ranks do not share, such as the statistics of a BatchNorm, become those of rank 0 on all ranks.
         Every call returns the same module, so that it is compiled once; a new call overwrites its content.
 
         Raises:
             InputError: a parameter of the entropy model is not finite.
         """
         shipped, quantization = self.eval_codec, self.codec.architecture.quantization
+        broadcast_buffers(self.codec)
         shipped.load_weights(model_tensors(self.codec))
         if quantization:
             enter(shipped, quantization.phase, quantization.learning)

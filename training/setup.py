@@ -16,7 +16,7 @@ from codec.quantization.phases import build
 from training.agreement import check_agreement, facts
 from training.compiling import check_compile, check_dynamo, compile_all
 from training.data import TrainingData, batches_of, open_splits
-from training.distributed import check_launch, check_precision, is_sharded, make_accelerator
+from training.distributed import check_launch, check_precision, is_sharded, keep_buffers, make_accelerator
 from training.faults import Watch
 from training.folder import check_outputs
 from training.hardware import prepare_gpu
@@ -71,6 +71,7 @@ def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
     # The optimizer. FSDP replaces its parameters, so codec and optimizer are prepared together.
     schedule = options.schedule.over(total)
     model, prepared = accelerator.prepare(start.codec, _optimizer(start.codec, options))
+    keep_buffers(model)
     optimizer = prepared.optimizer
     scaler = GradScaler(accelerator.device.type, enabled=numerics.amp and numerics.amp_dtype == "fp16")
     if saved:
