@@ -21,7 +21,7 @@ from training.optim import Schedule
 from training.options import Options
 from training.precision import apply_local_fp32, memory_format
 from training.qat import calibration_pictures
-from training.state import Progress, model_tensors
+from training.state import Progress, device_tensors, model_tensors
 
 
 @dataclass
@@ -117,7 +117,7 @@ class Run:
         """
         shipped, quantization = self.eval_codec, self.codec.architecture.quantization
         broadcast_buffers(self.codec)
-        shipped.load_weights(model_tensors(self.codec))
+        shipped.load_weights(device_tensors(self.codec))
         if quantization:
             enter(shipped, quantization.phase, quantization.learning)
         shipped.refresh_tables()
