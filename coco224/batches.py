@@ -94,12 +94,15 @@ class TrainBatches(Dataset[Batch]):
         self._world_size = world_size
         self.batch_bytes = batch_size * input_size**2 * 3
         self._drawn: dict[int, tuple[Ints, Ints, Ints, Flags]] = {}
+        self._followed: int | None = None
+        self._announced = 0  # micro-batches before this one were announced
 
     def __getitem__(self, k: int) -> Batch:
+        epoch = k // (self.grad_accum * self.steps_per_epoch)
+        if epoch != self._followed:
+            self._follow(epoch)
+        self._announce(k)
         places, rows = self._places_and_rows(k)
-        epoch, of_epoch = divmod(k, self.grad_accum * self.steps_per_epoch)
-        if of_epoch + _EXPECTED < self.grad_accum * self.steps_per_epoch:
-            self._rows.expect(self._places_and_rows(k + _EXPECTED)[1])
         _, tops, lefts, mirrored = self._draw(epoch)
         pixels = self._rows.read(rows, tops[rows], lefts[rows], self._input_size)
         if self._hflip:
@@ -111,7 +114,20 @@ class TrainBatches(Dataset[Batch]):
 
     def follow(self, step: int) -> None:
         """Has rows fetched in the order of this step's epoch again, after other batches of them were read."""
-        self._rows.follow(self._draw(step // self.steps_per_epoch)[0])
+        self._follow(step // self.steps_per_epoch)
+
+    def _follow(self, epoch: int) -> None:
+        self._rows.follow(self._draw(epoch)[0])
+        self._followed = epoch
+
+    def _announce(self, k: int) -> None:
+        """Says which rows come in micro-batch k and in the next ones, also of the next epoch; each is said once."""
+        of_epoch = self.grad_accum * self.steps_per_epoch
+        end = min(k + 1 + _EXPECTED, (k // of_epoch + 2) * of_epoch)
+        first = self._announced if k < self._announced <= end else k  # k: reading begins here
+        for coming in range(first, end):
+            self._rows.expect(self._places_and_rows(coming)[1])
+        self._announced = end
 
     def _places_and_rows(self, k: int) -> tuple[Ints, Ints]:
         """The places of micro-batch k in the global batch, and the rows there."""
@@ -124,18 +140,17 @@ class TrainBatches(Dataset[Batch]):
     def _draw(self, epoch: int) -> tuple[Ints, Ints, Ints, Flags]:
         """Order, corners and mirroring of a complete epoch. They are cached, so that a batch takes microseconds.
 
-        Threads may read on both sides of an epoch's end: two epochs are cached, and all threads draw the same.
+        Threads may read on both sides of an epoch's end, and announce rows of the next one: all threads draw the same.
         """
         drawn = self._drawn.get(epoch)
         if drawn is not None:
             return drawn
         n, room = len(self._rows), self._rows.size - self._input_size
         order = self._rows.order(np.random.default_rng([_ORDER, self._seed, epoch]))
-        self._rows.follow(order)
         window = np.random.default_rng([_WINDOW, self._seed, epoch])
         top, left = window.integers(room + 1, size=(2, n), dtype=np.int32)
         drawn = order, top, left, window.integers(2, size=n, dtype=np.bool_)
-        self._drawn = {before: kept for before, kept in self._drawn.items() if before == epoch - 1} | {epoch: drawn}
+        self._drawn = {other: kept for other, kept in self._drawn.items() if abs(other - epoch) == 1} | {epoch: drawn}
         return drawn
 
 
