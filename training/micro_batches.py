@@ -48,7 +48,7 @@ class DrawnBatches:
 def micro_batches(
     batches: DrawnBatches, decodes: bool, num_workers: int | None, first: int, last: int, device: torch.device
 ) -> Iterator[MicroBatch]:
-    """The micro-batches of the optimizer steps first .. last - 1, read ahead; those for a GPU are copied to it.
+    """The micro-batches of the optimizer steps first .. last - 1 on the device, read ahead.
 
     Args:
         decodes: the rows are decoded when they are read. Raw rows need no workers: reading is faster than a transfer.
@@ -57,7 +57,14 @@ def micro_batches(
         num_workers = decoders(device) if decodes else 0
     on_gpu = device.type == "cuda"
     loaded = train_loader(batches, first, last, num_workers, pin_memory=on_gpu)
-    return copied_ahead(loaded, device) if on_gpu else loaded
+    return copied_ahead(loaded, device) if on_gpu else (on_device(batch, device) for batch in loaded)
+
+
+def on_device(batch: MicroBatch, device: torch.device) -> MicroBatch:
+    """The batch with pictures, keys and rates on the device; on a CPU they are there already."""
+    images, keys = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.keys))
+    rates = None if batch.rates is None else batch.rates.to(device, non_blocking=True)
+    return MicroBatch(images, batch.rows, keys, rates)
 
 
 def copied_ahead(batches: Iterator[MicroBatch], device: torch.device) -> Iterator[MicroBatch]:
@@ -66,9 +73,7 @@ def copied_ahead(batches: Iterator[MicroBatch], device: torch.device) -> Iterato
 
     def copied(batch: MicroBatch) -> MicroBatch:
         with torch.cuda.stream(copying):
-            images, keys = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.keys))
-            rates = None if batch.rates is None else batch.rates.to(device, non_blocking=True)
-        return MicroBatch(images, batch.rows, keys, rates)
+            return on_device(batch, device)
 
     coming = map(copied, batches)
     batch = next(coming, None)
