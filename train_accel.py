@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from coco224.batches import Batch
+    from training.micro_batches import MicroBatch
     from training.outcome import Outcome
     from training.record import Record
     from training.run import Run
@@ -128,12 +128,15 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
 def may_wait(run: Run) -> bool:
     """Whether the outcome of the last step may be read during the next step.
 
-    Not before a checkpoint or an evaluation, with QAT, which learns ranges, and where one more fault ends the run.
+    Not before a checkpoint, an evaluation or a new phase of QAT, and not where one more fault ends the run.
     """
+    from training.phases import begins_phase
+
     step, faults = run.progress.step, run.progress.faults_in_a_row
     saves = step % run.options.output.checkpoint_every == 0 or ends_epoch(run, 1)
+    changes = begins_phase(run.options.qat, step)  # it may change weights, and a fault must be found with those it had
     exhausts = faults + 1 >= run.options.numerics.overflow_patience
-    return run.device.type in READ_LATE and not (saves or exhausts or run.options.qat.qat)
+    return run.device.type in READ_LATE and not (saves or changes or exhausts)
 
 
 def settle(run: Run, record: Record, outcome: Outcome | None) -> None:
@@ -177,20 +180,16 @@ def ends_epoch(run: Run, every: int) -> bool:
     return step >= run.total or step % (every * run.steps_per_epoch) == 0
 
 
-def forward(run: Run, model: nn.Module, batch: Batch, step: int) -> tuple[dict[str, Any], Tensor, dict[str, Tensor]]:
-    """Runs codec and objective on a micro-batch of a step (0-based, for the noise and the rates).
+def forward(run: Run, model: nn.Module, batch: MicroBatch) -> tuple[dict[str, Any], Tensor, dict[str, Tensor]]:
+    """Runs codec and objective on a micro-batch.
 
     Returns:
         The outputs, the loss (distortion and rate), and figures.
     """
-    from codec.network.bottleneck import noise_keys
-
     x = run.to_pictures(batch.images)
-    places = batch.places.to(run.device, non_blocking=True)
-    keys, rates = noise_keys(run.options.numerics.seed, step, places), run.rates(step, places)
     with run.autocast():
-        out = model(x, keys, run.objective.detaches_rate, rates)
-    loss, figures = run.loss(out, x, rates)
+        out = model(x, batch.keys, run.objective.detaches_rate, batch.rates)
+    loss, figures = run.loss(out, x, batch.rates)
     return out, loss, figures
 
 
@@ -215,14 +214,14 @@ def optimizer_step(run: Run, stop: StopSignal, meanwhile: Callable[[], None] = l
         run.settle_grids()
     optimizer.zero_grad(set_to_none=True)
     watch.reset()
-    batches: list[Batch] = []
+    batches: list[MicroBatch] = []
     sums = torch.zeros((), device=run.device)
     for micro in range(run.grad_accum):
         batch = next(run.micro_batches)
         batches.append(batch)
         last = micro == run.grad_accum - 1
         with contextlib.nullcontext() if last else run.accelerator.no_sync(run.model):
-            out, loss, figures = forward(run, run.model, batch, step)
+            out, loss, figures = forward(run, run.model, batch)
             # The auxiliary loss trains only the quantiles; with one backward, every gradient is reduced once.
             run.scaler.scale((loss + out["aux_loss"]) / run.grad_accum).backward()
         watch.see(out["x_hat"], loss)
@@ -240,12 +239,11 @@ def optimizer_step(run: Run, stop: StopSignal, meanwhile: Callable[[], None] = l
     share = run.grad_accum * run.accelerator.num_processes
     shared = torch.cat([torch.stack([watch.faulty(), stopping]), sums / share])
     reduce_over_ranks(shared, "sum")
-    apply_unless(shared[0].clamp(max=1), optimizer, run.scaler)
+    fault = shared[0].clamp(max=1)
+    apply_unless(fault, optimizer, run.scaler)
     run.scaler.update()
-    outcome = Outcome(step + 1, lr, batches, list(figures), Reading(shared))
-    if run.options.qat.qat:
-        end_step(run.codec, outcome.fault)
-    return outcome
+    end_step(run.codec, fault)
+    return Outcome(step + 1, lr, batches, list(figures), Reading(shared))
 
 
 def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
@@ -258,8 +256,8 @@ def report_fault(run: Run, record: Record, outcome: Outcome) -> None:
     suspect = run.replica()  # on every rank: a sharded codec is gathered here
     for batch in outcome.batches:
 
-        def loss_of(codec: nn.Module, batch: Batch = batch) -> Tensor:
-            return run.scaler.scale(forward(run, codec, batch, outcome.step - 1)[1])
+        def loss_of(codec: nn.Module, batch: MicroBatch = batch) -> Tensor:
+            return run.scaler.scale(forward(run, codec, batch)[1])
 
         module = guilty_module(suspect, loss_of, run.options.numerics.overflow_tol)
         if module:

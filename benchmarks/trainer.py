@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from codec.network.bottleneck import noise_keys
 from train_accel import optimizer_step, settle
 from training.options import parse
 from training.outcome import Outcome
@@ -51,7 +50,7 @@ class Trainer:
         run = self.run
         batch = next(run.micro_batches)
         self.x = run.to_pictures(batch.images)
-        self.keys = noise_keys(run.options.numerics.seed, 0, batch.places.to(run.device))
+        self.keys = batch.keys
 
     def bare_step(self) -> None:
         """Forward, backward, clipping and Adam on the batch in memory, with nothing around them."""

@@ -8,10 +8,11 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset
 
 from coco224.errors import DataError, counted
@@ -20,6 +21,8 @@ from coco224.reading.rows import Flags, Ints, Pixels, Rows
 
 K = TypeVar("K")
 V = TypeVar("V")
+B = TypeVar("B")
+B_co = TypeVar("B_co", covariant=True)
 
 # These give the order and the crops different random numbers for the same seed.
 _ORDER, _WINDOW = 0, 1
@@ -91,12 +94,15 @@ class TrainBatches(Dataset[Batch]):
         self._world_size = world_size
         self.batch_bytes = batch_size * input_size**2 * 3
         self._drawn: dict[int, tuple[Ints, Ints, Ints, Flags]] = {}
+        self._followed: int | None = None
+        self._announced = 0  # micro-batches before this one were announced
 
     def __getitem__(self, k: int) -> Batch:
+        epoch = k // (self.grad_accum * self.steps_per_epoch)
+        if epoch != self._followed:
+            self._follow(epoch)
+        self._announce(k)
         places, rows = self._places_and_rows(k)
-        epoch, of_epoch = divmod(k, self.grad_accum * self.steps_per_epoch)
-        if of_epoch + _EXPECTED < self.grad_accum * self.steps_per_epoch:
-            self._rows.expect(self._places_and_rows(k + _EXPECTED)[1])
         _, tops, lefts, mirrored = self._draw(epoch)
         pixels = self._rows.read(rows, tops[rows], lefts[rows], self._input_size)
         if self._hflip:
@@ -108,7 +114,20 @@ class TrainBatches(Dataset[Batch]):
 
     def follow(self, step: int) -> None:
         """Has rows fetched in the order of this step's epoch again, after other batches of them were read."""
-        self._rows.follow(self._draw(step // self.steps_per_epoch)[0])
+        self._follow(step // self.steps_per_epoch)
+
+    def _follow(self, epoch: int) -> None:
+        self._rows.follow(self._draw(epoch)[0])
+        self._followed = epoch
+
+    def _announce(self, k: int) -> None:
+        """Says which rows come in micro-batch k and in the next ones, also of the next epoch; each is said once."""
+        of_epoch = self.grad_accum * self.steps_per_epoch
+        end = min(k + 1 + _EXPECTED, (k // of_epoch + 2) * of_epoch)
+        first = self._announced if k < self._announced <= end else k  # k: reading begins here
+        for coming in range(first, end):
+            self._rows.expect(self._places_and_rows(coming)[1])
+        self._announced = end
 
     def _places_and_rows(self, k: int) -> tuple[Ints, Ints]:
         """The places of micro-batch k in the global batch, and the rows there."""
@@ -121,18 +140,17 @@ class TrainBatches(Dataset[Batch]):
     def _draw(self, epoch: int) -> tuple[Ints, Ints, Ints, Flags]:
         """Order, corners and mirroring of a complete epoch. They are cached, so that a batch takes microseconds.
 
-        Threads may read on both sides of an epoch's end: two epochs are cached, and all threads draw the same.
+        Threads may read on both sides of an epoch's end, and announce rows of the next one: all threads draw the same.
         """
         drawn = self._drawn.get(epoch)
         if drawn is not None:
             return drawn
         n, room = len(self._rows), self._rows.size - self._input_size
         order = self._rows.order(np.random.default_rng([_ORDER, self._seed, epoch]))
-        self._rows.follow(order)
         window = np.random.default_rng([_WINDOW, self._seed, epoch])
         top, left = window.integers(room + 1, size=(2, n), dtype=np.int32)
         drawn = order, top, left, window.integers(2, size=n, dtype=np.bool_)
-        self._drawn = {before: kept for before, kept in self._drawn.items() if before == epoch - 1} | {epoch: drawn}
+        self._drawn = {other: kept for other, kept in self._drawn.items() if abs(other - epoch) == 1} | {epoch: drawn}
         return drawn
 
 
@@ -160,9 +178,23 @@ class EvalBatches(Dataset[Batch]):
         return _batch(pixels, rows, rows)
 
 
+class MicroBatches(Protocol[B_co]):
+    """What a loader reads: `TrainBatches`, or what takes batches from it.
+
+    Attributes:
+        grad_accum: micro-batches per optimizer step.
+        batch_bytes: size of the pictures of a micro-batch.
+    """
+
+    grad_accum: int
+    batch_bytes: int
+
+    def __getitem__(self, k: int) -> B_co: ...
+
+
 def train_loader(
-    batches: TrainBatches, start_step: int, stop_step: int, num_workers: int, pin_memory: bool
-) -> Iterator[Batch]:
+    batches: MicroBatches[B], start_step: int, stop_step: int, num_workers: int, pin_memory: bool
+) -> Iterator[B]:
     """The micro-batches of global steps start_step .. stop_step - 1, read ahead also at the end of an epoch.
 
     Args:
@@ -191,8 +223,9 @@ def train_loader(
             stacklevel=2,
         )
 
-    def read(k: int) -> Batch:
-        return Batch(*(tensor.pin_memory() for tensor in batches[k])) if pin_memory else batches[k]
+    def read(k: int) -> B:
+        batch = batches[k]
+        return tree_map_only(torch.Tensor, torch.Tensor.pin_memory, batch) if pin_memory else batch
 
     return read_ahead(read, micro_batches, max(1, num_workers))
 
@@ -208,20 +241,20 @@ def _can_pin(size: int) -> bool:
     return True
 
 
-class _Reporting(Dataset[Batch | str]):
+class _Reporting(Dataset[B | str]):
     """Batches, or the message of a DataError: for an exception a DataLoader would add the worker's traceback."""
 
-    def __init__(self, batches: TrainBatches) -> None:
+    def __init__(self, batches: MicroBatches[B]) -> None:
         self._batches = batches
 
-    def __getitem__(self, k: int) -> Batch | str:
+    def __getitem__(self, k: int) -> B | str:
         try:
             return self._batches[k]
         except DataError as error:
             return str(error)
 
 
-def _received(loader: Iterator[Batch | str]) -> Iterator[Batch]:
+def _received(loader: Iterator[B | str]) -> Iterator[B]:
     """The batches from the workers.
 
     Raises:

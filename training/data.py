@@ -1,6 +1,5 @@
 """The data of a run: training rows, validation rows, and batches in an order that a resumed run repeats."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from coco224.batches import Batch, TrainBatches, train_loader
+from coco224.batches import TrainBatches, train_loader
 from coco224.dataset import Rows, open_rows
-from coco224.processes import usable_cores
 from coco224.repository import is_repository
 from codec.cli import NOT_NEGATIVE, OptionGroup, at_least, option
 from codec.description.architecture import STRIDE
@@ -113,27 +111,6 @@ def batches_of(
         rank=rank,
         world_size=world_size,
     )
-
-
-def micro_batches(
-    batches: TrainBatches, decodes: bool, num_workers: int | None, first: int, last: int, device: torch.device
-) -> Iterator[Batch]:
-    """The micro-batches of the optimizer steps first .. last - 1, read ahead.
-
-    Args:
-        decodes: the rows are decoded when they are read. Raw rows need no workers: reading is faster than a transfer.
-    """
-    if num_workers is None:
-        num_workers = decoders(device) if decodes else 0
-    return iter(train_loader(batches, first, last, num_workers, pin_memory=device.type == "cuda"))
-
-
-def decoders(device: torch.device) -> int:
-    """Processes that decode rows for a rank: beside a GPU, 2 to 8 by the rank's share of the cores; on a CPU 2."""
-    if device.type != "cuda":
-        return 2
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    return min(8, max(2, usable_cores() // ranks_here - 1))
 
 
 def first_batches(

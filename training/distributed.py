@@ -16,6 +16,7 @@ from accelerate.utils import (
 )
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from coco224.errors import counted
 from codec.errors import InputError
@@ -105,8 +106,22 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 def broadcast_parameters(model: nn.Module) -> None:
     """Copies parameters and buffers of rank 0 to all ranks: all computed the same, but may have rounded differently."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        broadcast(tensor.data)
+    for parameter in model.parameters():
+        broadcast(parameter.data)
+    broadcast_buffers(model)
+
+
+def broadcast_buffers(model: nn.Module) -> None:
+    """Copies the buffers of rank 0 to all ranks. In training each rank has its own statistics of a BatchNorm, say."""
+    for buffer in model.buffers():
+        if buffer.numel():
+            broadcast(buffer.data)
+
+
+def keep_buffers(model: nn.Module) -> None:
+    """Ends DDP's broadcast of all buffers before every forward. Its option would leave out the one at the start too."""
+    if isinstance(model, DistributedDataParallel):
+        model.broadcast_buffers = False
 
 
 def gathered(tensor: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from coco224.batches import Batch
+from training.micro_batches import MicroBatch
 
 
 class Reading:
@@ -41,7 +41,7 @@ class Outcome:
 
     step: int
     lr: float
-    batches: list[Batch]
+    batches: list[MicroBatch]
     names: list[str]
     reading: Reading
 

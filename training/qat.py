@@ -16,7 +16,6 @@ from codec.quantization.phases import (
     activation_quantizers,
     closed_layers,
     enter,
-    forget_batches,
     learn_ranges,
     prepare,
     quantization_of,
@@ -107,15 +106,15 @@ def calibration_pictures(rows: Rows, data: DataOptions, seed: int, device: torch
     return list(first_batches(rows, data, seed, 1, min(most, len(rows)), device))
 
 
-def end_step(codec: Codec, faulty: bool) -> None:
-    """Updates the ranges from the step's micro-batches on all ranks; ignores a faulty step."""
+def end_step(codec: Codec, fault: Tensor) -> None:
+    """Updates the ranges of a quantized codec from the step's micro-batches on all ranks; ignores a faulty step.
+
+    Args:
+        fault: 0 or 1, 0-dim on the device.
+    """
     quantization = codec.architecture.quantization
-    if quantization is None or not quantization.learns_ranges:
-        return
-    if faulty:
-        forget_batches(codec)
-    else:
-        learn_ranges(codec, reduce_over_ranks)
+    if quantization is not None and quantization.learns_ranges:
+        learn_ranges(codec, reduce_over_ranks, fault > 0)
 
 
 def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:

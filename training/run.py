@@ -8,21 +8,20 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from coco224.batches import Batch
 from codec.network.codec import Codec
 from codec.network.pixels import to_float
 from codec.quantization.calibrate import CALIBRATION_PICTURES, RANGE_PICTURES, fit_activations, round_to_grid
 from codec.quantization.phases import build, enter
 from training.data import TrainingData
-from training.distributed import broadcast_parameters
+from training.distributed import broadcast_buffers, broadcast_parameters
 from training.faults import Watch
+from training.micro_batches import MicroBatch
 from training.objective import RateDistortion
 from training.optim import Schedule
 from training.options import Options
 from training.precision import apply_local_fp32, memory_format
 from training.qat import calibration_pictures
-from training.rates import drawn_rates
-from training.state import Progress, model_tensors
+from training.state import Progress, device_tensors, model_tensors
 
 
 @dataclass
@@ -59,7 +58,7 @@ class Run:
     schedule: Schedule
     scaler: GradScaler
     watch: Watch
-    micro_batches: Iterator[Batch]
+    micro_batches: Iterator[MicroBatch]
     fp32_modules: list[str]
     distilled: dict[str, float]
     in_place: bool = False
@@ -108,31 +107,24 @@ class Run:
         broadcast_parameters(self.codec)
 
     def shipped(self) -> Codec:
-        """A complete copy with new medians and CDF tables, to evaluate and to save. A collective call under FSDP.
+        """A complete copy with new medians and CDF tables, to evaluate and to save. A collective call.
 
+        Buffers that the ranks do not share, such as the statistics of a BatchNorm, become those of rank 0 on all ranks.
         Every call returns the same module, so that it is compiled once; a new call overwrites its content.
 
         Raises:
             InputError: a parameter of the entropy model is not finite.
         """
         shipped, quantization = self.eval_codec, self.codec.architecture.quantization
-        shipped.load_weights(model_tensors(self.codec))
+        broadcast_buffers(self.codec)
+        shipped.load_weights(device_tensors(self.codec))
         if quantization:
             enter(shipped, quantization.phase, quantization.learning)
         shipped.refresh_tables()
         return shipped
 
-    def rates(self, step: int, places: Tensor) -> Tensor | None:
-        """The rate of each picture of a step (0-based), float [B] within 0..1; None if the codec has one rate.
-
-        Args:
-            places: int64 [B], the pictures' places in the global batch.
-        """
-        rates = self.codec.architecture.rates
-        return drawn_rates(rates, self.options.numerics.seed, step, places) if rates > 1 else None
-
     def to_pictures(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] on the host to float32 in [0, 1] on the device, in the run's memory format."""
+        """uint8 [B, 3, H, W] to float32 in [0, 1] on the device, in the run's memory format."""
         return to_float(images, self.device, memory_format(self.options.numerics))
 
     def autocast(self) -> torch.autocast:

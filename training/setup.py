@@ -16,12 +16,13 @@ from codec.network.codec import Codec
 from codec.quantization.phases import build
 from training.agreement import check_agreement, facts
 from training.compiling import check_compile, check_dynamo, compile_all
-from training.data import TrainingData, batches_of, micro_batches, open_splits
-from training.distributed import check_launch, check_precision, is_sharded, make_accelerator
+from training.data import TrainingData, batches_of, open_splits
+from training.distributed import check_launch, check_precision, is_sharded, keep_buffers, make_accelerator
 from training.faults import Watch
 from training.folder import check_outputs, check_states
 from training.hardware import prepare_gpu
 from training.memory import keep_freed_memory
+from training.micro_batches import DrawnBatches, micro_batches
 from training.optim import clipped_together, make_optimizer
 from training.options import Options
 from training.phases import check_phases
@@ -74,6 +75,7 @@ def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
     # The optimizer. FSDP replaces its parameters, so codec and optimizer are prepared together.
     schedule = options.schedule.over(total)
     model, prepared = accelerator.prepare(start.codec, _optimizer(start.codec, options))
+    keep_buffers(model)
     optimizer = prepared.optimizer
     scaler = GradScaler(accelerator.device.type, enabled=numerics.amp and numerics.amp_dtype == "fp16")
     if saved:
@@ -98,7 +100,12 @@ def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
         scaler=scaler,
         watch=Watch(numerics.overflow_tol, accelerator.device, numerics.overflow_check),
         micro_batches=micro_batches(
-            data.batches, rows.decodes, options.data.num_workers, progress.step, total, accelerator.device
+            DrawnBatches(data.batches, numerics.seed, start.codec.architecture.rates),
+            rows.decodes,
+            options.data.num_workers,
+            progress.step,
+            total,
+            accelerator.device,
         ),
         fp32_modules=start.fp32_modules,
         distilled=start.distilled,

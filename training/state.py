@@ -76,9 +76,18 @@ def host(tensor: Tensor) -> Tensor:
     return torch.empty(whole.shape, dtype=whole.dtype).copy_(whole)
 
 
+def device_tensors(codec: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, where they are, without the CDF tables, which are rebuilt from the densities.
+
+    They are complete and detached, but no copies unless the codec is sharded; then it is a collective call.
+    """
+    tensors = {name: t for name, t in codec.state_dict().items() if name.rsplit(".", 1)[-1] not in TABLES}
+    return {name: gathered(tensor).detach() for name, tensor in tensors.items()}
+
+
 def model_tensors(codec: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, without the CDF tables, which are rebuilt from the densities."""
-    return {name: host(t) for name, t in codec.state_dict().items() if name.rsplit(".", 1)[-1] not in TABLES}
+    """Copies on the CPU of what `device_tensors` gives."""
+    return {name: host(tensor) for name, tensor in device_tensors(codec).items()}
 
 
 def optimizer_tensors(codec: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

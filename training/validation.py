@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from codec.network.pixels import to_uint8
 from training.distributed import sum_over_ranks
 from training.preempt import Preempted, Stopped, StopSignal
 from training.qat import about_latent
+from training.rates import drawn_rates
 from training.record import Record
 from training.run import Run
 
@@ -39,7 +41,8 @@ def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: in
     step, accelerator = run.progress.step, run.accelerator
     shares = EvalBatches(run.data.validation, run.eval_batch, accelerator.process_index, accelerator.num_processes)
     pictures, places = itertools.tee(itertools.takewhile(lambda _: not stop.name, shares))
-    rates = (run.rates(0, batch.places) for batch in places)
+    draw = partial(drawn_rates, run.codec.architecture.rates, run.options.numerics.seed, 0)
+    rates = (draw(batch.places) for batch in places)
     mine: list[Figures] = []
     codec.y_model.clamped.zero_()
     with contextlib.suppress(Preempted), stop.at_once():  # its compilation can take a minute

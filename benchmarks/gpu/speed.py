@@ -91,7 +91,7 @@ def side(setting: Setting) -> int:
 def evaluation(trainer: Trainer) -> Step:
     """Evaluates the batch of a step, figures included, as the end of an epoch does."""
     run = trainer.run
-    images = next(run.micro_batches).images
+    images = next(run.micro_batches).images.cpu()
     codec = run.shipped()
 
     def step() -> None:

@@ -151,24 +151,21 @@ def disable_fake_quant(codec: Codec) -> None:
 
 
 @torch.no_grad()
-def learn_ranges(codec: Codec, reduce: Callable[[Tensor, Reduction], object] | None = None) -> None:
+def learn_ranges(
+    codec: Codec, reduce: Callable[[Tensor, Reduction], object] | None = None, skipped: Tensor | None = None
+) -> None:
     """Moves the ranges of activations by what was observed since the last call, which is one optimizer step.
 
     Args:
         reduce: replaces a tensor by its "sum" or "max" over the ranks, in place.
+        skipped: bool, 0-dim: the step does not count, and what was observed is dropped; None: it counts.
     """
     quantizers = [quantizer for _, quantizer in activation_quantizers(codec) if quantizer.learns]
     batches = torch.stack([quantizer.batch for quantizer in quantizers])
     if reduce:
         reduce(batches, observer_named(quantization_of(codec).act_observer).reduction)
     for quantizer, batch in zip(quantizers, batches, strict=True):
-        quantizer.update_range(batch)
-
-
-def forget_batches(codec: Codec) -> None:
-    """Drops what was observed since the last `learn_ranges`, for a faulty step."""
-    for _, quantizer in activation_quantizers(codec):
-        quantizer.forget_batch()
+        quantizer.update_range(batch, skipped)
 
 
 def activation_quantizers(codec: nn.Module) -> Iterator[tuple[str, ActivationQuantizer]]:

@@ -118,14 +118,18 @@ class ActivationQuantizer(nn.Module):
         self.batch.copy_(self.observer.combine(self.batch, seen))
 
     @torch.no_grad()
-    def update_range(self, batch: Tensor) -> None:
-        """Moves the range by the summary of a step, combined over all ranks; then the next step begins."""
-        first = self.steps == 0
-        self.steps += 1
+    def update_range(self, batch: Tensor, skipped: Tensor | None = None) -> None:
+        """Moves the range by the summary of a step, combined over all ranks; then the next step begins.
+
+        Args:
+            skipped: bool, 0-dim: the step does not count, and the range stays as it is; None: it counts.
+        """
+        first, steps = self.steps == 0, self.steps + 1
         low, high = self.observer.batch_range(batch)
-        next_low, next_high = self.observer.move((self.low, self.high), (low, high), self.steps)
-        self.low.copy_(torch.where(first, low, next_low))
-        self.high.copy_(torch.where(first, high, next_high))
+        next_low, next_high = self.observer.move((self.low, self.high), (low, high), steps)
+        moved = torch.where(first, low, next_low), torch.where(first, high, next_high), steps
+        for buffer, value in zip((self.low, self.high, self.steps), moved, strict=True):
+            buffer.copy_(value if skipped is None else torch.where(skipped, buffer, value))
         self.forget_batch()
 
     def forget_batch(self) -> None:

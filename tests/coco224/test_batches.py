@@ -6,6 +6,7 @@ import queue
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,17 +164,47 @@ def test_unprepared_photographs_make_batches_too(real_coco: Path) -> None:
     assert all(map(equal, train_loader(train, 0, 2, 2, pin_memory=False), (train[0], train[1])))
 
 
-@pytest.mark.parametrize("grad_accum", [1, 2])
-def test_the_rows_that_are_expected_are_read_soon_after_in_the_same_epoch(
-    rows: Rows, grad_accum: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("batch_size", "grad_accum"), [(2, 1), (2, 2), (27, 1)])
+def test_the_rows_of_every_batch_are_announced_ahead_over_the_ends_of_epochs(
+    rows: Rows, batch_size: int, grad_accum: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected: list[list[int]] = []
-    monkeypatch.setattr(rows, "expect", lambda indices: expected.append(indices.tolist()), raising=False)
-    mine = batches(rows, batch_size=2, grad_accum=grad_accum)
+    announced: list[list[int]] = []
+    read: list[list[int]] = []
+    ahead: list[int] = []
+    inner = rows.read
+
+    def noted(indices: np.ndarray, *window: Any) -> np.ndarray:
+        read.append(indices.tolist())
+        ahead.append(len(announced) - len(read))
+        return inner(indices, *window)
+
+    monkeypatch.setattr(rows, "read", noted)
+    monkeypatch.setattr(rows, "expect", lambda indices: announced.append(indices.tolist()))
+    mine = batches(rows, batch_size=batch_size, grad_accum=grad_accum)
     epoch = mine.steps_per_epoch * grad_accum
-    read = [mine[k].rows.tolist() for k in range(2 * epoch)]
-    assert epoch > 8
-    assert expected == read[4:epoch] + read[epoch + 4 :]
+    for first in (0, epoch + 1):  # a run, then another one that goes on from a step
+        for noticed in (announced, read, ahead):
+            noticed.clear()
+        for k in range(first, 4 * epoch):
+            mine[k]
+        assert announced[: len(read)] == read  # each once, in order
+        assert min(ahead) == (4 if epoch > 4 else epoch)  # no further than the next epoch
+
+
+def test_a_source_that_fetches_follows_the_epoch_that_is_read_not_the_one_that_is_announced(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[int] = []
+    monkeypatch.setattr(rows, "follow", lambda order: events.append(int(order[0])))
+    mine = batches(rows)
+    firsts = []
+    for k in range(18):  # six an epoch
+        batch = mine[k]
+        if k % 6 == 0:
+            firsts.append(int(batch.rows[0]))
+        assert events == firsts
+    mine.follow(8)
+    assert events == [*firsts, firsts[1]]
 
 
 class Broken:

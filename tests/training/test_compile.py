@@ -11,7 +11,6 @@ from torch import Tensor
 from torch._dynamo.backends.debugging import aot_eager
 
 from codec.description.architecture import Quantization
-from codec.network.bottleneck import noise_keys
 from codec.quantization.calibrate import calibrate
 from training.options import parse
 from training.run import Run
@@ -137,7 +136,7 @@ def test_the_compiled_model_gives_the_eager_model_s_output_to_the_precision_s_to
         x = run.to_pictures(batch.images)
         assert x.is_contiguous(memory_format=torch.channels_last)
         with run.autocast():
-            trained = run.model(x, noise_keys(0, 0, batch.places), False)
+            trained = run.model(x, batch.keys, False)
         with torch.inference_mode():
             evaluated = run.shipped()(x)
         both = ({"x_hat": out["x_hat"].detach(), "y": out["likelihoods"]["y"].detach()} for out in (trained, evaluated))

@@ -13,6 +13,19 @@ from codec.errors import InputError
 
 pytestmark = pytest.mark.slow
 
+NORMED = """
+from torch import nn
+from codec.blocks import register_activation
+
+@register_activation("normed")
+class Normed:
+    @staticmethod
+    def encoder(channels, options):
+        return nn.BatchNorm2d(channels)
+
+    decoder = encoder
+"""
+
 # Every loss, scope, architecture once. ReLU replaces every GDN that trains: Adam amplifies GDN's tiny gradients.
 COMBINATIONS = {
     "recon": ("replaced+entropy", "all", ["--input_size", 176]),
@@ -45,6 +58,9 @@ def ranks(coco224: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         words += ["--plugin", folder / "poison.py", "--act", "poisoned", "--poisoned_rank", 1]
         words += ["--poisoned_first", 2, "--poisoned_last", 2, "--poisoned_backward", str(way == "backward")]
         runs[way] = [str(word) for word in [*words, "--checkpoint_every", 1, "--keep_checkpoints", 9]]
+    (folder / "normed.py").write_text(NORMED)
+    words = ["--coco_dir", coco224, *TINY, *into(folder / "normed"), "--batch_size", 4, "--max_steps", 3]
+    runs["normed"] = [str(word) for word in [*words, "--plugin", folder / "normed.py", "--act", "normed"]]
     (folder / "runs.json").write_text(json.dumps(runs))
     done = run_ranks(Path(__file__).with_name("two_ranks.py"), folder)
     assert done.returncode == 0, done.stderr
@@ -99,6 +115,18 @@ def test_a_fault_on_one_rank_is_skipped_by_all_and_they_stay_equal(way: str, ran
     named = [row for row in rows(folder, "fault") if "module" in row and row["rank"] == 1]
     assert [(row["step"], row["module"]) for row in named] == [(2, f"g_a.3 (Poisoned), {way}")]
     assert len(named[0]["files"]) == 4
+
+
+def test_statistics_of_a_plugin_are_those_of_rank_0_where_they_are_used(ranks: Path) -> None:
+    """Between evaluations each rank has its own, of its own pictures."""
+    folder = ranks / "normed"
+    ours, others = (of_rank(folder, rank) for rank in (0, 1))
+    statistics = [name for name in ours if "running" in name]
+    assert statistics
+    assert all(ours[name].unique().numel() > 1 for name in statistics)
+    shipped = [load_file(folder / f"shipped-{rank}.safetensors") for rank in (0, 1)]
+    for tensors in (others, *shipped, weights(folder), load_file(folder / "last.safetensors")):
+        assert all(tensors[name].equal(ours[name]) for name in statistics)
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(

@@ -14,7 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_accel
-from coco224.batches import Batch
+from training.micro_batches import MicroBatch
 from training.optim import apply_unless, make_optimizer
 from training.options import parse
 from training.preempt import StopSignal
@@ -24,6 +24,7 @@ from training.setup import set_up
 pytestmark = pytest.mark.slow
 
 FEW = ("--max_steps", 5, "--checkpoint_every", 99)
+QAT = ("--qat", "true", "--qat_scope", "all")
 
 
 class Reads(TorchDispatchMode):
@@ -57,6 +58,21 @@ def test_a_step_reads_nothing_from_the_device(
     assert reads.found == []
 
 
+def test_no_phase_of_quantization_reads_from_the_device(
+    coco224: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for its first step, which sets scales and rounds weights."""
+    words = ["--coco_dir", coco224, *TINY, *into(tmp_path / "run"), *QAT, "--qat_calib_steps", 2]
+    run = set_up(parse([str(word) for word in [*words, "--qat_freeze_after", 4]]))
+    for _ in range(3):
+        train_accel.optimizer_step(run, StopSignal())
+        run.progress.step += 1
+        with monkeypatch.context() as patched, Reads(patched) as reads:
+            train_accel.optimizer_step(run, StopSignal())
+        run.progress.step += 1
+        assert reads.found == []
+
+
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """late(): from now on outcomes are read late on this CPU too."""
@@ -69,10 +85,12 @@ def recorded(folder: Path) -> list[dict[str, object]]:
     return [{name: value for name, value in row.items() if name != "images_per_second"} for row in kept]
 
 
+@pytest.mark.parametrize("phases", [(), (*QAT, "--qat_calib_steps", 3, "--qat_freeze_after", 4)], ids=["float", "qat"])
 def test_a_faulty_step_that_is_noticed_late_is_skipped_and_reported_like_one_that_is_noticed_at_once(
-    poisoned: Callable[..., int], tmp_path: Path, late: Callable[[], None]
+    phases: tuple[object, ...], poisoned: Callable[..., int], tmp_path: Path, late: Callable[[], None]
 ) -> None:
-    words = (*FEW, "--poisoned_first", 2, "--poisoned_last", 3)
+    """With quantization the second fault is in the last step that learns ranges."""
+    words = (*FEW, *phases, "--poisoned_first", 2, "--poisoned_last", 3)
     assert poisoned(*words) == 0
     (tmp_path / "run").rename(tmp_path / "at once")
     late()
@@ -99,10 +117,10 @@ def test_a_signal_stops_the_run_a_step_later_and_the_resumed_run_is_the_whole_on
     late()
     forward = train_accel.forward
 
-    def stopped(run: Run, model: nn.Module, batch: Batch, step: int) -> object:
-        if step == 1:
+    def stopped(run: Run, model: nn.Module, batch: MicroBatch) -> object:
+        if run.progress.step == 1:
             os.kill(os.getpid(), signal.SIGUSR1)
-        return forward(run, model, batch, step)
+        return forward(run, model, batch)
 
     with monkeypatch.context() as patched:
         patched.setattr(train_accel, "forward", stopped)

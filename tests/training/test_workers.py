@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from training.data import decoders
+from training.micro_batches import decoders
 
 
 @pytest.mark.parametrize(

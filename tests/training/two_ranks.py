@@ -1,6 +1,7 @@
 """What each of two ranks does for test_distributed.py, which launches it: FOLDER, and runs in FOLDER/runs.json.
 
 FOLDER/NAME/rank-R.safetensors     the weights and buffers that rank R ended a run with
+FOLDER/NAME/shipped-R.safetensors  those of the copy that it evaluated last
 FOLDER/NAME/HOW-R.safetensors      where NAME has "gradients": its own after one step, HOW: together (as trained) or
                                    alone (no_sync)
 """
@@ -25,7 +26,9 @@ def train_run(folder: Path, words: list[str]) -> None:
     run = set_up(parse(words))
     record = Record(run.accelerator, run.options, run.total, run.progress, run.data.batches.global_batch)
     assert train(run, record, StopSignal()) == 0
-    save_file(model_tensors(run.codec), folder / f"rank-{run.accelerator.process_index}.safetensors")
+    assert not run.model.broadcast_buffers  # DDP's, before every forward
+    for name, codec in (("rank", run.codec), ("shipped", run.eval_codec)):
+        save_file(model_tensors(codec), folder / f"{name}-{run.accelerator.process_index}.safetensors")
 
 
 def take_gradients(folder: Path, words: list[str]) -> None:

@@ -26,6 +26,20 @@ def test_observers(observer: str) -> None:
     assert (float(quantizer.low), float(quantizer.high)) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("observer", ["ema", "minmax"])
+def test_a_skipped_step_leaves_everything_as_it_is(observer: str) -> None:
+    """The first step too: the range is learned from the other two alone, whatever was seen in between."""
+    quantizer, other = (ActivationQuantizer(Switches(), OBSERVERS[observer]) for _ in range(2))
+    for skipped, picture in ((1, [float("nan"), 9.0]), (0, [-1.0, 3.0]), (1, [-9.0, float("inf")]), (0, [-3.0, 1.0])):
+        quantizer(torch.tensor([picture]))
+        quantizer.update_range(quantizer.batch.clone(), torch.tensor(bool(skipped)))
+        if not skipped:
+            other(torch.tensor([picture]))
+            other.update_range(other.batch.clone())
+    assert all(map(torch.equal, quantizer.buffers(), other.buffers()))
+    assert float(quantizer.steps) == 2
+
+
 def test_a_moving_average_forgets() -> None:
     quantizer = ActivationQuantizer(Switches(), OBSERVERS["ema"])
     for low in [-100.0] + 1000 * [-1.0]:
