@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from torch.amp.grad_scaler import GradScaler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_accel
-from coco224.batches import Batch
+from coco224.batches import Batch, can_pin
 from training.optim import apply_unless, make_optimizer
 from training.options import parse
+from training.outcome import Reading
 from training.preempt import StopSignal
 from training.run import Run
 from training.setup import set_up
@@ -55,6 +57,30 @@ def test_a_step_reads_nothing_from_the_device(
     with Reads(monkeypatch) as reads:
         train_accel.optimizer_step(run, StopSignal())
     assert reads.found == []
+
+
+class OnGpu(Tensor):
+    """Values that say that they are on a GPU."""
+
+    device = property(lambda self: torch.device("cuda"))  # type: ignore[assignment]
+
+
+def test_without_page_locked_memory_figures_are_read_from_ordinary_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty, asked = torch.empty, []
+
+    def refuse(*shape: Any, pin_memory: bool = False, **options: Any) -> Tensor:
+        asked.append(pin_memory)
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory\nCompile with ...")
+        return empty(*shape, **options)
+
+    can_pin.cache_clear()
+    monkeypatch.setattr(torch, "empty", refuse)
+    monkeypatch.setattr(torch.cuda, "Event", MagicMock)
+    values = torch.tensor([0.0, 1.0, 2.5]).as_subclass(OnGpu)
+    with pytest.warns(UserWarning, match="figures are not in page-locked .* CUDA error: out of memory$") as warned:
+        assert [Reading(values).values() for _ in range(3)] == [[0.0, 1.0, 2.5]] * 3
+    assert (len(warned), asked.count(True)) == (1, 1)
 
 
 @pytest.fixture
