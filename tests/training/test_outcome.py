@@ -10,9 +10,9 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 from programs import TINY, into, rows, same, states, weights
+from reads import Reads
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_accel
 from coco224.batches import Batch, can_pin
@@ -26,24 +26,6 @@ from training.setup import set_up
 pytestmark = pytest.mark.slow
 
 FEW = ("--max_steps", 5, "--checkpoint_every", 99)
-
-
-class Reads(TorchDispatchMode):
-    """Counts what would make the host wait for a GPU."""
-
-    READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal")
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        monkeypatch.setattr(Tensor, "tolist", lambda tensor: self.found.append("tolist"))
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func.overloadpacket.__name__ in self.READS:
-            self.found.append(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("amp", [("--amp", "false"), ("--amp_dtype", "bf16"), ("--amp_dtype", "fp16")])
