@@ -9,7 +9,8 @@ import torch
 
 
 @pytest.mark.parametrize(
-    ("expression", "hides"), [("", True), ("not slow", True), ("not gpu", True), ("gpu", False), ("gpu and slow", False)]
+    ("expression", "hides"),
+    [("", True), ("not slow", True), ("not gpu", True), ("gpu", False), ("gpu and slow", False)],
 )
 def test_gpus_are_hidden_unless_the_mark_asks_for_them(
     expression: str, hides: bool, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
