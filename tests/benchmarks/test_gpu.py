@@ -21,6 +21,7 @@ from benchmarks.gpu.processes import start
 from benchmarks.gpu.runner import FAIL, NOT_APPLICABLE, PASS, run_all, run_part
 from benchmarks.gpu.setting import NotApplicableError, Setting
 from benchmarks.gpu.shares import by_kind, kind_of
+from benchmarks.gpu.speed import compile_ahead
 from benchmarks.gpu.standins import warning_of_reads
 from benchmarks.gpu.waits import waits
 from benchmarks.harness import Row
@@ -156,6 +157,12 @@ def test_a_part_that_the_end_of_all_time_cuts_short_keeps_its_figures(tmp_path: 
     outcome = run_part(Part("hanging", hanging), Setting("cpu", True, tmp_path, tmp_path), limit=2)
     assert (outcome.status, outcome.reason) == (NOT_APPLICABLE, "the time of all parts ended after 2 s of it")
     assert [row.what for row in outcome.rows] == ["before"]
+
+
+def test_on_a_small_gpu_nothing_is_compiled_beside_the_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (15e9, 16e9))
+    with pytest.raises(NotApplicableError, match="it compiles when it is measured"):
+        next(compile_ahead(Setting("cuda", False, tmp_path, tmp_path), 8, "relu"))
 
 
 def test_waits_are_counted_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
