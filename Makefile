@@ -65,7 +65,7 @@ bench: $(READY)
 
 # Checks and measurements on one GPU or two, ten minutes.
 gpu: $(READY)
-	$(BIN)/python -m benchmarks.gpu
+	@$(BIN)/python -m benchmarks.gpu
 
 docs: $(READY)
 	$(BIN)/python docs/make_options.py

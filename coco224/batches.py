@@ -1,5 +1,6 @@
 """Makes batches of rows. Their order depends only on the seed, not on workers, ranks or interruptions."""
 
+import functools
 import itertools
 import os
 import signal
@@ -205,7 +206,7 @@ def train_loader(
     micro_batches = range(start_step * batches.grad_accum, stop_step * batches.grad_accum)
     workers = num_workers * int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # of all processes of this machine
     needed, free = workers * _BATCHES_PER_WORKER * batches.batch_bytes, shared_memory() if num_workers else 0
-    pin_memory = pin_memory and _can_pin(batches.batch_bytes)
+    pin_memory = pin_memory and can_pin("batches", batches.batch_bytes)
     if num_workers and needed <= free:
         loader = DataLoader(
             _Reporting(batches),
@@ -230,13 +231,18 @@ def train_loader(
     return read_ahead(read, micro_batches, max(1, num_workers))
 
 
-def _can_pin(size: int) -> bool:
-    """Whether page-locked memory can be had, which a container may limit; warns if not."""
+@functools.cache
+def can_pin(what: str, size: int) -> bool:
+    """Whether so many bytes of page-locked memory can be had, which a container may limit; tries and warns once.
+
+    Args:
+        what: a word for what they would hold, for the warning.
+    """
     try:
-        torch.empty(size, dtype=torch.uint8).pin_memory()
+        torch.empty(size, dtype=torch.uint8, pin_memory=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        warnings.warn(f"batches are not in page-locked memory, copies to the GPU are slower: {reason}", stacklevel=3)
+        warnings.warn(f"{what} are not in page-locked memory, copies of them are slower: {reason}", stacklevel=3)
         return False
     return True
 

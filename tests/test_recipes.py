@@ -18,6 +18,9 @@ RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 TRAINED = [path for path in RECIPES if path.parent.name != "rd_curve" or path.stem in ("q1", "q8")]
 """All, but of the curve its ends: another test says that its recipes differ in quality and lambda alone."""
 
+ROWS = 54
+"""Of the dataset; a recipe for a large GPU has a larger batch."""
+
 # What CompressAI's published models were trained with, by quality.
 LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.013, 5: 0.025, 6: 0.0483, 7: 0.0932, 8: 0.18}
 SAID_OTHERWISE = {
@@ -47,6 +50,8 @@ def test_a_recipe_trains(
     size = 64 if written["loss_type"] == "mse" else 176
     words = ["--config", recipe, "--coco_dir", coco224, *into(tmp_path), "--max_steps", 3, "--input_size", size]
     words += ["--qat_calib_steps", 1, "--qat_freeze_after", 2] if written.get("qat") else []
+    too_large = written["batch_size"] > ROWS
+    words += ["--batch_size", 16] if too_large else []
     if written.get("distill_steps"):
         name = written.get("init_checkpoint") or written.get("arch", DEFAULT_ARCH)
         words += ["--init_checkpoint", small_codecs / f"{name}.safetensors", "--distill_steps", 2]
@@ -55,7 +60,8 @@ def test_a_recipe_trains(
     assert train(*words) == 0
     _, description = load_codec(tmp_path / "last.safetensors")
     assert description.step == 3
-    expected = {name: value for name, value in written.items() if name not in SAID_OTHERWISE}
+    otherwise = SAID_OTHERWISE | {"batch_size"} if too_large else SAID_OTHERWISE
+    expected = {name: value for name, value in written.items() if name not in otherwise}
     assert expected.items() <= description.options.items()
     assert len(rows(tmp_path, "validation")) == (1 if written.get("eval_every", 1) else 0)
 
@@ -69,3 +75,12 @@ def test_the_recipes_of_the_curve_differ_in_quality_and_lambda_alone() -> None:
         assert recipe.pop("recon_dir") == f"runs/rd_curve/{name}/recon"
         assert f"q{recipe.pop('quality')}" == name
     assert len({str(recipe) for recipe in curve.values()}) == 1
+
+
+def test_the_recipe_for_large_gpus_differs_in_its_batch_and_what_goes_with_it() -> None:
+    """A learning rate that grows with the square root of the batch, and a warm-up."""
+    small, large = (
+        yaml.safe_load((ROOT / "recipes" / f"{name}.yaml").read_text()) for name in ("relu_mlp_rd", "large_gpu")
+    )
+    assert large["lr"] == pytest.approx(small["lr"] * (large["batch_size"] / small["batch_size"]) ** 0.5)
+    assert large == {**small, "batch_size": 64, "lr": large["lr"], "lr_warmup_steps": 500}

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.utils._triton import has_triton_package
 
 from codec.errors import InputError
 from codec.network.codec import Codec
@@ -23,11 +24,14 @@ _OLDEST_GPU = (7, 0)  # compute capability, of Triton
 
 def obstacle(device: torch.device) -> str:
     """Why torch.compile cannot work on this machine, and the remedy; empty if nothing is known against it."""
+    on_gpu = device.type == "cuda"
     if not has_compiler(device):
-        return "torch.compile needs a C++ compiler, and none is found: install one"
+        return f"torch.compile needs a {'C' if on_gpu else 'C++'} compiler, and none is found: install one"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return "torch.compile needs Python's header Python.h, which is missing: install it (python3-dev)"
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _OLDEST_GPU:
+    if on_gpu and not has_triton_package():
+        return "torch.compile needs Triton on a GPU, which cannot be imported: install it (pip install triton)"
+    if on_gpu and torch.cuda.get_device_capability(device) < _OLDEST_GPU:
         return f"torch.compile needs a newer GPU than {torch.cuda.get_device_name(device)}: use another"
     return ""
 
@@ -43,7 +47,7 @@ def check_compile(accelerator: Accelerator) -> None:
     """Refuses --compile true where it cannot work.
 
     Raises:
-        InputError: under FSDP, without a compiler, or on a GPU that is too old.
+        InputError: under FSDP, without a compiler, or on a GPU without Triton or that is too old.
     """
     if is_sharded(accelerator):
         raise InputError(

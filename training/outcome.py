@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from coco224.batches import can_pin
 from training.micro_batches import MicroBatch
 
 
@@ -16,7 +17,8 @@ class Reading:
         self._arrived = torch.cuda.Event() if values.device.type == "cuda" else None
         self._host = values
         if self._arrived:
-            self._host = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
+            pinned = can_pin("figures", values.nbytes)
+            self._host = torch.empty(values.shape, pin_memory=pinned).copy_(values, non_blocking=True)
             self._arrived.record()
 
     def values(self) -> list[float]:

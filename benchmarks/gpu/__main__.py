@@ -11,8 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 CORES_OF_A_PART = 4
-CROPS, TINY_CROPS = 64, 16
-"""Crops of each of five photographs: batches of 128 fit twice."""
+CROPS, TINY_CROPS = 64, 8
+"""Crops of each of five photographs: batches of 128 fit twice, and a tiny run ends within its first epoch."""
 
 AT_ONCE = 4
 """Parts that run at once where they do not measure time: most of it goes to imports and compilers."""

@@ -28,6 +28,9 @@ class Part:
     measures: bool = False
 
 
+ACTS = ("relu", "gate_mlp", "gdn")
+"""The blocks whose speed is measured."""
+
 _CHECKS = (
     Part("relu-bf16", steps.relu),
     Part("gdnish-fp16", steps.gdnish),
@@ -36,10 +39,11 @@ _CHECKS = (
     Part("hyperprior-bf16", steps.hyperprior),
     Part("first-losses", numbers.first_losses),
     Part("compiled-eager", numbers.compiled, seconds=300),
-    Part("host-waits", waits.host_waits),
+    Part("host-waits", waits.host_waits, seconds=300),
     Part("stop-resume", stops.stop_and_resume),
     Part("files", exchange.exchange),
     Part("fsdp-1", ranks.sharded_on_one),
+    *(Part(f"compile-q8-{act}", partial(speed.compile_ahead, quality=8, act=act)) for act in ACTS),
 )
 _CHECKS_OF_TWO = (
     Part("ddp", ranks.ddp, gpus=2),
@@ -50,14 +54,20 @@ _CHECKS_OF_TWO = (
     Part("resume-2-to-1", ranks.resume_on_one, gpus=2),
 )
 _MEASUREMENTS = (
-    Part("against-compressai", peer.against_compressai, seconds=240, measures=True),
-    *(
-        Part(f"speed-q{quality}-{act}", partial(speed.speed, quality=quality, act=act), seconds=300, measures=True)
-        for quality in (8, 3)
-        for act in ("relu", "gate_mlp", "gdn")
-    ),
     Part("determinism", speed.determinism, measures=True),
     Part("all-reduce", reduction.all_reduce, gpus=2, measures=True),
+    Part("against-compressai", peer.against_compressai, seconds=240, measures=True),
+    *(
+        Part(
+            f"speed-q{quality}-{act}-{'-'.join(map(str, batches))}",
+            partial(speed.speed, quality=quality, act=act, batches=batches),
+            seconds=300,
+            measures=True,
+        )
+        for quality in (8, 3)
+        for batches in (speed.LARGE, speed.SMALLER)
+        for act in ACTS
+    ),
 )
 
 PARTS = (*_CHECKS, *_CHECKS_OF_TWO, *_MEASUREMENTS)

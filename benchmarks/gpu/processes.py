@@ -4,7 +4,6 @@ import contextlib
 import multiprocessing
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -72,9 +71,12 @@ def start_run(setting: Setting, name: str, *options: object, **environment: str)
     return start(train, setting.words(name, *options), log=setting.folder / f"{name}.log", **environment)
 
 
-def start_ranks(setting: Setting, name: str, function: Callable[..., int | None], *args: Any) -> list[BaseProcess]:
-    """Starts a function on two ranks, as a launcher would: over NCCL, on CPUs over gloo."""
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+def start_ranks(
+    setting: Setting, name: str, function: Callable[..., int | None], *args: Any, ranks: int = 2
+) -> list[BaseProcess]:
+    """Starts a function on several ranks, as a launcher would: over NCCL, on CPUs over gloo."""
+    size = str(ranks)
+    common = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     return [
         start(
             function,
@@ -84,7 +86,7 @@ def start_ranks(setting: Setting, name: str, function: Callable[..., int | None]
             LOCAL_RANK=str(rank),
             **common,
         )
-        for rank in (0, 1)
+        for rank in range(ranks)
     ]
 
 
@@ -116,13 +118,19 @@ def succeed(*processes: BaseProcess) -> None:
         time.sleep(0.01)
 
 
-def launch(setting: Setting, configuration: str, processes: int, words: list[str]) -> "subprocess.Popen[bytes]":
+def launch(setting: Setting, configuration: str, processes: int, words: list[str]) -> BaseProcess:
     """Starts the training command under Accelerate's launcher with a file of accelerate_configs/."""
-    file = ROOT / "accelerate_configs" / configuration
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(file)]
-    launcher += ["--num_processes", str(processes), "--main_process_port", free_port()]
-    with (setting.folder / "launcher.log").open("ab") as log:
-        return subprocess.Popen([sys.executable, *launcher, "train_accel.py", *words], cwd=ROOT, stdout=log, stderr=log)
+    launcher = ["--config_file", str(ROOT / "accelerate_configs" / configuration), "--num_processes", str(processes)]
+    launcher += ["--main_process_port", free_port(), str(ROOT / "train_accel.py"), *words]
+    return start(_be_launcher, launcher, log=setting.folder / "launcher.log")
+
+
+def _be_launcher(words: list[str]) -> None:
+    """What `accelerate launch` does with these words."""
+    from accelerate.commands.launch import main
+
+    sys.argv[1:] = words
+    main()
 
 
 def wait_for_step(folder: Path, step: int, alive: Callable[[], bool]) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 
 import psutil
 
@@ -18,7 +19,8 @@ from benchmarks.gpu.processes import (
 )
 from benchmarks.gpu.runs import distance, largest_change, logged, losses, state
 from benchmarks.gpu.setting import Setting, train
-from benchmarks.harness import Row
+from benchmarks.gpu.standins import train_sharded
+from benchmarks.harness import ROOT, Row
 from training.preempt import PREEMPTED
 
 AT = 3
@@ -83,19 +85,25 @@ def one_rank_killed(setting: Setting) -> Iterator[Row]:
     words = _halved(setting, "killed", *FP32, "--compile", "false", "--max_steps", FOR_EVER)
     launcher = launch(setting, "ddp.yaml", 2, words)
     try:
-        wait_for_step(setting.folder / "killed", AT, lambda: launcher.poll() is None)
+        assert launcher.pid is not None
+        wait_for_step(setting.folder / "killed", AT, launcher.is_alive)
         _rank_of(launcher.pid, 1).kill()
         start = time.monotonic()
-        status = launcher.wait()
+        status = ended(launcher)
         yield Row("time from a killed rank to the launcher's end", time.monotonic() - start, "s", at_most=60)
         yield Row("exit status of the launcher after that", status, "", at_least=1)
     finally:
-        kill_tree(launcher.pid)
+        _kill(launcher)
+
+
+def _kill(launcher: BaseProcess) -> None:
+    assert launcher.pid is not None
+    kill_tree(launcher.pid)
 
 
 def _rank_of(launcher: int, rank: int) -> psutil.Process:
     for process in psutil.Process(launcher).children(recursive=True):
-        if process.environ().get("RANK") == str(rank) and "train_accel.py" in process.cmdline():
+        if process.environ().get("RANK") == str(rank) and str(ROOT / "train_accel.py") in process.cmdline():
             return process
     raise RuntimeError(f"the launcher has no rank {rank}")
 
@@ -121,15 +129,18 @@ def sharded_on_two(setting: Setting) -> Iterator[Row]:
 
 
 def _sharded(setting: Setting, processes: int, *options: object) -> Iterator[Row]:
-    setting.needs_gpu("Accelerate turns FSDP on only for GPUs")
     options = (*options, "--amp", "false", "--channels_last", "false", "--max_steps", setting.steps)
     one = start_run(setting, "one", *options, "--compile", "false")
     batch = ("--batch_size", setting.batch_size // processes)
-    launcher = launch(setting, "fsdp.yaml", processes, setting.words("sharded", *options, *batch))
-    try:
-        status = launcher.wait()
-    finally:
-        kill_tree(launcher.pid)
+    words = setting.words("sharded", *options, *batch)
+    if setting.device == "cuda":
+        launcher = launch(setting, "fsdp.yaml", processes, words)
+        try:
+            status = ended(launcher)
+        finally:
+            _kill(launcher)
+    else:
+        status = max(map(ended, start_ranks(setting, "sharded", train_sharded, words, ranks=processes)))
     succeed(one)
     yield Row(f"exit status of FSDP2 on {processes}", status, "", at_most=0)
     yield _agreement(

@@ -44,7 +44,7 @@ class Setting:
     @property
     def steps(self) -> int:
         """Optimizer steps of a run that is checked."""
-        return 10 if self.tiny else 20
+        return 6 if self.tiny else 20
 
     def qat(self) -> tuple[object, ...]:
         """Options of quantization-aware training with each phase in `steps`."""
@@ -54,15 +54,6 @@ class Setting:
     def bar(self, value: float) -> float | None:
         """A bar of speed or of learning; None in a dry run, which is too short for it."""
         return None if self.tiny else value
-
-    def needs_gpu(self, why: str) -> None:
-        """Ends a part that a CPU cannot run.
-
-        Raises:
-            NotApplicableError: the device is a CPU.
-        """
-        if self.device == "cpu":
-            raise NotApplicableError(why)
 
     def options(self, *options: object) -> list[str]:
         """Training options: those of every run, then these, which win."""

@@ -10,7 +10,7 @@ from benchmarks.harness import Row
 from codec.checkpoint import open_codec
 from training.record import LAST
 
-DISTILL_STEPS = 20
+DISTILL_STEPS, TINY_DISTILL_STEPS = 20, 4
 RD_SIDE = 176  # MS-SSIM needs 161 pixels
 
 
@@ -30,7 +30,8 @@ def gdnish(setting: Setting) -> Iterator[Row]:
 def gate_mlp(setting: Setting) -> Iterator[Row]:
     """gate_mlp that first learns the map of a GDN codec, which is trained here for as many steps."""
     teacher = setting.train("teacher", "--act", "gdn", "--loss_type", "mse", "--max_steps", setting.steps)
-    start = ("--init_checkpoint", teacher / LAST, "--distill_steps", DISTILL_STEPS)
+    distill = TINY_DISTILL_STEPS if setting.tiny else DISTILL_STEPS
+    start = ("--init_checkpoint", teacher / LAST, "--distill_steps", distill)
     yield from _some_steps(setting, "gate_mlp, distilled start, mse", "--act", "gate_mlp", "--loss_type", "mse", *start)
 
 

@@ -118,8 +118,10 @@ class Codec(CompressionModel, ABC):
         Raises:
             InputError: a parameter of the entropy model is not finite, or a density is too wide for a table.
         """
-        for name, parameter in self.named_parameters():
-            if not name.startswith(("g_a.", "g_s.")) and not torch.isfinite(parameter).all():
+        checked = {name: p for name, p in self.named_parameters() if not name.startswith(("g_a.", "g_s."))}
+        finite = torch.stack([torch.isfinite(parameter).all() for parameter in checked.values()])
+        for name, is_finite in zip(checked, finite.tolist(), strict=True):  # one wait for the device, not one of each
+            if not is_finite:
                 raise InputError(f"{name} of this codec is not finite; start from an earlier checkpoint")
         self.entropy_bottleneck.rebuild()
         if self.y_gains is not None:

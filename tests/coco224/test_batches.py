@@ -13,7 +13,7 @@ import pytest
 import torch
 from programs import ROOT, run
 
-from coco224.batches import Batch, EvalBatches, TrainBatches, train_loader
+from coco224.batches import Batch, EvalBatches, TrainBatches, can_pin, train_loader
 from coco224.dataset import Rows, open_photographs, open_split
 from coco224.errors import DataError
 
@@ -286,11 +286,16 @@ def test_the_processes_of_a_machine_share_its_shared_memory(rows: Rows, monkeypa
 
 
 def test_without_page_locked_memory_batches_are_in_ordinary_memory(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(tensor: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("CUDA error: out of memory\nCompile with ...")
+    empty = torch.empty
+
+    def refuse(*shape: int, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory\nCompile with ...")
+        return empty(*shape, **options)
 
     train = batches(rows)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", refuse)
+    can_pin.cache_clear()
+    monkeypatch.setattr(torch, "empty", refuse)
     with pytest.warns(UserWarning, match="not in page-locked memory, .* CUDA error: out of memory$"):
         loaded = list(train_loader(train, 0, 2, 0, pin_memory=True))
     assert all(map(equal, loaded, train_loader(train, 0, 2, 0, pin_memory=False)))

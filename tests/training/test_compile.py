@@ -111,7 +111,7 @@ def test_compiled_kernels_quantize_as_the_eager_encoder_does(picture: Tensor) ->
 
 
 def test_two_compiled_ranks_train_what_one_eager_process_trains(coco224: Path, tmp_path: Path) -> None:
-    """In compiled kernels too. The dry run of `make gpu` compiles the same graphs, and finds them in the cache."""
+    """In compiled kernels too."""
     words = ["--coco_dir", coco224, *TINY, "--act", "relu", "--replace_parts", "all", "--train_scope", "all"]
     words += ["--eval_every", 1, "--max_steps", 10]
     two = [*into(tmp_path / "two"), "--batch_size", 3, "--compile", "true"]

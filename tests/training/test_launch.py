@@ -109,6 +109,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.SimpleNamespace]:
     chosen = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla P100")
+    monkeypatch.setattr(training.compiling, "has_triton_package", lambda: True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     yield types.SimpleNamespace(
@@ -132,6 +133,10 @@ def without_header(accelerator: types.SimpleNamespace, folder: Path, monkeypatch
     monkeypatch.setattr(training.compiling.sysconfig, "get_path", lambda name: folder)
 
 
+def without_triton(accelerator: types.SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.compiling, "has_triton_package", lambda: False)
+
+
 def too_old(accelerator: types.SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 0))
 
@@ -143,8 +148,9 @@ def under_fsdp(accelerator: types.SimpleNamespace, folder: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("lacks", "says"),
     [
-        (without_compiler, "needs a C++ compiler, and none is found: install one"),
+        (without_compiler, "needs a C compiler, and none is found: install one"),
         (without_header, "needs Python's header Python.h, which is missing: install it (python3-dev)"),
+        (without_triton, "needs Triton on a GPU, which cannot be imported: install it (pip install triton)"),
         (too_old, "needs a newer GPU than Tesla P100: use another"),
         (under_fsdp, "--compile true with FSDP"),
     ],

@@ -5,18 +5,21 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from programs import TINY, into, rows, same, states, weights
+from reads import Reads
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_accel
+from coco224.batches import can_pin
 from training.micro_batches import MicroBatch
 from training.optim import apply_unless, make_optimizer
 from training.options import parse
+from training.outcome import Reading
 from training.preempt import StopSignal
 from training.run import Run
 from training.setup import set_up
@@ -25,24 +28,6 @@ pytestmark = pytest.mark.slow
 
 FEW = ("--max_steps", 5, "--checkpoint_every", 99)
 QAT = ("--qat", "true", "--qat_scope", "all")
-
-
-class Reads(TorchDispatchMode):
-    """Counts what would make the host wait for a GPU."""
-
-    READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal")
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        monkeypatch.setattr(Tensor, "tolist", lambda tensor: self.found.append("tolist"))
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func.overloadpacket.__name__ in self.READS:
-            self.found.append(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("amp", [("--amp", "false"), ("--amp_dtype", "bf16"), ("--amp_dtype", "fp16")])
@@ -71,6 +56,30 @@ def test_no_phase_of_quantization_reads_from_the_device(
             train_accel.optimizer_step(run, StopSignal())
         run.progress.step += 1
         assert reads.found == []
+
+
+class OnGpu(Tensor):
+    """Values that say that they are on a GPU."""
+
+    device = property(lambda self: torch.device("cuda"))  # type: ignore[assignment]
+
+
+def test_without_page_locked_memory_figures_are_read_from_ordinary_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty, asked = torch.empty, []
+
+    def refuse(*shape: Any, pin_memory: bool = False, **options: Any) -> Tensor:
+        asked.append(pin_memory)
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory\nCompile with ...")
+        return empty(*shape, **options)
+
+    can_pin.cache_clear()
+    monkeypatch.setattr(torch, "empty", refuse)
+    monkeypatch.setattr(torch.cuda, "Event", MagicMock)
+    values = torch.tensor([0.0, 1.0, 2.5]).as_subclass(OnGpu)
+    with pytest.warns(UserWarning, match="figures are not in page-locked .* CUDA error: out of memory$") as warned:
+        assert [Reading(values).values() for _ in range(3)] == [[0.0, 1.0, 2.5]] * 3
+    assert (len(warned), asked.count(True)) == (1, 1)
 
 
 @pytest.fixture

@@ -97,9 +97,9 @@ def test_the_model_compiles_whole_and_gives_the_eager_result(picture: Tensor) ->
     torch.testing.assert_close(out["likelihoods"]["y"], expected["likelihoods"]["y"], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("detach_rate", [False, True])
+@pytest.mark.parametrize(("detach_rate", "of_rates"), [(False, False), (True, False), (False, True)])
 def test_the_form_for_gpus_has_the_values_and_the_gradients_of_the_form_for_cpus(
-    detach_rate: bool, monkeypatch: pytest.MonkeyPatch
+    detach_rate: bool, of_rates: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     model = Bottleneck(6).double()
@@ -107,12 +107,15 @@ def test_the_form_for_gpus_has_the_values_and_the_gradients_of_the_form_for_cpus
         parameter.data += 0.3 * torch.rand_like(parameter)
     keys = noise_keys(0, 0, torch.arange(2))
     y = (3 * torch.randn(2, 6, 3, 5)).double().contiguous(memory_format=torch.channels_last)
+    gains = torch.rand(2, 6, 1, 1).double() if of_rates else None
 
     def values_and_gradients(call: Callable[..., tuple[Tensor, ...]]) -> list[Tensor]:
         leaf = y.clone().requires_grad_()
-        y_hat, likelihoods, aux_loss = call(leaf, keys, detach_rate)
+        scales = None if gains is None else (0.1 + gains).requires_grad_()
+        y_hat, likelihoods, aux_loss = call(leaf, keys, detach_rate, scales)
         loss = y_hat.square().sum() - likelihoods.log2().sum() + aux_loss
-        return [likelihoods, aux_loss, *torch.autograd.grad(loss, [leaf, *model.parameters()])]
+        leaves = [leaf, *model.parameters(), *([] if scales is None else [scales])]
+        return [likelihoods, aux_loss, *torch.autograd.grad(loss, leaves)]
 
     expected = values_and_gradients(model)
     monkeypatch.setattr(bottleneck, "computes_sums", lambda _: True)

@@ -3,10 +3,11 @@ from typing import Any
 import pytest
 import torch
 from compressai.models import FactorizedPrior
+from reads import Reads
 from torch import Tensor, nn
 
 from codec.blocks import block_names
-from codec.description.architecture import Architecture, BlockChoice, Phase, Quantization
+from codec.description.architecture import ARCHITECTURES, Architecture, BlockChoice, Phase, Quantization
 from codec.errors import InputError
 from codec.network.architectures import new_codec
 from codec.network.codec import gdn_layers
@@ -116,3 +117,12 @@ def test_a_codec_says_in_short_what_it_computes() -> None:
     assert words(scope="encoder", phase=Phase.FIXED_SCALE) == "encoder gate in int8, decoder gdn"
     assert words(scope="all", phase=Phase.CALIBRATION) == "encoder gate, decoder gdn"
     assert words(scope="all", phase=Phase.EVAL_READY, eval_fakequant=False) == "encoder gate, decoder gdn"
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_weight_that_is_not_finite_is_named_after_one_read_of_all(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = new_codec(Architecture(8, 12, arch=arch))
+    codec.entropy_bottleneck.biases[2].data[3] = float("nan")
+    with Reads(monkeypatch) as reads, pytest.raises(InputError, match=r"^entropy_bottleneck\.biases\.2 of this codec"):
+        codec.refresh_tables()
+    assert reads.found == ["tolist"]
