@@ -156,7 +156,7 @@ def graphs_of_step(block: str, quality: int, batch: int, sums: bool) -> list[Gra
 
 @contextmanager
 def autocast_of_gpu() -> Iterator[None]:
-    """Autocast to bf16 on the CPU, with a GPU's rules: torch cannot trace a backward of tensors on a GPU without one."""
+    """Autocast to bf16 by a GPU's rules on the CPU: torch traces no backward on a GPU that is not there."""
     with _scoped_library("aten", "IMPL") as rules:
         for name in IN_FP32:
             rules.impl(name, in_fp32(name), "AutocastCPU")
@@ -189,13 +189,16 @@ def keep(graphs: list[Graph], module: torch.fx.GraphModule, inputs: list[Any], *
     return run
 
 
-def make_fake(codec: nn.Module, mode: FakeTensorMode) -> None:
-    """Replaces a codec's parameters and buffers by fake tensors."""
+def make_fake(codec: nn.Module, mode: FakeTensorMode, device: torch.device | str = "cpu") -> None:
+    """Replaces a codec's parameters and buffers by fake tensors on a device."""
     for module in codec.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(mode.from_tensor(parameter.detach())))
+            fake = mode.from_tensor(parameter.detach())
+            with mode:
+                setattr(module, name, nn.Parameter(fake.to(device)))
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, mode.from_tensor(buffer))
+            with mode:
+                setattr(module, name, mode.from_tensor(buffer).to(device))
 
 
 def count(graph: Graph, counts: Counts) -> None:
