@@ -6,6 +6,8 @@ counted. They are not run.
 
 import argparse
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
@@ -22,6 +24,7 @@ from torch._inductor.scheduler import Scheduler
 from torch._inductor.utils import BoxedBool
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.library import _scoped_library
 
 from benchmarks.harness import Row, publish
 from benchmarks.pretended import GPU, H100, pretended_gpu
@@ -34,6 +37,9 @@ from training.precision import apply_local_fp32
 
 QUALITY, BATCH, SIDE = 8, 128, 224
 BLOCKS = ("relu", "gdn", "gate_mlp")
+IN_FP32 = ("pow.Tensor_Scalar", "rsqrt")
+"""The operators of these blocks that autocast computes in FP32 on a GPU, and on a CPU in the type of their input."""
+
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
 
 
@@ -141,11 +147,34 @@ def graphs_of_step(block: str, quality: int, batch: int, sums: bool) -> list[Gra
     # The tensors are traced on a CPU; so the form of the likelihood is said here.
     with mode, patch.object(bottleneck, "computes_sums", lambda _: sums):
         x = torch.empty(batch, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast_of_gpu():
             out = compiled(codec)(x, torch.zeros(batch, dtype=torch.int64), objective.detaches_rate)
         loss, _ = compiled(objective)(out, x)
         (loss + out["aux_loss"]).backward()
     return graphs
+
+
+@contextmanager
+def autocast_of_gpu() -> Iterator[None]:
+    """Autocast to bf16 by a GPU's rules on the CPU: torch traces no backward on a GPU that is not there."""
+    with _scoped_library("aten", "IMPL") as rules:
+        for name in IN_FP32:
+            rules.impl(name, in_fp32(name), "AutocastCPU")
+        with torch.autocast("cpu", torch.bfloat16):
+            yield
+
+
+def in_fp32(name: str) -> Callable[..., Tensor]:
+    """The operator, of its first argument in FP32."""
+    operator, _, overload = name.partition(".")
+    compute = getattr(getattr(torch.ops.aten, operator), overload or "default")
+
+    def kernel(x: Tensor, *more: Any) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            result: Tensor = compute(x.float(), *more)
+            return result
+
+    return kernel
 
 
 def keep(graphs: list[Graph], module: torch.fx.GraphModule, inputs: list[Any], **options: Any) -> Any:
@@ -160,13 +189,16 @@ def keep(graphs: list[Graph], module: torch.fx.GraphModule, inputs: list[Any], *
     return run
 
 
-def make_fake(codec: nn.Module, mode: FakeTensorMode) -> None:
-    """Replaces a codec's parameters and buffers by fake tensors."""
+def make_fake(codec: nn.Module, mode: FakeTensorMode, device: torch.device | str = "cpu") -> None:
+    """Replaces a codec's parameters and buffers by fake tensors on a device."""
     for module in codec.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(mode.from_tensor(parameter.detach())))
+            fake = mode.from_tensor(parameter.detach())
+            with mode:
+                setattr(module, name, nn.Parameter(fake.to(device)))
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, mode.from_tensor(buffer))
+            with mode:
+                setattr(module, name, mode.from_tensor(buffer).to(device))
 
 
 def count(graph: Graph, counts: Counts) -> None:
