@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.gpu import exchange, numbers, peer, ranks, reduction, speed, steps, stops, waits
+from benchmarks.gpu import compilation, exchange, numbers, peer, ranks, reduction, speed, steps, stops, waits
 from benchmarks.gpu.setting import Setting
 from benchmarks.harness import Row
 
@@ -57,6 +57,7 @@ _MEASUREMENTS = (
         for act in ("relu", "gate_mlp", "gdn")
     ),
     Part("determinism", speed.determinism, measures=True),
+    Part("compile-options", compilation.compile_options, seconds=480, measures=True),
     Part("all-reduce", reduction.all_reduce, gpus=2, measures=True),
 )
 
