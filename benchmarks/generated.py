@@ -7,17 +7,18 @@ counted. They are not run.
 import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 from unittest.mock import patch
 
 import torch
+import torch._functorch.config as functorch
 import torch._inductor.compile_fx as inductor
 from torch import Tensor, nn
 from torch._guards import TracingContext, tracing
-from torch._inductor import ir
+from torch._inductor import config, ir
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.exc import InductorError
 from torch._inductor.scheduler import Scheduler
@@ -25,13 +26,17 @@ from torch._inductor.utils import BoxedBool
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import _scoped_library
+from torch.utils.checkpoint import checkpoint
 
 from benchmarks.harness import Row, publish
 from benchmarks.pretended import GPU, H100, pretended_gpu
+from codec.blocks.gate import GateMlp
 from codec.checkpoint.zoo import zoo_widths
+from codec.compressai import GDN
 from codec.description.architecture import Architecture, BlockChoice
 from codec.network import bottleneck
 from codec.network.architectures import new_codec
+from training.backend import decompositions
 from training.objective import RateDistortion
 from training.precision import apply_local_fp32
 
@@ -41,6 +46,14 @@ IN_FP32 = ("pow.Tensor_Scalar", "rsqrt")
 """The operators of these blocks that autocast computes in FP32 on a GPU, and on a CPU in the type of their input."""
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
+
+TRIED: dict[tuple[str, str], Callable[[], AbstractContextManager[Any]]] = {
+    ("kernels of up to 512 operations", "relu"): lambda: config.patch(max_fusion_size=512),
+    ("activations of 0.9 of the memory", "gdn"): lambda: functorch.patch(activation_memory_budget=0.9),
+    ("GDN computed again in the backward", "gdn"): lambda: again_in_backward(GDN),
+    ("the block computed again in the backward", "gate_mlp"): lambda: again_in_backward(GateMlp),
+}
+"""What the step does not do, and the block for which it is counted. Only a GPU can tell whether the first is faster."""
 
 
 @dataclass
@@ -63,6 +76,11 @@ class Counts:
     def gb(self) -> float:
         """All that is read and written, in GB."""
         return self.kernels_gb + self.calls_gb
+
+    @property
+    def convolutions(self) -> int:
+        """Calls of convolutions."""
+        return self.calls["convolution"] + self.calls["convolution_backward"]
 
     @property
     def products(self) -> int:
@@ -89,24 +107,32 @@ def main() -> None:
     parser.add_argument("--blocks", nargs="*", default=BLOCKS)
     rows = []
     for block in parser.parse_args().blocks:
-        rows.append(row(block, of_step(block), of_step(block, sums=False)))
+        counts = of_step(block)
+        rows.append(row(block, counts, of_step(block, sums=False), of_step(block, ours=False)))
+        for (what, only), change in TRIED.items():
+            if only == block:
+                with change():
+                    rows.append(row_of_trial(what, block, of_step(block), counts))
     publish("generated", rows)
 
 
-def row(block: str, counts: Counts, products: Counts) -> Row:
+def row(block: str, counts: Counts, products: Counts, inductors: Counts) -> Row:
     """The result of a block.
 
     Args:
         products: the counts where the likelihood is computed with CompressAI's matrix products.
+        inductors: the counts with Inductor's own decompositions.
     """
     sides = {
         "GB": counts.gb,
         "Triton kernels": counts.kernels,
-        "convolutions": counts.calls["convolution"] + counts.calls["convolution_backward"],
+        "convolutions": counts.convolutions,
         "matrix products": counts.products,
         "CompressAI's likelihood, GB": products.gb,
         "CompressAI's likelihood, Triton kernels": products.kernels,
         "CompressAI's likelihood, matrix products": products.products,
+        "Inductor's decompositions, GB": inductors.gb,
+        "Inductor's decompositions, Triton kernels": inductors.kernels,
     }
     return Row(
         f"memory traffic of a training step against the likelihood as CompressAI computes it, quality {QUALITY}, "
@@ -119,19 +145,26 @@ def row(block: str, counts: Counts, products: Counts) -> Row:
     )
 
 
-def of_step(block: str, quality: int = QUALITY, batch: int = BATCH, sums: bool = True) -> Counts:
+def row_of_trial(what: str, block: str, counts: Counts, ours: Counts) -> Row:
+    """The result of something that the step does not do."""
+    sides = {"GB": counts.gb, "Triton kernels": counts.kernels, "convolutions": counts.convolutions}
+    return Row(f"not taken: {what}, memory traffic of a step, {block}", counts.gb / ours.gb, "x", sides=sides)
+
+
+def of_step(block: str, quality: int = QUALITY, batch: int = BATCH, sums: bool = True, ours: bool = True) -> Counts:
     """Counts of a step's forward, objective and backward, compiled as in `train_accel.py`; every part trains.
 
     Args:
         sums: the likelihood takes its form for GPUs.
+        ours: convolutions are decomposed as by `training.backend`.
     """
     counts = Counts()
-    for graph in graphs_of_step(block, quality, batch, sums):
+    for graph in graphs_of_step(block, quality, batch, sums, ours):
         count(graph, counts)
     return counts
 
 
-def graphs_of_step(block: str, quality: int, batch: int, sums: bool) -> list[Graph]:
+def graphs_of_step(block: str, quality: int, batch: int, sums: bool, ours: bool) -> list[Graph]:
     """Forward and backward of codec and objective."""
     choice = BlockChoice(block)
     codec = new_codec(Architecture(*zoo_widths(quality), choice, choice)).train()
@@ -139,7 +172,8 @@ def graphs_of_step(block: str, quality: int, batch: int, sums: bool) -> list[Gra
     codec.to(memory_format=torch.channels_last)
     objective = RateDistortion(loss_type="mse")
     graphs: list[Graph] = []
-    backend = partial(inductor.compile_fx, inner_compile=partial(keep, graphs))
+    table = decompositions() if ours else None
+    backend = partial(inductor.compile_fx, inner_compile=partial(keep, graphs), decompositions=table)
     compiled = partial(torch.compile, backend=backend, fullgraph=True, dynamic=False)
     torch._dynamo.reset()
     mode = FakeTensorMode()
@@ -199,6 +233,12 @@ def make_fake(codec: nn.Module, mode: FakeTensorMode, device: torch.device | str
         for name, buffer in module.named_buffers(recurse=False):
             with mode:
                 setattr(module, name, mode.from_tensor(buffer).to(device))
+
+
+def again_in_backward(block: type[nn.Module]) -> AbstractContextManager[Any]:
+    """In this context a block keeps only its input, and the backward computes it again."""
+    forward = block.forward
+    return patch.object(block, "forward", lambda self, x: checkpoint(forward, self, x, use_reentrant=False))
 
 
 def count(graph: Graph, counts: Counts) -> None:

@@ -14,6 +14,7 @@ from torch.utils._triton import has_triton_package
 
 from codec.errors import InputError
 from codec.network.codec import Codec
+from training.backend import gpu_backend
 from training.deconvolution import set_biases_apart
 from training.distributed import is_sharded
 from training.objective import RateDistortion
@@ -98,6 +99,7 @@ def compile_all(
         # Triton's division and fused multiply-adds round differently: a runtime's integers would not be met exactly.
         models.remove(eval_codec)
     for model in models:  # in place: the names in the state dict stay
-        model.compile(fullgraph=True, dynamic=False)  # otherwise the two picture sizes would make sizes dynamic
+        # dynamic=False: otherwise the two picture sizes would make sizes dynamic
+        model.compile(fullgraph=True, dynamic=False, backend=gpu_backend if on_gpu else "inductor")
     compiled: Callable[..., tuple[Tensor, dict[str, Tensor]]] = torch.compile(objective, fullgraph=True)
     return compiled

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.gpu import exchange, numbers, peer, ranks, reduction, speed, steps, stops, waits
+from benchmarks.gpu import compilation, exchange, numbers, peer, ranks, reduction, speed, steps, stops, waits
 from benchmarks.gpu.setting import Setting
 from benchmarks.harness import Row
 
@@ -55,6 +55,7 @@ _CHECKS_OF_TWO = (
 )
 _MEASUREMENTS = (
     Part("determinism", speed.determinism, measures=True),
+    Part("compile-options", compilation.compile_options, seconds=480, measures=True),
     Part("all-reduce", reduction.all_reduce, gpus=2, measures=True),
     Part("against-compressai", peer.against_compressai, seconds=240, measures=True),
     *(

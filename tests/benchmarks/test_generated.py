@@ -37,7 +37,7 @@ def test_a_step_s_gpu_code_has_its_convolutions_and_no_matrix_product(pool: Proc
     assert counts.calls == {"convolution": 8, "convolution_backward": 8}
     assert counts.products == 0
     assert 0 < counts.kernels < 90
-    assert counts.gb > 0
+    assert 0 < counts.gb < 0.27  # with Inductor's own decompositions 0.28
 
 
 @pytest.mark.parametrize("block", BLOCKS)

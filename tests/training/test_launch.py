@@ -182,6 +182,22 @@ def test_a_quantized_codec_is_evaluated_uncompiled_on_a_gpu(quantized: bool, on_
     assert [bool(codec._compiled_call_impl) for codec in codecs] == [True, not quantized]
 
 
+def test_on_a_gpu_a_codec_is_compiled_by_its_own_backend(
+    on_gpu: types.SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(training.compiling, "gpu_backend", backend)
+    codec, options = new_codec(Architecture(8, 12)), parse(["--coco_dir", "coco224", *TINY])
+    compile_all(codec, codec, options.loss, options, on_gpu)
+    codec(torch.rand(1, 3, 64, 64))
+    assert len(graphs) == 1
+
+
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_fp32_on_a_gpu_is_exact_and_its_algorithms_are_deterministic_or_the_fastest(
     deterministic: bool, on_gpu: types.SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
