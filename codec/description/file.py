@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from coco224.files import in_words, open_regular
-from codec.description.architecture import DEFAULT_ARCH, Architecture, Scalar
+from codec.description.architecture import Architecture, Scalar
 from codec.description.fingerprint import fingerprint
+from codec.description.shapes import check_shapes
 from codec.description.typed import as_object, from_json, parse_json
 from codec.errors import InputError
 
@@ -158,18 +159,11 @@ def _entry(metadata: dict[str, str], name: str) -> Any:
 
 
 def _check_arrays(arrays: Arrays, architecture: Architecture) -> None:
-    """Raises ValueError if the widths, from which a codec is built, contradict the weights.
+    """Raises ValueError if the widths contradict the weights, or the weights are not finite.
 
     Ranges of activations may be infinite: then nothing has been learned yet.
     """
-    n, m = architecture.N, architecture.M
-    shapes = {"g_a.0.weight": (n, 3, 5, 5), "g_a.6.weight": (m, n, 5, 5)}
-    if architecture.arch != DEFAULT_ARCH:
-        shapes["h_a.0.weight"] = (n, m, 3, 3)
-    for name, shape in shapes.items():
-        found = arrays[name].shape if name in arrays else None
-        if found != shape:
-            raise ValueError(f"N={n}, M={m} ask for {name} of shape {shape}, and it has {found or 'none'}")
+    check_shapes(architecture, {name: array.shape for name, array in arrays.items()})
     for name, array in arrays.items():
         if array.dtype.kind == "f" and "quantizer" not in name and not np.isfinite(array).all():
             raise ValueError(f"{name} is not finite, its training has diverged")
