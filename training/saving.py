@@ -122,5 +122,6 @@ def keep_best(folder: Path, figures: dict[str, float], best: dict[str, float], r
 
 
 def describe(run: Run, metrics: dict[str, float]) -> Description:
-    """The description in a checkpoint of this run."""
-    return Description(run.options.flat(), metrics, run.progress.step, dataset=run.data.on_the_hub)
+    """The description in a checkpoint of this run, without figures that are not finite."""
+    finite = {name: figure for name, figure in metrics.items() if math.isfinite(figure)}
+    return Description(run.options.flat(), finite, run.progress.step, dataset=run.data.on_the_hub)

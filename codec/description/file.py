@@ -4,6 +4,7 @@ A file may come from a stranger: lengths, types and shapes are checked before me
 """
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
@@ -42,7 +43,7 @@ class Description:
 
     Attributes:
         options: the resolved options of the run, under their public names.
-        metrics: validation figures of these weights; empty without a validation.
+        metrics: finite validation figures of these weights; empty without a validation.
         step: optimizer steps done.
         versions: versions of the packages that wrote it.
         dataset: the name of the training data on the Hub; empty for a local folder.
@@ -55,9 +56,12 @@ class Description:
     dataset: str = ""
 
     def __post_init__(self) -> None:
-        """Raises InputError for a negative number of steps."""
+        """Raises InputError for a negative number of steps, and for figures that are not finite."""
         if self.step < 0:
             raise InputError(f"step {self.step}: a run has done 0 steps or more")
+        for name, figure in self.metrics.items():
+            if not math.isfinite(figure):
+                raise InputError(f"metrics.{name:.40} is {figure}: a figure is a finite number")
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,8 @@ def test_an_architecture_of_no_codec_is_refused(good: Path, tmp_path: Path, chan
         ("options", '{"lr": [1]}', "metadata.options.lr"),
         ("metrics", "{nope", "no JSON"),
         ("metrics", '{"psnr": "30"}', "not a number"),
+        ("metrics", '{"psnr": NaN}', "metrics.psnr is nan: a figure is a finite number"),
+        ("metrics", '{"psnr": -Infinity}', "a figure is a finite number"),
         ("step", '"<b>"', "not a whole number"),
         ("step", "-1", "0 steps or more"),
         ("dataset", "7", "not text"),
