@@ -145,9 +145,7 @@ def check_allowed(values: Mapping[str, Any], allowed: Mapping[str, str | None], 
             )
 
 
-def steps(
-    recipe: str, launcher: Sequence[str], training: Sequence[str], compilers: str | None = None
-) -> list[Step]:
+def steps(recipe: str, launcher: Sequence[str], training: Sequence[str], compilers: str | None = None) -> list[Step]:
     """The training and the steps of the list, whose options are checked here, before anything runs.
 
     Args:

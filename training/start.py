@@ -4,6 +4,7 @@ import copy
 import math
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from accelerate import Accelerator
 from tqdm import tqdm
@@ -12,21 +13,26 @@ from coco224.dataset import Rows
 from coco224.errors import counted
 from codec.blocks import options_dict
 from codec.description.architecture import TRANSFORMS, Architecture, BlockChoice
+from codec.description.fingerprint import fingerprint
 from codec.description.typed import from_json
 from codec.errors import InputError
 from codec.network.architectures import new_codec
+from codec.network.arrays import as_arrays
 from codec.network.codec import Codec
 from codec.quantization.calibrate import CALIBRATION_PICTURES, equalize_channels
 from codec.quantization.phases import in_float
 from codec.sample import to_start_from
+from training.agreement import facts
 from training.data import first_batches
 from training.distill import FIT_BATCHES, distill
 from training.distributed import broadcast_parameters, is_sharded
+from training.fitted import FittedBlocks
 from training.initial import initial_codec, random_architecture
 from training.klt import PICTURES, klt_start
 from training.options import Options
 from training.precision import apply_local_fp32, memory_format
 from training.qat import calibration_pictures, check_regions, enter_phase, quantize
+from training.resume import checksums
 from training.scope import set_trainable, trainable_modules
 from training.state import Saved
 
@@ -164,8 +170,15 @@ def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerato
     if not replacement.distill_steps or rows is None:
         return {}
     device = accelerator.device
+    weights = {"teacher": teacher, "codec": codec}
+    decisive = {
+        **facts(options, checksums(options)),
+        "the dataset": rows.fingerprint,
+        **{name: fingerprint(as_arrays(each.state_dict()), {}) for name, each in weights.items()},
+    }
+    fitted = FittedBlocks(Path(options.output.save_dir), decisive, accelerator.is_main_process)
     batches = first_batches(rows, options.data, options.numerics.seed, options.data.batch_size, FIT_BATCHES + 1, device)
     pictures = tqdm(batches, "distilled start", FIT_BATCHES + 1, unit="batch", disable=not accelerator.is_main_process)
-    result = distill(codec.to(device), teacher.to(device), pictures, replacement.distill_steps)
+    result = distill(codec.to(device), teacher.to(device), pictures, replacement.distill_steps, fitted)
     broadcast_parameters(codec)
     return result

@@ -16,7 +16,7 @@ SAMPLES = 256
 MOST_SHIFT = 28
 _MOST_SYMBOLS = 1 << 14
 _MOST_ENTRIES = 1 << 23
-"""Most entries of the rows of all channels, which are as long as the longest: 64 MB each time they are computed with."""
+"""Most entries of the rows of all channels, which are as long as the longest: 64 MB in each step of `rows`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ def weight_shapes(architecture: Architecture) -> dict[str, Shape]:
     if architecture.arch == "mbt2018_mean":
         wide = m * 3 // 2
         widths |= {"h_a": [(n, m), (n, n), (n, n)], "h_s": [(n, m), (m, wide), (2 * m, wide)]}
-    shapes = {
+    shapes: dict[str, Shape] = {
         f"{part}.{2 * i}.weight": (*pair, sizes[part][i], sizes[part][i])
         for part, pairs in widths.items()
         for i, pair in enumerate(pairs)
