@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from coco224.files import in_words, read_regular, write_whole
 from codec.description.file import MOST_BYTES
-from training.state import host
 
 FOLDER = ".distilled"
 _ERROR = "/error"  # beside the names of a block's tensors, which are words and dots
@@ -61,9 +60,10 @@ class FittedBlocks:
         """Writes a fitted block; warns if it cannot."""
         if not self._writes:
             return
-        tensors = {each: host(tensor) for each, tensor in block.state_dict().items()}
+        tensors = {**block.state_dict(), _ERROR: error}
+        own = {each: tensor.detach().cpu().contiguous().clone() for each, tensor in tensors.items()}
         try:
-            write_whole(self._path(name), save(tensors | {_ERROR: host(error)}))
+            write_whole(self._path(name), save(own))
         except OSError as failure:
             warnings.warn(f"a fitted block is not kept: {in_words(failure)}", stacklevel=2)
 
