@@ -42,6 +42,10 @@ def at_least(low: int) -> Rule:
     return (lambda value: value >= low), f"must be at least {low}"
 
 
+class HelpShown(SystemExit):
+    """Ends a program after its --help."""
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Exits with main's status, or with 2 and one line on stderr for bad input; a bug shows its traceback.
 
@@ -62,14 +66,20 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         else:
             time.sleep(_FIRST_RANK_PRINTS)  # the launcher stops all ranks as soon as one has ended
         status = 2
+    except HelpShown:
+        status = 0
+    except SystemExit as error:  # main returns its status
+        words = f"code of a plugin or library ended the program early (SystemExit: {error}): repair it"
+        print("error:", one_line(words), file=sys.stderr)
+        status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 128 + signal.SIGINT
     except Exception as error:
-        words = known_cause(error)
-        if words is None:
+        cause = known_cause(error)
+        if cause is None:
             raise
-        print("error:", one_line(InputError(words)), file=sys.stderr)
+        print("error:", one_line(cause), file=sys.stderr)
         status = 2
     sys.exit(status)
 
@@ -239,6 +249,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message.removeprefix("argument "))
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Called after --help alone, since `error` raises."""
+        raise HelpShown(status)
 
     def _unknown(self, name: str, known: Iterable[str]) -> str:
         if name.lstrip("-") in self.removed:

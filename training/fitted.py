@@ -22,7 +22,7 @@ from codec.description.file import MOST_BYTES
 
 FOLDER = ".distilled"
 _ERROR = "/error"  # beside the names of a block's tensors, which are words and dots
-_NAME = re.compile(r"[0-9a-f]{16}\.[a-z_]+\.\d+\.safetensors")
+_NAME = re.compile(r"[0-9a-f]{16}\.[a-z_]+\.\d+\.safetensors|\.[0-9a-f]{16}\..*\.partial")  # the latter of a kill
 
 
 class FittedBlocks:

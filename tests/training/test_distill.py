@@ -159,5 +159,6 @@ def test_a_start_that_was_stopped_goes_on_with_the_blocks_that_it_has_fitted(
     with pytest.raises(Preempted):
         start("another")
     (tmp_path / FOLDER / "of a user").touch()
+    (tmp_path / FOLDER / f".{'0' * 16}.g_a.1.safetensors.00000000-1-00000000.partial").touch()  # left by a kill
     forget_fitted(tmp_path)
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["of a user"]
