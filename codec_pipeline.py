@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from coco224.errors import one_line, printable
 from coco224.files import whole_or_absent
 from codec.cli import ArgumentParser, check_value, is_required, run
 from codec.errors import InputError
@@ -35,6 +36,7 @@ class Step:
     Attributes:
         options: those that it resolves from a file.
         done: the file that says that it was done.
+        uploads_to: the repository on the Hub that it uploads to; empty if it uploads nothing.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Step:
     inputs: list[Path]
     outputs: list[Path]
     done: Path
+    uploads_to: str = ""
 
     def is_done(self) -> bool:
         """Whether it need not run: see the module's docstring. Of a folder, its own date counts."""
@@ -53,6 +56,10 @@ class Step:
             path.stat().st_mtime_ns <= since for path in self.inputs if path.exists()
         )
 
+    def in_short(self) -> str:
+        """Its name, and where it uploads to."""
+        return f"{self.name} (uploads to {self.uploads_to})" if self.uploads_to else self.name
+
     def record(self) -> str:
         return json.dumps({"command": self.command, "options": self.options}, indent=1) + "\n"
 
@@ -61,18 +68,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = ArgumentParser(
         prog="codec-pipeline",
-        usage="%(prog)s RECIPE.yaml [--launcher COMMAND] [training options]",
+        usage="%(prog)s RECIPE.yaml [--launcher COMMAND] [--compilers DIR] [training options]",
         description="Trains with a recipe, then runs the commands of its list `then`.",
     )
     parser.add_argument("recipe", metavar="RECIPE.yaml", help="training options, and the list `then`")
     launcher = "what starts the training, like 'accelerate launch' [python]"
     parser.add_argument("--launcher", default=shlex.quote(sys.executable), metavar="COMMAND", help=launcher)
+    compilers = "allows `compilers: DIR` in the list, whose programs run [none]"
+    parser.add_argument("--compilers", metavar="DIR", help=compilers)
     given, training = parser.parse_known_args(argv)
-    for step in steps(given.recipe, shlex.split(given.launcher), training):
+    found = steps(given.recipe, shlex.split(given.launcher), training, given.compilers)
+    print(one_line(f"steps: {', '.join(step.in_short() for step in found)}"), flush=True)
+    for step in found:
         if step.is_done():
             print(f"{step.name}: done before", flush=True)
             continue
-        print(f"{step.name}: {shlex.join(step.command)}", flush=True)
+        print(printable(f"{step.name}: {shlex.join(step.command)}"), flush=True)
         status = execute(step.command)
         if status:
             print(f"{step.name} ended with status {status}; the same command continues there", file=sys.stderr)
@@ -121,11 +132,29 @@ def check_options(parser: ArgumentParser, values: Mapping[str, Any], checkpoint:
             raise InputError(f"{where}: {name} is required; docs/options.md has all options")
 
 
-def steps(recipe: str, launcher: Sequence[str], training: Sequence[str]) -> list[Step]:
-    """The training and the steps of the list, whose options are checked here, before anything runs.
+def check_allowed(values: Mapping[str, Any], allowed: Mapping[str, str | None], where: str) -> None:
+    """Recipes are shared, and these options run code: each works only with the value on the command line.
 
     Raises:
-        InputError: the recipe is no recipe, or a step has no such option.
+        InputError: an option has another value.
+    """
+    for name, value in allowed.items():
+        if values.get(name) not in (None, value):
+            raise InputError(
+                f"{where} names {name}: {values[name]}, which runs code: give --{name} {values[name]} to allow it"
+            )
+
+
+def steps(recipe: str, launcher: Sequence[str], training: Sequence[str], compilers: str | None = None) -> list[Step]:
+    """The training and the steps of the list, whose options are checked here, before anything runs.
+
+    Args:
+        training: the training's options on the command line.
+        compilers: the folder of compilers on the command line.
+
+    Raises:
+        InputError: the recipe is no recipe, a step has no such option, or it would run code that the command line does
+            not name.
     """
     from training.options import parse
     from training.recipe import read_then
@@ -137,8 +166,10 @@ def steps(recipe: str, launcher: Sequence[str], training: Sequence[str]) -> list
     decisive = (("init_checkpoint", to_start_from), ("plugin", Path))
     read = [path_of(options[name]) for name, path_of in decisive if options[name]]
     written = {name: str(value) for name, value in options.items()}
-    found = [Step("train", [*launcher, "-m", "train_accel", *words], written, read, [last], kept / "0-train.json")]
-    known = commands()
+    command = [*launcher, "-m", "train_accel", *words]
+    uploads_to = options["hub_model_id"] if options["push_to_hub"] else ""
+    found = [Step("train", command, written, read, [last], kept / "0-train.json", uploads_to)]
+    known, allowed = commands(), {"plugin": options["plugin"], "compilers": compilers}
     for number, (name, given) in enumerate(read_then(recipe), 1):
         where = f"{recipe}: then: {name}"
         if name not in known:
@@ -148,11 +179,13 @@ def steps(recipe: str, launcher: Sequence[str], training: Sequence[str]) -> list
         parser.add_dataclass(name, cls)
         parsed = parser.parse_mapping({key: value for key, value in given.items() if key != checkpoint}, where)
         check_options(parser, parsed, checkpoint, where)
+        check_allowed(parsed, allowed, where)
         values = {checkpoint: str(last)} | {key: value for key, value in given.items() if value is not None}
         command = [sys.executable, "-m", module, *(f"--{key}={typed(value)}" for key, value in values.items())]
         paths = [(key in OUTPUTS, Path(value)) for key, value in values.items() if isinstance(value, str)]
         inputs, outputs = ([path for is_output, path in paths if is_output == side] for side in (False, True))
-        found.append(Step(name, command, {}, inputs, outputs, kept / f"{number}-{name}.json"))
+        uploads_to = parsed.get("hub_model_id", "")
+        found.append(Step(name, command, {}, inputs, outputs, kept / f"{number}-{name}.json", uploads_to))
     return found
 
 

@@ -25,7 +25,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
-_MOST_JSON = 2**28
+_MOST_JSON = 2**22
 _NAME_PART = 40  # a temporary name repeats so many characters of the name: names have at most 255 bytes
 
 expanded = os.path.expanduser
@@ -155,7 +155,7 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
     """
     with open_regular(path) as file:
         if most is not None and os.fstat(file.fileno()).st_size > most:
-            raise OSError(errno.EFBIG, f"more than {most / 1e9:g} GB", str(path))
+            raise OSError(errno.EFBIG, f"more than {most // 10**6} MB", str(path))
         return file.read()
 
 
@@ -185,15 +185,18 @@ def shared_memory() -> int:
     return shutil.disk_usage(folder).free if os.access(folder, os.W_OK) else 0
 
 
-def read_json(path: Path) -> Any:
-    """The value of a JSON file of at most some megabytes, with or without a byte order mark.
+def read_json(path: Path, most: int = _MOST_JSON) -> Any:
+    """The value of a JSON file, with or without a byte order mark.
+
+    Args:
+        most: the largest file to read, in bytes. The objects of a hostile one take 25 times as much memory.
 
     Raises:
-        OSError: as in `read_regular`.
+        OSError: as in `read_regular`, or the file is larger.
         ValueError: the file is not JSON, or nested too deeply.
     """
     try:
-        return json.loads(read_regular(path, _MOST_JSON).decode("utf-8-sig"))
+        return json.loads(read_regular(path, most).decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

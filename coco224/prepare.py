@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from coco224.command import run
 from coco224.errors import DataError, counted, one_line, printable
-from coco224.files import check_writable, expanded, in_words, read_json, write_whole
+from coco224.files import check_writable, expanded, in_words, write_whole
 from coco224.making.disk import check_room
-from coco224.making.manifest import MANIFEST, describe_split, summary, versions
+from coco224.making.manifest import MANIFEST, describe_split, read_manifest, summary, versions
 from coco224.making.pool import StopSignals, write_shards
 from coco224.making.shards import ENCODINGS, Recipe, Report, Shard, Stopped, features
 from coco224.making.workspace import Workspace, checked_out_dir
@@ -138,7 +138,7 @@ def _make(options: Options, signals: StopSignals, work: Workspace, sources: dict
 def is_made(options: Options) -> bool:
     """Whether --out_dir already contains the dataset of these options, so that only the upload remains."""
     try:
-        options_before = read_json(options.out_dir / MANIFEST)["options"]
+        options_before = read_manifest(options.out_dir / MANIFEST)["options"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return bool(options_before == json.loads(json.dumps(_recorded(options))) and not options.overwrite)

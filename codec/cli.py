@@ -37,9 +37,29 @@ def at_least(low: int) -> Rule:
     return (lambda value: value >= low), f"must be at least {low}"
 
 
+class HelpShown(SystemExit):
+    """Ends a program after its --help."""
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Exits as `coco224.command.run` does; an InputError is bad input too."""
-    run_command(main, (InputError, DataError))
+    run_command(functools.partial(_status, main), (InputError, DataError))
+
+
+def _status(main: Callable[[], int | None]) -> int | None:
+    """What main returns, which never ends the program itself.
+
+    Raises:
+        InputError: other code ended the program.
+    """
+    try:
+        return main()
+    except HelpShown:
+        return 0
+    except SystemExit as error:
+        raise InputError(
+            f"code of a plugin or library ended the program early (SystemExit: {error}): repair it"
+        ) from error
 
 
 def boolean(text: str) -> bool:
@@ -191,6 +211,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message.removeprefix("argument "))
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Called after --help alone, since `error` raises."""
+        raise HelpShown(status)
 
     def _unknown(self, name: str, known: Iterable[str]) -> str:
         if name.lstrip("-") in self.removed:

@@ -1,13 +1,14 @@
 """`python -m codec.evaluate`: measures checkpoints by writing compressed files and decoding them again."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from coco224.errors import one_line
-from coco224.files import expanded, whole_or_absent
+from coco224.files import expanded, read_regular, whole_or_absent
 from codec.cli import ArgumentParser, OptionGroup, at_least, check_output, option
 from codec.cli import run as run_command
 from codec.errors import InputError, SomeFailed
@@ -16,6 +17,7 @@ from codec.sample import to_use
 
 if TYPE_CHECKING:
     from codec.evaluation.compare import Comparison
+    from codec.evaluation.pictures import Pictures
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from codec.blocks import load_plugin
     from codec.evaluation.compare import measure_all
     from codec.evaluation.pictures import open_pictures
-    from codec.evaluation.ranks import Ranks
+    from codec.evaluation.ranks import Ranks, check_agreement
 
     ranks = Ranks.join()
     if options.plugin:
         load_plugin(options.plugin)
     pictures = open_pictures(options.images, options.coco_dir, options.use_prepared, options.batch_size)
     options.check_outputs(pictures.files)
+    if ranks.world_size > 1:  # the facts are checksums of files
+        check_agreement(facts(options, checkpoints, references, pictures), ranks.world_size)
     found = measure_all(
         checkpoints,
         references,
@@ -95,6 +99,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 def cli() -> NoReturn:
     """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run_command(main)
+
+
+def facts(
+    options: EvaluateOptions, checkpoints: Sequence[str], references: Sequence[str], pictures: "Pictures"
+) -> dict[str, Any]:
+    """What must be equal in all processes that share an evaluation, by its name in errors.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    compared = ("qat_eval_fakequant", "rates", "batch_size")
+    files = {"--checkpoint": checkpoints, "--reference": references, "--plugin": [options.plugin or ""]}
+    names = "\n".join(name.removeprefix(pictures.title) for name in pictures.names)
+    return {
+        **{f"--{name}": getattr(options, name) for name in compared},
+        "a report is written": bool(options.report),
+        **{f"the files of {name}": [_checksum(each) for each in given] for name, given in files.items()},
+        "the names of the pictures": hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest(),
+    }
+
+
+def _checksum(name: str) -> str:
+    """SHA-256 of a file; the name itself where there is none, as of jpeg."""
+    file = to_use(name)
+    return hashlib.sha256(read_regular(file)).hexdigest() if file.is_file() else name
 
 
 def write(options: EvaluateOptions, found: "Comparison") -> None:

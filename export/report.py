@@ -3,6 +3,7 @@
 A checkpoint gives the complete report; ONNX files give the sections that need no checkpoint.
 """
 
+import math
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from coco224.errors import counted
+from coco224.errors import counted, printable
 from codec.cli import ArgumentParser, OptionGroup, at_least, check_output, option, run
 from codec.errors import InputError
 from export import options as shared
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 PARTS: tuple["Part", ...] = ("encoder", "h_a", "decoder")
 """The parts of a codec in this order; only one with a hyperprior has h_a."""
+MOST_VALUES = 2**28
+"""Largest input of a file's graph: 1 GB in float."""
 INT8 = "int8"
 """Name of the graphs whose transforms are in int8."""
 
@@ -83,23 +86,47 @@ def cli() -> NoReturn:
 
 def of_files(files: Iterable[Path], options: ReportOptions) -> dict[str, Any]:
     """The sections that need only ONNX files; every family's rules are applied to the unchanged files."""
-    import onnx
-
     from export.chips.operators import FAMILIES
 
-    models = {}
-    for file in files:
-        if not file.is_file():
-            raise InputError(f"--onnx {file}: no such file")
-        try:
-            models[str(file)] = onnx.load(file)
-            onnx.checker.check_model(models[str(file)])
-        except Exception as error:  # protobuf's, onnx's own and more
-            raise InputError(f"--onnx {file}: no ONNX model ({str(error).splitlines()[0]})") from error
-    return {
-        "families": [of_family(family, models, "as given") for family in FAMILIES],
-        "graphs": of_graphs(models, options),
-    }
+    models = {str(file): open_graph(file) for file in files}
+    try:
+        return {
+            "families": [of_family(family, models, "as given") for family in FAMILIES],
+            "graphs": of_graphs(models, options),
+        }
+    except Exception as error:  # a stranger's graph may break any rule; ONNX Runtime's exceptions have no common class
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"--onnx {' '.join(models)}: it cannot be reported ({reason}); give files like those of python -m export"
+        ) from error
+
+
+def open_graph(file: Path) -> "onnx.ModelProto":
+    """The model of a file, with one input of a size that can be timed.
+
+    Raises:
+        InputError: it is no such model.
+    """
+    import onnx
+
+    if not file.is_file():
+        raise InputError(f"--onnx {file}: no such file")
+    try:
+        model = onnx.load(file)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf's, onnx's own and more
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"--onnx {file}: no ONNX model ({reason})") from error
+    weights = {each.name for each in model.graph.initializer}
+    inputs = [each for each in model.graph.input if each.name not in weights]
+    types = [each.type.tensor_type.elem_type for each in inputs]
+    if len(inputs) != 1 or types[0] not in (onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8):
+        found = ", ".join(onnx.TensorProto.DataType.Name(each) for each in types) or "none"
+        raise InputError(f"--onnx {file}: its inputs are {found}; a graph that is timed takes one FLOAT or UINT8")
+    sizes = [side.dim_value for side in inputs[0].type.tensor_type.shape.dim]
+    if math.prod(sizes) > MOST_VALUES:
+        raise InputError(f"--onnx {file} takes {sizes}, more than {MOST_VALUES:,} values; export it for a smaller size")
+    return model
 
 
 def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
@@ -282,7 +309,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str
     return [
         f"| {' | '.join(columns)} |",
         f"|{' --- |' * len(columns)}",
-        *(f"| {' | '.join(str(row[column]) for column in columns)} |" for row in rows),
+        *(printable(f"| {' | '.join(str(row[column]) for column in columns)} |") for row in rows),
     ]
 
 

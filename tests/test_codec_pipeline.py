@@ -28,7 +28,18 @@ then:
       part: encoder
       out: {folder}/run/enc.onnx
       input_size: 64
-  - report: {{calib_dir: {pictures}, input_size: 64, rounds: 1, json: {folder}/run/report.json, compilers: none}}
+  - report: {{calib_dir: {pictures}, input_size: 64, rounds: 1, json: {folder}/run/report.json}}
+"""
+
+PLUGIN = """\
+from torch import nn
+from codec.blocks import register_activation
+
+@register_activation("mine")
+class Mine:
+    @staticmethod
+    def encoder(channels, options): return nn.ReLU()
+    decoder = encoder
 """
 
 
@@ -87,6 +98,31 @@ def test_every_step_gets_the_checkpoint_of_the_run(recipe: Path, tmp_path: Path)
     assert tmp_path / "run" / "last.safetensors" in report.inputs
 
 
+@pytest.mark.parametrize("step", ["evaluate: {images: x, ", "report: {", "npu: {target: rk3588, "])
+def test_a_recipe_runs_no_code_of_its_steps_unless_it_is_typed(recipe: Path, tmp_path: Path, step: str) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    plugin = str(tmp_path / "mine.py")
+    said = refusal(recipe, f"then:\n  - {step}plugin: {plugin}}}\n")
+    assert f"names plugin: {plugin}, which runs code: give --plugin {plugin} to allow it" in said
+    typed = ["--coco_dir", "coco224", "--plugin", plugin]
+    assert f"--plugin={plugin}" in steps(str(recipe), ["python"], typed)[1].command
+    if not step.startswith("evaluate"):
+        said = refusal(recipe, f"then:\n  - {step}compilers: theirs}}\n")
+        assert "names compilers: theirs, which runs code: give --compilers theirs to allow it" in said
+        (_, allowed) = steps(str(recipe), ["python"], ["--coco_dir", "coco224"], "theirs")
+        assert "--compilers=theirs" in allowed.command
+
+
+def test_where_steps_upload_to_is_said_first(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe.write_text("push_to_hub: true\nhub_model_id: some/run\nthen:\n  - push: {hub_model_id: some/codec}\n")
+    monkeypatch.setattr(codec_pipeline, "execute", lambda _: 3)
+    assert main([str(recipe), "--coco_dir", "coco224"]) == 3
+    first = capfd.readouterr().out.splitlines()[0]
+    assert first == "steps: train (uploads to some/run), push (uploads to some/codec)"
+
+
 def fake(folder: Path, name: str, code: str = "", status: int = 0) -> Step:
     """A step that reads the file `in`, and writes a file of its own name."""
     program = f"import sys; open({str(folder / name)!r}, 'w').write({code!r}); sys.exit({status})"
@@ -98,7 +134,8 @@ def ran(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *giv
     """Exit status and the names of the steps that ran."""
     monkeypatch.setattr(codec_pipeline, "steps", lambda *_: list(given))
     status = main(["recipe.yaml"])
-    lines = capfd.readouterr().out.splitlines()
+    first, *lines = capfd.readouterr().out.splitlines()
+    assert first == f"steps: {', '.join(step.name for step in given)}"
     return status, [line.partition(":")[0] for line in lines if not line.endswith("done before")]
 
 
@@ -139,7 +176,8 @@ def test_a_recipe_trains_evaluates_and_exports(
     assert (tmp_path / "run" / "enc.tables").exists()
     capfd.readouterr()
     assert main(words) == 0
-    assert capfd.readouterr().out.splitlines() == [f"{name}: done before" for name in ("train", "evaluate", "export")]
+    done = [f"{name}: done before" for name in ("train", "evaluate", "export")]
+    assert capfd.readouterr().out.splitlines() == ["steps: train, evaluate, export", *done]
 
 
 def test_a_signal_goes_to_the_command_whose_status_is_kept(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from codec.errors import InputError
 from codec.network.codec import Codec, gdn_layers
+from training.fitted import FittedBlocks
 
 FIT_BATCHES = 8
 """Number of batches that the blocks learn from; one more batch tests them."""
@@ -29,7 +30,9 @@ Pairs = dict[str, tuple[Tensor, Tensor]]
 """Input and output [B, C, H, W] by layer."""
 
 
-def distill(codec: Codec, teacher: Codec, batches: Iterable[Tensor], steps: int) -> dict[str, float]:
+def distill(
+    codec: Codec, teacher: Codec, batches: Iterable[Tensor], steps: int, fitted: FittedBlocks | None = None
+) -> dict[str, float]:
     """Trains the blocks of `codec`, in place, to approximate the GDNs of `teacher`.
 
     Nothing else of the codec changes, except for the scale of a convolution before a block with `input_scale`.
@@ -39,6 +42,7 @@ def distill(codec: Codec, teacher: Codec, batches: Iterable[Tensor], steps: int)
         teacher: a copy of the codec from before its GDNs were replaced.
         batches: FIT_BATCHES + 1 or more batches of pictures [B, 3, H, W] in [0, 1].
         steps: iterations of L-BFGS after the closed form.
+        fitted: keeps every block as soon as it is fitted, and has those of a start that was stopped.
 
     Returns:
         For each block, how well it follows its GDN on the test batch: 10 log10(mean(y^2) / mean((block(x) - y)^2)) dB.
@@ -63,9 +67,15 @@ def distill(codec: Codec, teacher: Codec, batches: Iterable[Tensor], steps: int)
             for pairs in (lessons, exam):
                 x, y = pairs[name]
                 pairs[name] = x * scale.view(-1, 1, 1), y
-    return {
-        name: -10 * _learn(block, lessons[name], exam[name], steps).log10().item() for name, block in blocks.items()
-    }
+    errors = {}
+    for name, block in blocks.items():
+        error = fitted.load(name, block) if fitted else None
+        if error is None:
+            error = _learn(block, lessons[name], exam[name], steps)
+            if fitted:
+                fitted.keep(name, block, error)
+        errors[name] = error
+    return {name: -10 * error.log10().item() for name, error in errors.items()}
 
 
 def _layer_before(codec: Codec, name: str) -> nn.Module:

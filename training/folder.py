@@ -24,11 +24,10 @@ from coco224.files import (
     write_whole,
 )
 from codec.errors import InputError
-from codec.hub.repository import CONFIG, MARK, RECONSTRUCTIONS, RESOLVED
+from codec.hub.repository import CONFIG, MARK, MARKER, MARKER_FORMAT, RECONSTRUCTIONS, RESOLVED
 from training.output import OutputOptions
 from training.state import foreign_states, foreign_words, own_states, remove_folder
 
-MARKER = "run.json"
 LOCK = ".lock"
 STATE = "state"
 
@@ -44,7 +43,6 @@ RUN_FILES = (
     "summary.json",
     MARKER,
 )
-_FORMAT = "npu-image-codec/run/1"
 _LEFTOVER = re.compile(
     r"\.(last|best_\w+|metrics|curves|rd|reconstructions|summary|run|config|resolved)\.\w+(\..+)?\.partial"
 )
@@ -74,7 +72,7 @@ def read_marker(folder: Path) -> Marker | None:
         return None
     try:
         values = read_json(path)
-        if values.pop("format") == _FORMAT:
+        if values.pop("format") == MARKER_FORMAT:
             return Marker(str(values["id"]), bool(values["saved"]))
     except (ValueError, KeyError, AttributeError, TypeError):
         pass
@@ -84,7 +82,7 @@ def read_marker(folder: Path) -> Marker | None:
 def mark(folder: Path, marker: Marker) -> None:
     """Writes the marker of the folder."""
     if read_marker(folder) != marker:
-        write_whole(folder / MARKER, json.dumps({"format": _FORMAT, **asdict(marker)}, indent=1) + "\n")
+        write_whole(folder / MARKER, json.dumps({"format": MARKER_FORMAT, **asdict(marker)}, indent=1) + "\n")
 
 
 def new_id() -> str:

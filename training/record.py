@@ -15,6 +15,7 @@ import yaml
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from coco224.errors import printable
 from coco224.files import FULL, in_words, read_regular, whole_or_absent
 from codec.evaluation.curves import Point, curve, plot
 from codec.hub.repository import CONFIG
@@ -82,7 +83,7 @@ class Record:
         """Reports a skipped step, from the rank that had the fault, which may not be the main process."""
         rank = self.accelerator.process_index
         what = f"step {step} skipped: rank {rank} had NaN, Inf or a huge value in {module}"
-        self.bar.write(f"{what}; pictures: {', '.join(files)}", file=sys.stderr)
+        self.bar.write(printable(f"{what}; pictures: {', '.join(files)}"), file=sys.stderr)
         self.trackers.log("fault", step, {"skipped": 1})
         row = {"kind": "fault", "step": step, "rank": rank, "module": module, "files": files}
         try:  # the folder may not exist on this rank
@@ -127,7 +128,7 @@ class Record:
     def say(self, line: str) -> None:
         """Prints a line above the progress bar, on the main process."""
         if self.writes:
-            self.bar.write(line, file=sys.stderr)
+            self.bar.write(printable(line), file=sys.stderr)
 
     def finish_files(self) -> None:
         """Ends the writer and the progress bar."""

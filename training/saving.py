@@ -13,6 +13,7 @@ from codec.checkpoint import Description, as_file
 from codec.errors import InputError
 from codec.network.codec import Codec
 from training.distributed import is_sharded, sum_over_ranks
+from training.fitted import forget_fitted
 from training.folder import STATE, Marker, mark
 from training.phases import begins_phase
 from training.preempt import Preempted, Stopped, StopSignal
@@ -57,6 +58,7 @@ def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False, wa
                 keep_best(folder, figures, progress.best, record)
                 save_state(folder / STATE, output.keep_checkpoints, model, optimizer, here)
                 mark(folder, Marker(here.run, saved=True))
+                forget_fitted(folder)
                 record.checkpoint(here.step, ends_run)
                 return True
             return False
@@ -122,5 +124,6 @@ def keep_best(folder: Path, figures: dict[str, float], best: dict[str, float], r
 
 
 def describe(run: Run, metrics: dict[str, float]) -> Description:
-    """The description in a checkpoint of this run."""
-    return Description(run.options.flat(), metrics, run.progress.step, dataset=run.data.on_the_hub)
+    """The description in a checkpoint of this run, without figures that are not finite."""
+    finite = {name: figure for name, figure in metrics.items() if math.isfinite(figure)}
+    return Description(run.options.flat(), finite, run.progress.step, dataset=run.data.on_the_hub)

@@ -11,10 +11,10 @@ from torch.amp.grad_scaler import GradScaler
 
 from coco224.batches import TrainBatches
 from coco224.dataset import Rows
-from codec.evaluation.ranks import drop_empty_variables
+from codec.evaluation.ranks import check_agreement, drop_empty_variables
 from codec.network.codec import Codec
 from codec.quantization.phases import build
-from training.agreement import check_agreement, facts
+from training.agreement import facts
 from training.compiling import check_compile, check_dynamo, compile_all
 from training.data import TrainingData, batches_of, open_splits
 from training.distributed import check_launch, check_precision, is_sharded, keep_buffers, make_accelerator
@@ -52,7 +52,9 @@ def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
     if origin.state is None:
         check_start(options)
     rows, validation = open_splits(options.data)
-    check_agreement({"the dataset": rows.fingerprint}, accelerator)
+    fingerprints = [None if split is None else split.fingerprint for split in (rows, validation)]
+    data_facts = dict(zip(("the dataset", "the validation split"), fingerprints, strict=True))
+    check_agreement(data_facts, accelerator.num_processes)
     saved = saved_state(origin, options, rows.fingerprint)
     progress = saved.progress if saved else fresh_progress(options, rows.fingerprint, origin.run)
 
@@ -66,7 +68,8 @@ def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
 
     # The codec: its weights, its blocks, its quantization.
     set_seed(numerics.seed)
-    start = starting_codec(options, rows, saved, accelerator)
+    decisive = {**facts(options, progress.files), "the dataset": rows.fingerprint}
+    start = starting_codec(options, rows, saved, accelerator, decisive)
     progress.architecture = asdict(replace(start.codec.architecture, quantization=None))
     eval_codec: Codec = build(start.codec.architecture).eval().requires_grad_(False)
     eval_codec.to(accelerator.device, memory_format=memory_format(numerics))
@@ -129,7 +132,7 @@ def launch(options: Options) -> Accelerator:
     if numerics.compile:
         check_compile(accelerator)
     if accelerator.num_processes > 1:  # the facts are checksums of files
-        check_agreement(facts(options, checksums(options)), accelerator)
+        check_agreement(facts(options, checksums(options)), accelerator.num_processes)
     check_outputs(options.output, accelerator)
     if options.reporting.push_to_hub:
         check_hub(options.reporting, accelerator)

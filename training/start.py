@@ -3,7 +3,10 @@
 import copy
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from tqdm import tqdm
@@ -12,9 +15,11 @@ from coco224.dataset import Rows
 from coco224.errors import counted
 from codec.blocks import options_dict
 from codec.description.architecture import TRANSFORMS, Architecture, BlockChoice
+from codec.description.fingerprint import fingerprint
 from codec.description.typed import from_json
 from codec.errors import InputError
 from codec.network.architectures import new_codec
+from codec.network.arrays import as_arrays
 from codec.network.codec import Codec
 from codec.quantization.calibrate import CALIBRATION_PICTURES, equalize_channels
 from codec.quantization.phases import in_float
@@ -22,6 +27,7 @@ from codec.sample import to_start_from
 from training.data import first_batches
 from training.distill import FIT_BATCHES, distill
 from training.distributed import broadcast_parameters, is_sharded
+from training.fitted import FittedBlocks
 from training.initial import initial_codec, random_architecture
 from training.klt import PICTURES, klt_start
 from training.options import Options
@@ -48,12 +54,15 @@ class Start:
     distilled: dict[str, float]
 
 
-def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerator: Accelerator) -> Start:
+def starting_codec(
+    options: Options, rows: Rows, saved: Saved | None, accelerator: Accelerator, decisive: Mapping[str, Any]
+) -> Start:
     """The codec at the step at which the run starts.
 
     Args:
         rows: the rows for a distilled start and for cross-layer equalization.
         saved: the state that the run resumes from; None for a new run.
+        decisive: what decides the start besides the weights, by name.
 
     Raises:
         InputError: the checkpoint, the blocks or the regions of local FP32 cannot work.
@@ -67,7 +76,7 @@ def starting_codec(options: Options, rows: Rows, saved: Saved | None, accelerato
         codec = in_float(initial)
         codec.forget_tables()  # a saved state has none either, and rounding to 8 bits depends on them
         add_rates(codec, options)
-        distilled = replace_blocks(codec, options, None if saved else rows, accelerator)
+        distilled = replace_blocks(codec, options, None if saved else rows, accelerator, decisive)
         if options.model.klt_start and not saved:
             from_klt(codec, options, rows, accelerator)
     set_trainable(
@@ -151,8 +160,12 @@ def put_blocks(codec: Codec, options: Options) -> None:
         codec.replace_blocks(part, choice)
 
 
-def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerator: Accelerator) -> dict[str, float]:
+def replace_blocks(
+    codec: Codec, options: Options, rows: Rows | None, accelerator: Accelerator, decisive: Mapping[str, Any]
+) -> dict[str, float]:
     """Replaces GDN by the blocks, with a distilled start on `rows` if --distill_steps is above 0.
+
+    A start that was stopped goes on, if the same decides it.
 
     Returns:
         The result of `distill`; empty without a distilled start.
@@ -164,8 +177,11 @@ def replace_blocks(codec: Codec, options: Options, rows: Rows | None, accelerato
     if not replacement.distill_steps or rows is None:
         return {}
     device = accelerator.device
+    weights = {"teacher": teacher, "codec": codec}
+    sums = {name: fingerprint(as_arrays(each.state_dict()), {}) for name, each in weights.items()}
+    fitted = FittedBlocks(Path(options.output.save_dir), {**decisive, **sums}, accelerator.is_main_process)
     batches = first_batches(rows, options.data, options.numerics.seed, options.data.batch_size, FIT_BATCHES + 1, device)
     pictures = tqdm(batches, "distilled start", FIT_BATCHES + 1, unit="batch", disable=not accelerator.is_main_process)
-    result = distill(codec.to(device), teacher.to(device), pictures, replacement.distill_steps)
+    result = distill(codec.to(device), teacher.to(device), pictures, replacement.distill_steps, fitted)
     broadcast_parameters(codec)
     return result

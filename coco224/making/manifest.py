@@ -17,7 +17,14 @@ from coco224.photographs import resize
 from coco224.photographs.folder import Source
 
 MANIFEST = "manifest.json"
+_MOST_BYTES = 2**25
+"""Largest manifest in bytes: it has an entry of some 100 bytes for every skipped file, and COCO has 118,287."""
 _LARGEST_SIZE = 8192
+
+
+def read_manifest(path: Path) -> Any:
+    """The value of a manifest, not checked; raises as `read_json`."""
+    return read_json(path, _MOST_BYTES)
 
 
 def checked_manifest(path: Path, where: str) -> dict[str, Any]:
@@ -27,7 +34,7 @@ def checked_manifest(path: Path, where: str) -> dict[str, Any]:
         DataError: the manifest is damaged.
     """
     try:
-        manifest: dict[str, Any] = read_json(path)
+        manifest: dict[str, Any] = read_manifest(path)
         size, splits = manifest["options"]["size"], manifest["splits"]
         if type(size) is not int or not 0 < size <= _LARGEST_SIZE:
             raise ValueError(f"size {size!r:.40}")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from coco224.errors import DataError
-from coco224.files import lock, make_folder, read_json, remove_empty, sync_folder, write_whole
+from coco224.files import lock, make_folder, remove_empty, sync_folder, write_whole
+from coco224.making.manifest import MANIFEST, read_manifest
 from coco224.making.shards import Report, Shard
 
 
@@ -37,10 +38,10 @@ def checked_out_dir(out_dir: Path, overwrite: bool, coco_dir: Path | None) -> Pa
 def _is_ours(folder: Path) -> bool:
     """Whether this program made the dataset in the folder, and nothing else is there."""
     try:
-        splits = set(read_json(folder / "manifest.json")["splits"])
+        splits = set(read_manifest(folder / MANIFEST)["splits"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return {path.name for path in folder.iterdir()} <= splits | {"manifest.json", "dataset_dict.json", ".cache"}
+    return {path.name for path in folder.iterdir()} <= splits | {MANIFEST, "dataset_dict.json", ".cache"}
 
 
 class Workspace:

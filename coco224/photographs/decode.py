@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import traceback
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ _UPRIGHT = {
 _WHITE = (255, 255, 255, 255)
 
 _MOST_BYTES = 10**9
-"""Limit in bytes of the memory for decoding, and of a file."""
+"""Limit in bytes of the memory for decoding, its file included, and of a file."""
 _BYTES_PER_PIXEL = {"WEBP": 20}
 _USUAL_BYTES_PER_PIXEL = 9
 _PROGRESSIVE_BYTES_PER_PIXEL = 6  # a progressive JPEG's coefficients, which are all in memory
@@ -100,19 +101,23 @@ def _decode_despite_metadata(data: bytes, shortest: int | None) -> Photograph:
         return _decode(data, shortest)
     except (BadPhotograph, MemoryError, Image.DecompressionBombError):
         raise
-    except Exception:
+    except Exception as error:
         bare = without_metadata(data)
         if len(bare) == len(data):
             raise
-        orientation = 1
-        with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            orientation = _orientation(image)
+        traceback.clear_frames(error.__traceback__)  # they hold the pixels that were decoded
         with contextlib.suppress(Exception):  # if this fails too, the pixels are damaged: raise the first error
-            return _decode(bare, shortest, orientation)
+            return _decode(bare, shortest, _orientation_of(data), beside=len(data))
         raise
 
 
-def _decode(data: bytes, shortest: int | None, orientation: int | None = None) -> Photograph:
+def _decode(data: bytes, shortest: int | None, orientation: int | None = None, beside: int = 0) -> Photograph:
+    """Decodes the content of a file.
+
+    Args:
+        orientation: the EXIF orientation, if it is known.
+        beside: bytes that the caller holds besides `data`.
+    """
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         if image.format in ("JPEG", "MPO"):  # some cameras write MPO into a .jpg
@@ -122,15 +127,23 @@ def _decode(data: bytes, shortest: int | None, orientation: int | None = None) -
             if shortest and image.format == "JPEG" and orientation == 1:
                 image.draft(None, (shortest, shortest))  # None keeps the mode
         reduction = round(width / image.width)
-        _refuse_huge(image, reduction)
+        _refuse_huge(image, reduction, len(data) + beside)
         image.load()
         orientation = orientation or _orientation(image)  # in a PNG it may come after the pixels
         upright = _rgb(image, png_depth(data))
-        if orientation in _UPRIGHT:
-            upright = upright.transpose(_UPRIGHT[orientation])
-        if orientation in (5, 6, 7, 8):
-            width, height = height, width
-        return Photograph(upright, width, height, reduction)
+    del image  # before a picture is turned, which takes another one
+    if orientation in _UPRIGHT:
+        upright = upright.transpose(_UPRIGHT[orientation])
+    if orientation in (5, 6, 7, 8):
+        width, height = height, width
+    return Photograph(upright, width, height, reduction)
+
+
+def _orientation_of(data: bytes) -> int:
+    """The EXIF orientation of a file, as `_orientation`."""
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return _orientation(image)
+    return 1
 
 
 def _orientation(image: Image.Image) -> int:
@@ -142,12 +155,12 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) and found in _UPRIGHT else 1
 
 
-def _refuse_huge(image: Image.Image, reduction: int) -> None:
-    """Refuses, before it is decoded, a picture that would take more than 1 GB of memory."""
+def _refuse_huge(image: Image.Image, reduction: int, held: int) -> None:
+    """Refuses, before it is decoded, a picture that would take more than 1 GB of memory with the `held` bytes."""
     per_pixel = _BYTES_PER_PIXEL.get(image.format or "", _USUAL_BYTES_PER_PIXEL)
     if image.info.get("progressive"):
         per_pixel += _PROGRESSIVE_BYTES_PER_PIXEL * reduction**2
-    most = _MOST_BYTES // per_pixel
+    most = max(0, _MOST_BYTES - held) // per_pixel
     if image.width * image.height > most:
         raise BadPhotograph(
             f"{image.width}x{image.height} pixels need more than 1 GB of memory; at most {most // 10**6} million fit"

@@ -4,8 +4,10 @@ import ctypes
 import io
 import math
 import mmap
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -119,10 +121,43 @@ def _mapped(file: Path) -> pa.Table:
         open_regular(file).close()
         # The mapping stays valid after the file is closed, so hundreds of shards need no file handles.
         with pa.memory_map(str(file)) as source:
+            if any(_is_compressed(message) for message in pa.ipc.MessageReader.open_stream(source)):
+                raise pa.ArrowInvalid("it is compressed, which no file of coco224.prepare is")
+            source.seek(0)
             return pa.ipc.open_stream(source).read_all()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, struct.error) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{file} is missing or damaged ({reason}): prepare the dataset again") from None
+
+
+def _is_compressed(message: Any) -> bool:
+    """Whether a message of an Arrow stream has a compressed body, which may become any size in memory.
+
+    pyarrow does not say it. The metadata are the flatbuffer `Message`, in Arrow's Message.fbs: its field 2 is the
+    header, and field 3 of a `RecordBatch` is `compression`.
+
+    Raises:
+        struct.error: the metadata are damaged.
+    """
+    if message.type == "schema":
+        return False
+    if message.type != "record batch":
+        raise pa.ArrowInvalid(f"it has a {message.type}, which no file of coco224.prepare has")
+    data = message.metadata.to_pybytes()
+
+    def number(kind: str, place: int) -> int:
+        found: int = struct.unpack_from(kind, data, place)[0]
+        return found
+
+    def field(table: int, index: int) -> int:
+        """The place of a table's field; 0 if it is absent."""
+        fields = table - number("<i", table)
+        entry = 4 + 2 * index
+        offset = number("<H", fields + entry) if entry < number("<H", fields) else 0
+        return table + offset if offset else 0
+
+    header = field(number("<I", 0), 2)
+    return field(header + number("<I", header), 3) != 0
 
 
 class _ArrowRows:

@@ -9,6 +9,7 @@ from coco224.errors import DataError
 from coco224.files import FULL
 from coco224.making.manifest import MANIFEST, checked_manifest
 from coco224.reading.arrow import open_files
+from coco224.reading.parquet import check_groups
 from coco224.reading.rows import Rows
 from coco224.repository import reasons
 
@@ -60,6 +61,7 @@ def download_split(repo_id: str, split: str) -> Rows | None:
     """
     import datasets
     from huggingface_hub import snapshot_download
+    from pyarrow.parquet import read_metadata
 
     manifest = manifest_of(repo_id)
     if split not in manifest["splits"]:
@@ -68,6 +70,8 @@ def download_split(repo_id: str, split: str) -> Rows | None:
         folder = Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=f"data/{split}-*.parquet"))
     parquet = sorted(str(file) for file in folder.glob(f"data/{split}-*.parquet"))
     with _cache_reasons(repo_id):
+        for file in parquet:
+            check_groups(read_metadata(file), f"--coco_dir {repo_id}: {Path(file).name}")
         data = datasets.Dataset.from_parquet(parquet)  # converts to Arrow, which can be mapped, in the datasets cache
     files = [str(entry["filename"]) for entry in data.cache_files]
     return open_files(Path(repo_id), split, files, manifest["splits"][split]["fingerprint"])

@@ -10,10 +10,12 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from coco224.errors import DataError, counted
 from coco224.reading.arrow import rows_of
 from coco224.reading.download import manifest_of
+from coco224.reading.parquet import check_groups
 from coco224.reading.rows import Ints, Pixels, Rows
 from coco224.repository import reasons
 
@@ -61,6 +63,7 @@ class StreamedRows:
         for file in files:
             with self._hub.open(file) as parquet:
                 self._files[file] = pq.ParquetFile(parquet).metadata
+            check_groups(self._files[file], f"--coco_dir {repo_id}: {file}")
             for group in range(self._files[file].num_row_groups):
                 self._groups.append((file, group))
                 lengths.append(self._files[file].row_group(group).num_rows)
@@ -126,7 +129,7 @@ class StreamedRows:
             return found.result()
 
     def _fetch(self, block: int) -> Rows:
-        """Fetches a block from the Hub; tries for some minutes."""
+        """Fetches a block from the Hub; tries for some minutes. A block that is damaged is not tried again."""
         from httpx2 import HTTPError
 
         for pause in _PAUSES:
@@ -139,10 +142,19 @@ class StreamedRows:
 
     def _read(self, file: str, group: int) -> Rows:
         import pyarrow.parquet as pq
+        from httpx2 import HTTPError
 
-        with self._hub.open(file, cache_type="none") as parquet:
-            reader = pq.ParquetFile(parquet, metadata=self._files[file])
-            table = reader.read_row_group(group, columns=["image", "file_name"])
+        try:
+            with self._hub.open(file, cache_type="none") as parquet:
+                reader = pq.ParquetFile(parquet, metadata=self._files[file])
+                table = reader.read_row_group(group, columns=["image", "file_name"])
+        except (HTTPError, ConnectionError, TimeoutError):
+            raise
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # pyarrow's own have no number
+                raise
+            reason = " ".join(str(error).split())
+            raise DataError(f"row group {group} of {file} is damaged ({reason}): upload the dataset again") from None
         rows = rows_of(Path(file), self._where[1], table, self.fingerprint)
         if rows.size != self.size:
             raise DataError(

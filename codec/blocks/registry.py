@@ -185,16 +185,8 @@ def new_block(choice: BlockChoice, form: Literal["encoder", "decoder"], channels
         InputError: the block or an option is unknown, the constructor fails or gives no module, or the output has
             another shape or is not finite.
     """
-    options = make_options(choice.name, choice.options)
-    where = f"--act {choice.name}: {form}({channels} channels)"
-    try:
-        block = getattr(block_named(choice.name), form)(channels, options)
-    except InputError:
-        raise
-    except _OF_PLUGINS as error:
-        raise InputError(f"{where} fails: {_what(error)}") from error
-    if not isinstance(block, nn.Module):
-        raise InputError(f"{where} gives {type(block).__name__}, not a torch.nn.Module")
+    block = _constructed(choice, form, channels)
+    where = _place(choice, form, channels)
     x = torch.linspace(-1, 1, channels * 64).view(1, channels, 8, 8)
     try:
         with torch.no_grad():
@@ -207,6 +199,43 @@ def new_block(choice: BlockChoice, form: Literal["encoder", "decoder"], channels
     if not y.isfinite().all():
         raise InputError(f"{where} gives NaN or Inf for numbers from -1 to 1")
     return block
+
+
+def block_shapes(
+    choice: BlockChoice, form: Literal["encoder", "decoder"], channels: int
+) -> dict[str, tuple[int, ...]] | None:
+    """The shapes in a block's state dict, without memory for it; None if its constructor reads its weights.
+
+    Raises:
+        InputError: the block or an option is unknown, or the constructor fails or gives no module.
+    """
+    try:
+        with torch.device("meta"):
+            state = _constructed(choice, form, channels).state_dict()
+        return {name: tuple(tensor.shape) for name, tensor in state.items()}
+    except InputError as error:
+        if isinstance(error.__cause__, NotImplementedError):
+            return None
+        raise
+    except _OF_PLUGINS as error:
+        raise InputError(f"{_place(choice, form, channels)} fails: {_what(error)}") from error
+
+
+def _constructed(choice: BlockChoice, form: Literal["encoder", "decoder"], channels: int) -> nn.Module:
+    options = make_options(choice.name, choice.options)
+    try:
+        block = getattr(block_named(choice.name), form)(channels, options)
+    except InputError:
+        raise
+    except _OF_PLUGINS as error:
+        raise InputError(f"{_place(choice, form, channels)} fails: {_what(error)}") from error
+    if not isinstance(block, nn.Module):
+        raise InputError(f"{_place(choice, form, channels)} gives {type(block).__name__}, not a torch.nn.Module")
+    return block
+
+
+def _place(choice: BlockChoice, form: str, channels: int) -> str:
+    return f"--act {choice.name}: {form}({channels} channels)"
 
 
 def _execute(loader: SourceFileLoader, module: ModuleType) -> None:
@@ -244,7 +273,8 @@ def _what(error: BaseException) -> str:
         return str(error)
     if isinstance(error, SystemExit):
         return f"it ends the program (SystemExit: {error}); a plugin only registers blocks"
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    reason = str(error).partition("\n")[0]  # torch's C++ frames may follow
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
 
 
 def _entry(name: str) -> _Entry:

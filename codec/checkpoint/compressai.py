@@ -15,6 +15,7 @@ from coco224.files import in_words, open_regular
 from codec.compressai import load_pretrained, remap_old_keys
 from codec.description.architecture import ARCHITECTURES, Architecture, BlockChoice
 from codec.description.file import MOST_BYTES
+from codec.description.shapes import check_shapes
 from codec.errors import InputError
 from codec.network.architectures import new_codec
 from codec.network.bottleneck import TABLES
@@ -138,6 +139,10 @@ def _from_compressai(state: dict[str, Tensor]) -> Codec:
     for part in ("g_a", "g_s"):
         if f"{part}.1.gamma" not in state:
             architecture = replace(architecture, **{part: BlockChoice("relu")})  # type: ignore[arg-type]
+    try:
+        check_shapes(architecture, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    except ValueError as error:
+        raise InputError(f"no codec of {architecture.arch}: {error}; save such a model's state_dict") from None
     codec = new_codec(architecture)
     codec.load_weights(state)
     return codec

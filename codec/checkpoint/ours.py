@@ -1,14 +1,16 @@
 """Saves a codec to a safetensors file that describes itself, and loads it."""
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from coco224.files import whole_or_absent
 from codec.bitstream.hyper_tables import PREFIX
-from codec.blocks import block_named, make_options
-from codec.description.architecture import KEEP_GDN, Architecture
+from codec.blocks import block_shapes
+from codec.description.architecture import KEEP_GDN, Architecture, BlockChoice
 from codec.description.file import Arrays, Description, read_checkpoint, to_bytes
+from codec.description.shapes import BLOCKS
 from codec.errors import InputError
 from codec.network.arrays import as_arrays
 from codec.network.codec import Codec
@@ -49,26 +51,26 @@ def check_blocks(architecture: Architecture, arrays: Arrays) -> None:
     """Compares the blocks of an architecture with the weights, before memory for the blocks is allocated.
 
     Raises:
-        InputError: the block is unknown, its options are impossible, or the weights have other shapes.
+        InputError: the block is unknown, its options are impossible, it cannot be built, or the weights have other
+            shapes.
     """
-    for part in ("g_a", "g_s"):
-        choice = getattr(architecture, part)
-        if choice.name == KEEP_GDN:
-            continue
-        block, options = block_named(choice.name), make_options(choice.name, choice.options)
-        try:
-            with torch.device("meta"):
-                module = (block.encoder if part == "g_a" else block.decoder)(architecture.N, options)
-                asked = {f"{part}.1.{name}": tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-        except NotImplementedError:  # a plugin's block that reads its weights in its constructor
-            continue
-        except (RuntimeError, OverflowError, TypeError, ValueError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise InputError(f"{choice.name} with these options cannot be built ({reason})") from error
-        for name, shape in asked.items():
-            found = arrays[name].shape if name in arrays else None
+    check_block("g_a", architecture.g_a, "encoder", architecture.N, arrays)
+    check_block("g_s", architecture.g_s, "decoder", architecture.N, arrays)
+
+
+def check_block(
+    part: str, choice: BlockChoice, form: Literal["encoder", "decoder"], channels: int, arrays: Arrays
+) -> None:
+    """`check_blocks` for the blocks of one transform."""
+    if choice.name == KEEP_GDN:
+        return
+    shapes = block_shapes(choice, form, channels) or {}
+    for place in BLOCKS:
+        for name, shape in shapes.items():
+            full_name = f"{part}.{place}.{name}"
+            found = arrays[full_name].shape if full_name in arrays else None
             if found != shape:
                 raise InputError(
-                    f"{choice.name} with these options asks for {name} of shape {shape}, and it has {found or 'none'}; "
-                    "use another checkpoint"
+                    f"{choice.name} with these options asks for {full_name} of shape {shape}, and it has "
+                    f"{'none' if found is None else found}; use another checkpoint"
                 )

@@ -27,7 +27,7 @@ class PretrainedCodec(Codec, ModelHubMixin):
         save_codec(save_directory / WEIGHTS, with_tables(self), self.description or Description())
         files = repository_files(save_directory / WEIGHTS, "/".join(save_directory.parts[-2:])).files
         for name, content in files.items():
-            if name not in (WEIGHTS, "README.md") or not (save_directory / name).exists():
+            if name != "README.md" or not (save_directory / name).exists():
                 (save_directory / name).write_bytes(content)
 
     @classmethod

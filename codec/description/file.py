@@ -4,6 +4,7 @@ A file may come from a stranger: lengths, types and shapes are checked before me
 """
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
@@ -16,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from coco224.files import in_words, open_regular
-from codec.description.architecture import DEFAULT_ARCH, Architecture, Scalar
+from codec.description.architecture import Architecture, Scalar
 from codec.description.fingerprint import fingerprint
+from codec.description.shapes import check_shapes
 from codec.description.typed import as_object, from_json, parse_json
 from codec.errors import InputError
 
@@ -41,7 +43,7 @@ class Description:
 
     Attributes:
         options: the resolved options of the run, under their public names.
-        metrics: validation figures of these weights; empty without a validation.
+        metrics: finite validation figures of these weights; empty without a validation.
         step: optimizer steps done.
         versions: versions of the packages that wrote it.
         dataset: the name of the training data on the Hub; empty for a local folder.
@@ -54,9 +56,12 @@ class Description:
     dataset: str = ""
 
     def __post_init__(self) -> None:
-        """Raises InputError for a negative number of steps."""
+        """Raises InputError for a negative number of steps, and for figures that are not finite."""
         if self.step < 0:
             raise InputError(f"step {self.step}: a run has done 0 steps or more")
+        for name, figure in self.metrics.items():
+            if not math.isfinite(figure):
+                raise InputError(f"metrics.{name:.40} is {figure}: a figure is a finite number")
 
 
 @dataclass(frozen=True)
@@ -158,18 +163,11 @@ def _entry(metadata: dict[str, str], name: str) -> Any:
 
 
 def _check_arrays(arrays: Arrays, architecture: Architecture) -> None:
-    """Raises ValueError if the widths, from which a codec is built, contradict the weights.
+    """Raises ValueError if the widths contradict the weights, or the weights are not finite.
 
     Ranges of activations may be infinite: then nothing has been learned yet.
     """
-    n, m = architecture.N, architecture.M
-    shapes = {"g_a.0.weight": (n, 3, 5, 5), "g_a.6.weight": (m, n, 5, 5)}
-    if architecture.arch != DEFAULT_ARCH:
-        shapes["h_a.0.weight"] = (n, m, 3, 3)
-    for name, shape in shapes.items():
-        found = arrays[name].shape if name in arrays else None
-        if found != shape:
-            raise ValueError(f"N={n}, M={m} ask for {name} of shape {shape}, and it has {found or 'none'}")
+    check_shapes(architecture, {name: array.shape for name, array in arrays.items()})
     for name, array in arrays.items():
         if array.dtype.kind == "f" and "quantizer" not in name and not np.isfinite(array).all():
             raise ValueError(f"{name} is not finite, its training has diverged")

@@ -1,10 +1,10 @@
 """The processes of a launcher, for a program that divides its work among them."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -99,3 +99,30 @@ class Ranks:
         if self.world_size > 1:
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
+
+
+def check_agreement(facts: Mapping[str, Any], processes: int) -> None:
+    """Refuses processes that differ: they would do different work, or wait for each other forever.
+
+    Args:
+        facts: values that must be equal, by their name in errors.
+        processes: how many there are.
+
+    Raises:
+        InputError: on every rank, naming what differs.
+    """
+    if processes == 1:
+        return
+    from accelerate.utils import gather_object
+
+    everyone = gather_object([dict(facts)])
+    first = everyone[0]
+    for rank, other in enumerate(everyone):
+        differing = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
+        if differing:
+            values = [f"{name} {first.get(name)} and {other.get(name)}" for name in differing if name.startswith("--")]
+            named = values + [name for name in differing if not name.startswith("--")]
+            raise InputError(
+                f"processes 0 and {rank} differ in {'; '.join(named)}: give every process the same options, data and "
+                "program"
+            )

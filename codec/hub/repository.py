@@ -1,7 +1,8 @@
 """Selects the files that are uploaded with a checkpoint to the Hugging Face Hub.
 
 A checkpoint and the files beside it may come from a stranger, so no path that they name is followed. Links, hidden
-files, files of other kinds, and a record that no run of this program wrote are left out.
+files, files of other kinds, and a record that no run of this program wrote are left out. What goes up names no folder
+of this machine.
 """
 
 import json
@@ -9,12 +10,13 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from coco224.files import read_regular
+from coco224.files import read_json, read_regular
 from codec.bitstream.tables import AnyTables, from_bytes, tables_of_state, to_bytes
 from codec.description.architecture import BUILT_IN
 from codec.description.file import TRAINING, CheckpointFile, read_checkpoint
 from codec.errors import InputError
 from codec.hub.card import model_card
+from codec.hub.shared import shared, shared_config
 
 WEIGHTS = "model.safetensors"
 TABLES = "entropy_tables.bin"
@@ -24,7 +26,11 @@ RECONSTRUCTIONS = "reconstructions.png"
 # Files that a run leaves beside its checkpoints.
 RECORD = (CONFIG, "metrics.jsonl", "curves.png", "summary.json", "rd.png", RECONSTRUCTIONS)
 MARK = f"# {TRAINING}"
-"""The first line of a run's config.yaml begins with this: then the folder belongs to a run."""
+"""The first line of a run's config.yaml begins with this."""
+MARKER = "run.json"
+"""The file with which a run marks its folder."""
+MARKER_FORMAT = "npu-image-codec/run/1"
+"""Its entry `format`."""
 
 _MOST_BYTES = 2**30
 
@@ -59,20 +65,21 @@ def repository_files(
         InputError: the checkpoint cannot be read.
     """
     saved = read_checkpoint(checkpoint)
-    header = {"architecture": saved.architecture.as_dict(), **asdict(saved.description)}
+    public = shared(saved)
+    header = {"architecture": saved.architecture.as_dict(), **asdict(public.description)}
     try:
         tables = tables_of_state(saved.arrays, header["architecture"]["g_s"])
     except InputError as error:
         raise InputError(f"{checkpoint}: {error}") from error
     found = Repository(
         {
-            WEIGHTS: saved.content,
+            WEIGHTS: public.content,
             "config.json": json.dumps(header, indent=1).encode() + b"\n",
             TABLES: to_bytes(tables),
         },
         [],
     )
-    _add_record(found, checkpoint.parent)
+    _add_record(found, checkpoint.parent, public)
     if recon_dir or RECONSTRUCTIONS not in found.files:
         _add_reconstructions(found, recon_dir or _own_recon_dir(checkpoint, saved))
     if {saved.architecture.g_a.name, saved.architecture.g_s.name} <= BUILT_IN:
@@ -105,22 +112,32 @@ def _add(found: Repository, path: Path, name: str) -> bool:
     return False
 
 
-def _add_record(found: Repository, folder: Path) -> None:
-    """Adds the files that a run wrote, if the first line of config.yaml shows that it was a run of this program."""
-    marked = any(_add_marked(found, folder / name) for name in (CONFIG, RESOLVED))
-    others = [name for name in RECORD[1:] if (folder / name).exists()]
-    if marked:
-        for name in others:
-            _add(found, folder / name, name)
-    elif others:
-        found.left_out.append(f"{', '.join(others)} in {folder}: there is no {CONFIG} of a run beside them")
+def _add_record(found: Repository, folder: Path, saved: CheckpointFile) -> None:
+    """Adds the files that a run wrote, if its mark lies beside them."""
+    present = [name for name in (*RECORD, RESOLVED) if (folder / name).exists()]
+    if not _is_of_a_run(folder / MARKER):
+        if present:
+            found.left_out.append(f"{', '.join(present)} in {folder}: there is no {MARKER} of a run beside them")
+        return
+    any(_add_marked(found, folder / name, saved) for name in (CONFIG, RESOLVED))  # the first that a run wrote
+    for name in RECORD[1:]:
+        _add(found, folder / name, name)
 
 
-def _add_marked(found: Repository, config: Path) -> bool:
+def _is_of_a_run(marker: Path) -> bool:
+    """Whether a file is the mark of a run, and no link to one."""
+    try:
+        return not marker.is_symlink() and read_json(marker)["format"] == MARKER_FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _add_marked(found: Repository, config: Path, saved: CheckpointFile) -> bool:
     """Adds a run's options as config.yaml; notes a file that no run wrote in `left_out`."""
     if not _add(found, config, CONFIG):
         return False
     if found.files[CONFIG].startswith(MARK.encode()):
+        found.files[CONFIG] = shared_config(found.files[CONFIG], saved)
         return True
     del found.files[CONFIG]
     found.left_out.append(f"{config} is no run's: its first line does not begin with {MARK!r}")

@@ -20,6 +20,9 @@ MOST_SQUARED = 4e9
 Trained codecs have about a hundred symbols per channel; for 192 channels the limit is 4500 per channel.
 """
 
+MOST_ENTRIES = 1 << 23
+"""Most channels times symbols of the widest one: tables are built as rows of this length, some 0.5 GB here."""
+
 RARE = 0.01
 """Largest probability of a symbol that an int8 runtime clamps, for the sake of finer steps of the others."""
 
@@ -164,7 +167,7 @@ class Bottleneck(LatentModel, EntropyBottleneck):
         if update_quantiles and (force or not self.has_tables):
             self._update_quantiles()
         widths = (self.quantiles[:, 0, 2] - self.quantiles[:, 0, 0]).detach().double()
-        if not widths.square().sum() <= MOST_SQUARED:
+        if not (widths.square().sum() <= MOST_SQUARED and widths.max() * len(widths) <= MOST_ENTRIES):
             raise InputError(
                 f"the densities of the entropy model are too wide for CDF tables, up to {float(widths.max()):.0f} "
                 "symbols in a channel; its training has diverged, use an earlier checkpoint"

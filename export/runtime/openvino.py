@@ -12,7 +12,7 @@ from codec.errors import InputError
 from export.cpu import openvino_settings
 
 TYPES = {"u8": "tensor(uint8)", "f32": "tensor(float)"}
-"""OpenVINO's names of types, and ONNX Runtime's."""
+"""OpenVINO's names of the types that graphs of this program have, and ONNX Runtime's."""
 
 
 class OpenVinoSession:
@@ -61,6 +61,7 @@ class OpenVinoSession:
 
 
 def _tensor(port: Any) -> SimpleNamespace:
-    """Name, type and shape as ONNX Runtime gives them: an open size is a text."""
+    """Name, type and shape as ONNX Runtime gives them: an open size is a text. Other types have OpenVINO's name."""
     shape = [side.get_length() if side.is_static else str(side) for side in port.partial_shape]
-    return SimpleNamespace(name=port.any_name, type=TYPES[port.element_type.to_string()], shape=shape)
+    kind = port.element_type.to_string()
+    return SimpleNamespace(name=port.any_name, type=TYPES.get(kind, kind), shape=shape)

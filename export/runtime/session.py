@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coco224.errors import printable
 from coco224.files import in_words, read_regular
 from codec.bitstream.hyper_coder import FIFTH
 from codec.bitstream.integer import UPSAMPLING
@@ -64,6 +65,10 @@ PIXELS = {"encoder": STRIDE, "h_a": UPSAMPLING * STRIDE, "decoder": STRIDE}
 """Pixels a side for each position of its tiles."""
 
 
+TYPES = ("tensor(float)", "tensor(uint8)")
+"""Types of what a graph takes and gives."""
+
+
 class Graph:
     """An exported graph in ONNX Runtime or OpenVINO, which computes a large picture in tiles.
 
@@ -95,7 +100,16 @@ class Graph:
             raise InputError(f"{path} is no {part} of this program; export one with --part {wanted}")
         self.margins = read_margins(self.properties.get(MARGINS, ""))
         self._path, self._part, self._unit = path, part, UNITS[part]
-        self._entry = self.session.get_inputs()[0]
+        ends = (self.session.get_inputs(), self.session.get_outputs())
+        types = [[each.type for each in end] for end in ends]
+        if any(len(end) != 1 or end[0] not in TYPES for end in types):
+            found = " and ".join(", ".join(end) or "nothing" for end in types)
+            raise InputError(
+                f"{path} takes and gives {printable(found)}, and a model of this program one float or uint8 tensor; "
+                "export it again"
+            )
+        self._entry = ends[0][0]
+        self._channels = 0  # of the output; 0 until `check_shapes`
         self.takes_bytes = self._entry.type == "tensor(uint8)"
         self.takes_magnitudes = self._entry.name in ("magnitudes", "magnitude_levels")
         self.unit = FIFTH if self.session.get_outputs()[0].name == FIFTHS else 1.0
@@ -120,6 +134,9 @@ class Graph:
             raise InputError(
                 f"{self._path} is no {self._part} of {channels} channels, which its tables have; export it again"
             )
+        self._channels = outputs
+        if self.splits is not None and self._part == "encoder":
+            self._channels = int(self.splits.sum())
         if self.steps is not None and len(self.steps) != (outputs if self._part == "encoder" else inputs):
             raise InputError(
                 f"{self._path} has {len(self.steps)} steps, which is not the number of its channels; export it again"
@@ -149,9 +166,32 @@ class Graph:
         return values if self.steps is None else values.astype(np.float32) * self.steps
 
     def run(self, value: NDArray[Any]) -> NDArray[Any]:
-        """Runs one input [C, H, W] and returns the output, both in the model's types."""
-        (output,) = self.session.run(None, {self._entry.name: value[None]})
+        """Runs one input [C, H, W] and returns the output, both in the model's types.
+
+        Raises:
+            InputError: the backend cannot compute it, or the output has another shape than that of such a part.
+        """
+        try:
+            (output,) = self.session.run(None, {self._entry.name: value[None]})
+        except MemoryError:
+            raise
+        except Exception as error:  # the backends' exceptions have no common class
+            raise InputError(
+                f"{self._path}: its graph cannot be computed for an input of {list(value.shape)} ({error}); export it "
+                "again"
+            ) from error
         result: NDArray[Any] = output[0]
+        height, width = value.shape[1:]
+        if self._part == "decoder":
+            sides = (height * STRIDE, width * STRIDE)
+        else:
+            step = self._unit
+            sides = (-(-height // step), -(-width // step))
+        if output.shape != (1, self._channels or len(result), *sides):
+            raise InputError(
+                f"{self._path} gives {list(output.shape)} for an input of {list(value.shape)}, which no {self._part} "
+                "does; export it again"
+            )
         return result
 
     def piece(self, values: NDArray[Any], tile: Tile) -> NDArray[Any]:

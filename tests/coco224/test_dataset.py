@@ -255,6 +255,29 @@ def test_columns_of_other_types_are_refused(tmp_path: Path) -> None:
             open_split(write(tmp_path / str(number), image, name), "train")
 
 
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+def test_a_compressed_stream_is_refused_before_it_is_read(tmp_path: Path, codec: str) -> None:
+    """200 MB of zeros in some kB; read, they would be in memory."""
+    folder = write(tmp_path / "a", pa.array([bytes(48)]), pa.array(["a"]))
+    shard = folder / "train" / "a.arrow"
+    batch = pa.record_batch({"image": pa.array([bytes(10**8)] * 2), "file_name": pa.array(["a", "b"])})
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    assert shard.stat().st_size < 10**6
+    del batch
+    before = pa.total_allocated_bytes()
+    with pytest.raises(DataError, match=r"it is compressed, which no file of coco224\.prepare is"):
+        open_split(folder, "train")
+    assert pa.total_allocated_bytes() - before < 10**6
+
+
+def test_a_stream_with_a_dictionary_is_refused(tmp_path: Path) -> None:
+    names = pa.array(["a"]).dictionary_encode()
+    with pytest.raises(DataError, match="has a dictionary"):
+        open_split(write(tmp_path / "a", pa.array([bytes(48)]), names), "train")
+
+
 def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
     assert len(opened(write(tmp_path / "a", pa.array([bytes(48)] * 2), pa.array(["a", "b"])))) == 2
 

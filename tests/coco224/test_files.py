@@ -22,11 +22,13 @@ from coco224.files import (
     in_words,
     link_or_copy,
     lock,
+    read_json,
     read_regular,
     sync_folder,
     whole_or_absent,
     write_whole,
 )
+from coco224.making.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -167,6 +169,18 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         read_regular(tmp_path)
     assert time.monotonic() - began < 5
+
+
+def test_json_of_a_stranger_is_bounded(tmp_path: Path) -> None:
+    """A list of empty objects takes 25 times its file's size."""
+    (tmp_path / "x.json").write_bytes(b"[" + b"{}," * 2**21 + b"{}]")
+    with pytest.raises(OSError, match="more than 4 MB"):
+        read_json(tmp_path / "x.json")
+    assert len(read_manifest(tmp_path / "x.json")) == 2**21 + 1
+    with (tmp_path / "x.json").open("r+b") as file:
+        file.truncate(2**25 + 1)
+    with pytest.raises(OSError, match="more than 33 MB"):
+        read_manifest(tmp_path / "x.json")
 
 
 def test_errors_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from datasets.exceptions import DatasetGenerationError
 from torch.utils.data import DataLoader, Dataset
 
 from coco224.command import known_cause
-from codec.cli import run
+from codec.cli import ArgumentParser, run
 
 
 def said(error: BaseException, capsys: pytest.CaptureFixture[str]) -> str:
@@ -49,6 +49,16 @@ def test_memory_and_libraries(capsys: pytest.CaptureFixture[str]) -> None:
     compiler = torch._inductor.exc.InductorError(ValueError("no"), None)
     compiler.__cause__ = torch._inductor.exc.CppCompileError(["g++", "kernel.cpp"], "no such header")
     assert said(compiler, capsys).count("--compile false") == 1
+
+
+def test_code_that_ends_the_program_is_an_error_and_help_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """As a block whose forward calls sys.exit(0)."""
+    assert said(SystemExit(0), capsys).startswith("error: code of a plugin or library ended the program early")
+    assert "\\x1b" in said(SystemExit("\x1b[2J"), capsys)
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: ArgumentParser(prog="x").parse_args(["--help"]))
+    assert ended.value.code == 0
+    assert "usage" in capsys.readouterr().out
 
 
 def test_a_bug_stays_a_traceback() -> None:

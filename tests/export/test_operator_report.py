@@ -140,6 +140,54 @@ def test_bad_input_is_one_sentence(folder: Path, words: list[str], reason: str) 
         main([str(folder / places[word]) if word in places else word for word in words])
 
 
+@pytest.mark.parametrize(
+    ("kinds", "operator", "said"),
+    [
+        (["FLOAT", "FLOAT"], ("Relu", ""), "its inputs are FLOAT, FLOAT; a graph that is timed takes one"),
+        (["INT64"], ("Relu", ""), "its inputs are INT64"),
+        ([], ("Relu", ""), "its inputs are none"),
+        (["FLOAT"], ("Own", "of.mine"), "it cannot be reported ("),
+    ],
+)
+def test_a_strangers_graph_is_one_sentence(
+    tmp_path: Path, kinds: list[str], operator: tuple[str, str], said: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        main(["--onnx", str(stranger(tmp_path / "x.onnx", kinds, operator)), "--rounds", "1"])
+    assert said in str(refused.value)
+    assert str(tmp_path / "x.onnx") in str(refused.value)
+
+
+def test_an_input_of_gigabytes_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="more than 268,435,456 values"):
+        main(["--onnx", str(stranger(tmp_path / "x.onnx", ["FLOAT"], ("Relu", ""), 30_000))])
+
+
+def test_names_of_a_graph_do_not_control_the_terminal() -> None:
+    row = {"graph": "g", "operator": "\x1b[2J", "nodes": ["n"], "reason": "r", "remedy": ""}
+    family = {"family": "f", "file": "x", "nodes": 1, "not taken": 1, "not stated": 0, "findings": [row]}
+    assert "1 \\x1b[2J" in markdown({"families": [family], "graphs": []})
+
+
+def stranger(path: Path, kinds: list[str], operator: tuple[str, str], side: int = 4) -> Path:
+    """A graph of one operator."""
+    import onnx
+    from onnx import helper
+
+    kind, domain = operator
+    types = [getattr(onnx.TensorProto, each) for each in kinds]
+    shape = [1, 3, side, side]
+    inputs = [helper.make_tensor_value_info(f"x{i}", each, shape) for i, each in enumerate(types)]
+    output = helper.make_tensor_value_info("y", types[0] if types else onnx.TensorProto.FLOAT, shape)
+    constant = helper.make_tensor("x0", onnx.TensorProto.FLOAT, [1], [0.5])
+    graph = helper.make_graph([helper.make_node(kind, ["x0"], ["y"], domain=domain)], "g", inputs, [output])
+    if not types:
+        graph.initializer.append(constant)
+    opsets = [helper.make_opsetid(each, 13) for each in {"", domain}]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
 def test_figures_that_cannot_be_written_after_all_are_one_sentence() -> None:
     with pytest.raises(InputError, match=r"--json /proc/r\.json: .*nothing was written"):
         write_json("/proc/r.json", {})

@@ -3,6 +3,8 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from codec.network.tables import tables_of
 from export.cpu import openvino_settings, sums_saturate
 from export.graph.build import build, write
 from export.runtime import Model, decode, encode, main, session_options
+from export.runtime.openvino import _tensor
 
 PRECISIONS = ("float", "int8")
 
@@ -264,3 +267,55 @@ def test_a_model_that_its_tables_do_not_fit_is_refused(codec: Codec, models: dic
         write(tmp_path / f"{part}.onnx", model.SerializeToString(), to_bytes(fewer))
         with pytest.raises(InputError, match="of 5 channels"):
             Model(tmp_path / f"{part}.onnx", part)
+
+
+def stranger(entry: int, result: int, nodes: list[Any], properties: dict[str, str]) -> bytes:
+    """A graph from x [1, 3, h, w] to y, with the properties of an encoder of this program."""
+    import onnx
+    from onnx import helper
+
+    ends = ("x", entry, [1, 3, "h", "w"]), ("y", result, ["b", "c", "i", "j"])
+    x, y = (helper.make_tensor_value_info(*end) for end in ends)
+    made = helper.make_graph(nodes, "g", [x], [y])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    for key, value in properties.items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def test_a_strangers_graph_is_refused_in_one_line(models: dict[str, Path], pixels: np.ndarray, tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    def through(kind: str, **more: Any) -> list[Any]:
+        """12 channels, as y has, and an operator."""
+        kernel = numpy_helper.from_array(np.zeros((12, 3, 1, 1), np.float32))
+        constant, conv = helper.make_node("Constant", [], ["w"], value=kernel), helper.make_node("Conv", "xw", "c")
+        return [constant, conv, helper.make_node(kind, ["c"], ["y"], **more)]
+
+    def cast(to: int) -> list[Any]:
+        return [helper.make_node("Cast", ["x"], ["y"], to=to)]
+
+    source = models["float-encoder-any"]
+    properties, tables = Model(source, "encoder").properties, source.with_suffix(".tables").read_bytes()
+    path, floats, longs, halves = tmp_path / "m.onnx", TensorProto.FLOAT, TensorProto.INT64, TensorProto.FLOAT16
+    for entry, result, nodes, said in (
+        (longs, floats, cast(floats), "takes and gives tensor(int64) and tensor(float)"),
+        (halves, floats, cast(floats), "takes and gives tensor(float16)"),
+        (floats, longs, cast(longs), "and tensor(int64), and a model"),
+        (floats, floats, through("Identity"), "gives [1, 12, 208, 256] for an input of [3, 208, 256], which no"),
+        (floats, floats, through("GlobalAveragePool"), "gives [1, 12, 1, 1] for an input of [3, 208, 256]"),
+        (floats, floats, through("AveragePool", kernel_shape=[999, 999]), "its graph cannot be computed for an"),
+    ):
+        write(path, stranger(entry, result, nodes, properties), tables)
+        with pytest.raises(InputError) as refused:
+            encode(pixels, Model(path, "encoder"))
+        assert said in str(refused.value)
+
+
+def test_types_of_openvino_that_no_model_has_keep_their_name() -> None:
+    side = SimpleNamespace(is_static=True, get_length=lambda: 3)
+    port = SimpleNamespace(
+        any_name="x", element_type=SimpleNamespace(to_string=lambda: "i64"), partial_shape=[side, side]
+    )
+    assert vars(_tensor(port)) == {"name": "x", "type": "i64", "shape": [3, 3]}

@@ -15,6 +15,7 @@ from programs import TINY, into, rows, run, same, train, weights
 from coco224.batches import TrainBatches
 from coco224.dataset import open_rows
 from coco224.errors import DataError
+from coco224.reading import parquet, stream
 from coco224.reading.stream import StreamedRows
 
 PUSH = ["--push_to_hub", "true", "--hub_dataset_id", "alice/coco"]
@@ -110,6 +111,30 @@ def test_a_stream_whose_connection_breaks_goes_on(coco_hub: Hub, monkeypatch: py
     assert stream
     coco_hub.trouble("GET .*train.*parquet", status=0, times=1)
     assert pixels(stream, 54).shape == (54, 224, 224, 3)
+
+
+def test_a_damaged_block_is_no_fault_of_the_network(coco_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_PAUSES", ())
+    monkeypatch.setattr(stream.time, "sleep", lambda _: pytest.fail("it waits for the network"))
+    coco_hub.repositories = copy.deepcopy(coco_hub.repositories)
+    files = coco_hub.files("datasets/alice/coco")
+    (name,) = (name for name in files if name.startswith("data/train"))
+    middle = len(files[name]) // 2
+    damaged = files[name][: middle - 5000] + bytes(10_000) + files[name][middle + 5000 :]
+    coco_hub.repositories["datasets/alice/coco"].commit(files | {name: damaged})
+    rows = open_rows("alice/coco", "train", True, streaming=True)
+    assert rows
+    with pytest.raises(DataError, match=r"row group \d+ of .*train.* is damaged .*: upload the dataset again"):
+        pixels(rows, 54)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_row_group_that_would_take_gigabytes_is_refused(
+    coco_hub: Hub, streaming: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "MOST_GROUP", 10**6)
+    with pytest.raises(DataError, match=r"alice/coco.*: a row group has [\d,]+ bytes: upload the dataset again"):
+        open_rows("alice/coco", "train", True, streaming)
 
 
 def test_a_downloaded_dataset_needs_no_network(coco_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,10 @@ from codec.bitstream.tables import to_bytes
 from codec.blocks import block_names, registry
 from codec.checkpoint import Description, save_codec
 from codec.description.architecture import BUILT_IN, Architecture, BlockChoice
+from codec.description.file import read_checkpoint
 from codec.errors import InputError
 from codec.evaluation.figures import evaluate
-from codec.hub.repository import MARK, repository_files
+from codec.hub.repository import MARK, MARKER, MARKER_FORMAT, repository_files
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.network.tables import tables_of, with_tables
@@ -55,6 +56,11 @@ def save(path: Path, widths: tuple[int, int] = (8, 12), **options: object) -> Co
 def graph_of(model: Codec) -> bytes:
     """What stands in every exported graph: the fingerprint of the codec's tables."""
     return f"graph {tables_of(model).fingerprint:08x}".encode()
+
+
+def mark(folder: Path) -> None:
+    """Marks a folder as a run does."""
+    (folder / MARKER).write_text(json.dumps({"format": MARKER_FORMAT, "id": "0" * 16, "saved": True}))
 
 
 def pushed(checkpoint: Path, *words: object) -> int:
@@ -137,6 +143,7 @@ def test_the_repository_holds_card_record_and_exported_files(hub: Hub, tmp_path:
     (tmp_path / "rd.png").write_bytes(b"curve")
     options = parse(["--coco_dir", "/home/alice/coco224", "--recon_dir", str(recon), "--act", "gdnish"])
     (tmp_path / "config.yaml").write_text(f"# {options.command()}\nact: gdnish\n")
+    mark(tmp_path)
     model = save(tmp_path / "c.safetensors", **options.flat())
     (onnx / "enc.onnx").write_bytes(graph_of(model))
     (onnx / "enc.tables").write_bytes(to_bytes(tables_of(model)))
@@ -170,7 +177,7 @@ def test_the_repository_holds_card_record_and_exported_files(hub: Hub, tmp_path:
     assert "/home" not in card.text
 
 
-def test_a_card_tells_no_folder_of_the_machine_that_trained(
+def test_an_upload_tells_no_folder_of_the_machine_that_trained(
     hub: Hub, tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor takes one for a name on the Hub, wherever the card is written."""
@@ -181,11 +188,22 @@ def test_a_card_tells_no_folder_of_the_machine_that_trained(
     words = ["--init_checkpoint", f"{home}/start/best_rd.safetensors", "--plugin", f"{home}/my_blocks.py"]
     words += ["--save_dir", f"{home}/runs", "--wandb", "true", "--run_name", "secret", "--full_disk", "stop"]
     options = parse(["--coco_dir", "data/coco224", *words])
-    (home / "config.yaml").write_text(f"# {options.command()}\nact: relu\n")
+    (home / "config.yaml").write_text(f"# {options.command()}\nplugin: {home}/my_blocks.py\nrun_name: secret\n")
+    mark(home)
     save(home / "c.safetensors", **options.flat())
     monkeypatch.chdir(tmp_path)  # where data/coco224 is no folder
     assert pushed(home / "c.safetensors") == 0
-    text = hub.files("models/alice/codec")["README.md"].decode()
+    files = hub.files("models/alice/codec")
+    text = files["README.md"].decode()
+    for name, content in files.items():
+        for private in (str(tmp_path), "data/coco224", "secret", "start/"):
+            assert private.encode() not in content, (name, private)
+    kept = {"plugin": "my_blocks.py", "coco_dir": "coco224", "init_checkpoint": "best_rd.safetensors", "act": "relu"}
+    assert yaml.safe_load(files["config.yaml"]).items() >= kept.items()
+    assert json.loads(files["config.json"])["options"].items() >= kept.items()
+    (tmp_path / "back.safetensors").write_bytes(files["model.safetensors"])
+    back = read_checkpoint(tmp_path / "back.safetensors").description
+    assert (back.options.items() >= kept.items(), back.metrics) == (True, METRICS)
     for private in (
         str(tmp_path),
         "data/coco224",
@@ -230,6 +248,7 @@ def test_what_an_earlier_push_left_and_this_one_lacks_goes_away(hub: Hub, tmp_pa
     for name in ("rd.png", "curves.png", "metrics.jsonl"):
         (tmp_path / name).write_bytes(b"of the first weights")
     (tmp_path / "config.yaml").write_text(f"{MARK}\n")
+    mark(tmp_path)
     (tmp_path / "onnx" / "enc.onnx").write_bytes(graph_of(save(tmp_path / "c.safetensors")))
     assert pushed(tmp_path / "c.safetensors", "--onnx", tmp_path / "onnx") == 0
     hub.repositories["models/alice/codec"].commit(hub.files("models/alice/codec") | {"NOTES.md": b"the owner's"})
@@ -391,10 +410,24 @@ def test_what_no_run_of_ours_left_stays_at_home(
     }  # fmt: skip
     assert b"private" not in b"".join(files.values())
     said = capsys.readouterr().out
-    for words in ("config.yaml is no run's", "metrics.jsonl in", "link.onnx is a link", "pipe.onnx: not a regular file",
+    for words in ("config.yaml, metrics.jsonl in", "there is no run.json of a run",
+                  "link.onnx is a link", "pipe.onnx: not a regular file",
                   "other.onnx was not exported", "other.tables was not", "notes.txt is neither"):  # fmt: skip
         assert words in said, words
     assert said.index("bytes  onnx/enc.onnx") < said.index("alice/codec: 5 files")
+
+
+@pytest.mark.parametrize("marker", [None, "{}", "[]", "{nope", '{"format": "npu-image-codec/run/2"}'])
+def test_a_first_line_alone_does_not_make_a_record(tmp_path: Path, marker: str | None) -> None:
+    """A stranger's config.yaml beside a user's own summary.json."""
+    (tmp_path / "config.yaml").write_text(f"{MARK} --act relu\n")
+    (tmp_path / "summary.json").write_text("private")
+    if marker:
+        (tmp_path / MARKER).write_text(marker)
+    save(tmp_path / "c.safetensors")
+    found = repository_files(tmp_path / "c.safetensors", "alice/codec")
+    assert not {"config.yaml", "summary.json"} & found.files.keys()
+    assert "config.yaml, summary.json in" in found.left_out[0]
 
 
 def test_a_record_that_is_a_link_stays_at_home_and_typed_reconstructions_go_up(tmp_path: Path) -> None:
@@ -405,6 +438,7 @@ def test_a_record_that_is_a_link_stays_at_home_and_typed_reconstructions_go_up(t
     (recon / "e002.png").write_bytes(b"grid")
     (recon / "holiday.png").write_bytes(b"private")
     (run_dir / "config.yaml").write_text(f"{MARK}\n")
+    mark(run_dir)
     (run_dir / "summary.json").symlink_to(tmp_path / "key")
     save(run_dir / "c.safetensors")
     found = repository_files(run_dir / "c.safetensors", "alice/codec", recon_dir=recon)

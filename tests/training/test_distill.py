@@ -2,17 +2,23 @@
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from programs import same
+from torch import Tensor, nn
 
 from codec.blocks import make_options, options_dict
 from codec.description.architecture import Architecture, BlockChoice
 from codec.errors import InputError
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec, gdn_layers
+from training import distill as distilling
 from training.distill import distill
+from training.fitted import FOLDER, FittedBlocks, forget_fitted
+from training.preempt import Preempted
 
 STEPS = 20
 
@@ -112,3 +118,47 @@ def test_the_scale_leaves_nothing_that_the_input_explains(teacher: Codec, pictur
 def test_relu_has_nothing_to_learn_with(teacher: Codec, picture: Tensor) -> None:
     with pytest.raises(InputError, match="was replaced by a block with parameters"):
         distill(replaced(teacher, "relu"), teacher, batches(picture), STEPS)
+
+
+def test_a_start_that_was_stopped_goes_on_with_the_blocks_that_it_has_fitted(
+    teacher: Codec, picture: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fresh() -> Codec:
+        torch.manual_seed(1)
+        return replaced(teacher, "gate_mlp")
+
+    def start(key: str) -> tuple[Codec, dict[str, float]]:
+        codec = fresh()
+        return codec, distill(codec, teacher, batches(picture), STEPS, FittedBlocks(tmp_path, {"key": key}, True))
+
+    undisturbed = fresh()
+    expected = distill(undisturbed, teacher, batches(picture), STEPS)
+    fitted: list[nn.Module] = []
+
+    def learn(block: nn.Module, *given: Any) -> Tensor:
+        if len(fitted) == 4:
+            raise Preempted
+        fitted.append(block)
+        return learned(block, *given)
+
+    learned = distilling._learn
+    monkeypatch.setattr(distilling, "_learn", learn)
+    with pytest.raises(Preempted):
+        start("this")
+    fitted.clear()
+    codec, found = start("this")
+    assert (len(fitted), found) == (2, expected)
+    assert same(codec.state_dict(), undisturbed.state_dict())
+
+    fitted.clear()
+    for damaged in (tmp_path / FOLDER).iterdir():
+        damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(Preempted):
+        start("this")
+    fitted.clear()
+    with pytest.raises(Preempted):
+        start("another")
+    (tmp_path / FOLDER / "of a user").touch()
+    (tmp_path / FOLDER / f".{'0' * 16}.g_a.1.safetensors.00000000-1-00000000.partial").touch()  # left by a kill
+    forget_fitted(tmp_path)
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["of a user"]

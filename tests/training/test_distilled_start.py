@@ -1,13 +1,18 @@
 """A run with a distilled start: from a trained GDN codec, once, the same on any number of ranks."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from programs import TINY, distance, into, run_ranks, train, weights
+from programs import TINY, distance, into, run_ranks, same, train, weights
+from torch import nn
 
 from codec.errors import InputError
+from training import distill
+from training.fitted import FOLDER
 from training.options import parse
+from training.preempt import Preempted
 from training.setup import set_up
 
 pytestmark = pytest.mark.slow
@@ -52,6 +57,37 @@ def test_it_happens_once(coco224: Path, gdn_codec: Path, tmp_path: Path) -> None
     done = run_ranks("train_accel.py", *steps("ranks", 8, 1), "--resume", "none")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("distilled   each block follows its GDN") == 1
+
+
+def test_a_stopped_start_is_continued_by_the_same_command_alone(
+    coco224: Path, gdn_codec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit the undisturbed start; a run with another option fits its own blocks."""
+    calls = 0
+
+    def learn(block: nn.Module, *given: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == stop_at:
+            raise Preempted
+        return learned(block, *given)
+
+    def distilled(folder: str, *more: object) -> int:
+        return train(*words(coco224, gdn_codec, tmp_path / folder, "--distill_steps", 2, "--max_steps", 1, *more))
+
+    learned, stop_at = distill._learn, 0
+    monkeypatch.setattr(distill, "_learn", learn)
+    assert distilled("whole") == 0
+    calls, stop_at = 0, 5
+    assert distilled("stopped") == 75
+    assert len(list((tmp_path / "stopped" / FOLDER).iterdir())) == 4
+    calls, stop_at = 0, 1
+    assert distilled("stopped", "--batch_size", 4) == 75
+    calls, stop_at = 0, 0
+    assert distilled("stopped") == 0
+    assert calls == 2
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+    assert not (tmp_path / "stopped" / FOLDER).exists()
 
 
 def test_random_weights_have_no_map_to_learn(coco224: Path, tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 
+from training.options import parse
 from training.preempt import StopSignal
-from training.record import append_json_line, json_lines, keep_rows_up_to
+from training.record import Record, append_json_line, json_lines, keep_rows_up_to
 from training.state import Progress
 
 
@@ -41,6 +43,19 @@ def test_an_evaluation_that_will_be_done_again_is_not_in_the_record_twice(tmp_pa
         append_json_line(file, {"kind": kind, "step": step})
     keep_rows_up_to(file, Progress(step=6, evaluated=3))
     assert [(row["kind"], row["step"]) for row in json_lines(file)] == kept
+
+
+def test_names_of_a_dataset_do_not_control_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = parse(["--coco_dir", "x", "--save_dir", str(tmp_path)])
+    record = Record(Accelerator(cpu=True), options, 10, Progress(), 8)
+    record.fault(3, "g_a.1", ["ordinary.jpg", "\x1b]0;title\x07.jpg"])
+    record.say("warning     \x1b[2J")
+    record.close()
+    said = capsys.readouterr().err
+    assert r"pictures: ordinary.jpg, \x1b]0;title\x07.jpg" in said
+    assert r"warning     \x1b[2J" in said
+    (row,) = json_lines(tmp_path / "metrics.jsonl")
+    assert row["files"] == ["ordinary.jpg", "\x1b]0;title\x07.jpg"]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from compressai.models import FactorizedPrior
 from programs import SMALL, TINY, into, same, train
 from torch import Tensor
 
+import training.setup
 from codec.checkpoint import Description, load_codec, save_codec
 from codec.cli import DataError
 from codec.description.architecture import Architecture, BlockChoice
@@ -209,3 +211,17 @@ def test_a_coco_root_is_trained_on_without_preparation(photographs: Path, tmp_pa
     words = ["--coco_dir", tmp_path / "coco", "--use_prepared", "false", *TINY, *into(tmp_path / "run")]
     assert train(*words, "--batch_size", 3, "--max_steps", 2, "--eval_every", 1) == 0
     assert load_codec(tmp_path / "run" / "best_psnr.safetensors")[1].step in (1, 2)
+
+
+def test_the_validation_split_is_compared_between_processes(coco224: Path, tmp_path: Path) -> None:
+    """A node without it would not evaluate, and the others would wait for it."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "train").symlink_to(coco224 / "train")
+    (copy / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    seen: list[dict[str, Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.setup, "check_agreement", lambda facts, processes: seen.append(facts))
+        for folder in (coco224, copy):
+            set_up(parse(["--coco_dir", str(folder), *TINY, *into(tmp_path / "run")]))
+    assert {name for name in seen[0] if seen[0][name] != seen[1][name]} == {"the validation split"}

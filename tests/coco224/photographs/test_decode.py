@@ -4,13 +4,16 @@ import io
 import math
 import os
 import struct
+import weakref
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from coco224.photographs import decode
 from coco224.photographs.crops import boxes, cut, shortest_decoded
 from coco224.photographs.decode import SUFFIXES, BadPhotograph, read_photograph
 from coco224.walk import walk
@@ -295,6 +298,59 @@ def test_a_picture_that_takes_over_a_gigabyte_is_refused_before_it_is_decoded(tm
         BadPhotograph, match=r"13000x12000 pixels need more than 1 GB of memory; at most 111 million fit"
     ):
         read_photograph(tmp_path / "a.png")
+
+
+def test_the_bytes_of_the_file_count(tmp_path: Path, chelsea: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    chelsea.save(path)
+    most = 9 * chelsea.width * chelsea.height + path.stat().st_size
+    for limit in (most, most - 1):
+        monkeypatch.setattr("coco224.photographs.decode._MOST_BYTES", limit)
+        if limit == most:
+            assert read(path).size == chelsea.size
+        else:
+            with pytest.raises(BadPhotograph, match="need more than 1 GB of memory"):
+                read_photograph(path)
+
+
+def test_a_picture_is_in_memory_twice_at_most(
+    tmp_path: Path, chelsea: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is turned, and before it is decoded again without its metadata, what was decoded is freed."""
+    picture, exif = chelsea.convert("RGBA"), Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.png", exif=exif)
+    opened: list[weakref.ref[Image.Image]] = []
+    alive: list[int] = []
+
+    def held() -> int:
+        return sum(each() is not None for each in opened)
+
+    def open_picture(*given: Any, **more: Any) -> Image.Image:
+        alive.append(held())
+        image = opens(*given, **more)
+        opened.append(weakref.ref(image))
+        return image
+
+    def transpose(image: Image.Image, method: Image.Transpose) -> Image.Image:
+        alive.append(held())
+        return turns(image, method)
+
+    opens, turns = Image.open, Image.Image.transpose
+    monkeypatch.setattr(Image, "open", open_picture)
+    monkeypatch.setattr(Image.Image, "transpose", transpose)
+    assert read(tmp_path / "a.png").size == (chelsea.height, chelsea.width)
+    assert alive == [0, 0]
+
+    def fails_once(image: Image.Image, depth: int) -> Image.Image:
+        monkeypatch.setattr("coco224.photographs.decode._rgb", converts)
+        raise ValueError("as on damaged metadata")
+
+    converts = decode._rgb
+    monkeypatch.setattr("coco224.photographs.decode._rgb", fails_once)
+    alive.clear()
+    assert read(tmp_path / "a.png").size == (chelsea.height, chelsea.width)
+    assert alive == [0, 0, 0, 0]
 
 
 def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:

@@ -175,6 +175,19 @@ def test_the_estimate_is_the_payload_and_lower_rates_round_to_smaller_files(code
     assert sizes[0] < 0.9 * sizes[-1]
 
 
+def test_densities_whose_rows_would_take_gigabytes_are_refused() -> None:
+    """The longest row decides the memory of all: one of 8000 symbols in 60,000 channels asked for 8 GB, six times."""
+    channels = 60_000
+    values = np.tile(np.array([0, 1 << 24], np.int32), (channels, 1))
+    shift = np.zeros(channels, np.int32)
+    shift[7] = 28
+    density = Density(np.zeros(channels, np.int32), shift, values)
+    with pytest.raises(InputError, match="too many symbols"):
+        density.rows(Scaling(np.zeros(channels, np.int32)))
+    few = Density(density.first[:8], shift[:8], values[:8])
+    assert few.rows(Scaling(np.zeros(8, np.int32))).lengths.max() > 4000
+
+
 def test_tables_survive_their_file_and_damage_is_noticed(coder: RateCoder) -> None:
     tables = coder.tables
     data = to_bytes(tables)

@@ -1,6 +1,7 @@
 """Checkpoints of strangers: what they claim is checked before it is allocated, and each refusal is one line."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,19 @@ from compressai.models import FactorizedPrior
 from safetensors.numpy import load_file, save
 
 from codec.checkpoint import Description, load_codec, load_initial, open_codec, save_codec
-from codec.description.architecture import Architecture, BlockChoice, Quantization
-from codec.description.file import MOST_HEADER
+from codec.compress import main as compress
+from codec.description.architecture import ARCHITECTURES, Architecture, BlockChoice, Quantization
+from codec.description.file import MOST_HEADER, to_bytes
 from codec.description.fingerprint import fingerprint
+from codec.description.shapes import check_shapes, weight_shapes
+from codec.description.typed import parse_json
 from codec.errors import InputError
+from codec.evaluate import main as evaluate
 from codec.files import FileCodec
 from codec.network.architectures import new_codec
 from codec.network.tables import with_tables
 from codec.quantization.phases import build
+from export.__main__ import main as export
 
 ARCHITECTURE = {
     "N": 8,
@@ -79,7 +85,7 @@ BLOCK = {"name": "relu", "options": {}}
         ({"g_s": {"name": "gate_mlp", "options": {"dec_hidden": 10**9}}}, "not an option"),
         ({"g_a": {"name": "gdnish", "options": {"enc_kdw": 100001}}}, "asks for"),
         ({"g_a": {"name": "gdnish", "options": {"enc_t": 1e15}}}, "gdnish with these options"),
-        ({"g_a": {"name": "gdnish", "options": {"enc_t": 1e300}}}, "gdnish with these options"),
+        ({"g_a": {"name": "gdnish", "options": {"enc_t": 1e300}}}, "gdnish: encoder(8 channels) fails"),
         ({"quantization": [1]}, "not an object"),
         ({"quantization": {"phase": "evil"}}, "has no scope"),
         ({"quantization": {"scope": "all", "phase": "evil"}}, "not one of"),
@@ -105,6 +111,8 @@ def test_an_architecture_of_no_codec_is_refused(good: Path, tmp_path: Path, chan
         ("options", '{"lr": [1]}', "metadata.options.lr"),
         ("metrics", "{nope", "no JSON"),
         ("metrics", '{"psnr": "30"}', "not a number"),
+        ("metrics", '{"psnr": NaN}', "metrics.psnr is nan: a figure is a finite number"),
+        ("metrics", '{"psnr": -Infinity}', "a figure is a finite number"),
         ("step", '"<b>"', "not a whole number"),
         ("step", "-1", "0 steps or more"),
         ("dataset", "7", "not text"),
@@ -120,7 +128,9 @@ def test_metadata_of_other_types_are_refused(
     ("name", "array", "said"),
     [
         ("g_a.0.weight", None, "it has none"),
-        ("g_s.2.weight", None, "another architecture"),
+        ("g_s.2.weight", None, "g_s.2.weight of shape (8, 8, 5, 5), and it has none"),
+        ("g_s.5.gamma", np.zeros((1, 1), np.float32), "g_s.5.gamma of shape (8, 8), and it has (1, 1)"),
+        ("g_s.0.bias", None, "another architecture"),
         ("g_a.2.weight", np.zeros((8, 8, 5, 5)), "another architecture"),
         ("g_a.2.weight", np.zeros((8, 8, 5, 5), np.int64), "another architecture"),
         ("g_a.2.weight", np.full((8, 8, 5, 5), np.nan, np.float32), "not finite"),
@@ -162,6 +172,74 @@ def test_tables_of_a_gaussian_of_another_form_are_refused(
     assert said in refusal(file)
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("block", ["gdn", "relu"])
+def test_every_weight_that_grows_with_two_widths_is_compared_before_it_is_allocated(arch: str, block: str) -> None:
+    architecture = Architecture(6, 10, g_s=BlockChoice(block), arch=arch, rates=2)
+    shapes = {name: tuple(tensor.shape) for name, tensor in new_codec(architecture).state_dict().items()}
+    large = {name: shape for name, shape in shapes.items() if len(shape) == 4 or name.endswith(".gamma")}
+    assert weight_shapes(architecture) == large
+    check_shapes(architecture, shapes)
+    for name in large:
+        with pytest.raises(ValueError, match=f"ask for {name} of shape"):
+            check_shapes(architecture, shapes | {name: (6, 10)})
+
+
+@pytest.mark.parametrize("n", [3000, 20_000])
+def test_widths_that_two_weights_agree_on_are_compared_with_all(tmp_path: Path, n: int) -> None:
+    """The 1 to 8 MB of these files ask for 4 to 160 GB."""
+    arrays = {"g_a.0.weight": np.zeros((n, 3, 5, 5), np.float32), "g_a.6.weight": np.zeros((1, n, 5, 5), np.float32)}
+    path = tmp_path / "wide.safetensors"
+    path.write_bytes(to_bytes(arrays, Architecture(n, 1), Description()))
+    assert f"N={n}, M=1 ask for g_a.2.weight of shape ({n}, {n}, 5, 5), and it has none" in refusal(path)
+    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, tmp_path / "wide.pth.tar")
+    assert "ask for g_a.2.weight" in refusal(tmp_path / "wide.pth.tar")
+
+
+PLUGIN = """
+import sys
+from torch import nn
+from codec.blocks import register_activation
+
+@register_activation("mine")
+class Mine:
+    @staticmethod
+    def encoder(channels, options):
+        return {made}
+    decoder = encoder
+"""
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("{}['x']", "fails: KeyError: 'x'"),
+        ("nn.missing", "fails: AttributeError: "),
+        ("None", "gives NoneType, not a torch.nn.Module"),
+        ("'text'", "gives str, not a torch.nn.Module"),
+        ("sys.exit(0)", "fails: it ends the program"),
+        ("nn.Conv2d(channels, channels, 1)", "mine with these options asks for g_a.1.weight"),
+        ("nn.AvgPool2d(2)", "to [1, 8, 4, 4]: a block keeps the shape"),
+    ],
+)
+def test_a_plugins_block_that_cannot_be_built_is_one_line_of_every_command(
+    good: Path, photographs: Path, tmp_path: Path, made: str, said: str
+) -> None:
+    text = json.dumps(ARCHITECTURE | {"g_a": {"name": "mine", "options": {}}})
+    checkpoint = forged(good, tmp_path / "mine.safetensors", {"architecture": text}, {})
+    (tmp_path / "mine.py").write_text(PLUGIN.replace("{made}", made))
+    picture, use = str(photographs / "color.png"), ["--plugin", str(tmp_path / "mine.py")]
+    words = {
+        compress: [picture, str(tmp_path / "out.bin"), "--checkpoint", str(checkpoint)],
+        evaluate: ["--checkpoint", str(checkpoint), "--images", picture],
+        export: ["--ckpt", str(checkpoint), "--part", "encoder", "--out", str(tmp_path / "out.onnx")],
+    }
+    for command, given in words.items():
+        with pytest.raises(InputError) as refused:
+            command([*given, *use])
+        assert said in str(refused.value)
+
+
 def test_a_header_is_judged_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes((2**63).to_bytes(8, "little") + b"{}")
@@ -170,6 +248,14 @@ def test_a_header_is_judged_before_it_is_read(tmp_path: Path) -> None:
     assert "too large" in refusal(path)
     path.write_bytes((14).to_bytes(8, "little") + b'{"a":1,"a":2} ')
     assert "twice" in refusal(path)
+
+
+def test_a_key_that_comes_twice_is_found_at_once_among_many() -> None:
+    """The search took minutes when it grew with the square."""
+    since = time.process_time()
+    with pytest.raises(ValueError, match='"99999" is given twice'):
+        parse_json("{" + ",".join(f'"{number}":0' for number in (*range(100_000), 99_999)) + "}")
+    assert time.process_time() - since < 10
 
 
 def test_a_checkpoint_of_the_first_release_opens(good: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from compressai.models import FactorizedPrior
 from torch import Tensor
 
 from codec.description.architecture import Architecture
+from codec.errors import InputError
 from codec.network import bottleneck
 from codec.network.architectures import new_codec
 from codec.network.bottleneck import TABLES, Bottleneck, noise_keys, uniform_noise
@@ -150,3 +151,11 @@ def test_rebuilding_gives_the_medians_and_tables_of_an_update_and_leaves_the_den
     for name in TABLES:
         assert getattr(bottleneck, name).equal(getattr(updated, name))
     assert all(a.equal(b) for a, b in zip(bottleneck.matrices, densities, strict=True))
+
+
+def test_one_wide_density_among_many_channels_is_refused_before_its_tables_are_built() -> None:
+    """All rows are as long as the longest: here 4 GB each time they are computed with."""
+    model = Bottleneck(20_000)
+    model.quantiles.data[3, 0] = torch.tensor([-25_000.0, 0.0, 25_000.0])
+    with pytest.raises(InputError, match="too wide for CDF tables, up to 50000 symbols"):
+        model.update(force=True)
