@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,22 +18,18 @@ from codec.bitstream.container import check_size, latent_size, pack, unpack
 from codec.bitstream.hyper_coder import HyperCoder, z_size
 from codec.bitstream.integer import UPSAMPLING
 from codec.bitstream.rate_coder import RateCoder, at_rate, coder_of
+from codec.blocks import load_plugin
+from codec.checkpoint import open_codec
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from codec.network.codec import Codec
+from codec.network.exact import exact_fp32
 from codec.network.hyperprior import HyperCodec
 from codec.network.pixels import pad, to_float, to_uint8
 from codec.network.reach import margins
 from codec.network.tables import tables_of
 from codec.targets import Codable, TargetOptions, code
 from codec.tiles import LARGEST_WHOLE, Tile, Window, tile_size, tiles
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; on the CPU torch has no class for this error."""
-    words = ("not enough memory", "bad_alloc", "could not create a memory object", "could not create a primitive")
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or (isinstance(error, RuntimeError) and any(each in str(error) for each in words))
 
 
 @dataclass(frozen=True)
@@ -262,6 +259,25 @@ class FileCodec:
             raise InputError(
                 f"{self._name} gives values that are not finite; its training has diverged, use an earlier one"
             )
+
+
+def open_file_codec(checkpoint: str, plugin: str | None, threads: int | None) -> FileCodec:
+    """The codec of a checkpoint, on the GPU if there is one.
+
+    Args:
+        plugin: a Python file of the blocks that it uses.
+        threads: of torch; None: as many as it takes.
+
+    Raises:
+        InputError: one of the files cannot be opened.
+    """
+    exact_fp32()
+    if threads:
+        torch.set_num_threads(threads)
+    if plugin:
+        load_plugin(plugin)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return FileCodec(open_codec(Path(checkpoint)).to(device), checkpoint)
 
 
 def _narrowed(symbols: NDArray[np.int32]) -> NDArray[np.integer[Any]]:
