@@ -149,8 +149,9 @@ def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
 
 def forget_clamped(codec: Codec) -> None:
     """Counts clamped symbols and levels from here on."""
-    for each in (codec.y_model, *(levels for _, levels in levels_of(codec))):
-        each.clamped.zero_()
+    codec.y_model.clamped.zero_()
+    for _, levels in levels_of(codec):
+        levels.clamped.zero_()
 
 
 def about_latent(shipped: Codec) -> list[str]:
