@@ -5,7 +5,9 @@ import io
 import json
 import os
 import random
+import shlex
 import shutil
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -161,7 +163,7 @@ class Inputs(Commands):
                 case 4:
                     (train / os.fsdecode(b"\xff\xfe\x1b[2J.png")).write_bytes(self.photo.read_bytes())
                 case 5:
-                    (train / "loop").symlink_to(train)
+                    (train / f"loop{number}").symlink_to(train)
                 case 6:
                     path.mkdir()
         command = ["coco224.prepare", "--coco_dir", str(place / "coco"), "--out_dir", str(place / "out")]
@@ -199,7 +201,7 @@ class Inputs(Commands):
             words += [chance.choice(paths) for _ in range(1 if module == "export.web" else 2)]
         original = chance.choice(self.originals)
         files = [*map(str, (self.photo, place, original.checkpoint, original.encoder)), "/dev/null", "/proc/1/mem"]
-        for name in chance.sample(names[module], chance.randint(1, 4)):
+        for name in chance.sample(names[module], chance.randint(1, min(4, len(names[module])))):
             values = [str(value).replace("\0", "") for value in STRANGE if not isinstance(value, list | dict)]
             words += [f"--{name}={chance.choice([*values, *files])}"]
         return Case(words)
@@ -269,7 +271,7 @@ class Inputs(Commands):
         return Case(["train_accel", "--coco_dir", str(root), *tiny.split(), "--num_workers", "0", *folders])
 
     def _pipeline(self, chance: random.Random, place: Path) -> Case:
-        """A recipe with a list `then` that is not in order; where it is, there is no dataset to train on."""
+        """A recipe with a list `then` that is not in order; where it is, the training is one that refuses to start."""
         steps: Any = [
             {"evaluate": {"images": str(self.photo), "json": str(place / "e.json")}},
             {"export": {"part": "encoder", "out": str(place / "e.onnx"), "precision": "int8"}},
@@ -277,11 +279,12 @@ class Inputs(Commands):
         ]
         for _ in range(chance.randint(1, 3)):
             steps = strange(steps, chance)
-        recipe = {"coco_dir": str(place / "nowhere"), "act": "relu", "save_dir": str(place / "run"), "then": steps}
+        recipe = {"coco_dir": "nowhere", "act": "relu", "save_dir": str(place / "run"), "then": steps}
         path = place / "r.yaml"
         text = json.dumps(recipe, ensure_ascii=chance.random() < 0.5)  # JSON is YAML
         path.write_bytes(damage(text.encode(), chance) if chance.random() < 0.3 else text.encode())
-        return Case(["codec_pipeline", str(path)])
+        refuses = "import sys; print('error: no training', file=sys.stderr); sys.exit(2)"
+        return Case(["codec_pipeline", str(path), "--launcher", shlex.join([sys.executable, "-c", refuses])])
 
     def _plugin(self, chance: random.Random, place: Path) -> Case:
         """A plugin that does something else than to register a block."""

@@ -74,7 +74,7 @@ class Cost:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.large")
     parser.add_argument("--before", type=Path, help="checkout to compare with, at 12 megapixels")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--kinds", nargs="+", default=[], metavar="WORDS", help="kinds whose names have these words")
     parser.add_argument("--megapixels", type=int, nargs="+", default=list(SIZES), choices=SIZES)
     parser.add_argument("--width", type=int, default=N, help="N; a small one is fast, and memory hardly depends on it")

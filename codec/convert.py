@@ -61,24 +61,24 @@ class Conversion:
 
     Attributes:
         name: of the program.
-        description: for its --help.
         reads: suffixes of the files that it reads from a folder, in lower case.
         folder_suffix: suffix of the files that it writes to a folder.
         writes: suffixes that the name of a single file may have; None: any.
         open: opens the codec of these options; with several processes each opens it, for so many threads.
         convert: converts a file to another with this codec and these options, completely or not at all; raises
             InputError with the reason.
+        description: for the --help of `main`.
         options: the class of its options.
         check: raises InputError if the codec cannot do what the options say.
     """
 
     name: str
-    description: str
     reads: frozenset[str]
     folder_suffix: str
     writes: frozenset[str] | None
     open: Callable[[Any, int | None], Any]
     convert: Callable[[Any, Path, Path, Any], None]
+    description: str = ""
     options: type[FileOptions] = FileOptions
     check: Callable[[Any, Any], None] = lambda codec, options: None
 

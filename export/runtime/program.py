@@ -104,7 +104,6 @@ def decode_file(models: Models, source: Path, target: Path, options: RuntimeOpti
 CONVERSIONS = {
     "encode": Conversion(
         name="export.runtime",
-        description="",
         reads=SUFFIXES,
         folder_suffix=".bin",
         writes=None,
@@ -114,7 +113,6 @@ CONVERSIONS = {
     ),
     "decode": Conversion(
         name="export.runtime",
-        description="",
         reads=frozenset({".bin"}),
         folder_suffix=".png",
         writes=frozenset({".png", ".bmp"}),  # lossless formats
