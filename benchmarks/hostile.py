@@ -61,7 +61,9 @@ class Inputs(Commands):
             name = chance.choice(list(arrays))
             array = arrays[name]
             other = np.full_like(array, np.nan if array.dtype.kind == "f" else -1)
-            arrays[name] = chance.choice([array[..., None], array.astype(np.float64), array.ravel(), other, array[:0]])
+            arrays[name] = chance.choice(
+                [array[..., None], array.astype(np.float64), array.ravel(), other, array.ravel()[:0]]
+            )
         metadata["sha256"] = fingerprint(arrays, metadata)
         path = place / "c.safetensors"
         path.write_bytes(save(arrays, metadata))
