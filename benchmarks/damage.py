@@ -1,4 +1,4 @@
-"""`python -m benchmarks.damage`: 10,000 damaged files of each architecture, and what the decoder makes of them.
+"""`python -m benchmarks.damage`: 10,000 damaged files of each kind of codec, and what the decoder makes of them.
 
 None may crash the decoder, hang it or give a picture.
 """
@@ -13,10 +13,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from skimage import data
 
-from benchmarks.everywhere import lively
+from benchmarks.everywhere import KINDS, SEVERAL, lively, rated
 from benchmarks.harness import Row, publish
-from codec.bitstream.container import HYPER_VERSION
-from codec.description.architecture import ARCHITECTURES
+from codec.bitstream.container import RATE_VERSION, VERSION
 from codec.errors import InputError
 from codec.files import FileCodec
 
@@ -58,12 +57,13 @@ def forged(file: bytes) -> bytes:
 
 def main() -> None:
     """Decodes them all in this process: a crash would end it."""
-    publish("damage", [row for arch in ARCHITECTURES for row in rows(arch)])
+    publish("damage", [row for kind in KINDS for row in rows(kind)])
 
 
-def rows(arch: str) -> Iterator[Row]:
-    """The result of an architecture's files."""
-    coded = FileCodec(lively(arch, N, M))
+def rows(kind: str) -> Iterator[Row]:
+    """The result of the files of a kind of codec, of `KINDS`."""
+    arch = kind.removesuffix(SEVERAL)
+    coded = FileCodec(lively(arch, N, M) if kind == arch else rated(arch, N, M))
     picture = torch.from_numpy(data.chelsea()).permute(2, 0, 1)[None]
     files = [coded.compress(picture[..., :height, :width])[0] for height, width in SIZES]
     coded.decompress(files)
@@ -74,10 +74,10 @@ def rows(arch: str) -> Iterator[Row]:
         pictures += _decodes(coded, file)
         slowest = max(slowest, time.perf_counter() - start)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 1024
-    what = f"pictures from {FILES:,} damaged files, crashes and hangs none: {arch}"
+    what = f"pictures from {FILES:,} damaged files, crashes and hangs none: {kind}"
     yield Row(what, pictures, "pictures", at_most=0)
-    yield Row(f"slowest refusal of a damaged file: {arch}", 1e3 * slowest, "ms", at_most=1000)
-    yield Row(f"memory that refusing them took: {arch}", grown, "MB", at_most=10)
+    yield Row(f"slowest refusal of a damaged file: {kind}", 1e3 * slowest, "ms", at_most=1000)
+    yield Row(f"memory that refusing them took: {kind}", grown, "MB", at_most=10)
     forgeries = [forged(file) for file in damaged(files, FILES // 10, seed=1)]
     taken, slowest = 0, 0.0
     for file in filter(_small, forgeries):
@@ -86,12 +86,23 @@ def rows(arch: str) -> Iterator[Row]:
         slowest = max(slowest, time.perf_counter() - start)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 1024
     yield Row(
-        f"decoded of {len(forgeries):,} damaged files whose checksum was made to fit: {arch}",
+        f"decoded of {len(forgeries):,} damaged files whose checksum was made to fit: {kind}",
         taken,
         "pictures",
         sides={"slowest, s": slowest, "memory, MB": grown},
         note=f"no checksum stops a forger; no crash and no hang; up to {MOST_PIXELS / 1e6:.0f} megapixels are decoded",
     )
+
+
+def sides_begin(file: bytes | bytearray) -> int:
+    """Where a file of any version has the sides of its picture: after its architecture and rate, if it has these."""
+    version = file[3]
+    place = 12 + (version != VERSION)
+    if version == RATE_VERSION:
+        while place < len(file) and file[place] > 127:
+            place += 1
+        place += 1
+    return place
 
 
 def _decodes(codec: FileCodec, file: bytes) -> int:
@@ -103,8 +114,7 @@ def _decodes(codec: FileCodec, file: bytes) -> int:
 
 def _small(file: bytes) -> bool:
     """Whether a forged file claims a picture that this benchmark has the time to decode."""
-    sides = []
-    place = 13 if file[3] == HYPER_VERSION else 12
+    sides, place = [], sides_begin(file)
     for _ in range(2):
         side, shift = 0, 0
         while place < len(file) and shift < 35:

@@ -59,11 +59,15 @@ def graphs(
 
 
 @torch.no_grad()
-def with_ranges(codec: Codec) -> Codec:
-    """A copy in int8 with the ranges of one picture; nothing that improves its quality, which takes minutes."""
+def with_ranges(codec: Codec, hyper: bool = False) -> Codec:
+    """A copy in int8 with the ranges of one picture; nothing that improves its quality, which takes minutes.
+
+    Args:
+        hyper: h_a too.
+    """
     quantized: Codec = copy.deepcopy(codec).eval()
     quantized.calibrated_tables = tables_of(codec)
-    prepare(quantized, Quantization("all", phase=Phase.CALIBRATION))
+    prepare(quantized, Quantization("all", phase=Phase.CALIBRATION, hyper=hyper))
     quantized(sample_picture(224))
     learn_ranges(quantized)
     enter(quantized, Phase.EVAL_READY)

@@ -5,65 +5,22 @@ import io
 import json
 import os
 import random
+import shlex
 import shutil
-from dataclasses import dataclass
+import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.damage import damaged, forged
-
-STRANGE: tuple[Any, ...] = (
-    *(0, -1, 1, 7, 2**31, 2**63, 10**30, 1e308, -0.0, float("nan"), float("inf"), True, None),
-    *("", "x", "\x1b[31m", "../../etc", "a" * 5000, "𝄞", "null", "1e9", [], {}, [[[]]], {"a": {"b": []}}),
-)
+from benchmarks.commands import PLUGINS, STRANGE, Case, Commands, damage, strange, varint
+from benchmarks.damage import forged, sides_begin
 
 
-@dataclass(frozen=True)
-class Case:
-    """One input.
-
-    Attributes:
-        words: the module's name and its command line.
-        picture: what a successful run must leave in `out`; None: any file will do.
-    """
-
-    words: list[str]
-    out: Path | None = None
-    picture: np.ndarray[Any, Any] | None = None
-
-
-class Inputs:
-    """Makes inputs in a folder, from a codec, a compressed picture, tables and a photograph that are in order."""
-
-    def __init__(self, folder: Path) -> None:
-        import torch
-        from skimage import data
-
-        from codec.bitstream.tables import to_bytes
-        from codec.checkpoint import Description, load_codec, save_codec
-        from codec.description.architecture import Architecture
-        from codec.files import FileCodec
-        from codec.network.architectures import new_codec
-        from codec.network.tables import tables_of, with_tables
-
-        self.folder = folder
-        self.checkpoint, self.photo, self.packed = (folder / name for name in ("c.safetensors", "photo.png", "p.bin"))
-        torch.manual_seed(0)
-        codec = new_codec(Architecture(8, 12))
-        with torch.no_grad():
-            codec.g_a[6].weight *= 50
-        save_codec(self.checkpoint, with_tables(codec), Description())
-        torch.save(codec.state_dict(), folder / "c.pth.tar")
-        Image.fromarray(data.chelsea()[:96, :128]).save(self.photo)
-        coded = FileCodec(load_codec(self.checkpoint)[0])
-        pixels = torch.from_numpy(np.array(Image.open(self.photo))).permute(2, 0, 1)[None]
-        (packed,) = coded.compress(pixels)
-        self.packed.write_bytes(packed)
-        self.decoded = coded.decompress([packed])[0].permute(1, 2, 0).numpy()
-        self.tables = to_bytes(tables_of(coded.codec))
+class Inputs(Commands):
+    """Makes inputs in a folder."""
 
     def make(self, seed: int) -> Case:
         """The input of a seed."""
@@ -72,14 +29,15 @@ class Inputs:
         place.mkdir()
         kinds = (
             self._bytes_of_a_checkpoint, self._metadata, self._state_dict, self._file, self._forged_file, self._yaml,
-            self._photograph, self._folder, self._options, self._curve,
+            self._photograph, self._folder, self._options, self._curve, self._tables, self._model, self._dataset,
+            self._pipeline, self._plugin,
         )  # fmt: skip
         return kinds[seed % len(kinds)](chance, place)
 
     def _bytes_of_a_checkpoint(self, chance: random.Random, place: Path) -> Case:
         path = place / "c.safetensors"
-        path.write_bytes(_damaged(self.checkpoint.read_bytes(), chance))
-        return self._compress(path, place)
+        path.write_bytes(damage(chance.choice(self.originals).checkpoint.read_bytes(), chance))
+        return self.compress(path, place)
 
     def _metadata(self, chance: random.Random, place: Path) -> Case:
         """A checkpoint whose checksum is right and whose description is not."""
@@ -87,7 +45,7 @@ class Inputs:
 
         from codec.description.fingerprint import fingerprint
 
-        content = self.checkpoint.read_bytes()
+        content = chance.choice(self.originals).checkpoint.read_bytes()
         length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + length])["__metadata__"]
         metadata.pop("sha256")
@@ -96,28 +54,30 @@ class Inputs:
             name = chance.choice([*metadata, "unknown"])
             with contextlib.suppress(ValueError, KeyError, RecursionError):
                 value = json.loads(metadata[name])
-                metadata[name] = json.dumps(_strange(value, chance))
+                metadata[name] = json.dumps(strange(value, chance))
                 continue
             metadata[name] = chance.choice(["", "{", "null", "[" * 3000, "x"])
         if chance.random() < 0.4:
             name = chance.choice(list(arrays))
             array = arrays[name]
             other = np.full_like(array, np.nan if array.dtype.kind == "f" else -1)
-            arrays[name] = chance.choice([array[..., None], array.astype(np.float64), array.ravel(), other, array[:0]])
+            arrays[name] = chance.choice(
+                [array[..., None], array.astype(np.float64), array.ravel(), other, array.ravel()[:0]]
+            )
         metadata["sha256"] = fingerprint(arrays, metadata)
         path = place / "c.safetensors"
         path.write_bytes(save(arrays, metadata))
-        return self._compress(path, place)
+        return self.compress(path, place)
 
     def _state_dict(self, chance: random.Random, place: Path) -> Case:
         """A `.pth.tar`, damaged, or with a strange tensor."""
         import torch
 
-        path = place / "c.pth.tar"
+        path, original = place / "c.pth.tar", chance.choice(self.originals).state
         if chance.random() < 0.4:
-            path.write_bytes(_damaged((self.folder / "c.pth.tar").read_bytes(), chance))
-            return self._compress(path, place)
-        state: dict[str, Any] = torch.load(self.folder / "c.pth.tar", weights_only=True)
+            path.write_bytes(damage(original.read_bytes(), chance))
+            return self.compress(path, place)
+        state: dict[str, Any] = torch.load(original, weights_only=True)
         name = chance.choice(list(state))
         tensor = state[name]
         state[name] = chance.choice(
@@ -135,25 +95,27 @@ class Inputs:
         prefix = chance.choice(["", "module.", "_orig_mod.module.", "net."])
         state = {prefix + key: value for key, value in state.items()}
         torch.save(chance.choice([state, {"state_dict": state}, {"model": state, "epoch": 3}, [state]]), path)
-        return self._compress(path, place)
+        return self.compress(path, place)
 
     def _file(self, chance: random.Random, place: Path) -> Case:
-        path = place / "p.bin"
-        path.write_bytes(_damaged(self.packed.read_bytes(), chance))
-        return self._decompress(path, place)
+        path, original = place / "p.bin", chance.choice(self.originals)
+        path.write_bytes(damage(original.packed, chance))
+        return self.decode(path, place, original) if chance.random() < 0.5 else self.decompress(path, place, original)
 
     def _forged_file(self, chance: random.Random, place: Path) -> Case:
         """A file with another size or other symbols under a checksum that is right. Any picture may come of it."""
-        file = bytearray(self.packed.read_bytes())
+        original = chance.choice(self.originals)
+        file = bytearray(original.packed)
         if chance.random() < 0.6:
-            sides = [_varint(chance.choice([1, 65535, 2**20, 13000, 200, 2**31])) for _ in range(2)]
-            start = 12 + 2  # behind the sides of the picture: 128x96, a varint of two bytes and one of one
-            file[12 : start + 1] = b"".join(sides)
+            sides = [varint(chance.choice([1, 65535, 2**20, 13000, 200, 2**31])) for _ in range(2)]
+            start = sides_begin(file)
+            file[start : start + 3] = b"".join(sides)  # 128x96: a varint of two bytes and one of one
         else:
             file[chance.randrange(12, len(file))] ^= 1 << chance.randrange(8)
         path = place / "p.bin"
         path.write_bytes(forged(bytes(file)))
-        return Case(self._decompress(path, place).words)
+        decode = self.decode if chance.random() < 0.5 else self.decompress
+        return Case(decode(path, place, original).words)
 
     def _yaml(self, chance: random.Random, place: Path) -> Case:
         lines = ["act: relu", "lr: 1e-4", "batch_size: 4", "coco_dir: nowhere", "amp: false", "seed: 3"]
@@ -180,9 +142,8 @@ class Inputs:
         mode = chance.choice(["RGB", "L", "P", "RGBA"]) if suffix in ("png", "webp") else "RGB"
         Image.open(self.photo).convert(mode).save(buffer, {"jpg": "jpeg"}.get(suffix, suffix))
         path = place / f"photo.{suffix}"
-        path.write_bytes(_damaged(buffer.getvalue(), chance))
-        out = place / "out.bin"
-        return Case(["codec.compress", str(path), str(out), "--checkpoint", str(self.checkpoint)])
+        path.write_bytes(damage(buffer.getvalue(), chance))
+        return self.encode(path, place / "out.bin", chance)
 
     def _folder(self, chance: random.Random, place: Path) -> Case:
         """A COCO root with what lies about on disks."""
@@ -200,16 +161,16 @@ class Inputs:
                 case 2:
                     path.write_bytes(b"")
                 case 3:
-                    path.write_bytes(_damaged(self.photo.read_bytes(), chance))
+                    path.write_bytes(damage(self.photo.read_bytes(), chance))
                 case 4:
                     (train / os.fsdecode(b"\xff\xfe\x1b[2J.png")).write_bytes(self.photo.read_bytes())
                 case 5:
-                    (train / "loop").symlink_to(train)
+                    (train / f"loop{number}").symlink_to(train)
                 case 6:
                     path.mkdir()
         command = ["coco224.prepare", "--coco_dir", str(place / "coco"), "--out_dir", str(place / "out")]
-        if chance.random() < 0.4:
-            return Case(["codec.compress", str(train), str(place / "bins"), "--checkpoint", str(self.checkpoint)])
+        if chance.random() < 0.6:
+            return self.encode(train, place / "bins", chance)
         return Case([*command, "--include_val", "false", "--num_proc", "1", "--size", "64", "--max_bad", "1"])
 
     def _options(self, chance: random.Random, place: Path) -> Case:
@@ -219,50 +180,127 @@ class Inputs:
             "coco224.prepare": ["coco_dir", "out_dir", "size", "crop", "limit", "num_proc", "max_bad"],
             "export.__main__": ["ckpt", "part", "out", "input_size", "opset", "precision", "calib_dir"],
             "codec.push": ["checkpoint", "hub_model_id", "onnx", "plugin"],
+            "codec.compress": [
+                "checkpoint",
+                "plugin",
+                "overwrite",
+                "rate",
+                "target_bpp",
+                "target_bytes",
+                "target_psnr",
+            ],
+            "codec.decompress": ["checkpoint", "plugin", "overwrite"],
+            "export.runtime": ["model", "tables", "decoder", "overwrite", "rate", "target_bytes", "target_psnr"],
+            "export.report": ["ckpt", "onnx", "out", "input_size", "calib_dir", "plugin"],
+            "export.web": ["encoder", "decoder"],
         }
         module = chance.choice(list(names))
         words = [module]
-        for name in chance.sample(names[module], chance.randint(1, 4)):
+        if module == "export.runtime":
+            words.append(chance.choice(["encode", "decode", "x"]))
+        if module in ("codec.compress", "codec.decompress", "export.runtime", "export.web"):
+            paths = [str(self.photo), str(self.folder / "dataset"), "/dev/null", str(place / "out"), "", "nowhere"]
+            words += [chance.choice(paths) for _ in range(1 if module == "export.web" else 2)]
+        original = chance.choice(self.originals)
+        files = [*map(str, (self.photo, place, original.checkpoint, original.encoder)), "/dev/null", "/proc/1/mem"]
+        for name in chance.sample(names[module], chance.randint(1, min(4, len(names[module])))):
             values = [str(value).replace("\0", "") for value in STRANGE if not isinstance(value, list | dict)]
-            words += [f"--{name}={chance.choice([*values, str(self.photo), str(place), '/dev/null', '/proc/1/mem'])}"]
+            words += [f"--{name}={chance.choice([*values, *files])}"]
         return Case(words)
 
     def _curve(self, chance: random.Random, place: Path) -> Case:
         curve: Any = {"name": "c", "results": {"bpp": [0.1, 0.5], "psnr-rgb": [28.0, 33.0], "ms-ssim-rgb": [0.9, 0.97]}}
         path = place / "r.json"
-        path.write_text(json.dumps(_strange(curve, chance)))
+        path.write_text(json.dumps(strange(curve, chance)))
         words = ["--images", str(self.photo), "--checkpoint", str(self.checkpoint), "--reference", str(path)]
         return Case(["codec.evaluate", *words, "--plot", str(place / "p.png")])
 
-    def _compress(self, checkpoint: Path, place: Path) -> Case:
-        return Case(["codec.compress", str(self.photo), str(place / "out.bin"), "--checkpoint", str(checkpoint)])
-
-    def _decompress(self, file: Path, place: Path) -> Case:
-        out = place / "out.png"
-        return Case(["codec.decompress", str(file), str(out), "--checkpoint", str(self.checkpoint)], out, self.decoded)
-
-
-def _damaged(content: bytes, chance: random.Random) -> bytes:
-    return next(damaged([content], 1, chance.randrange(2**32)))
-
-
-def _varint(number: int) -> bytes:
-    return bytes([number]) if number < 128 else bytes([number & 127 | 128]) + _varint(number >> 7)
-
-
-def _strange(value: Any, chance: random.Random) -> Any:
-    """The value with one of its parts replaced, dropped or doubled."""
-    if isinstance(value, dict) and value and chance.random() < 0.8:
-        name = chance.choice(list(value))
-        changed = dict(value)
-        if chance.random() < 0.2:
-            del changed[name]
-        elif chance.random() < 0.2:
-            changed["extra"] = chance.choice(STRANGE)
+    def _tables(self, chance: random.Random, place: Path) -> Case:
+        """The runtime with tables that are damaged, or altered under a checksum that is right, or another codec's."""
+        original, other = chance.choice(self.originals), chance.choice(self.originals)
+        path, content = place / "t.tables", original.decoder.with_suffix(".tables").read_bytes()
+        match chance.randrange(3):
+            case 0:
+                path.write_bytes(damage(content, chance))
+            case 1:
+                changed = bytearray(content)
+                for _ in range(chance.choice((1, 1, 4, 64))):
+                    changed[chance.randrange(12, min(len(changed), chance.choice((48, 10**9))))] = chance.randrange(256)
+                path.write_bytes(bytes(changed[:8]) + zlib.crc32(changed[12:]).to_bytes(4, "little") + changed[12:])
+            case 2:
+                path.write_bytes(other.decoder.with_suffix(".tables").read_bytes())
+        (place / "p.bin").write_bytes(original.packed)
+        if chance.random() < 0.5:
+            words = ["encode", str(self.photo), str(place / "out.bin"), "--model", str(original.encoder)]
         else:
-            changed[name] = _strange(value[name], chance)
-        return changed
-    if isinstance(value, list) and value and chance.random() < 0.6:
-        place = chance.randrange(len(value))
-        return [*value[:place], _strange(value[place], chance), *value[place + 1 :]]
-    return chance.choice(STRANGE)
+            words = ["decode", str(place / "p.bin"), str(place / "out.png"), "--model", str(original.decoder)]
+        return Case(["export.runtime", *words, "--tables", str(path)])
+
+    def _model(self, chance: random.Random, place: Path) -> Case:
+        """The runtime with a model that is damaged, or whose h_a is, or that is another part or codec."""
+        original, other = chance.choice(self.originals), chance.choice(self.originals)
+        for path in original.encoder.parent.glob("*coder.*"):
+            shutil.copy(path, place)
+        found = sorted(place.glob("*.onnx"))
+        path = chance.choice(found)
+        if chance.random() < 0.8:
+            path.write_bytes(damage(path.read_bytes(), chance))
+        else:
+            shutil.copy(chance.choice([other.encoder, other.decoder]), path)
+        (place / "p.bin").write_bytes(original.packed)
+        if path.name == "decoder.onnx":
+            words = ["decode", str(place / "p.bin"), str(place / "out.png"), "--model", str(path)]
+        else:
+            words = ["encode", str(self.photo), str(place / "out.bin"), "--model", str(place / "encoder.onnx")]
+        return Case(["export.runtime", *words])
+
+    def _dataset(self, chance: random.Random, place: Path) -> Case:
+        """A prepared dataset one of whose files is damaged, missing, or JSON with another value."""
+        root = shutil.copytree(self.folder / "dataset", place / "dataset")
+        path = chance.choice(sorted(each for each in root.rglob("*") if each.is_file()))
+        if path.suffix == ".json" and chance.random() < 0.6:
+            path.write_text(json.dumps(strange(json.loads(path.read_text()), chance)))
+        elif chance.random() < 0.2:
+            path.unlink()
+        else:
+            path.write_bytes(damage(path.read_bytes(), chance))
+        if chance.random() < 0.6:
+            return Case(["codec.evaluate", "--coco_dir", str(root), "--checkpoint", str(self.checkpoint)])
+        tiny = (
+            "--pretrained false --N 8 --M 12 --loss_type mse --input_size 64 --batch_size 4 --max_steps 1 --amp false"
+        )
+        folders = ["--save_dir", str(place / "run"), "--recon_dir", str(place / "recon"), "--recon_every", "0"]
+        return Case(["train_accel", "--coco_dir", str(root), *tiny.split(), "--num_workers", "0", *folders])
+
+    def _pipeline(self, chance: random.Random, place: Path) -> Case:
+        """A recipe with a list `then` that is not in order; where it is, the training is one that refuses to start."""
+        steps: Any = [
+            {"evaluate": {"images": str(self.photo), "json": str(place / "e.json")}},
+            {"export": {"part": "encoder", "out": str(place / "e.onnx"), "precision": "int8"}},
+            {"report": {"out": str(place / "r.json")}},
+        ]
+        for _ in range(chance.randint(1, 3)):
+            steps = strange(steps, chance)
+        recipe = {"coco_dir": "nowhere", "act": "relu", "save_dir": str(place / "run"), "then": steps}
+        path = place / "r.yaml"
+        text = json.dumps(recipe, ensure_ascii=chance.random() < 0.5)  # JSON is YAML
+        path.write_bytes(damage(text.encode(), chance) if chance.random() < 0.3 else text.encode())
+        refuses = "import sys; print('error: no training', file=sys.stderr); sys.exit(2)"
+        return Case(["codec_pipeline", str(path), "--launcher", shlex.join([sys.executable, "-c", refuses])])
+
+    def _plugin(self, chance: random.Random, place: Path) -> Case:
+        """A plugin that does something else than to register a block."""
+        path = place / "mine.py"
+        path.write_text(chance.choice(PLUGINS))
+        words = ["codec.compress", str(self.photo), str(place / "o.bin"), "--checkpoint", str(self.checkpoint)]
+        if chance.random() < 0.5:
+            words = [
+                "train_accel",
+                "--coco_dir",
+                str(place / "nowhere"),
+                "--act",
+                "mine",
+                "--save_dir",
+                str(place / "run"),
+            ]
+        return Case([*words, "--plugin", str(path)])

@@ -22,6 +22,13 @@ class CompressOptions(TargetOptions, FileOptions):
         return [f"{name} {value}" for name, value in self.given_targets.items()]
 
 
+def open_codec(options: FileOptions, threads: int | None) -> "FileCodec":
+    """The codec of the options."""
+    from codec.files import open_file_codec
+
+    return open_file_codec(options.checkpoint, options.plugin, threads)
+
+
 def compress_file(codec: "FileCodec", source: Path, target: Path, options: CompressOptions) -> None:
     """Compresses a JPEG, PNG, BMP or WebP picture, as upright RGB, to a file.
 
@@ -55,6 +62,7 @@ CONVERSION = Conversion(
     reads=SUFFIXES,
     folder_suffix=".bin",
     writes=None,
+    open=open_codec,
     convert=compress_file,
     options=CompressOptions,
     check=check,

@@ -1,27 +1,45 @@
-"""Shared by codec.compress and codec.decompress: converts a file or a folder, with several processes."""
+"""Converts a file or a folder, with several processes: what codec.compress, codec.decompress and export.runtime share.
+
+Needs no torch: the programs say what opens a codec.
+"""
 
 import contextlib
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from coco224.errors import counted
 from coco224.files import check_file, check_writable, in_words, same_file
 from coco224.processes import die_with_parent, possible_processes, usable_cores
 from coco224.walk import say_left_out, walk
 from codec.cli import ArgumentParser, OptionGroup, at_least, option
-from codec.errors import InputError, SomeFailed
+from codec.errors import InputError, SomeFailed, out_of_memory
 from codec.sample import to_use
 from codec.unfinished import Job, Unfinished, alone
 
-if TYPE_CHECKING:
-    from codec.files import FileCodec
+
+class Settings(Protocol):
+    """What decides how files are converted."""
+
+    @property
+    def num_proc(self) -> int:
+        """Processes."""
+
+    @property
+    def overwrite(self) -> bool:
+        """Whether files that exist are replaced."""
+
+    def inputs(self) -> list[Path]:
+        """The files, such as the checkpoint, that decide the content of the files; InputError if one is not given."""
+
+    def deciding(self) -> list[str]:
+        """What else decides it."""
 
 
 @dataclass(frozen=True)
@@ -31,35 +49,41 @@ class FileOptions(OptionGroup):
     num_proc: int = option(1, "processes", rule=at_least(1))
     overwrite: bool = option(False, "replace files that exist")
 
+    def inputs(self) -> list[Path]:
+        if not self.checkpoint:
+            raise InputError("--checkpoint is required: the file of the codec")
+        return [to_use(self.checkpoint), *([Path(self.plugin)] if self.plugin else [])]
+
     def deciding(self) -> list[str]:
-        """The settings that decide the content of the files, apart from the codec."""
         return []
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """The differences between the two programs.
+    """The differences between the programs.
 
     Attributes:
         name: of the program.
-        description: for its --help.
         reads: suffixes of the files that it reads from a folder, in lower case.
         folder_suffix: suffix of the files that it writes to a folder.
         writes: suffixes that the name of a single file may have; None: any.
-        convert: converts a file to another with these options, completely or not at all; raises InputError with the
-            reason.
+        open: opens the codec of these options; with several processes each opens it, for so many threads.
+        convert: converts a file to another with this codec and these options, completely or not at all; raises
+            InputError with the reason.
+        description: for the --help of `main`.
         options: the class of its options.
         check: raises InputError if the codec cannot do what the options say.
     """
 
     name: str
-    description: str
     reads: frozenset[str]
     folder_suffix: str
     writes: frozenset[str] | None
-    convert: Callable[["FileCodec", Path, Path, Any], None]
+    open: Callable[[Any, int | None], Any]
+    convert: Callable[[Any, Path, Path, Any], None]
+    description: str = ""
     options: type[FileOptions] = FileOptions
-    check: Callable[["FileCodec", Any], None] = lambda codec, options: None
+    check: Callable[[Any, Any], None] = lambda codec, options: None
 
 
 def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
@@ -79,16 +103,22 @@ def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
     parser.add_dataclass("options", conversion.options)
     given = vars(parser.parse_args(argv))
     source, target = given.pop("source"), given.pop("target")
+    convert(conversion, source, target, conversion.options(**given))
+    return 0
+
+
+def convert(conversion: Conversion, source: Path, target: Path, options: Settings) -> None:
+    """Converts a file, or the files of a folder.
+
+    Raises:
+        InputError, SomeFailed: as `main`.
+    """
     jobs = find_jobs(conversion, source, target)
-    options = conversion.options(**given)
-    if not options.checkpoint:
-        raise InputError("--checkpoint is required: the file of the codec")
-    inputs = [to_use(options.checkpoint), *([Path(options.plugin)] if options.plugin else [])]
+    inputs = options.inputs()
     check_targets(source, target, jobs, inputs)
     with alone(target, conversion.name) if source.is_dir() else contextlib.nullcontext():
         unfinished = _unfinished(conversion, source, target, options, inputs)
         _convert(conversion, jobs, options, unfinished)
-    return 0
 
 
 def find_jobs(conversion: Conversion, source: Path, target: Path) -> list[Job]:
@@ -148,7 +178,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _unfinished(
-    conversion: Conversion, source: Path, target: Path, options: FileOptions, inputs: Sequence[Path]
+    conversion: Conversion, source: Path, target: Path, options: Settings, inputs: Sequence[Path]
 ) -> Unfinished | None:
     """The record of a folder's finished files; None for a single file, and if an input cannot be read."""
     if not source.is_dir() or not all(path.is_file() for path in inputs):
@@ -156,7 +186,7 @@ def _unfinished(
     return Unfinished(target, conversion.name, inputs, options.deciding())
 
 
-def _convert(conversion: Conversion, jobs: list[Job], options: FileOptions, unfinished: Unfinished | None) -> None:
+def _convert(conversion: Conversion, jobs: list[Job], options: Settings, unfinished: Unfinished | None) -> None:
     """Does the jobs that are not done yet.
 
     Raises:
@@ -179,15 +209,13 @@ def _convert(conversion: Conversion, jobs: list[Job], options: FileOptions, unfi
 
 
 def _failures(
-    conversion: Conversion, jobs: list[Job], options: FileOptions, unfinished: Unfinished | None
+    conversion: Conversion, jobs: list[Job], options: Settings, unfinished: Unfinished | None
 ) -> Iterator[str]:
     """Does the jobs; gives a sentence for each job that failed."""
-    from tqdm import tqdm
-
     if not jobs:
         return
 
-    worker = _Worker(conversion.convert, options)
+    worker = _Worker(conversion, options)
     worker.open()  # also with several processes: a bad checkpoint is refused before they start
     conversion.check(worker.codec, options)
     processes = possible_processes(min(options.num_proc, len(jobs)))
@@ -198,32 +226,26 @@ def _failures(
         return failure
 
     found = (done(job, worker(job)) for job in jobs) if processes == 1 else _spread(worker, jobs, processes, done)
-    for failure in tqdm(found, total=len(jobs), unit=" files", disable=len(jobs) == 1):
-        if failure:
-            yield failure
+    yield from filter(None, found if len(jobs) == 1 else _with_progress(found, len(jobs)))
+
+
+def _with_progress(found: Iterable[str | None], count: int) -> Iterable[str | None]:
+    """Shows how many of the files are done, if tqdm is installed: a device may lack it."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return found
+    return tqdm(found, total=count, unit=" files")
 
 
 class _Worker:
     """Converts files with a codec that is opened once in each process."""
 
-    def __init__(self, convert: Callable[["FileCodec", Path, Path, Any], None], options: FileOptions) -> None:
-        self._convert, self._options = convert, options
+    def __init__(self, conversion: Conversion, options: Settings) -> None:
+        self._open, self._convert, self._options = conversion.open, conversion.convert, options
 
     def open(self, threads: int | None = None) -> None:
-        import torch
-
-        from codec.blocks import load_plugin
-        from codec.checkpoint import open_codec
-        from codec.files import FileCodec
-        from codec.network.exact import exact_fp32
-
-        exact_fp32()
-        if threads:
-            torch.set_num_threads(threads)
-        if self._options.plugin:
-            load_plugin(self._options.plugin)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.codec = FileCodec(open_codec(Path(self._options.checkpoint)).to(device), self._options.checkpoint)
+        self.codec = self._open(self._options, threads)
 
     def __call__(self, job: Job) -> str | None:
         """Converts a file; returns the reason if that failed."""
@@ -234,8 +256,6 @@ class _Worker:
         except OSError as error:
             return in_words(error) if error.filename else f"{job[1]}: {in_words(error)}"
         except (MemoryError, RuntimeError) as error:
-            from codec.files import out_of_memory
-
             if not out_of_memory(error):
                 raise
             return f"{job[0]}: it does not fit into memory"

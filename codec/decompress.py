@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from codec.files import FileCodec
 
 
+def open_codec(options: FileOptions, threads: int | None) -> "FileCodec":
+    """The codec of the options."""
+    from codec.files import open_file_codec
+
+    return open_file_codec(options.checkpoint, options.plugin, threads)
+
+
 def decompress_file(codec: "FileCodec", source: Path, target: Path, _: FileOptions) -> None:
     """Decompresses a file of codec.compress to a picture; InputError if it is damaged or of another codec."""
     from PIL import Image
@@ -30,6 +37,7 @@ CONVERSION = Conversion(
     reads=frozenset({".bin"}),
     folder_suffix=".png",
     writes=frozenset({".png", ".bmp"}),  # lossless formats
+    open=open_codec,
     convert=decompress_file,
 )
 

@@ -9,6 +9,15 @@ class InputError(Exception):
     """Its message says in one sentence what was given, what is wrong with it and what to do."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; on the CPU torch has no class for this error."""
+    words = ("not enough memory", "out of memory", "bad_alloc", "could not create a memory object",
+             "could not create a primitive")  # fmt: skip
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(each in str(error) for each in words)
+    )
+
+
 class SomeFailed(InputError):
     """Raised at the end of a command: some of its files or pictures failed, and all others are done.
 

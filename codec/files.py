@@ -1,10 +1,10 @@
 """Pictures to compressed files and back, with a codec."""
 
 import itertools
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,22 +17,18 @@ from codec.bitstream.container import check_size, latent_size, pack, unpack
 from codec.bitstream.hyper_coder import HyperCoder, z_size
 from codec.bitstream.integer import UPSAMPLING
 from codec.bitstream.rate_coder import RateCoder, at_rate, coder_of
+from codec.blocks import load_plugin
+from codec.checkpoint import open_codec
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from codec.network.codec import Codec
+from codec.network.exact import exact_fp32
 from codec.network.hyperprior import HyperCodec
 from codec.network.pixels import pad, to_float, to_uint8
 from codec.network.reach import margins
 from codec.network.tables import tables_of
-from codec.targets import Codable, TargetOptions, code
+from codec.targets import Codable, TargetOptions, code, psnr
 from codec.tiles import LARGEST_WHOLE, Tile, Window, tile_size, tiles
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; on the CPU torch has no class for this error."""
-    words = ("not enough memory", "bad_alloc", "could not create a memory object", "could not create a primitive")
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or (isinstance(error, RuntimeError) and any(each in str(error) for each in words))
 
 
 @dataclass(frozen=True)
@@ -152,13 +148,11 @@ class FileCodec:
         def file(rate: int | None) -> bytes:
             return self.encode([self.at_rate(analysed, rate)], height, width, rate)[0]
 
-        def psnr(data: bytes) -> float:
+        def reached(data: bytes) -> float:
             (x_hat,) = self.decompress([data])
-            error = np.subtract(x.cpu().numpy(), x_hat.cpu().numpy(), dtype=np.int16)
-            mean = float(np.square(error, dtype=np.int32).mean())
-            return 10 * math.log10(255**2 / mean) if mean else math.inf
+            return psnr(*(each.permute(1, 2, 0).cpu().numpy() for each in (x, x_hat)))
 
-        return Codable(coder.most, height * width, bits, file, psnr)
+        return Codable(coder.most, height * width, bits, file, reached)
 
     def through_file(self, x: Tensor, target: TargetOptions) -> tuple[bytes, Tensor]:
         """The file of a picture, uint8 [3, H, W], within a target, and the picture that it decodes to.
@@ -216,9 +210,9 @@ class FileCodec:
             InputError: a file is damaged or of another codec, or the codec gives pictures that are not finite.
         """
         pictures: list[Tensor] = []
-        read = (unpack(data, self.coder) for data in files)
+        read = (_narrowed(*unpack(data, self.coder)) for data in files)
         for (height, width), group in itertools.groupby(read, key=lambda picture: picture[:2]):
-            values = [_narrowed(picture[2]) for picture in group]
+            values = [picture[2] for picture in group]
             pictures += self._pictures(np.stack(values) if values[1:] else values[0][None], height, width)
         return pictures
 
@@ -264,7 +258,27 @@ class FileCodec:
             )
 
 
-def _narrowed(symbols: NDArray[np.int32]) -> NDArray[np.integer[Any]]:
-    """Symbols as int16 where they fit, as most do: half the memory beside a large picture."""
+def open_file_codec(checkpoint: str, plugin: str | None, threads: int | None) -> FileCodec:
+    """The codec of a checkpoint, on the GPU if there is one.
+
+    Args:
+        plugin: a Python file of the blocks that it uses.
+        threads: of torch; None: as many as it takes.
+
+    Raises:
+        InputError: one of the files cannot be opened.
+    """
+    exact_fp32()
+    if threads:
+        torch.set_num_threads(threads)
+    if plugin:
+        load_plugin(plugin)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return FileCodec(open_codec(Path(checkpoint)).to(device), checkpoint)
+
+
+def _narrowed(height: int, width: int, values: NDArray[np.int32]) -> tuple[int, int, NDArray[np.integer[Any]]]:
+    """What `unpack` gives, values as int16 where they fit, as most do: half the memory beside a large picture."""
     limits = np.iinfo(np.int16)
-    return symbols.astype(np.int16) if limits.min <= symbols.min() and symbols.max() <= limits.max else symbols
+    fit = limits.min <= values.min() and values.max() <= limits.max
+    return height, width, values.astype(np.int16) if fit else values

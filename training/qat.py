@@ -27,7 +27,7 @@ from training.distributed import reduce_over_ranks, sum_over_ranks
 from training.phases import QatOptions, phase_of
 
 MANY_CLAMPED = 1e-4
-"""Share of the symbols of y that may be clamped without a warning."""
+"""Share of the symbols of y, or of its levels, that may be clamped without a warning."""
 
 
 def check_regions(codec: Codec, fp32_modules: list[str]) -> None:
@@ -147,20 +147,41 @@ def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
     return lines
 
 
+def forget_clamped(codec: Codec) -> None:
+    """Counts clamped symbols and levels from here on."""
+    codec.y_model.clamped.zero_()
+    for _, levels in levels_of(codec):
+        levels.clamped.zero_()
+
+
 def about_latent(shipped: Codec) -> list[str]:
     """What to know about y of a quantized codec after an evaluation; a collective call if y is int8.
 
-    It says why y stays in float, or which share of the symbols 8 bits do not hold, if it is large.
+    It says why y stays in float, or which share of the symbols or levels 8 bits do not hold, if it is large.
     """
     quantization, model = shipped.architecture.quantization, shipped.y_model
     if quantization is None or not quantization.phase.fake_quantizes:
         return []
     if reason := model.not_int8():
         return [f"y stays in float: {reason}"]
-    clamped, total = sum_over_ranks(model.clamped.clone())
-    if clamped <= MANY_CLAMPED * total:
-        return []
-    return [
-        f"warning: {clamped / total:.2%} of the symbols of y do not fit -128..127 and are clamped; a larger "
-        "--lambda_bpp makes them smaller"
-    ]
+    lines = []
+    if (share := _share_clamped(model.clamped)) > MANY_CLAMPED:
+        lines.append(
+            f"warning: {share:.2%} of the symbols of y do not fit -128..127 and are clamped; a larger --lambda_bpp "
+            "makes them smaller"
+        )
+    for part, levels in levels_of(shipped):
+        # h_a takes the levels that g_a gives
+        if part != "h_a" and (share := _share_clamped(levels.clamped)) > MANY_CLAMPED:
+            lines.append(
+                f"warning: {share:.2%} of the levels of {'y' if part == 'g_a' else 'y_hat'} do not fit 8 bits and are "
+                "clamped: they are larger than in the pictures that their steps were chosen for; a run that starts "
+                "from this one's checkpoint chooses them again"
+            )
+    return lines
+
+
+def _share_clamped(counts: Tensor) -> float:
+    """The share of a `clamped`, over all ranks."""
+    clamped, total = sum_over_ranks(counts.clone())
+    return clamped / max(total, 1)

@@ -20,7 +20,7 @@ from codec.network.codec import Codec
 from codec.network.pixels import to_uint8
 from training.distributed import sum_over_ranks
 from training.preempt import Preempted, Stopped, StopSignal
-from training.qat import about_latent
+from training.qat import about_latent, forget_clamped
 from training.rates import drawn_rates
 from training.record import Record
 from training.run import Run
@@ -44,7 +44,7 @@ def validate(run: Run, record: Record, stop: StopSignal, codec: Codec, epoch: in
     draw = partial(drawn_rates, run.codec.architecture.rates, run.options.numerics.seed, 0)
     rates = (draw(batch.places) for batch in places)
     mine: list[Figures] = []
-    codec.y_model.clamped.zero_()
+    forget_clamped(codec)
     with contextlib.suppress(Preempted), stop.at_once():  # its compilation can take a minute
         until_stopped = (batch.images for batch in pictures)
         mine.extend(evaluate(codec, until_stopped, run.device, batch_size=run.eval_batch, rates=rates))

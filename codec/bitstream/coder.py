@@ -1,5 +1,6 @@
 """Entropy coder of bmshj2018_factorized: every channel of y has its own CDF. Needs no torch."""
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +14,8 @@ from codec.errors import InputError
 
 LARGEST = 2.0**31 - 128
 """The largest int32 that a float32 holds."""
+_BLOCK = 1 << 19
+"""Values of y are rounded in blocks of channels of about this size: the copies of a large picture's would not fit."""
 
 
 class Coder:
@@ -74,12 +77,21 @@ class Coder:
 
     def round(self, y: NDArray[np.float32], z: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
         """The symbols of y [M, h, w]: round(gain * (y - median)), half to even; see `rounded`."""
-        centred = y - self.medians
-        return rounded(centred if self._scaling is None else centred * self._scaling.gain)
+        symbols = np.empty(y.shape, np.int32)
+        for some in blocks(y):
+            centred = y[some] - self.medians[some]
+            symbols[some] = rounded(centred if self._scaling is None else centred * self._scaling.gain[some])
+        return symbols
 
     def bits(self, symbols: NDArray[np.int32], z: NDArray[np.int32] | None = None) -> float:
         """The bits of symbols [M, h, w] by the tables, without the few that a file has more."""
         return bits_by_row(self.tables.rows, symbols)
+
+
+def blocks(y: NDArray[np.float32]) -> Iterator[slice]:
+    """The channels of y [M, h, w] in blocks."""
+    step = max(1, _BLOCK // max(1, y[0].size))
+    return (slice(first, first + step) for first in range(0, len(y), step))
 
 
 def rounded(values: NDArray[np.float32]) -> NDArray[np.int32]:

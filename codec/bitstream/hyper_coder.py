@@ -7,7 +7,7 @@ import numpy as np
 from constriction import stream
 from numpy.typing import NDArray
 
-from codec.bitstream.coder import check_empty, rounded, stack_bytes, stack_of
+from codec.bitstream.coder import blocks, check_empty, rounded, stack_bytes, stack_of
 from codec.bitstream.gains import Scaling
 from codec.bitstream.hyper_tables import HyperTables
 from codec.bitstream.integer import MEAN_BITS, UPSAMPLING, Span
@@ -107,18 +107,17 @@ class HyperCoder:
     def round(self, y: NDArray[np.float32], z: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
         """The symbols of y [M, h, w] for these symbols of z: round(gain * (y - mean)), half to even; see `rounded`."""
         z = self._checked(y, z)
+        symbols, gain = np.empty(y.shape, np.int32), None if self._of_y is None else self._of_y.gain
         if not self.tables.network.has_means:
-            return rounded(self._scaled(y))
-        symbols = np.empty(y.shape, np.int32)
+            for some in blocks(y):
+                symbols[some] = rounded(y[some] if gain is None else y[some] * gain[some])
+            return symbols
         for rows, columns in pieces(*y.shape):
             place, _, means = self._context(z, rows, columns, y.shape[1:])
             assert means is not None
             centred = y[:, *place] - means.astype(np.float32) * np.float32(self.unit)
-            symbols[:, *place] = rounded(self._scaled(centred))
+            symbols[:, *place] = rounded(centred if gain is None else centred * gain)
         return symbols
-
-    def _scaled(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
-        return y if self._of_y is None else y * self._of_y.gain
 
     def round_z(self, z: NDArray[np.float32]) -> NDArray[np.int32]:
         """The symbols of z less its medians, [N, ..]: round(gain * z)."""

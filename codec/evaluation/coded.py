@@ -10,11 +10,11 @@ from torch import Tensor
 
 from codec.bitstream.hyper_coder import HyperCoder
 from codec.bitstream.rate_coder import RateCoder, at_rate
-from codec.errors import InputError
+from codec.errors import InputError, out_of_memory
 from codec.evaluation.figures import Figures, measure_pictures
 from codec.evaluation.metrics import bpp
 from codec.evaluation.pictures import Failures
-from codec.files import FileCodec, Latent, out_of_memory
+from codec.files import FileCodec, Latent
 from codec.network.bottleneck import Bottleneck
 
 _POSITIONS = 512

@@ -49,17 +49,21 @@ class Levels(nn.Module):
         step: buffer [M].
         splits: buffer [M], int32: how many channels of the chip hold each channel; a power of two.
         gives_y: levels to y; else y to levels.
+        clamped: buffer [2], int64, not saved: how many levels 8 bits did not hold in evaluation, and how many there
+            were.
     """
 
     ONES_IN_EARLIER_CHECKPOINTS = ("splits",)
     step: Tensor
     splits: Tensor
+    clamped: Tensor
 
     def __init__(self, channels: int, gives_y: bool) -> None:
         super().__init__()
         self.gives_y = gives_y
         self.register_buffer("step", torch.ones(channels))
         self.register_buffer("splits", torch.ones(channels, dtype=torch.int32))
+        self.register_buffer("clamped", torch.zeros(2, dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         step = self.step.view(-1, 1, 1)
@@ -83,15 +87,25 @@ class LevelQuantizer(ActivationQuantizer):
         return self._levels[0].splits.view(-1, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return round_ste(x).clamp(LOWEST * self.splits, HIGHEST * self.splits) if self.on else x
+        if not self.on:
+            return x
+        level = round_ste(x)
+        limited = level.clamp(LOWEST * self.splits, HIGHEST * self.splits)
+        counts = torch.stack([(limited != level).sum(), torch.ones_like(level, dtype=torch.int64).sum()])
+        self._levels[0].clamped += counts
+        return limited
 
     def of_sums(self, accumulator: Tensor, unit: Tensor) -> Tensor:
+        """See `ActivationQuantizer.of_sums`; `forward` gets the result, and counts how many levels there are."""
         splits = self.splits
         own = unit / splits
-        level = torch.zeros_like(accumulator)
+        level, beyond = torch.zeros_like(accumulator), torch.zeros_like(accumulator, dtype=torch.bool)
         for place in range(MOST_SPLITS):
-            shifted = (accumulator + (offset(place, splits) / own).round()) * own
-            level += torch.where(place < splits, shifted.round_().clamp_(LOWEST, HIGHEST), 0)
+            shifted = ((accumulator + (offset(place, splits) / own).round()) * own).round_()
+            limited = shifted.clamp(LOWEST, HIGHEST)
+            beyond |= (place < splits) & (limited != shifted)
+            level += torch.where(place < splits, limited, 0)
+        self._levels[0].clamped[0] += beyond.sum()
         return level
 
 

@@ -1,6 +1,5 @@
 """Encodes pictures to files and decodes them, tile by tile."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from codec.bitstream.hyper_coder import HyperCoder, z_size
 from codec.bitstream.rate_coder import AnyCoder, RateCoder, at_rate
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
-from codec.targets import Codable, TargetOptions, code
+from codec.targets import Codable, TargetOptions, code, psnr
 from export.runtime.session import SYMBOL_ZERO, Graph, Model
 
 Pixels = NDArray[np.uint8]
@@ -41,14 +40,12 @@ def encode(pixels: Pixels, model: Model, targets: TargetOptions | None = None, d
         symbols, coder, of_z = _symbols(y, z, model, rate)
         return at_rate(coder, rate).bits(symbols, of_z)
 
-    def psnr(data: bytes) -> float:
+    def reached(data: bytes) -> float:
         assert decoder
-        error = pixels.astype(np.int16) - decode(data, decoder)
-        mean = float(np.square(error, dtype=np.int32).mean())
-        return 10 * math.log10(255**2 / mean) if mean else math.inf
+        return psnr(pixels, decode(data, decoder))
 
     most = model.coder.most if isinstance(model.coder, RateCoder) else None
-    return code(Codable(most, height * width, bits, file, psnr if decoder else None), targets or TargetOptions())
+    return code(Codable(most, height * width, bits, file, reached if decoder else None), targets or TargetOptions())
 
 
 def symbols_of(

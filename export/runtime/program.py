@@ -1,36 +1,150 @@
 """The command: `python -m export.runtime`."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NoReturn
 
-from coco224.files import check_file, in_words, read_regular, same_file, whole_or_absent
-from codec.cli import ArgumentParser, run
+from coco224.files import read_regular, whole_or_absent
+from coco224.photographs.decode import SUFFIXES, BadPhotograph, read_photograph
+from codec.bitstream.rate_coder import RateCoder
+from codec.cli import ArgumentParser, OptionGroup, option, run
+from codec.convert import Conversion, convert
 from codec.errors import InputError
-from codec.targets import TargetOptions
-from export.runtime.coding import Pixels, decode, encode
+from codec.targets import TargetOptions, only_rate
+from export.runtime.coding import decode, encode
 from export.runtime.session import BACKENDS, H_A_SUFFIX, TABLES_SUFFIX, Model
 
 _TARGETS = frozenset(field.name for field in fields(TargetOptions))
 
 
+@dataclass(frozen=True)
+class FolderOptions(OptionGroup):
+    overwrite: bool = option(False, "replace files that exist in a folder; a single file is always replaced")
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """What the files are made with.
+
+    Attributes:
+        part: "encoder" or "decoder", which the model is.
+        model, tables, decoder: files; None: the tables beside the model, and no decoder.
+        backend: what runs the models.
+        targets: which rate.
+        overwrite: files that exist are replaced.
+    """
+
+    part: str
+    model: Path
+    tables: Path | None
+    backend: str
+    decoder: Path | None
+    targets: TargetOptions
+    overwrite: bool
+    num_proc = 1  # the backend uses all cores
+
+    def inputs(self) -> list[Path]:
+        """The models and what lies beside them."""
+        h_a = self.model.with_suffix(H_A_SUFFIX)
+        beside = [self.tables or self.model.with_suffix(TABLES_SUFFIX), *([h_a] if h_a.is_file() else [])]
+        return [self.model, *beside, *([self.decoder] if self.decoder else [])]
+
+    def deciding(self) -> list[str]:
+        """The backend and the rate."""
+        return [self.backend, *(f"{name} {value}" for name, value in self.targets.given_targets.items())]
+
+
+@dataclass(frozen=True)
+class Models:
+    """The model, and the decoder that a target of PSNR is measured with."""
+
+    model: Model
+    decoder: Model | None
+
+
+def open_models(options: RuntimeOptions, threads: int | None) -> Models:
+    """The models of the options; InputError if they cannot be opened."""
+    del threads  # of one process, which takes all
+    model = Model(options.model, options.part, options.tables, options.backend)
+    return Models(model, Model(options.decoder, "decoder", backend=options.backend) if options.decoder else None)
+
+
+def encode_file(models: Models, source: Path, target: Path, options: RuntimeOptions) -> None:
+    """Encodes a JPEG, PNG, BMP or WebP picture, as upright RGB, to a file.
+
+    Raises:
+        InputError: it is not a picture, or no rate meets the target.
+    """
+    try:
+        pixels = read_photograph(source).pixels()
+    except BadPhotograph as error:
+        raise InputError(f"not a picture: {error}") from error
+    data = encode(pixels, models.model, options.targets, models.decoder)
+    with whole_or_absent(target) as beside:
+        beside.write_bytes(data)
+
+
+def check_rate(models: Models, options: RuntimeOptions) -> None:
+    """Refuses a choice of the rate for a codec that has one rate."""
+    if options.targets.given_targets and not isinstance(models.model.coder, RateCoder):
+        raise InputError(only_rate(options.targets))
+
+
+def decode_file(models: Models, source: Path, target: Path, options: RuntimeOptions) -> None:
+    """Decodes a file to a picture; InputError if it is damaged or of another codec."""
+    from PIL import Image
+
+    del options
+    picture = Image.fromarray(decode(read_regular(source), models.model))
+    with whole_or_absent(target) as beside:
+        picture.save(beside, target.suffix[1:])
+
+
+CONVERSIONS = {
+    "encode": Conversion(
+        name="export.runtime",
+        reads=SUFFIXES,
+        folder_suffix=".bin",
+        writes=None,
+        open=open_models,
+        convert=encode_file,
+        check=check_rate,
+    ),
+    "decode": Conversion(
+        name="export.runtime",
+        reads=frozenset({".bin"}),
+        folder_suffix=".png",
+        writes=frozenset({".png", ".bmp"}),  # lossless formats
+        open=open_models,
+        convert=decode_file,
+    ),
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command; returns its exit status.
+
+    Raises:
+        InputError: the options cannot work, and nothing was written.
+        SomeFailed: some files failed, and all others are written.
+    """
     parser = ArgumentParser(
         prog="python -m export.runtime",
         usage="%(prog)s {encode,decode} SOURCE TARGET --model FILE.onnx [options]",
-        description="Compresses a picture with an exported encoder, or decompresses one with an exported decoder.",
+        description="Compresses a picture, or a folder of pictures, with an exported encoder; or decompresses a file, "
+        "or a folder of .bin files to PNG, with an exported decoder.",
     )
-    parser.add_argument("direction", choices=("encode", "decode"), help="picture to file, or file to picture")
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="file to read")
-    parser.add_argument("target", type=Path, metavar="TARGET", help="file to write")
+    parser.add_argument("direction", choices=("encode", "decode"), help="pictures to files, or files to pictures")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a file, or a folder with its subfolders")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="the file, or the folder, to write")
     parser.add_argument("--model", type=Path, required=True, metavar="FILE.onnx", help="exported encoder or decoder")
     parser.add_argument("--tables", type=Path, metavar="FILE", help="entropy tables [beside the model]")
     parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="what runs the model [%(default)s]")
     parser.add_argument(
         "--decoder", type=Path, metavar="FILE.onnx", help="decoder that --target_psnr measures with [none]"
     )
+    parser.add_dataclass("folders", FolderOptions)
     parser.add_dataclass("rate of an encoded file", TargetOptions)
     given = parser.parse_args(argv)
     targets = TargetOptions(**{name: value for name, value in vars(given).items() if name in _TARGETS})
@@ -38,68 +152,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--{next(iter(targets.given_targets))} is for encode: a file has its rate")
     if (targets.target_psnr is None) != (given.decoder is None):
         raise InputError("--target_psnr and --decoder FILE.onnx, which measures it, go together: give both or neither")
-    if not given.source.is_file():
-        raise InputError(f"{given.source}: no such file")
-    if same_file(given.source, given.target):
-        raise InputError(f"{given.target} is the source itself; name another file")
-    if given.direction == "decode" and given.target.suffix.lower() not in (".png", ".bmp"):
-        raise InputError(f"{given.target}: give a name that ends in .png or .bmp")
-    beside = [given.model.with_suffix(suffix) for suffix in (TABLES_SUFFIX, H_A_SUFFIX)]
-    check_file("TARGET", given.target, [each for each in (given.model, given.tables, given.decoder, *beside) if each])
-    try:
-        model = Model(given.model, f"{given.direction}r", given.tables, given.backend)
-        decoder = Model(given.decoder, "decoder", backend=given.backend) if given.decoder else None
-        convert(given.direction, given.source, given.target, model, targets, decoder)
-    except MemoryError as error:
-        raise InputError(f"{given.source}: it does not fit into memory") from error
+    options = RuntimeOptions(
+        f"{given.direction}r",
+        given.model,
+        given.tables,
+        given.backend,
+        given.decoder,
+        targets,
+        overwrite=getattr(given, "overwrite", False) or not given.source.is_dir(),
+    )
+    convert(CONVERSIONS[given.direction], given.source, given.target, options)
     return 0
 
 
 def cli() -> NoReturn:
     """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run(main)
-
-
-def convert(
-    direction: str,
-    source: Path,
-    target: Path,
-    model: Model,
-    targets: TargetOptions | None = None,
-    decoder: Model | None = None,
-) -> None:
-    """A picture to a file ("encode") or a file to a picture ("decode"); targets and decoder as those of `encode`.
-
-    Raises:
-        InputError: the source is damaged or of another kind, no rate meets the target, or it cannot be written.
-    """
-    from PIL import Image
-
-    data = encode(read_picture(source), model, targets, decoder) if direction == "encode" else b""
-    picture = decode_file(source, model) if direction == "decode" else None
-    try:
-        with whole_or_absent(target) as beside:
-            if picture is None:
-                beside.write_bytes(data)
-            else:
-                Image.fromarray(picture).save(beside, target.suffix[1:])
-    except OSError as error:
-        raise InputError(f"TARGET cannot be written: {in_words(error)}") from error
-
-
-def decode_file(path: Path, model: Model) -> Pixels:
-    """The picture of a file; an InputError names the file."""
-    try:
-        return decode(read_regular(path), model)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def read_picture(path: Path) -> Pixels:
-    """A JPEG, PNG, BMP or WebP picture as upright RGB, [H, W, 3]; InputError if it is not such a picture."""
-    from coco224.photographs.decode import BadPhotograph, read_photograph
-
-    try:
-        return read_photograph(path).pixels()
-    except BadPhotograph as error:
-        raise InputError(f"{path} is no picture: {error}") from error

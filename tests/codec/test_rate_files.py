@@ -23,7 +23,7 @@ from codec.network.codec import Codec
 from codec.network.hyperprior import HyperCodec
 from codec.network.pixels import pad, to_float, to_uint8
 from codec.network.tables import tables_of, with_tables
-from codec.targets import Codable, TargetOptions, code
+from codec.targets import Codable, TargetOptions, code, psnr
 
 MOST = STEPS * (RATES - 1)
 
@@ -58,6 +58,24 @@ def test_a_file_of_any_rate_decodes_to_the_picture_that_the_evaluation_has(codec
         sizes.append(len(file))
     assert sizes == sorted(sizes)
     assert files.compress(cup) == files.compress(cup, MOST)
+
+
+def test_a_large_latent_is_rounded_in_blocks_to_the_same_files(
+    codec: Codec, cup: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = FileCodec(codec)
+    expected = [files.compress(cup, rate)[0] for rate in (0, MOST)]
+    for block in (1, 150):  # a channel, and three of the 63 values each
+        monkeypatch.setattr("codec.bitstream.coder._BLOCK", block)
+        assert [files.compress(cup, rate)[0] for rate in (0, MOST)] == expected
+
+
+def test_the_psnr_of_a_target_is_that_of_the_whole_picture(cup: Tensor) -> None:
+    x = cup[0].permute(1, 2, 0).numpy()
+    x_hat = np.roll(x, 1, axis=1)
+    error = x.astype(float) - x_hat
+    assert psnr(x, x_hat) == pytest.approx(10 * np.log10(255**2 / np.square(error).mean()), rel=1e-12)
+    assert psnr(x, x) == np.inf
 
 
 @torch.no_grad()

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from codec.checkpoint import Description, save_codec
 from codec.compress import main as compress
 from codec.description.architecture import Architecture, BlockChoice, Quantization
+from codec.errors import out_of_memory
 from codec.evaluation import tiled
 from codec.evaluation.figures import measure
-from codec.files import FileCodec, out_of_memory
+from codec.files import FileCodec
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.network.pixels import pad, to_float

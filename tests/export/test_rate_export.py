@@ -1,9 +1,12 @@
 """One pair of graphs for all rates: y leaves the chip in levels, and the runtime codes at any rate."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from codecs_for_export import in_int8, make_of_rates
+from PIL import Image
 from programs import run
 from test_hyper_export import exported
 from torch import Tensor
@@ -17,7 +20,7 @@ from codec.targets import TargetOptions
 from export.graph.build import build
 from export.graph.check import compare
 from export.measure import executed
-from export.runtime import Model, decode, encode
+from export.runtime import Model, decode, encode, main
 
 KINDS = [(arch, precision) for arch in ARCHITECTURES for precision in ("float", "int8")]
 
@@ -31,8 +34,12 @@ def kind(request: pytest.FixtureRequest, picture: Tensor) -> tuple[Codec, bool]:
 
 
 @pytest.fixture(scope="module")
-def models(kind: tuple[Codec, bool], tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model]:
-    folder = tmp_path_factory.mktemp("exported")
+def folder(kind: tuple[Codec, bool], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exported")
+
+
+@pytest.fixture(scope="module")
+def models(kind: tuple[Codec, bool], folder: Path) -> tuple[Model, Model]:
     return exported(kind[0], "encoder", folder), exported(kind[0], "decoder", folder)
 
 
@@ -93,6 +100,22 @@ def test_targets_of_the_runtime(models: tuple[Model, Model], pixels: np.ndarray)
         encode(pixels, encoder, TargetOptions(target_bytes=low - 1))
     with pytest.raises(InputError, match="its best file has"):
         encode(pixels, encoder, TargetOptions(target_psnr=99.0), decoder)
+
+
+def test_each_picture_of_a_folder_is_within_the_target(
+    models: tuple[Model, Model], folder: Path, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    photos, packed = tmp_path / "in", tmp_path / "out"
+    photos.mkdir()
+    parts = {"a": pixels[:160, :160], "b": pixels[:120], "c": pixels[:, :150]}
+    for name, part in parts.items():
+        Image.fromarray(part).save(photos / f"{name}.png")
+    most = min(len(encode(part, models[0])) for part in parts.values()) - 1
+    words = ("encode", photos, packed, "--model", folder / "encoder.onnx", "--target_bytes", most)
+    assert main([str(word) for word in words]) == 0
+    sizes = {path.stem: path.stat().st_size for path in packed.iterdir()}
+    assert sizes.keys() == parts.keys()
+    assert all(0.9 * most < size <= most for size in sizes.values())
 
 
 def test_the_runtime_at_a_rate_needs_no_torch() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from coco224.errors import DataError
 from codec.bitstream.container import unpack
 from codec.bitstream.tables import to_bytes
-from codec.errors import InputError
+from codec.errors import InputError, SomeFailed
 from codec.files import FileCodec
 from codec.network.codec import Codec
 from codec.network.tables import tables_of
@@ -157,16 +157,23 @@ def test_a_picture_smaller_than_a_fixed_size_is_extended(models: dict[str, Path]
 
 @pytest.mark.slow
 def test_the_command_works_without_torch(models: dict[str, Path], pixels: np.ndarray, tmp_path: Path) -> None:
-    Image.fromarray(pixels).save(tmp_path / "photo.png")
-    no_torch = "import sys; sys.modules['torch'] = None; from export.runtime import main; sys.exit(main(sys.argv[1:]))"
-    photo, packed, back = (tmp_path / name for name in ("photo.png", "photo.bin", "back.png"))
+    (tmp_path / "one").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "one" / "photo.png")
+    no_torch = (
+        "import sys; sys.modules['torch'] = sys.modules['tqdm'] = None; "
+        "from export.runtime import main; sys.exit(main(sys.argv[1:]))"
+    )
+    packed, back = tmp_path / "two" / "photo.bin", tmp_path / "back.png"
     encoder, decoder = (models[f"int8-{part}-any"] for part in ("encoder", "decoder"))
-    for words in (("encode", photo, packed, "--model", encoder), ("decode", packed, back, "--model", decoder)):
+    for words in (
+        ("encode", tmp_path / "one", tmp_path / "two", "--model", encoder),
+        ("decode", packed, back, "--model", decoder),
+    ):
         done = run("-c", no_torch, *words)
         assert done.returncode == 0, done.stderr
     expected = decode(packed.read_bytes(), Model(models["int8-decoder-any"], "decoder"))
     assert np.array_equal(np.array(Image.open(back)), expected)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["back.png", "photo.bin", "photo.png"]
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["photo.bin"]
 
 
 def test_bad_input_is_refused_in_one_line(models: dict[str, Path], pixels: np.ndarray, tmp_path: Path) -> None:
@@ -185,8 +192,8 @@ def test_bad_input_is_refused_in_one_line(models: dict[str, Path], pixels: np.nd
     assert "no such file" in refusal("decode", packed, out, "--model", tmp_path / "none.onnx")
     assert "no such file" in refusal("decode", tmp_path / "none.bin", out, "--model", decoder)
     assert "does not open" in refusal("decode", packed, out, "--model", packed)
-    assert "is no picture" in refusal("encode", packed, out, "--model", encoder)
-    assert ".png or .bmp" in refusal("decode", packed, tmp_path / "out.jpg", "--model", decoder)
+    assert "not a picture" in refusal("encode", packed, out, "--model", encoder)
+    assert ".bmp or .png" in refusal("decode", packed, tmp_path / "out.jpg", "--model", decoder)
     packed.write_bytes(packed.read_bytes()[:-3])
     assert "truncated or altered" in refusal("decode", packed, out, "--model", decoder)
     other = make("relu", M=10)
@@ -194,6 +201,40 @@ def test_bad_input_is_refused_in_one_line(models: dict[str, Path], pixels: np.nd
     strange.write_bytes(to_bytes(tables_of(other)))
     assert "another codec" in refusal("decode", packed, out, "--model", decoder, "--tables", strange)
     assert not out.exists()
+
+
+def test_a_folder_is_encoded_and_decoded_and_a_bad_picture_does_not_stop_it(
+    models: dict[str, Path], pixels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, packed, back = (tmp_path / name for name in ("photos", "packed", "back"))
+    (folder / "more").mkdir(parents=True)
+    for name, side in (("b.png", 64), ("more/c.PNG", 80)):
+        Image.fromarray(pixels[:side, :side]).save(folder / name)
+    (folder / "a.jpg").write_bytes(b"no picture")
+    encoder, decoder = models["float-encoder-any"], models["float-decoder-any"]
+    words = [str(each) for each in ("encode", folder, packed, "--model", encoder)]
+    with pytest.raises(SomeFailed, match=r"^1 of 3 files failed: .*a\.jpg: not a picture"):
+        main(words)
+    made = sorted(packed.rglob("*.bin"))
+    assert [path.relative_to(packed).as_posix() for path in made] == ["b.bin", "more/c.bin"]
+    assert [path.read_bytes() for path in made] == [
+        encode(pixels[:side, :side], Model(encoder, "encoder")) for side in (64, 80)
+    ]
+    # The same command tries what failed again, and keeps the others.
+    capsys.readouterr()
+    Image.fromarray(pixels[:32, :32]).save(folder / "a.jpg")
+    assert main(words) == 0
+    assert "kept 2 of 3 files" in capsys.readouterr().err
+    assert not (packed / ".export.runtime.unfinished").exists()
+    with pytest.raises(InputError, match="and 2 more exist"):
+        main(words)
+    assert main([*words, "--overwrite"]) == 0
+    assert main([str(each) for each in ("decode", packed, back, "--model", decoder)]) == 0
+    assert np.array_equal(
+        np.array(Image.open(back / "more" / "c.png")), decode(made[1].read_bytes(), Model(decoder, "decoder"))
+    )
+    with pytest.raises(InputError, match=r"--rate: this codec has a single rate"):
+        main([*words, "--overwrite", "--rate", "0.5"])
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from codec.quantization.layers import QuantizedLayer
 from codec.quantization.levels import levels_of
 from codec.quantization.phases import activation_quantizers, in_float, wide_activations
 from training.options import parse
-from training.qat import about_latent
+from training.qat import about_latent, forget_clamped
 
 pytestmark = pytest.mark.slow
 
@@ -383,6 +383,26 @@ def test_a_run_warns_of_symbols_that_8_bits_do_not_hold(picture: torch.Tensor) -
         lines = about_latent(shipped)
         assert len(lines) == len(words)
         assert all(word in line for word, line in zip(words, lines, strict=True))
+
+
+def test_a_run_warns_of_levels_that_8_bits_do_not_hold(picture: torch.Tensor) -> None:
+    """With means, or with several rates, the host makes the symbols: what the chip clamps are levels of y."""
+    plain = make("relu", arch="mbt2018_mean")
+    shipped = calibrate(plain, [picture[..., :64, :64]], Quantization("all"))
+    forget_clamped(shipped)
+    with torch.no_grad():
+        shipped(picture[..., :64, :64])
+        assert about_latent(shipped) == []
+        shipped.g_a.levels.step.mul_(1 / 32)  # as if y had become 32 times larger
+        shipped.g_a.get_submodule("6").output_factor.mul_(32)
+        forget_clamped(shipped)
+        shipped(picture[..., :64, :64])
+    counted, total = shipped.g_a.levels.clamped.tolist()
+    assert total == 12 * 4 * 4
+    levels = shipped.g_a(picture[..., :64, :64]) / shipped.g_a.levels.step.view(-1, 1, 1)
+    assert 0 < counted <= int(((levels <= -128) | (levels >= 127)).sum())
+    (line,) = about_latent(shipped)
+    assert f"{counted / total:.2%} of the levels of y do not fit 8 bits and are clamped" in line
 
 
 # --- options ----------------------------------------------------------------------------------------------------

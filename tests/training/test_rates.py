@@ -5,20 +5,26 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from programs import rows, same, states, weights
+from PIL import Image
+from programs import TINY, into, rows, same, states, weights
 from safetensors.torch import load_file
 
-from codec.checkpoint import open_codec
-from codec.description.architecture import ARCHITECTURES, Architecture
+from codec.blocks import load_plugin
+from codec.checkpoint import Description, open_codec, save_codec
+from codec.description.architecture import ARCHITECTURES, DEFAULT_ARCH, Architecture, BlockChoice
 from codec.errors import InputError
+from codec.files import FileCodec
 from codec.network.architectures import new_codec
 from codec.network.bottleneck import noise_keys
 from codec.network.codec import Codec
+from codec.network.tables import with_tables
 from training.objective import RateDistortion
 from training.options import parse
 from training.rates import drawn_rates
+from training.setup import set_up
 
 Train = Callable[..., int]
 RATES = ("--rates", 3, "--lambda_mse", "0.003:0.03", "--train_scope", "all")
@@ -98,6 +104,27 @@ def test_a_codec_of_several_rates_compiles_to_one_graph() -> None:
     assert rate(torch.compile(codec, fullgraph=True, backend="eager")(*INPUTS)) == expected
 
 
+PLUGIN = """
+import torch
+from torch import nn
+from codec.blocks import register_activation
+
+class Scaled(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x):
+        return self.scale * x
+
+@register_activation("scaled")
+class ScaledActivation:
+    @staticmethod
+    def encoder(channels, options): return Scaled(channels)
+    decoder = encoder
+"""
+
+
 INPUTS = torch.rand(2, 3, 64, 64), torch.arange(2), False, torch.tensor([0.0, 0.4])
 
 
@@ -141,6 +168,64 @@ def test_a_run_of_several_rates_resumes_bit_for_bit_and_makes_one_checkpoint_for
         InputError, match=re.escape("has 3 rates: give the lambdas of the lowest and of the highest rate")
     ):
         here(tmp_path / "other", *again)
+
+
+@pytest.mark.slow
+def test_a_range_of_lambda_bpp_trains_a_plugin_s_block_with_ms_ssim_at_all_rates(
+    here: Train, tmp_path: Path, photographs: Path
+) -> None:
+    (tmp_path / "scaled.py").write_text(PLUGIN)
+    words = ["--plugin", tmp_path / "scaled.py", "--act", "scaled", "--replace_parts", "all", "--train_scope", "all"]
+    words += ["--rates", 3, "--loss_type", "rd", "--lambda_bpp", "0.005:0.5", "--input_size", 176, "--batch_size", 4]
+    assert here(tmp_path / "run", *words, "--max_steps", 2, "--eval_every", 1, "--lr", 1e-3) == 0
+    first, second = rows(tmp_path / "run", "train")
+    assert first.keys() >= {"loss", "bpp", "l1", "ms_ssim"}
+    assert all(map(math.isfinite, (first["loss"], second["loss"])))
+    (figures,) = rows(tmp_path / "run", "validation")
+    # lambda falls with the rate; the figure of the evaluation has that of the middle
+    expected = 0.4 * figures["l1"] + 0.6 * (1 - figures["ms_ssim"]) + 0.05 * figures["bpp_estimated"]
+    assert figures["rd"] == pytest.approx(expected, rel=1e-5)
+    trained = weights(tmp_path / "run")
+    assert (trained["g_a.1.scale"] != 1).all()
+    assert (trained["y_gains.drops"] != trained["y_gains.drops"][0, 0]).any()
+    load_plugin(str(tmp_path / "scaled.py"))
+    files = FileCodec(open_codec(tmp_path / "run" / "last.safetensors"))
+    assert files.codec.architecture.g_a.name == "scaled"
+    picture = torch.from_numpy(np.array(Image.open(photographs / "coffee.png"))[:96, :128]).permute(2, 0, 1)[None]
+    sizes = [len(files.compress(picture, rate)[0]) for rate in (0, 64, 128)]
+    assert sizes[0] <= sizes[1] <= sizes[2]
+    assert files.decompress(files.compress(picture, 64))[0].shape == picture.shape[1:]
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_from_a_checkpoint_of_one_rate_the_highest_begins_as_that_codec(
+    arch: str, coco224: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    codec = new_codec(Architecture(8, 12, BlockChoice("relu"), BlockChoice("relu"), arch=arch))
+    with torch.no_grad():
+        codec.g_a[6].weight *= 30
+    single = with_tables(codec)
+    save_codec(tmp_path / "one.safetensors", single, Description())
+    tiny = TINY[TINY.index("--num_workers") :]
+    words = ["--coco_dir", coco224, *tiny, "--init_checkpoint", tmp_path / "one.safetensors", "--act", "relu", *RATES]
+    run = set_up(parse([str(word) for word in [*words, *into(tmp_path / "run")]]))
+    batch = next(run.micro_batches)
+    x, keys, highest = run.to_pictures(batch.images), noise_keys(0, 0, batch.places), torch.ones(len(batch.places))
+    with torch.no_grad():
+        # The rate of the latent that has densities in the first step; what is decoded is rounded there, and has noise
+        # in a codec of one rate.
+        latent = "y" if arch == DEFAULT_ARCH else "z"
+        one, several = (
+            each["likelihoods"][latent] for each in (single.train()(x, keys), run.codec(x, keys, False, highest))
+        )
+        torch.testing.assert_close(several, one, rtol=1e-5, atol=1e-7)
+        shipped = run.shipped()
+        assert torch.equal(shipped(x, rates=highest)["x_hat"], single.eval()(x)["x_hat"])
+    one_file, several_files = FileCodec(single), FileCodec(shipped)
+    for a, b in zip(one_file.latents(batch.images[:1]), several_files.latents(batch.images[:1]), strict=True):
+        assert np.array_equal(a.y, b.y)
+        assert a.z is None or b.z is None or np.array_equal(a.z, b.z)
 
 
 @pytest.mark.parametrize(
