@@ -115,7 +115,7 @@ def test_two_compiled_ranks_train_what_one_eager_process_trains(coco224: Path, t
     words = ["--coco_dir", coco224, *TINY, "--act", "relu", "--replace_parts", "all", "--train_scope", "all"]
     words += ["--eval_every", 1, "--max_steps", 10]
     two = [*into(tmp_path / "two"), "--batch_size", 3, "--compile", "true"]
-    done = run_ranks("train_accel.py", *words, *two, TORCH_LOGS="recompiles")
+    done = run_ranks(Path(__file__).with_name("captured.py"), *words, *two, TORCH_LOGS="recompiles")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Recompiling function") == 2  # each rank its evaluation, after its training
     assert train(*words, *into(tmp_path / "one"), "--batch_size", 6) == 0
