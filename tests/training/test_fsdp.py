@@ -27,7 +27,7 @@ def words(coco224: Path, folder: Path, ranks: int, *more: object) -> list[str]:
 def shard(folder: Path, processes: int, runs: list[tuple[str, list[str]]]) -> str:
     """Runs training commands one after the other, each under "fsdp" or "ddp"; returns what the ranks print."""
     (folder / "runs.json").write_text(json.dumps(runs))
-    done = launch(Path(__file__).with_name("fsdp_over_gloo.py"), folder, config=FSDP, processes=processes)
+    done = launch("-m", "tests.training.fsdp_over_gloo", folder, config=FSDP, processes=processes)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
