@@ -164,7 +164,7 @@ def make_codec(path: Path, kind: Kind, width: int) -> None:
     torch.manual_seed(0)
     codec = new_codec(Architecture(width, M, BlockChoice(kind.act), BlockChoice(kind.act), arch=kind.arch))
     with torch.no_grad():
-        codec.g_a[6].weight *= 50
+        codec.g_a[6].weight *= 20 if kind.arch == DEFAULT_ARCH else 50
         if isinstance(codec, HyperCodec):
             list(codec.h_s[4].parameters())[1][:M] = SCALE
         for matrix in codec.entropy_bottleneck.matrices:

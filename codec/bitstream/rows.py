@@ -21,6 +21,8 @@ _SHORT = 11
 _CHEAP = 1 << PRECISION
 _BLOCK = 1 << 19
 """Symbols are prepared in blocks of rows of about this size: a large picture has many times more."""
+_ESCAPES = 1 << 16
+"""Symbols outside their tables are coded so many at a time."""
 _MOST_NIBBLES = 9
 """Most nibbles of a symbol outside its table: its distance from the table is an int32, and twice that fits 36 bits."""
 
@@ -248,17 +250,24 @@ def _nibbles(distances: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def _push_distances(coder: stream.stack.AnsCoder, distances: NDArray[np.int64]) -> None:
-    nibbles, used = _nibbles(distances)
-    coder.encode_reverse((nibbles[used] & 15).astype(np.int32), _NIBBLE)
-    coder.encode_reverse(used.sum(1, dtype=np.int32), _NIBBLE)
+    """All nibbles, then how many each has, some at a time: the nibbles take nine times the memory of the distances."""
+    parts = [distances[first : first + _ESCAPES] for first in range(0, len(distances), _ESCAPES)]
+    for part in reversed(parts):
+        nibbles, used = _nibbles(part)
+        coder.encode_reverse((nibbles[used] & 15).astype(np.int32), _NIBBLE)
+    for part in reversed(parts):
+        coder.encode_reverse(_nibbles(part)[1].sum(1, dtype=np.int32), _NIBBLE)
 
 
 def _pop_distances(coder: stream.stack.AnsCoder, count: int) -> NDArray[np.int64]:
     lengths = coder.decode(_NIBBLE, count)
     if lengths.max() > _MOST_NIBBLES:
         raise InputError("it holds a symbol of more than 32 bits")
-    used = np.arange(_MOST_NIBBLES) < lengths[:, None]
-    nibbles = np.zeros(used.shape, np.int64)
-    nibbles[used] = coder.decode(_NIBBLE, int(lengths.sum()))
-    distances: NDArray[np.int64] = (nibbles << 4 * np.arange(_MOST_NIBBLES)).sum(1)
+    distances = np.empty(count, np.int64)
+    for first in range(0, count, _ESCAPES):
+        part = lengths[first : first + _ESCAPES]
+        used = np.arange(_MOST_NIBBLES) < part[:, None]
+        nibbles = np.zeros(used.shape, np.int64)
+        nibbles[used] = coder.decode(_NIBBLE, int(part.sum()))
+        distances[first : first + _ESCAPES] = (nibbles << 4 * np.arange(_MOST_NIBBLES)).sum(1)
     return distances
