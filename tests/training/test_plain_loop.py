@@ -9,7 +9,7 @@ from programs import ROUNDING, TINY, distance, into, train, weights
 from pytorch_msssim import ms_ssim
 from torch import Tensor
 
-from codec.network.bottleneck import noise_keys, uniform_noise
+from codec.network.bottleneck import uniform_noise
 from training.options import parse
 from training.setup import set_up
 
@@ -50,7 +50,7 @@ def test_three_steps_are_those_of_a_plain_loop(loss_type: str, side: int, coco22
         batch = next(batches)
         x = batch.images.float() / 255
         y = plain.g_a(x)
-        y_hat = y + uniform_noise(noise_keys(0, step, batch.places), y.shape[1:])
+        y_hat = y + uniform_noise(batch.keys, y.shape[1:])
         likelihoods, _, _ = plain.entropy_bottleneck._likelihood(y_hat.transpose(0, 1).reshape(12, 1, -1))
         bpp = -plain.entropy_bottleneck.likelihood_lower_bound(likelihoods).log2().sum() / x[:, 0].numel()
         optimizer.zero_grad()

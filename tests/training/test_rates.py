@@ -211,7 +211,7 @@ def test_from_a_checkpoint_of_one_rate_the_highest_begins_as_that_codec(
     words = ["--coco_dir", coco224, *tiny, "--init_checkpoint", tmp_path / "one.safetensors", "--act", "relu", *RATES]
     run = set_up(parse([str(word) for word in [*words, *into(tmp_path / "run")]]))
     batch = next(run.micro_batches)
-    x, keys, highest = run.to_pictures(batch.images), noise_keys(0, 0, batch.places), torch.ones(len(batch.places))
+    x, keys, highest = run.to_pictures(batch.images), batch.keys, torch.ones(len(batch.keys))
     with torch.no_grad():
         # The rate of the latent that has densities in the first step; what is decoded is rounded there, and has noise
         # in a codec of one rate.
