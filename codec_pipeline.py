@@ -196,12 +196,23 @@ def typed(value: str | int | float | bool) -> str:
 
 def execute(command: Sequence[str]) -> int:
     """Runs a command and returns its status; a signal that this process gets goes to the command."""
-    child = subprocess.Popen(command)
+    children: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
+
+    def forward(number: int, _: object) -> None:
+        if children:
+            children[0].send_signal(number)
+        else:
+            early.append(number)
+
     # A terminal sends Ctrl-C to both: the command decides what to do, and this process waits for it.
-    kept = {number: signal.signal(number, lambda got, _: child.send_signal(got)) for number in FORWARDED}
+    kept = {number: signal.signal(number, forward) for number in FORWARDED}
     kept[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        status = child.wait()
+        children.append(subprocess.Popen(command))
+        for number in early:
+            children[0].send_signal(number)
+        status = children[0].wait()
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)

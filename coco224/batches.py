@@ -100,7 +100,7 @@ class TrainBatches(Dataset[Batch]):
 
     def __getitem__(self, k: int) -> Batch:
         epoch = k // (self.grad_accum * self.steps_per_epoch)
-        if epoch != self._followed:
+        if self._followed is None or epoch > self._followed:  # several readers are around the end of an epoch
             self._follow(epoch)
         self._announce(k)
         places, rows = self._places_and_rows(k)

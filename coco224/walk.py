@@ -18,8 +18,8 @@ _FOREIGN = (".", "@", "$")
 _FOREIGN_NAMES = frozenset(
     {
         *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),
-        *("#recycle", "#snapshot", "~snapshot", "trashbox"),
-        *("system volume information", "recycler", "recycled", "lost+found", "lost.dir", "found.000"),
+        *("#recycle", "#snapshot", "~snapshot"),
+        *("system volume information", "recycler", "lost+found", "lost.dir", "found.000"),
     }
 )
 _BROKEN_LINK = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)

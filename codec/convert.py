@@ -112,6 +112,7 @@ def convert(conversion: Conversion, source: Path, target: Path, options: Setting
 
     Raises:
         InputError, SomeFailed: as `main`.
+        DataError: the target cannot be written, or another command converts into it.
     """
     jobs = find_jobs(conversion, source, target)
     inputs = options.inputs()

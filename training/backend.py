@@ -5,12 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_TAG = "biases apart, 1"
+"""Of the graphs in torch's cache, which does not look at decompositions: another number for other decompositions."""
+
 
 def gpu_backend(module: torch.fx.GraphModule, inputs: list[Any], options: dict[str, Any] | None = None) -> Any:
     """Compiles a graph with Inductor, its options and `decompositions`."""
     from torch._inductor.compile_fx import compile_fx
 
-    return compile_fx(module, inputs, config_patches=options, decompositions=decompositions())
+    with torch.compiler.config.patch(cache_key_tag=_TAG):  # type: ignore[attr-defined]
+        return compile_fx(module, inputs, config_patches=options, decompositions=decompositions())
 
 
 def decompositions() -> dict[Any, Any]:

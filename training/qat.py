@@ -175,8 +175,8 @@ def about_latent(shipped: Codec) -> list[str]:
         if part != "h_a" and (share := _share_clamped(levels.clamped)) > MANY_CLAMPED:
             lines.append(
                 f"warning: {share:.2%} of the levels of {'y' if part == 'g_a' else 'y_hat'} do not fit 8 bits and are "
-                "clamped: they are larger than in the pictures that their steps were chosen for; a run that starts "
-                "from this one's checkpoint chooses them again"
+                "clamped, because they are larger than in the pictures from which their steps were chosen: start a run "
+                "from this checkpoint (--init_checkpoint), which chooses the steps again"
             )
     return lines
 

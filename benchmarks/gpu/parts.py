@@ -55,7 +55,6 @@ _CHECKS_OF_TWO = (
 )
 _MEASUREMENTS = (
     Part("determinism", speed.determinism, measures=True),
-    Part("compile-options", compilation.compile_options, seconds=480, measures=True),
     Part("all-reduce", reduction.all_reduce, gpus=2, measures=True),
     Part("against-compressai", peer.against_compressai, seconds=240, measures=True),
     *(
@@ -69,6 +68,7 @@ _MEASUREMENTS = (
         for batches in (speed.LARGE, speed.SMALLER)
         for act in ACTS
     ),
+    Part("compile-options", compilation.compile_options, seconds=480, measures=True),
 )
 
 PARTS = (*_CHECKS, *_CHECKS_OF_TWO, *_MEASUREMENTS)

@@ -92,7 +92,7 @@ def run_part(part: Part, setting: Setting, limit: float) -> Outcome:
         status, reason = FAIL, f"its process ended with status {process.exitcode}"
     else:
         status, reason = ending["status"], ending["reason"]
-    if status == PASS and (missed := [row.what for row in rows if row.met is False]):
+    if status != FAIL and (missed := [row.what for row in rows if row.met is False]):
         status, reason = FAIL, f"misses the bar: {'; '.join(missed)}"
     return Outcome(part.name, status, reason, seconds, rows, _last_lines(folder) if status == FAIL else [])
 

@@ -5,7 +5,6 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -71,7 +70,8 @@ def warning_of_reads() -> Iterator[None]:
 @contextmanager
 def capturing() -> Iterator[None]:
     """In this context torch.compile captures graphs and runs their operators; to generate code would take a minute."""
-    with patch.object(torch, "compile", partial(torch.compile, backend="eager")):
+    compiled = torch.compile
+    with patch.object(torch, "compile", lambda *given, **options: compiled(*given, **options | {"backend": "eager"})):
         yield
 
 

@@ -151,7 +151,8 @@ class StreamedRows:
         except (HTTPError, ConnectionError, TimeoutError):
             raise
         except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # pyarrow's own have no number
+            # pyarrow's own are plain ones without a number
+            if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
                 raise
             reason = " ".join(str(error).split())
             raise DataError(f"row group {group} of {file} is damaged ({reason}): upload the dataset again") from None

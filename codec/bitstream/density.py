@@ -15,7 +15,7 @@ SAMPLES = 256
 """Most intervals of a channel's density."""
 MOST_SHIFT = 28
 _MOST_SYMBOLS = 1 << 14
-_MOST_ENTRIES = 1 << 23
+MOST_ENTRIES = 1 << 23
 """Most entries of the rows of all channels, which are as long as the longest: 64 MB in each step of `rows`."""
 
 
@@ -68,7 +68,7 @@ class Density:
         lowest = -((inverse - ends[0]) // (2 * inverse))  # the first symbol whose upper end lies above ends[0]
         highest = (ends[1] + inverse) // (2 * inverse)
         counts = highest - lowest + 1
-        if counts.max() > _MOST_SYMBOLS or counts.max() * len(counts) > _MOST_ENTRIES:
+        if counts.max() > _MOST_SYMBOLS or counts.max() * len(counts) > MOST_ENTRIES:
             raise InputError("densities that give too many symbols")
         places = np.arange(counts.max() + 1)[None]
         bounds = (2 * (lowest[:, None] + np.minimum(places, counts[:, None])) - 1) * inverse[:, None]

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codec.bitstream.density import MOST_ENTRIES
 from codec.bitstream.hyper_coder import FIFTH
 from codec.compressai import EntropyBottleneck
 from codec.errors import InputError
@@ -19,9 +20,6 @@ MOST_SQUARED = 4e9
 
 Trained codecs have about a hundred symbols per channel; for 192 channels the limit is 4500 per channel.
 """
-
-MOST_ENTRIES = 1 << 23
-"""Most channels times symbols of the widest one: tables are built as rows of this length, some 0.5 GB here."""
 
 RARE = 0.01
 """Largest probability of a symbol that an int8 runtime clamps, for the sake of finer steps of the others."""

@@ -91,8 +91,9 @@ class LevelQuantizer(ActivationQuantizer):
             return x
         level = round_ste(x)
         limited = level.clamp(LOWEST * self.splits, HIGHEST * self.splits)
-        counts = torch.stack([(limited != level).sum(), torch.ones_like(level, dtype=torch.int64).sum()])
-        self._levels[0].clamped += counts
+        clamped = self._levels[0].clamped
+        clamped[0] += (limited != level).sum()
+        clamped[1] += level.numel()
         return limited
 
     def of_sums(self, accumulator: Tensor, unit: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from coco224.files import read_regular, whole_or_absent
 from coco224.photographs.decode import SUFFIXES, BadPhotograph, read_photograph
@@ -42,13 +42,14 @@ class RuntimeOptions:
     decoder: Path | None
     targets: TargetOptions
     overwrite: bool
-    num_proc = 1  # the backend uses all cores
+    num_proc: ClassVar[int] = 1  # the backend uses all cores
 
     def inputs(self) -> list[Path]:
         """The models and what lies beside them."""
         h_a = self.model.with_suffix(H_A_SUFFIX)
         beside = [self.tables or self.model.with_suffix(TABLES_SUFFIX), *([h_a] if h_a.is_file() else [])]
-        return [self.model, *beside, *([self.decoder] if self.decoder else [])]
+        decoder = [self.decoder, self.decoder.with_suffix(TABLES_SUFFIX)] if self.decoder else []
+        return [self.model, *beside, *decoder]
 
     def deciding(self) -> list[str]:
         """The backend and the rate."""

@@ -56,6 +56,7 @@ LONGEST_SIDE = 8192
 
 
 BACKENDS = ("onnxruntime", "openvino")
+_OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "not enough memory")
 """What runs the graphs."""
 
 UNITS = {"encoder": STRIDE, "h_a": UPSAMPLING, "decoder": 1}
@@ -176,22 +177,25 @@ class Graph:
         except MemoryError:
             raise
         except Exception as error:  # the backends' exceptions have no common class
+            if any(words in str(error) for words in _OUT_OF_MEMORY):
+                raise MemoryError(str(error)) from error
             raise InputError(
                 f"{self._path}: its graph cannot be computed for an input of {list(value.shape)} ({error}); export it "
                 "again"
             ) from error
-        result: NDArray[Any] = output[0]
         height, width = value.shape[1:]
         if self._part == "decoder":
             sides = (height * STRIDE, width * STRIDE)
         else:
             step = self._unit
             sides = (-(-height // step), -(-width // step))
-        if output.shape != (1, self._channels or len(result), *sides):
+        channels = self._channels or (output.shape[1] if output.ndim == 4 else 0)
+        if output.shape != (1, channels, *sides):
             raise InputError(
                 f"{self._path} gives {list(output.shape)} for an input of {list(value.shape)}, which no {self._part} "
                 "does; export it again"
             )
+        result: NDArray[Any] = output[0]
         return result
 
     def piece(self, values: NDArray[Any], tile: Tile) -> NDArray[Any]:

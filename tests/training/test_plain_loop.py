@@ -1,5 +1,6 @@
 """A run of one rate takes the steps of a plain PyTorch loop with CompressAI's model."""
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,7 @@ def test_three_steps_are_those_of_a_plain_loop(loss_type: str, side: int, coco22
     quantiles = plain.entropy_bottleneck.quantiles
     network = [parameter for parameter in plain.parameters() if parameter is not quantiles]
     optimizer = torch.optim.Adam([{"params": network, "lr": LR}, {"params": [quantiles], "lr": 1e-3}])
-    for step in range(STEPS):
-        batch = next(batches)
+    for batch in islice(batches, STEPS):
         x = batch.images.float() / 255
         y = plain.g_a(x)
         y_hat = y + uniform_noise(batch.keys, y.shape[1:])
