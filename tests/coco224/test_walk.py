@@ -56,7 +56,7 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
 
 FOREIGN = (
     *("lost+found", "#recycle", "#Recycle", "#snapshot", "~snapshot", ".snapshot", "@Recently-Snapshot", ".Trash-1000"),
-    *("System Volume Information", "RECYCLER", "FOUND.000", "LOST.DIR", "Network Trash Folder", "trashbox"),
+    *("System Volume Information", "RECYCLER", "FOUND.000", "LOST.DIR", "Network Trash Folder"),
 )
 
 
