@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from coco224.ranks import is_first_here
 from codec.cli import run as run_command
 from training.preempt import PREEMPTED, Preempted, Stopped, StopSignal
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         stop.start()
         return run_training(argv, stop)
     except Preempted:
-        if (os.environ.get("LOCAL_RANK") or "0") == "0":
+        if is_first_here():
             print(f"stopped by {stop.name} before the first step; run the same command again", file=sys.stderr)
         return PREEMPTED
 

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import os
 import signal
 import threading
 import warnings
@@ -16,8 +15,9 @@ import torch
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset
 
-from coco224.errors import DataError, counted
+from coco224.errors import DataError, counted, first_line
 from coco224.files import shared_memory
+from coco224.ranks import ranks_here
 from coco224.reading.rows import Flags, Ints, Pixels, Rows
 
 K = TypeVar("K")
@@ -204,7 +204,7 @@ def train_loader(
         pin_memory: put the batches into page-locked memory, from which a GPU copies them while it computes.
     """
     micro_batches = range(start_step * batches.grad_accum, stop_step * batches.grad_accum)
-    workers = num_workers * int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # of all processes of this machine
+    workers = num_workers * ranks_here()  # of all processes of this machine
     needed, free = workers * _BATCHES_PER_WORKER * batches.batch_bytes, shared_memory() if num_workers else 0
     pin_memory = pin_memory and can_pin("batches", batches.batch_bytes)
     if num_workers and needed <= free:
@@ -241,8 +241,9 @@ def can_pin(what: str, size: int) -> bool:
     try:
         torch.empty(size, dtype=torch.uint8, pin_memory=True)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        warnings.warn(f"{what} are not in page-locked memory, copies of them are slower: {reason}", stacklevel=3)
+        warnings.warn(
+            f"{what} are not in page-locked memory, copies of them are slower: {first_line(error)}", stacklevel=3
+        )
         return False
     return True
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from coco224.errors import DataError, message, one_line
 from coco224.files import in_words
+from coco224.ranks import is_first_here
 
 _FIRST_RANK_PRINTS = 3.0  # seconds
 _MOST_SECONDS = 10.0  # from SIGTERM to the end
@@ -34,7 +35,7 @@ def run(main: Callable[[], int | None], bad_input: tuple[type[Exception], ...] =
         bad_input: the classes of errors that say in one line what is wrong with the input.
     """
     atexit.register(gc.freeze)  # else the interpreter's end searches all objects of torch for cycles, for two seconds
-    first_rank = (os.environ.get("LOCAL_RANK") or "0") == "0"
+    first_rank = is_first_here()
     try:
         status = _until_sigterm(main)
     except bad_input as error:

@@ -25,6 +25,11 @@ def one_line(error: Exception | str) -> str:
     return printable(text)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; of an error without one its class."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def message(error: Exception | str) -> str:
     """The message of an error; without the traceback that a DataLoader adds to an error of its worker."""
     text = str(error)

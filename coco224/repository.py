@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from coco224.errors import DataError
+from coco224.errors import DataError, first_line
 
 _LONGEST_NAME = 96
 _SECONDS = 30.0  # limit for an answer; the client has none
@@ -85,4 +85,4 @@ def reasons(what: str, *more: type[Exception]) -> Iterator[None]:
 def cause_of(error: Exception) -> tuple[BaseException, str]:
     """The error that a client of the Hub met, and its first line; it wraps that of a large file in a RuntimeError."""
     cause = (error.__cause__ if isinstance(error, RuntimeError) else None) or error
-    return cause, (str(cause) or type(cause).__name__).splitlines()[0]
+    return cause, first_line(cause)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coco224.errors import DataError, counted, printable
+from coco224.ranks import is_first_here
 
 # Folders of other programs begin with: hidden ones (.Trashes, .snapshot), a NAS's thumbnails and bin (@eaDir,
 # @Recycle), Windows' bin ($RECYCLE.BIN).
@@ -120,7 +121,7 @@ def left_out_in_words(left_out: Mapping[str, int]) -> str:
 
 def say_left_out(folder: Path, left_out: Mapping[str, int]) -> None:
     """Prints one line on stderr if files were left out, from the first process of each node."""
-    if left_out and (os.environ.get("LOCAL_RANK") or "0") == "0":
+    if left_out and is_first_here():
         print(printable(f"{folder}: {left_out_in_words(left_out)}"), file=sys.stderr)
 
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from coco224.photographs.decode import SUFFIXES, BadPhotograph, read_photograph
+from coco224.files import write_whole
+from coco224.photographs.decode import SUFFIXES
 from codec.cli import run
-from codec.convert import Conversion, FileOptions
-from codec.convert import main as convert_all
-from codec.errors import InputError
-from codec.targets import TargetOptions, code, only_rate
+from codec.convert import Conversion
+from codec.file_commands import FileOptions, open_codec, run_conversion
+from codec.pictures import read_pixels
+from codec.targets import TargetOptions, check_rate, code
 
 if TYPE_CHECKING:
     from codec.files import FileCodec
@@ -18,60 +19,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompressOptions(TargetOptions, FileOptions):
-    def deciding(self) -> list[str]:
-        return [f"{name} {value}" for name, value in self.given_targets.items()]
-
-
-def open_codec(options: FileOptions, threads: int | None) -> "FileCodec":
-    """The codec of the options."""
-    from codec.files import open_file_codec
-
-    return open_file_codec(options.checkpoint, options.plugin, threads)
+    """`deciding` is that of the targets."""
 
 
 def compress_file(codec: "FileCodec", source: Path, target: Path, options: CompressOptions) -> None:
-    """Compresses a JPEG, PNG, BMP or WebP picture, as upright RGB, to a file.
+    """Compresses a picture to a file.
 
     Raises:
         InputError: it is not a picture, or no rate meets the target.
     """
     import torch
 
-    from coco224.files import whole_or_absent
-
-    try:
-        pixels = read_photograph(source).pixels()
-    except BadPhotograph as error:
-        raise InputError(f"not a picture: {error}") from error
-    data = code(codec.codable(torch.from_numpy(pixels).permute(2, 0, 1)), options)
-    with whole_or_absent(target) as beside:
-        beside.write_bytes(data)
+    pixels = torch.from_numpy(read_pixels(source)).permute(2, 0, 1)
+    write_whole(target, code(codec.codable(pixels), options))
 
 
 def check(codec: "FileCodec", options: CompressOptions) -> None:
     """Refuses a choice of the rate for a codec that has one rate."""
-    from codec.bitstream.rate_coder import RateCoder
-
-    if options.given_targets and not isinstance(codec.coder, RateCoder):
-        raise InputError(only_rate(options))
+    check_rate(codec.coder, options)
 
 
 CONVERSION = Conversion(
     name="codec.compress",
-    description="Compresses a picture, or a folder of pictures to .bin files.",
     reads=SUFFIXES,
     folder_suffix=".bin",
     writes=None,
     open=open_codec,
     convert=compress_file,
-    options=CompressOptions,
     check=check,
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return convert_all(CONVERSION, argv)
+    description = "Compresses a picture, or a folder of pictures to .bin files."
+    return run_conversion(CONVERSION, CompressOptions, description, argv)
 
 
 def cli() -> NoReturn:

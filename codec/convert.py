@@ -18,9 +18,7 @@ from coco224.errors import counted
 from coco224.files import check_file, check_writable, in_words, same_file
 from coco224.processes import die_with_parent, possible_processes, usable_cores
 from coco224.walk import say_left_out, walk
-from codec.cli import ArgumentParser, OptionGroup, at_least, option
 from codec.errors import InputError, SomeFailed, out_of_memory
-from codec.sample import to_use
 from codec.unfinished import Job, Unfinished, alone
 
 
@@ -43,22 +41,6 @@ class Settings(Protocol):
 
 
 @dataclass(frozen=True)
-class FileOptions(OptionGroup):
-    checkpoint: str = option("", "checkpoint, ours or CompressAI's, or 'sample'", metavar="FILE", shown="required")
-    plugin: str | None = option(None, "Python file of the blocks that the codec uses", metavar="FILE", shown="none")
-    num_proc: int = option(1, "processes", rule=at_least(1))
-    overwrite: bool = option(False, "replace files that exist")
-
-    def inputs(self) -> list[Path]:
-        if not self.checkpoint:
-            raise InputError("--checkpoint is required: the file of the codec")
-        return [to_use(self.checkpoint), *([Path(self.plugin)] if self.plugin else [])]
-
-    def deciding(self) -> list[str]:
-        return []
-
-
-@dataclass(frozen=True)
 class Conversion:
     """The differences between the programs.
 
@@ -70,8 +52,6 @@ class Conversion:
         open: opens the codec of these options; with several processes each opens it, for so many threads.
         convert: converts a file to another with this codec and these options, completely or not at all; raises
             InputError with the reason.
-        description: for the --help of `main`.
-        options: the class of its options.
         check: raises InputError if the codec cannot do what the options say.
     """
 
@@ -81,37 +61,15 @@ class Conversion:
     writes: frozenset[str] | None
     open: Callable[[Any, int | None], Any]
     convert: Callable[[Any, Path, Path, Any], None]
-    description: str = ""
-    options: type[FileOptions] = FileOptions
     check: Callable[[Any, Any], None] = lambda codec, options: None
-
-
-def main(conversion: Conversion, argv: Sequence[str] | None) -> int:
-    """Runs the command; returns its exit status.
-
-    Raises:
-        InputError: the options cannot work, and nothing was written.
-        SomeFailed: some files failed, and all others are written.
-    """
-    parser = ArgumentParser(
-        prog=f"python -m {conversion.name}",
-        usage="%(prog)s SOURCE TARGET [options]",
-        description=conversion.description,
-    )
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a file, or a folder with its subfolders")
-    parser.add_argument("target", type=Path, metavar="TARGET", help="the file, or the folder, to write")
-    parser.add_dataclass("options", conversion.options)
-    given = vars(parser.parse_args(argv))
-    source, target = given.pop("source"), given.pop("target")
-    convert(conversion, source, target, conversion.options(**given))
-    return 0
 
 
 def convert(conversion: Conversion, source: Path, target: Path, options: Settings) -> None:
     """Converts a file, or the files of a folder.
 
     Raises:
-        InputError, SomeFailed: as `main`.
+        InputError: the options cannot work, and nothing was written.
+        SomeFailed: some files failed, and all others are written.
         DataError: the target cannot be written, or another command converts into it.
     """
     jobs = find_jobs(conversion, source, target)

@@ -4,36 +4,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from coco224.files import read_regular
 from codec.cli import run
-from codec.convert import Conversion, FileOptions
-from codec.convert import main as convert_all
+from codec.convert import Conversion
+from codec.file_commands import FileOptions, open_codec, run_conversion
+from codec.pictures import write_pixels
 
 if TYPE_CHECKING:
     from codec.files import FileCodec
 
 
-def open_codec(options: FileOptions, threads: int | None) -> "FileCodec":
-    """The codec of the options."""
-    from codec.files import open_file_codec
-
-    return open_file_codec(options.checkpoint, options.plugin, threads)
-
-
 def decompress_file(codec: "FileCodec", source: Path, target: Path, _: FileOptions) -> None:
     """Decompresses a file of codec.compress to a picture; InputError if it is damaged or of another codec."""
-    from PIL import Image
-
-    from coco224.files import read_regular, whole_or_absent
-
     (picture,) = codec.decompress([read_regular(source)])
-    with whole_or_absent(target) as beside:
-        image = Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
-        image.save(beside, Image.registered_extensions()[target.suffix.lower()])
+    write_pixels(target, picture.permute(1, 2, 0).cpu().numpy())
 
 
 CONVERSION = Conversion(
     name="codec.decompress",
-    description="Decompresses a file of codec.compress, or a folder of .bin files to PNG.",
     reads=frozenset({".bin"}),
     folder_suffix=".png",
     writes=frozenset({".png", ".bmp"}),  # lossless formats
@@ -44,7 +32,8 @@ CONVERSION = Conversion(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return convert_all(CONVERSION, argv)
+    description = "Decompresses a file of codec.compress, or a folder of .bin files to PNG."
+    return run_conversion(CONVERSION, FileOptions, description, argv)
 
 
 def cli() -> NoReturn:

@@ -45,6 +45,10 @@ class TargetOptions(OptionGroup):
         values = {name: getattr(self, name) for name in ("rate", "target_bpp", "target_bytes", "target_psnr")}
         return {name: value for name, value in values.items() if value is not None}
 
+    def deciding(self) -> list[str]:
+        """What decides the content of a file, beside the codec."""
+        return [f"{name} {value}" for name, value in self.given_targets.items()]
+
 
 @dataclass(frozen=True)
 class Codable:
@@ -96,6 +100,14 @@ def psnr(x: NDArray[np.uint8], x_hat: NDArray[np.uint8]) -> float:
 def bytes_of(bpp: float, pixels: int) -> int:
     """The most bytes of a file of at most so many bits per pixel."""
     return int(min(bpp, _MOST_BPP) * pixels / 8)
+
+
+def check_rate(coder: object, options: TargetOptions) -> None:
+    """Refuses a choice of the rate before any work; InputError if the coder is of a codec with one rate."""
+    from codec.bitstream.rate_coder import RateCoder
+
+    if options.given_targets and not isinstance(coder, RateCoder):
+        raise InputError(only_rate(options))
 
 
 def only_rate(options: TargetOptions) -> str:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from coco224.errors import counted, printable
+from coco224.errors import counted, first_line, printable
 from codec.cli import ArgumentParser, OptionGroup, at_least, check_output, option, run
 from codec.errors import InputError
 from export import options as shared
@@ -95,9 +95,9 @@ def of_files(files: Iterable[Path], options: ReportOptions) -> dict[str, Any]:
             "graphs": of_graphs(models, options),
         }
     except Exception as error:  # a stranger's graph may break any rule; ONNX Runtime's exceptions have no common class
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"--onnx {' '.join(models)}: it cannot be reported ({reason}); give files like those of python -m export"
+            f"--onnx {' '.join(models)}: it cannot be reported ({first_line(error)}); give files like those of python "
+            "-m export"
         ) from error
 
 
@@ -115,8 +115,7 @@ def open_graph(file: Path) -> "onnx.ModelProto":
         model = onnx.load(file)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's, onnx's own and more
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"--onnx {file}: no ONNX model ({reason})") from error
+        raise InputError(f"--onnx {file}: no ONNX model ({first_line(error)})") from error
     weights = {each.name for each in model.graph.initializer}
     inputs = [each for each in model.graph.input if each.name not in weights]
     types = [each.type.tensor_type.elem_type for each in inputs]

@@ -210,9 +210,14 @@ def _normalized(layers: Iterable[nn.Module], features: Tensor, spread: Tensor, m
 
 def _set_spread(bottleneck: Bottleneck, spread: Tensor) -> None:
     """Makes an entropy bottleneck expect these standard deviations [C]."""
-    first = bottleneck.matrices[0]  # multiplies y: a random density is a logistic of scale `init_scale`
-    wider = F.softplus(first) * (float(bottleneck.init_scale) * _LOGISTIC / spread)[:, None, None]
-    first.copy_(wider + torch.log(-torch.expm1(-wider)))
+    scale_input(bottleneck, float(bottleneck.init_scale) * _LOGISTIC / spread)  # a logistic of scale `init_scale`
+
+
+def scale_input(bottleneck: Bottleneck, factors: Tensor) -> None:
+    """Makes the density of each value that of the value times the factors [C], in place, without the quantiles."""
+    first = bottleneck.matrices[0]  # multiplies y
+    slope = F.softplus(first) * factors[:, None, None]
+    first.copy_(slope + torch.log(-torch.expm1(-slope)))
 
 
 @torch.enable_grad()

@@ -1,6 +1,5 @@
 """The micro-batches of a run, with what is drawn for them: ready before the step that uses them."""
 
-import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from coco224.batches import TrainBatches, train_loader
 from coco224.processes import usable_cores
+from coco224.ranks import ranks_here
 from codec.network.bottleneck import noise_keys
 from training.rates import drawn_rates
 
@@ -92,5 +92,4 @@ def decoders(device: torch.device) -> int:
     """Processes that decode rows for a rank: beside a GPU, 2 to 8 by the rank's share of the cores; on a CPU 2."""
     if device.type != "cuda":
         return 2
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    return min(8, max(2, usable_cores() // ranks_here - 1))
+    return min(8, max(2, usable_cores() // ranks_here() - 1))

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -68,7 +69,7 @@ def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
 
     # The codec: its weights, its blocks, its quantization.
     set_seed(numerics.seed)
-    decisive = {**facts(options, progress.files), "the dataset": rows.fingerprint}
+    decisive = partial(facts, options, progress.files)
     start = starting_codec(options, rows, saved, accelerator, decisive)
     progress.architecture = asdict(replace(start.codec.architecture, quantization=None))
     eval_codec: Codec = build(start.codec.architecture).eval().requires_grad_(False)

@@ -3,7 +3,7 @@
 import copy
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ _LAMBDA = 0.0130
 """The lambda of a KLT start for losses that have none of lambda 255^2 MSE + bpp; CompressAI's for quality 4."""
 
 
+Facts = Callable[[], Mapping[str, Any]]
+"""Gives values by name. It reads files, so it is called only where they are needed."""
+
+
 @dataclass(frozen=True)
 class Start:
     """A codec that is ready to train, on its device.
@@ -55,14 +59,14 @@ class Start:
 
 
 def starting_codec(
-    options: Options, rows: Rows, saved: Saved | None, accelerator: Accelerator, decisive: Mapping[str, Any]
+    options: Options, rows: Rows, saved: Saved | None, accelerator: Accelerator, decisive: Facts
 ) -> Start:
     """The codec at the step at which the run starts.
 
     Args:
         rows: the rows for a distilled start and for cross-layer equalization.
         saved: the state that the run resumes from; None for a new run.
-        decisive: what decides the start besides the weights, by name.
+        decisive: gives what decides the start besides the weights and the rows, by name.
 
     Raises:
         InputError: the checkpoint, the blocks or the regions of local FP32 cannot work.
@@ -161,7 +165,7 @@ def put_blocks(codec: Codec, options: Options) -> None:
 
 
 def replace_blocks(
-    codec: Codec, options: Options, rows: Rows | None, accelerator: Accelerator, decisive: Mapping[str, Any]
+    codec: Codec, options: Options, rows: Rows | None, accelerator: Accelerator, decisive: Facts
 ) -> dict[str, float]:
     """Replaces GDN by the blocks, with a distilled start on `rows` if --distill_steps is above 0.
 
@@ -179,7 +183,8 @@ def replace_blocks(
     device = accelerator.device
     weights = {"teacher": teacher, "codec": codec}
     sums = {name: fingerprint(as_arrays(each.state_dict()), {}) for name, each in weights.items()}
-    fitted = FittedBlocks(Path(options.output.save_dir), {**decisive, **sums}, accelerator.is_main_process)
+    of_fit = {**decisive(), "the dataset": rows.fingerprint, **sums}
+    fitted = FittedBlocks(Path(options.output.save_dir), of_fit, accelerator.is_main_process)
     batches = first_batches(rows, options.data, options.numerics.seed, options.data.batch_size, FIT_BATCHES + 1, device)
     pictures = tqdm(batches, "distilled start", FIT_BATCHES + 1, unit="batch", disable=not accelerator.is_main_process)
     result = distill(codec.to(device), teacher.to(device), pictures, replacement.distill_steps, fitted)

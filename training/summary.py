@@ -1,7 +1,6 @@
 """The output of a run at its start and at its end."""
 
 import json
-import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from coco224.errors import counted
 from coco224.files import whole_or_absent
 from coco224.processes import usable_cores
+from coco224.ranks import ranks_here
 from codec.checkpoint import Description
 from codec.description.architecture import KEEP_GDN, TRANSFORMS, Architecture
 from codec.network.codec import gdn_layers
@@ -55,7 +55,7 @@ def announce(run: Run, record: Record) -> None:
     record.say(f"precision   {amp} on {run.device}{regions}")
     if options.numerics.amp and is_emulated(amp, run.device):
         record.say(f"warning     this CPU has no instructions for {amp}: --amp false is many times faster on it")
-    local = int(os.environ.get("LOCAL_WORLD_SIZE") or run.accelerator.num_processes)
+    local = ranks_here(run.accelerator.num_processes)
     if warning := core_warning(run.device, local, torch.get_num_threads(), usable_cores()):
         record.say(f"warning     {warning}")
     record.say(

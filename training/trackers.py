@@ -16,6 +16,7 @@ import psutil
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 
+from coco224.errors import first_line
 from coco224.reading.rows import Pixels
 from training.options import Options
 from training.state import Progress
@@ -108,8 +109,9 @@ class Trackers:
             start(init_kwargs={"wandb": init})
         except wandb.Error as error:  # no account, no network
             self.accelerator.trackers = []
-            reason = str(error).splitlines()[0]
-            warnings.warn(f"W&B cannot be reached ({reason}): recording offline, `wandb sync` uploads it", stacklevel=3)
+            warnings.warn(
+                f"W&B cannot be reached ({first_line(error)}): recording offline, `wandb sync` uploads it", stacklevel=3
+            )
             start(init_kwargs={"wandb": init | {"mode": "offline"}})
         run = self.accelerator.get_tracker("wandb").run
         # The x axis is the optimizer step, not W&B's own count: a resumed run logs some steps a second time.

@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import rates
@@ -24,6 +23,7 @@ from codec.network.hyperprior import HyperCodec
 from codec.network.tables import with_tables
 from codec.sample import GDN, NPU, to_start_from
 from export.__main__ import main as export
+from training.klt import scale_input
 
 BUDGET = "rates"
 SEVERAL = "several"
@@ -130,7 +130,5 @@ def by_input(layer: nn.Module, factors: Tensor) -> None:
 
 def widen(bottleneck: Bottleneck, factors: Tensor) -> None:
     """Makes the densities those of values times the factors [C], in place."""
-    first = bottleneck.matrices[0]
-    slope = F.softplus(first) / factors[:, None, None]
-    first.copy_(slope + torch.log(-torch.expm1(-slope)))
+    scale_input(bottleneck, 1 / factors)
     bottleneck.quantiles.mul_(factors[:, None, None])

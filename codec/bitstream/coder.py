@@ -1,6 +1,5 @@
 """Entropy coder of bmshj2018_factorized: every channel of y has its own CDF. Needs no torch."""
 
-from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -77,21 +76,29 @@ class Coder:
 
     def round(self, y: NDArray[np.float32], z: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
         """The symbols of y [M, h, w]: round(gain * (y - median)), half to even; see `rounded`."""
-        symbols = np.empty(y.shape, np.int32)
-        for some in blocks(y):
-            centred = y[some] - self.medians[some]
-            symbols[some] = rounded(centred if self._scaling is None else centred * self._scaling.gain[some])
-        return symbols
+        return round_in_blocks(y, self.medians, None if self._scaling is None else self._scaling.gain)
 
     def bits(self, symbols: NDArray[np.int32], z: NDArray[np.int32] | None = None) -> float:
         """The bits of symbols [M, h, w] by the tables, without the few that a file has more."""
         return bits_by_row(self.tables.rows, symbols)
 
 
-def blocks(y: NDArray[np.float32]) -> Iterator[slice]:
-    """The channels of y [M, h, w] in blocks."""
+def round_in_blocks(
+    y: NDArray[np.float32], centres: NDArray[np.float32] | None, gain: NDArray[np.float32] | None
+) -> NDArray[np.int32]:
+    """The symbols of y [M, h, w] as `rounded` gives them, some channels at a time.
+
+    Args:
+        centres: of the symbols that are 0, [M, 1, 1]; None: 0.
+        gain: [M, 1, 1]; None: 1.
+    """
+    symbols = np.empty(y.shape, np.int32)
     step = max(1, _BLOCK // max(1, y[0].size))
-    return (slice(first, first + step) for first in range(0, len(y), step))
+    for first in range(0, len(y), step):
+        some = slice(first, first + step)
+        centred = y[some] if centres is None else y[some] - centres[some]
+        symbols[some] = rounded(centred if gain is None else centred * gain[some])
+    return symbols
 
 
 def rounded(values: NDArray[np.float32]) -> NDArray[np.int32]:

@@ -7,7 +7,7 @@ import numpy as np
 from constriction import stream
 from numpy.typing import NDArray
 
-from codec.bitstream.coder import blocks, check_empty, rounded, stack_bytes, stack_of
+from codec.bitstream.coder import check_empty, round_in_blocks, rounded, stack_bytes, stack_of
 from codec.bitstream.gains import Scaling
 from codec.bitstream.hyper_tables import HyperTables
 from codec.bitstream.integer import MEAN_BITS, UPSAMPLING, Span
@@ -107,11 +107,10 @@ class HyperCoder:
     def round(self, y: NDArray[np.float32], z: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
         """The symbols of y [M, h, w] for these symbols of z: round(gain * (y - mean)), half to even; see `rounded`."""
         z = self._checked(y, z)
-        symbols, gain = np.empty(y.shape, np.int32), None if self._of_y is None else self._of_y.gain
+        gain = None if self._of_y is None else self._of_y.gain
         if not self.tables.network.has_means:
-            for some in blocks(y):
-                symbols[some] = rounded(y[some] if gain is None else y[some] * gain[some])
-            return symbols
+            return round_in_blocks(y, None, gain)
+        symbols = np.empty(y.shape, np.int32)
         for rows, columns in pieces(*y.shape):
             place, _, means = self._context(z, rows, columns, y.shape[1:])
             assert means is not None

@@ -251,12 +251,13 @@ def _nibbles(distances: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[n
 
 def _push_distances(coder: stream.stack.AnsCoder, distances: NDArray[np.int64]) -> None:
     """All nibbles, then how many each has, some at a time: the nibbles take nine times the memory of the distances."""
-    parts = [distances[first : first + _ESCAPES] for first in range(0, len(distances), _ESCAPES)]
-    for part in reversed(parts):
-        nibbles, used = _nibbles(part)
+    lengths = np.empty(len(distances), np.int32)
+    for first in reversed(range(0, len(distances), _ESCAPES)):
+        some = slice(first, first + _ESCAPES)
+        nibbles, used = _nibbles(distances[some])
         coder.encode_reverse((nibbles[used] & 15).astype(np.int32), _NIBBLE)
-    for part in reversed(parts):
-        coder.encode_reverse(_nibbles(part)[1].sum(1, dtype=np.int32), _NIBBLE)
+        lengths[some] = used.sum(1)
+    coder.encode_reverse(lengths, _NIBBLE)
 
 
 def _pop_distances(coder: stream.stack.AnsCoder, count: int) -> NDArray[np.int64]:

@@ -5,13 +5,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
-from coco224.files import read_regular, whole_or_absent
-from coco224.photographs.decode import SUFFIXES, BadPhotograph, read_photograph
-from codec.bitstream.rate_coder import RateCoder
+from coco224.files import read_regular, write_whole
+from coco224.photographs.decode import SUFFIXES
 from codec.cli import ArgumentParser, OptionGroup, option, run
 from codec.convert import Conversion, convert
 from codec.errors import InputError
-from codec.targets import TargetOptions, only_rate
+from codec.pictures import read_pixels, write_pixels
+from codec.targets import TargetOptions, check_rate
 from export.runtime.coding import decode, encode
 from export.runtime.session import BACKENDS, H_A_SUFFIX, TABLES_SUFFIX, Model
 
@@ -53,7 +53,7 @@ class RuntimeOptions:
 
     def deciding(self) -> list[str]:
         """The backend and the rate."""
-        return [self.backend, *(f"{name} {value}" for name, value in self.targets.given_targets.items())]
+        return [self.backend, *self.targets.deciding()]
 
 
 @dataclass(frozen=True)
@@ -72,34 +72,22 @@ def open_models(options: RuntimeOptions, threads: int | None) -> Models:
 
 
 def encode_file(models: Models, source: Path, target: Path, options: RuntimeOptions) -> None:
-    """Encodes a JPEG, PNG, BMP or WebP picture, as upright RGB, to a file.
+    """Encodes a picture to a file.
 
     Raises:
         InputError: it is not a picture, or no rate meets the target.
     """
-    try:
-        pixels = read_photograph(source).pixels()
-    except BadPhotograph as error:
-        raise InputError(f"not a picture: {error}") from error
-    data = encode(pixels, models.model, options.targets, models.decoder)
-    with whole_or_absent(target) as beside:
-        beside.write_bytes(data)
+    write_whole(target, encode(read_pixels(source), models.model, options.targets, models.decoder))
 
 
-def check_rate(models: Models, options: RuntimeOptions) -> None:
+def check(models: Models, options: RuntimeOptions) -> None:
     """Refuses a choice of the rate for a codec that has one rate."""
-    if options.targets.given_targets and not isinstance(models.model.coder, RateCoder):
-        raise InputError(only_rate(options.targets))
+    check_rate(models.model.coder, options.targets)
 
 
-def decode_file(models: Models, source: Path, target: Path, options: RuntimeOptions) -> None:
+def decode_file(models: Models, source: Path, target: Path, _: RuntimeOptions) -> None:
     """Decodes a file to a picture; InputError if it is damaged or of another codec."""
-    from PIL import Image
-
-    del options
-    picture = Image.fromarray(decode(read_regular(source), models.model))
-    with whole_or_absent(target) as beside:
-        picture.save(beside, target.suffix[1:])
+    write_pixels(target, decode(read_regular(source), models.model))
 
 
 CONVERSIONS = {
@@ -110,7 +98,7 @@ CONVERSIONS = {
         writes=None,
         open=open_models,
         convert=encode_file,
-        check=check_rate,
+        check=check,
     ),
     "decode": Conversion(
         name="export.runtime",

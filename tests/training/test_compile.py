@@ -1,14 +1,15 @@
 """`--compile`: the same training and evaluation, one graph each, and checkpoints that know nothing of it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from captured import capturing
 from codecs_for_export import make
 from programs import ROUNDING, TINY, distance, into, rows, run_ranks, train, weights
 from safetensors.torch import load_file
 from torch import Tensor
-from torch._dynamo.backends.debugging import aot_eager
 
 from codec.description.architecture import Quantization
 from codec.quantization.calibrate import calibrate
@@ -46,9 +47,10 @@ def of_step(folder: Path, step: int) -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> None:
+def captured() -> Iterator[None]:
     """Graphs are captured and run operation by operation: a C++ compiler would take minutes for them."""
-    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", aot_eager)
+    with capturing():
+        yield
 
 
 @pytest.mark.usefixtures("captured")

@@ -1,0 +1,13 @@
+"""What a launcher says of this process in its environment. An empty variable is as good as none."""
+
+import os
+
+
+def is_first_here() -> bool:
+    """Whether this is the only process of its program on this machine, or the first of them."""
+    return (os.environ.get("LOCAL_RANK") or "0") == "0"
+
+
+def ranks_here(unknown: int = 1) -> int:
+    """How many processes of the program this machine has; `unknown` if no launcher says it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or unknown)
