@@ -48,7 +48,7 @@ class RatesStudy(Study):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 save_codec(path, with_tables(start), description)
         of_each = {SEVERAL: f"{low}:{high}"} | {single(number): each for number, each in enumerate(lambdas)}
-        options = ("--lr", 1e-4, "--lr_warmup_steps", 50, "--compile", "true")
+        options = ("--act", "gdn", "--lr", 1e-4, "--lr_warmup_steps", 50, "--compile", "true")
         steps = self.budget.extra_steps
         yield [Job(name, each, steps, options, f"{name}-start") for name, each in of_each.items()]
 
