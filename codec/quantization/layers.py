@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from codec.network.modules import mix_in
 from codec.quantization.observers import Observer
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer, Wiring, round_ste
+from codec.quantization.splits import apart, channels
 
 FACTORS = ("input_factor", "output_factor")
 """Names of the buffers that scale a quantized layer's channels."""
@@ -66,9 +67,14 @@ class QuantizedLayer(nn.Module):
         if self.latent is not None:
             accumulator: Tensor = super().forward(round_ste(x - self._medians())) + self._accumulated_medians(x)
         else:
-            accumulator = super().forward(self.wiring.inputs[0].integers(x).to(self._of_sums))
+            integers = self.wiring.inputs[0].integers(x)
+            if (splits := self.weight_quantizer.input_splits) is not None:
+                integers = apart(integers, splits)
+            accumulator = super().forward(integers.to(self._of_sums))
         unit = self._unit()
         assert unit is not None
+        if (splits := self.weight_quantizer.output_splits) is not None:
+            unit = (unit / splits)[channels(splits)]
         unit = unit.view(-1, *[1] * (self.float_weight.ndim - 2))
         output = self.wiring.output
         return (accumulator.mul_(unit) if output is None else output.of_sums(accumulator, unit)).to(x.dtype)
@@ -95,7 +101,9 @@ class QuantizedLayer(nn.Module):
     def weight(self) -> Tensor:
         """The fake-quantized weight; its integers if `in_integers`."""
         quantized: Tensor = self.weight_quantizer(self.float_weight, self._smallest_scales())
-        return self.weight_quantizer.integers(quantized).to(self._of_sums) if self.in_integers else quantized
+        if not self.in_integers:
+            return quantized
+        return self.weight_quantizer.of_chip(quantized).to(self._of_sums)
 
     @property
     def bias(self) -> Tensor | None:
@@ -105,7 +113,10 @@ class QuantizedLayer(nn.Module):
             return parameter
         exact = parameter / unit
         multiple = exact + (exact.round() - exact).detach()
-        return multiple.to(self._of_sums) if self.in_integers else multiple * unit
+        if not self.in_integers:
+            return multiple * unit
+        splits = self.weight_quantizer.output_splits
+        return (multiple if splits is None else multiple[channels(splits)]).to(self._of_sums)
 
     @property
     def float_weight(self) -> Tensor:

@@ -8,15 +8,16 @@ costs nothing there. The host multiplies and divides.
 
 A channel whose values are so large that 8 bits would be too coarse is split: several channels of the chip hold it, and
 its level is their sum, in 8 bits each. The outputs round the same value, each shifted by another part of a step, so
-that their sum is the value rounded to a fraction of a step; the inputs have the same weights. This is outlier channel
-splitting (Zhao et al. 2019, arXiv:1901.09504) with the step of the sum made finer.
+that their sum is the value rounded to a fraction of a step. This is outlier channel splitting (Zhao et al. 2019,
+arXiv:1901.09504) with the step of the sum made finer. In g_a and g_s the integer weights of the splits differ by one at
+most, so that their sum is finer too. With weights that are alike, the channels with the largest values would have the
+worst weights.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.description.architecture import MOST_SPLITS
@@ -24,6 +25,7 @@ from codec.network.codec import Codec
 from codec.quantization.layers import QuantizedLayer
 from codec.quantization.observers import Observer
 from codec.quantization.quantizers import ActivationQuantizer, Switches, round_ste
+from codec.quantization.splits import offset, places, together
 
 LOWEST, HIGHEST = -128, 127
 """The levels of a channel that is not split: scale 1, zero point 128."""
@@ -97,44 +99,17 @@ class LevelQuantizer(ActivationQuantizer):
         return limited
 
     def of_sums(self, accumulator: Tensor, unit: Tensor) -> Tensor:
-        """See `ActivationQuantizer.of_sums`; `forward` gets the result, and counts how many levels there are."""
-        splits = self.splits
-        own = unit / splits
-        level, beyond = torch.zeros_like(accumulator), torch.zeros_like(accumulator, dtype=torch.bool)
-        for place in range(MOST_SPLITS):
-            shifted = ((accumulator + (offset(place, splits) / own).round()) * own).round_()
-            limited = shifted.clamp(LOWEST, HIGHEST)
-            beyond |= (place < splits) & (limited != shifted)
-            level += torch.where(place < splits, limited, 0)
-        self._levels[0].clamped[0] += beyond.sum()
-        return level
+        """See `ActivationQuantizer.of_sums`; the sums are of all splits, [B, sum of splits, H, W], the levels of y.
 
-
-def offset(place: Tensor | int, splits: Tensor) -> Tensor:
-    """What a split adds before it rounds: -1/4 and 1/4 for two, -3/8 to 3/8 for four.
-
-    The sum over places of round(x + offset) is round(splits * x) (Hermite's identity).
-    """
-    return (2 * place + 1 - splits) / (2 * splits)
-
-
-def places(splits: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of the chip's channels the channel of y that it holds, and its place among the splits of this one."""
-    channel = torch.repeat_interleave(torch.arange(len(splits)), splits)
-    return channel, torch.arange(len(channel)) - (splits.cumsum(0) - splits)[channel]
-
-
-def apart(level: Tensor, splits: Tensor) -> Tensor:
-    """Levels [B, M, H, W] as the chip takes them, [B, sum of splits, H, W]: each is the sum of its splits."""
-    channel, place = places(splits)
-    return torch.floor((level[:, channel] + place.view(-1, 1, 1)) / splits[channel].view(-1, 1, 1))
-
-
-def together(parts: Tensor, splits: Tensor) -> Tensor:
-    """Levels [B, M, H, W] from those that the chip gives, [B, sum of splits, H, W]."""
-    channel, _ = places(splits)
-    sums = F.one_hot(channel, len(splits)).T.to(parts)
-    return F.conv2d(parts, sums[:, :, None, None])
+        `forward` gets the result, and counts how many levels there are.
+        """
+        splits = self._levels[0].splits
+        channel, place = places(splits)
+        shift = (offset(place, splits[channel]).view(-1, 1, 1) / unit).round()
+        level = accumulator.add_(shift).mul_(unit).round_()
+        limited = level.clamp(LOWEST, HIGHEST)
+        self._levels[0].clamped[0] += (together((limited != level).to(level), splits) > 0).sum()
+        return together(limited, splits)
 
 
 def with_levels(codec: Codec, part: str) -> nn.Module:
@@ -148,6 +123,17 @@ def with_levels(codec: Codec, part: str) -> nn.Module:
     for name, layer in [*layers, ("levels", levels)] if part == "g_a" else [("levels", levels), *layers]:
         sequence.add_module(name, layer)
     return sequence.train(transform.training)
+
+
+def refine_weights(codec: Codec) -> None:
+    """Gives the last layer of g_a and the first one of g_s a finer grid for the channels that are split, in place.
+
+    h_a has weights that are alike: its splits come from g_a, and only their sum is what evaluation computes with.
+    """
+    for part, levels in levels_of(codec):
+        quantizer = _beside(codec, part).weight_quantizer
+        if part != "h_a" and quantizer.axis is not None:
+            quantizer.follow_splits(levels, quantizer.axis if levels.gives_y else 1 - quantizer.axis)
 
 
 def levels_of(codec: Codec) -> Iterator[tuple[str, Levels]]:
@@ -203,10 +189,13 @@ def set_steps(codec: Codec, step: Tensor, splits: Tensor) -> None:
 
 def _neighbours(codec: Codec) -> Iterator[tuple[Levels, QuantizedLayer]]:
     """The levels of the quantized transforms, with the layers that hold their steps."""
-    for part, levels in levels_of(codec):
-        layer = getattr(codec, part).get_submodule(beside_levels(part))
-        assert isinstance(layer, QuantizedLayer)
-        yield levels, layer
+    return ((levels, _beside(codec, part)) for part, levels in levels_of(codec))
+
+
+def _beside(codec: Codec, part: str) -> QuantizedLayer:
+    layer = getattr(codec, part).get_submodule(beside_levels(part))
+    assert isinstance(layer, QuantizedLayer)
+    return layer
 
 
 def _can_be_split(layer: QuantizedLayer) -> bool:

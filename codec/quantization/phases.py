@@ -28,7 +28,7 @@ from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.quantization.graph import insert_quantizers
 from codec.quantization.layers import FACTORS, QuantizedLayer
-from codec.quantization.levels import Levels, levels_of, set_steps, with_levels
+from codec.quantization.levels import Levels, levels_of, refine_weights, set_steps, with_levels
 from codec.quantization.observers import Reduction, observer_named
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer
 from codec.quantization.widen import widen
@@ -73,6 +73,7 @@ def prepare(codec: Codec, quantization: Quantization) -> None:
     _set_phase(codec, quantization)
     if quantization.a16:
         give_16_bits(codec, quantization.a16)
+    refine_weights(codec)
 
 
 def _input_range(codec: Codec, part: str) -> tuple[float, float] | None:

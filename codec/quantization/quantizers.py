@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from codec.description.architecture import MOST_SPLITS
 from codec.quantization.observers import Observer
+from codec.quantization.splits import apart
 
 SMALLEST_SCALE = 2.0**-20
 """The scale of a tensor of zeros; far below any scale that matters."""
@@ -225,6 +227,7 @@ class WeightQuantizer(nn.Module):
         zero_point: 0; or 128 with q in 0..255, for a parameter in a sum or a product with activations, because the
             operators of a runtime take two operands of one type. The values are the same.
         bits: 8, or 16 for a parameter in a sum or a product with activations of 16 bits; then the zero point is 0.
+        split_axis: the axis of the channels that have splits, if any have.
         scale: buffer [channels], or [1].
         frozen: the one scale as a number, for an exporter.
     """
@@ -236,6 +239,37 @@ class WeightQuantizer(nn.Module):
         self.switches, self.axis, self.zero_point, self.bits = switches, axis, zero_point, 8
         self.frozen: float | None = None
         self.register_buffer("scale", torch.ones(1 if axis is None else channels))
+        self._levels: tuple[nn.Module, ...] = ()
+        self.split_axis = 0
+
+    def follow_splits(self, levels: nn.Module, axis: int) -> None:
+        """Gives the channels along an axis the splits of `Levels`, which are registered elsewhere."""
+        self._levels, self.split_axis = (levels,), axis
+
+    def forget_splits(self) -> None:
+        """For a copy that has a channel for each split."""
+        self._levels = ()
+
+    @property
+    def splits(self) -> Tensor | None:
+        """For a layer that gives or takes levels: how many channels of the chip hold each channel, [M]; else None.
+
+        A chip has n weights for a channel in n splits. They may differ, so that their sum has a grid that is n times
+        as fine.
+        """
+        for levels in self._levels:
+            return levels.get_buffer("splits")
+        return None
+
+    @property
+    def input_splits(self) -> Tensor | None:
+        """The splits of a layer that takes levels."""
+        return None if self.split_axis == self.axis else self.splits
+
+    @property
+    def output_splits(self) -> Tensor | None:
+        """The splits of a layer that gives levels."""
+        return self.splits if self.split_axis == self.axis else None
 
     def forward(self, weight: Tensor, smallest_scale: Tensor | None = None) -> Tensor:
         if self.switches.follow:
@@ -248,8 +282,13 @@ class WeightQuantizer(nn.Module):
         if self.axis is None:
             zero = torch.full_like(self.scale, self.zero_point, dtype=torch.int32)
             return torch.fake_quantize_per_tensor_affine(weight, self.scale, zero, low, high)
-        zeros = torch.zeros_like(self.scale, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(weight, self.scale, zeros, self.axis, low, high)
+        zeros, splits = torch.zeros_like(self.scale, dtype=torch.int32), self.splits_along(weight)
+        if splits is None:
+            return torch.fake_quantize_per_channel_affine(weight, self.scale, zeros, self.axis, low, high)
+        coarse = self.coarse_along(weight)
+        fine = weight.clamp(low * coarse, high * coarse) * splits
+        limits = MOST_SPLITS * low, MOST_SPLITS * high
+        return torch.fake_quantize_per_channel_affine(fine, self.scale, zeros, self.axis, *limits) / splits
 
     @property
     def largest(self) -> int:
@@ -276,11 +315,32 @@ class WeightQuantizer(nn.Module):
         """q of each value of this quantizer's output."""
         return round_ste(quantized / self.scale_along(quantized))
 
+    def of_chip(self, quantized: Tensor) -> Tensor:
+        """q for each of the chip's channels: those of a channel that is split differ by one at most."""
+        integers = self.integers(quantized)
+        if self.splits is None:
+            return integers
+        return apart(integers.transpose(1, self.split_axis), self.splits).transpose(1, self.split_axis)
+
     def scale_along(self, weight: Tensor) -> Tensor:
         """The scales in a shape that broadcasts over the parameter's."""
+        scale, splits = self.coarse_along(weight), self.splits_along(weight)
+        return scale if splits is None else scale / splits
+
+    def coarse_along(self, weight: Tensor) -> Tensor:
+        """The same without splits: the largest magnitude of a weight is so often the largest q."""
+        return self._along(weight, self.axis or 0, self.scale)
+
+    def splits_along(self, weight: Tensor) -> Tensor | None:
+        """The splits in a shape that broadcasts over the parameter's; None if there are none."""
+        return None if self.splits is None else self._along(weight, self.split_axis, self.splits)
+
+    @staticmethod
+    def _along(weight: Tensor, axis: int, values: Tensor) -> Tensor:
+        """Values of an axis of a parameter in a shape that broadcasts over it."""
         shape = [1] * weight.ndim
-        shape[self.axis or 0] = -1
-        return self.scale.view(shape)
+        shape[axis] = -1
+        return values.view(shape)
 
     def extra_repr(self) -> str:
         return f"axis={self.axis}"

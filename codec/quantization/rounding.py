@@ -248,21 +248,27 @@ def _round_layer(grams: GramMatrices) -> None:
     layer = grams.layer
     weight = layer.float_weight
     scales = layer.weight_quantizer.scale_along(weight).expand_as(weight).flatten()
+    coarse = layer.weight_quantizer.coarse_along(weight).expand_as(weight).flatten()
     rounded = weight.flatten().clone()
     for part, gram in zip(grams.parts(), grams.matrices, strict=True):
         shrinkage = min(1.0, SHRINKAGE * len(gram) / grams.positions)
         steps = rounded[part].double() / scales[part]
         shrunk = gram.lerp(gram.diag().diag(), shrinkage)
-        rounded[part] = gptq_round(steps, shrunk).to(rounded) * scales[part]
+        finer = (coarse[part] / scales[part]).double()
+        by_input = finer[0] / finer[0].amin()  # the same for all outputs
+        steps = gptq_round(steps, shrunk / (by_input[:, None] * by_input), 127 * finer)
+        rounded[part] = steps.to(rounded) * scales[part]
     layer.set_float_weight(rounded.view_as(weight))
 
 
-def gptq_round(weights: Tensor, gram: Tensor) -> Tensor:
-    """Integers in -127..127 whose products with the inputs are close to those of the weights (GPTQ, algorithm 1).
+def gptq_round(weights: Tensor, gram: Tensor, most: Tensor) -> Tensor:
+    """Integers whose products with the inputs are close to those of the weights (GPTQ, algorithm 1).
 
     Args:
         weights: float64 [rows, K], in units of their grid.
-        gram: float64 [K, K], inputs times inputs, positive semidefinite.
+        gram: float64 [K, K], inputs times inputs, each in the unit that its weights' grids give it; positive
+            semidefinite.
+        most: float64 [rows, K], the largest magnitude of each integer.
 
     Returns:
         float64 [rows, K]. The largest weight of each row is rounded to nearest, so that a scale that follows the
@@ -271,15 +277,16 @@ def gptq_round(weights: Tensor, gram: Tensor) -> Tensor:
     # Largest energy first; compared in octaves, so that the last bits of similar energies do not set the order.
     energy = gram.diag().clamp(min=torch.finfo(gram.dtype).tiny).log2().round()
     order = energy.argsort(descending=True, stable=True)
-    w, gram = weights[:, order], gram[order][:, order]
-    nearest, is_largest = w.round(), w.abs() == w.abs().amax(1, keepdim=True)
+    w, gram, most = weights[:, order], gram[order][:, order], most[:, order]
+    part_of_most = w.abs() / most
+    nearest, is_largest = w.round(), part_of_most == part_of_most.amax(1, keepdim=True)
     gram.diagonal().add_(1e-6 * gram.diagonal().mean().clamp(min=1e-30))  # an input that is always zero has no inverse
     factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(gram)), upper=True)
     for start in range(0, w.shape[1], BLOCK):
         end = min(start + BLOCK, w.shape[1])
         errors = torch.zeros_like(w[:, start:end])
         for i in range(start, end):
-            rounded = torch.where(is_largest[:, i], nearest[:, i], w[:, i].round().clamp(-127, 127))
+            rounded = torch.where(is_largest[:, i], nearest[:, i], w[:, i].round().clamp(-most[:, i], most[:, i]))
             errors[:, i - start] = (w[:, i] - rounded) / factor[i, i]
             w[:, i + 1 : end] -= errors[:, i - start, None] * factor[i, i + 1 : end]
             w[:, i] = rounded

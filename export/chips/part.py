@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.network.codec import Codec
-from codec.quantization.levels import Levels, together
+from codec.quantization.levels import Levels
+from codec.quantization.splits import together
 from export.graph import build
 from export.graph.check import grid
 from export.graph.parts import Exportable, Part, exportable

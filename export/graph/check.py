@@ -15,6 +15,7 @@ from torch import Tensor
 from codec.bitstream.hyper_coder import FIFTH
 from codec.network.codec import Codec
 from codec.network.hyperprior import HyperCodec
+from codec.quantization.splits import together
 from export.graph.levels import in_levels
 from export.graph.parts import Part
 from export.runtime import SYMBOL_ZERO, session_options
@@ -54,7 +55,8 @@ def compare(model: onnx.ModelProto, codec: Codec, part: Part, x: Tensor) -> Chec
         if not codec.is_quantized("g_a"):
             return _in_range("y", latent, y)
         if codec.has_levels("g_a"):
-            return _symbols(latent, in_levels(codec, "g_a", y), FLIPPED_INT8)
+            levels = together(torch.from_numpy(latent), codec.g_a.levels.splits)
+            return _symbols(levels.numpy(), y / codec.g_a.levels.step.view(-1, 1, 1), FLIPPED_INT8)
         ours = latent if codec.has_symbols("g_a") else np.rint(latent - medians.numpy())
         return _symbols(ours, codec.y_model.symbols(y), FLIPPED_INT8)
     if part == "h_a":

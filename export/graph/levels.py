@@ -11,13 +11,10 @@ from codec.quantization.levels import (
     LOWEST,
     LevelQuantizer,
     Levels,
-    apart,
     beside_levels,
-    offset,
-    places,
-    together,
 )
 from codec.quantization.quantizers import ActivationQuantizer
+from codec.quantization.splits import apart, channels, offset, places, together
 from export.graph.rewrite import constant, parameter
 
 
@@ -44,8 +41,10 @@ def in_channels_of_chip(codec: Codec, part: str) -> nn.Module:
     chip = copy.deepcopy(transform)
     splits: Tensor = getattr(codec, part).levels.splits
     layer = chip.get_submodule(beside_levels(part))
+    assert isinstance(layer, QuantizedLayer)
     if (splits > 1).any():
         (give_splits if part == "g_a" else take_splits)(layer, splits)
+    layer.weight_quantizer.forget_splits()
     chip.set_submodule("levels", nn.Identity())
     for name, quantizer in list(chip.named_modules()):
         if isinstance(quantizer, LevelQuantizer):
@@ -63,31 +62,33 @@ def give_splits(layer: nn.Module, splits: Tensor) -> None:
     """
     assert isinstance(layer, QuantizedLayer)
     assert isinstance(layer, nn.Conv2d)
-    weight, bias = parameter(layer, "weight"), parameter(layer, "bias")
+    weight, bias, quantizer = parameter(layer, "weight"), parameter(layer, "bias"), layer.weight_quantizer
     channel, place = places(splits)
     count = splits[channel]
     (source,) = layer.wiring.inputs
-    scales = layer.weight_quantizer.scale
-    unit, own = (source.scale * each for each in (scales, scales[channel] / count))
-    bias = (bias / unit).round() * unit
-    shift = (offset(place, count) / own).round() * own
-    layer.register_parameter("weight", constant(weight[channel] / count.view(-1, 1, 1, 1)))
-    layer.register_parameter("bias", constant(bias[channel] / count + shift))
-    layer.weight_quantizer.scale = scales[channel] / count
+    scale = quantizer.scale[channel] / count
+    unit, own = source.scale * quantizer.scale, source.scale * scale
+    shift = (offset(place, count) / own).round()
+    layer.register_parameter("weight", constant(quantizer.of_chip(quantizer(weight)) * scale.view(-1, 1, 1, 1)))
+    layer.register_parameter("bias", constant(((bias / unit).round()[channel] + shift) * own))
+    quantizer.scale = scale
     layer.out_channels = len(channel)
 
 
 def take_splits(layer: nn.Module, splits: Tensor) -> None:
-    """Gives the first layer of h_a or g_s an input channel for each split, with the weights of the channel; in place.
+    """Gives the first layer of h_a or g_s an input channel for each split, with its part of the weights; in place.
 
     Args:
         splits: [M].
     """
+    assert isinstance(layer, QuantizedLayer)
     assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
-    channel, _ = places(splits)
-    weight = parameter(layer, "weight")
-    layer.register_parameter("weight", constant(weight[channel] if layer.transposed else weight[:, channel]))
-    layer.in_channels = len(channel)
+    weight, quantizer = parameter(layer, "weight"), layer.weight_quantizer
+    integers = quantizer.of_chip(quantizer(weight))
+    if quantizer.splits is None:
+        integers = integers.index_select(int(not layer.transposed), channels(splits))
+    layer.register_parameter("weight", constant(integers * quantizer.coarse_along(integers)))
+    layer.in_channels = int(splits.sum())
 
 
 def on_host(codec: Codec, part: str) -> list[nn.Module]:

@@ -14,8 +14,9 @@ from codec.description.architecture import MOST_SPLITS, Quantization
 from codec.network.codec import Codec
 from codec.network.tables import with_tables
 from codec.quantization.calibrate import calibrate
-from codec.quantization.levels import COARSEST, HIGHEST, LOWEST, apart, levels_of, offset, together
+from codec.quantization.levels import COARSEST, HIGHEST, LOWEST, levels_of
 from codec.quantization.phases import in_float
+from codec.quantization.splits import apart, offset, together
 
 WIDE = {2: 90.0, 7: 120.0, 8: 600.0}
 """Channels of y, and how much larger than the others their values are."""
