@@ -1,7 +1,8 @@
 """The study of rates: one codec of all rates against a codec for each, all from the embedded GDN codec.
 
 Each codec of one rate begins exactly as the embedded codec is at that rate: its gains become a part of the weights.
-Then each trains on for the same steps, and so does the codec of all rates.
+Then each trains on for the same steps, and so does the codec of all rates. A codec of one rate counts with the learning
+rate at which it ended best: with its gains in them, some weights are several times smaller or larger than before.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from benchmarks import rates
 from benchmarks.study.plan import BUDGETS, Job, Study
 from codec.checkpoint.ours import load_codec, save_codec
+from codec.description.file import Description
 from codec.network.architectures import new_codec
 from codec.network.bottleneck import Bottleneck
 from codec.network.codec import Codec
@@ -38,31 +40,49 @@ class RatesStudy(Study):
     def stages(self) -> Iterator[list[Job]]:
         """See `Study.stages`; what the runs start from is written first."""
         codec, description = load_codec(to_start_from(GDN))
-        count = codec.architecture.rates
-        low, high = map(float, str(description.options["lambda_mse"]).split(":"))
-        lambdas = [low * (high / low) ** (number / (count - 1)) for number in range(count)]
-        starts = {SEVERAL: codec} | {single(number): at_one_rate(codec, number) for number in range(count)}
+        starts = {SEVERAL: codec} | {single(n): at_one_rate(codec, n) for n in range(codec.architecture.rates)}
         for name, start in starts.items():
             path = self.folder / f"{name}-start" / "last.safetensors"
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 save_codec(path, with_tables(start), description)
-        of_each = {SEVERAL: f"{low}:{high}"} | {single(number): each for number, each in enumerate(lambdas)}
-        options = ("--act", "gdn", "--lr", 1e-4, "--lr_warmup_steps", 50, "--compile", "true")
-        steps = self.budget.extra_steps
-        yield [Job(name, each, steps, options, f"{name}-start") for name, each in of_each.items()]
+        several, lambdas = f"{description.options['lambda_mse']}", lambdas_of(codec, description)
+        yield [
+            self.trained_on(SEVERAL, several, self.budget.rates[-1]),
+            *(self.trained_on(single(n), each, lr) for n, each in enumerate(lambdas) for lr in self.budget.rates),
+        ]
+
+    def best(self) -> list[Path]:
+        """The checkpoints of the codecs of one rate, each of the learning rate at which it ended best."""
+        found = []
+        for n, each in enumerate(lambdas_of(*load_codec(to_start_from(GDN)))):
+            names = [self.trained_on(single(n), each, lr).name for lr in self.budget.rates]
+            found.append(self.folder / min(names, key=lambda name: self.rd_loss(name, each)) / "last.safetensors")
+        return found
+
+    def trained_on(self, name: str, lambda_mse: float | str, lr: float) -> Job:
+        """The run of a codec at a learning rate."""
+        options = ("--act", "gdn", "--lr", lr, "--lr_warmup_steps", 50, "--compile", "true")
+        return Job(f"{name}-lr{lr:g}", lambda_mse, self.budget.extra_steps, options, f"{name}-start")
 
 
 def single(number: int) -> str:
-    """The run of the codec of one rate."""
+    """The codec of one rate."""
     return f"rate-{number}"
+
+
+def lambdas_of(codec: Codec, description: Description) -> list[float]:
+    """The lambda of each rate that a codec was trained at."""
+    low, high = map(float, str(description.options["lambda_mse"]).split(":"))
+    last = codec.architecture.rates - 1
+    return [low * (high / low) ** (n / last) for n in range(last + 1)]
 
 
 def summarize(study: Study, images: str) -> None:
     """Measures the finished runs and the embedded int8 codec, and publishes `results/rates.json`."""
-    checkpoints = {path.parent.name: path for path in sorted(study.folder.glob("*/last.safetensors"))}
-    singles = [path for name, path in checkpoints.items() if name.startswith("rate-") and not name.endswith("-start")]
-    words = ["--images", images, "--several", str(checkpoints[SEVERAL]), "--single", *map(str, singles)]
+    assert isinstance(study, RatesStudy)
+    (several,) = study.folder.glob(f"{SEVERAL}-lr*/last.safetensors")
+    words = ["--images", images, "--several", str(several), "--single", *map(str, study.best())]
     with TemporaryDirectory() as folder:
         for part in ("encoder", "decoder"):
             out = str(Path(folder) / f"{part}.onnx")

@@ -38,7 +38,7 @@ FINEST, FEWEST = 1 / 16, 32
 better, which is rounded to 1, but the weights of its channel smaller: int8 then rounds them relatively more, since they
 share their scales with the weights of all channels."""
 
-COARSEST = 1 / 4
+COARSEST = 1 / 8
 """A channel with a larger step is split in two, four or eight."""
 
 GOLDEN = (math.sqrt(5) - 1) / 2
