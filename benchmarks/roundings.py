@@ -23,6 +23,7 @@ from codec.network.codec import Codec
 from codec.network.pixels import to_float
 from codec.quantization.calibrate import round_to_grid, with_ranges
 from codec.quantization.layers import QuantizedLayer
+from codec.quantization.levels import levels_of, set_steps
 from codec.quantization.pairs import QuantizedPair
 from codec.quantization.phases import tensor_name
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer, Wiring
@@ -157,6 +158,8 @@ def _of_float(
     before, used = with_ranges(measured.codec, photographs, Quantization("all"))
     after = copy.deepcopy(before)
     round_to_grid(after, used)
+    for _, levels in islice(levels_of(after), 1):  # chosen just now
+        set_steps(before, levels.step, levels.splits)
     exact, rounded = measured.losses(measured.codec, pictures), measured.losses(after, pictures)
     bar = BAR_OF_RELU if measured.codec.architecture.g_a.name == "relu" else BAR
     what = f"{measured.codec.arch}, {measured.name}: RD loss of int8 after {len(used)} photographs against float"

@@ -14,6 +14,7 @@ from codec.description.architecture import MOST_SPLITS, Quantization
 from codec.network.codec import Codec
 from codec.network.tables import with_tables
 from codec.quantization.calibrate import calibrate
+from codec.quantization.layers import QuantizedLayer
 from codec.quantization.levels import COARSEST, HIGHEST, LOWEST, levels_of
 from codec.quantization.phases import in_float
 from codec.quantization.splits import apart, offset, together
@@ -75,6 +76,25 @@ def test_it_is_the_same_codec_in_float(plain: Codec, split: Codec, pictures: lis
     again = in_float(split)
     exact = plain.g_a(pictures[0])
     assert (again.g_a(pictures[0]) - exact).abs().amax((0, 2, 3)).div(exact.abs().amax((0, 2, 3))).max() < 0.02
+
+
+def test_the_weights_of_split_channels_have_a_finer_grid(split: Codec) -> None:
+    splits = split.g_a.levels.splits
+    for layer in (split.g_a.get_submodule("6"), split.g_s.get_submodule("0")):  # y's channels are axis 0 of both
+        assert isinstance(layer, QuantizedLayer)
+        quantizer, coarse = layer.weight_quantizer, layer.weight_quantizer.coarse_along(layer.float_weight)
+        weight = coarse * torch.linspace(-127, 127, layer.float_weight.numel()).view_as(layer.float_weight)
+        rounded = quantizer(weight)
+        largest_error = ((rounded - weight).abs() / coarse).flatten(1).amax(1)
+        torch.testing.assert_close(largest_error, 0.5 / splits, rtol=0.1, atol=1e-3)
+        of_chip = quantizer.of_chip(rounded)
+        assert len(of_chip) == splits.sum()
+        assert of_chip.abs().max() <= HIGHEST
+        sums = torch.stack([part.sum(0) for part in of_chip.split(splits.tolist())])
+        assert torch.equal(sums, quantizer.integers(rounded))
+    h_a = split.h_a.get_submodule("0")
+    assert isinstance(h_a, QuantizedLayer)
+    assert h_a.weight_quantizer.splits is None
 
 
 @pytest.mark.parametrize(
