@@ -50,28 +50,46 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     if given.plugin:
         load_plugin(given.plugin)
-    codec = open_codec(given.several)
+    pair = (given.encoder, given.decoder) if given.encoder and given.decoder else None
+    rows, curves = compared(given.several, given.single, given.single, pair, given.images)
+    publish(given.name, rows, {"pictures": Path(given.images).name, "curves": {c.name: as_lists(c) for c in curves}})
+
+
+def compared(
+    of_all: Path, of_one: Sequence[Path], timed: Sequence[Path], pair: tuple[Path, Path] | None, images: str
+) -> tuple[list[Row], list[Curve]]:
+    """One checkpoint of several rates against one for each rate.
+
+    Args:
+        timed: the runs whose time is that of the single-rate codecs.
+        pair: int8 graphs of several rates, encoder and decoder.
+
+    Returns:
+        The rows, and the curves that they are from.
+    """
+    codec = open_codec(of_all)
     arch, files = codec.arch, FileCodec(codec)
     trained = [number for number in numbers_of(codec, None) if number is not None]
-    singles = curve("one rate each", [point_of(FileCodec(open_codec(path)), given.images) for path in given.single])
-    several = curve("several rates", [point_of(files, given.images, rate) for rate in trained])
+    singles = curve("one rate each", [point_of(FileCodec(open_codec(path)), images) for path in of_one])
+    several = curve("several rates", [point_of(files, images, rate) for rate in trained])
     halfway = [(a + b) // 2 for a, b in itertools.pairwise(trained)]
-    between = curve("between them", [point_of(files, given.images, rate) for rate in halfway])
-    against = f"{arch}: one checkpoint of {len(trained)} rates against {len(given.single)} of one"
+    between = curve("between them", [point_of(files, images, rate) for rate in halfway])
     rows = [
-        bd_rate(against, several, singles, BARS[arch]),
+        bd_rate(
+            f"{arch}: one checkpoint of {len(trained)} rates against {len(of_one)} of one", several, singles, BARS[arch]
+        ),
         between_row(arch, between, several),
-        *target_rows(arch, files, given.images),
-        time_row(arch, given.several, given.single),
+        *target_rows(arch, files, images),
+        time_row(arch, of_all, timed),
     ]
-    curves = [singles, several, between]
-    if given.encoder and given.decoder:
-        pair = Model(given.encoder, "encoder"), Model(given.decoder, "decoder")
-        int8 = curve("int8", [runtime_point(pair, given.images, rate / trained[-1]) for rate in trained])
+    curves = [several, singles, between]
+    if pair:
+        encoder, decoder = Model(pair[0], "encoder"), Model(pair[1], "decoder")
+        int8 = curve("int8", [runtime_point((encoder, decoder), images, rate / trained[-1]) for rate in trained])
         rows.append(bd_rate(f"{arch}: one int8 pair against single-rate codecs in float", int8, singles, OF_INT8))
         rows.append(bd_rate(f"{arch}: one int8 pair against its own float codec", int8, several, None))
         curves.append(int8)
-    publish(given.name, rows, {"pictures": Path(given.images).name, "curves": {c.name: as_lists(c) for c in curves}})
+    return rows, curves
 
 
 def point_of(files: FileCodec, images: str, rate: int | None = None) -> Point:

@@ -87,6 +87,18 @@ def klt_start(codec: Codec, batches: Sequence[Tensor], lambda_mse: float) -> flo
         if isinstance(layer, nn.ConvTranspose2d):
             _to_inverse(layer, features, targets.pop())
         features = [layer(x) for x in features]
+    start_entropy_models(codec, pictures)
+    errors = [(x_hat.clamp(0, 1) - x).square().mean() for x_hat, x in zip(features, batches, strict=True)]
+    return -10 * torch.stack(errors).mean().log10().item()
+
+
+@torch.no_grad()
+def start_entropy_models(codec: Codec, pictures: Sequence[Tensor]) -> None:
+    """Fits everything but g_a and g_s to the y of pictures, in place.
+
+    Args:
+        pictures: [B, 3, H, W] in [0, 1], sides multiples of 16, on the codec's device.
+    """
     latents = torch.cat([codec.g_a(x) for x in pictures])
     spread = latents.transpose(0, 1).flatten(1).std(1).clamp(min=0.1)
     if isinstance(codec, HyperCodec):
@@ -94,8 +106,6 @@ def klt_start(codec: Codec, batches: Sequence[Tensor], lambda_mse: float) -> flo
     else:
         _set_spread(codec.entropy_bottleneck, spread)
     _fit_entropy_models(codec, latents)
-    errors = [(x_hat.clamp(0, 1) - x).square().mean() for x_hat, x in zip(features, batches, strict=True)]
-    return -10 * torch.stack(errors).mean().log10().item()
 
 
 def step_size(lambda_mse: float) -> float:

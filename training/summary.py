@@ -3,6 +3,7 @@
 import json
 import shlex
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,14 @@ def announce(run: Run, record: Record) -> None:
         record.say(f"resumes     at step {run.progress.step}")
 
 
+@cache
+def _costs_with_gdn(N: int, M: int, arch: str) -> dict[str, tuple[int, float]]:
+    return costs(Architecture(N, M, arch=arch))
+
+
 def size(architecture: Architecture) -> str:
     """Parameters and multiply-accumulates of the transforms, compared with GDN."""
-    ours, gdn = costs(architecture), costs(Architecture(architecture.N, architecture.M, arch=architecture.arch))
+    ours, gdn = costs(architecture), _costs_with_gdn(architecture.N, architecture.M, architecture.arch)
     words = {part: f"{part} {own[0]:,} parameters, {own[1] / 1000:.1f} kMAC/pixel" for part, own in ours.items()}
     for part in ("g_a", "g_s"):
         words[part] += f" (GDN: {gdn[part][0]:,}, {gdn[part][1] / 1000:.1f})"

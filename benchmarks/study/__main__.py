@@ -9,8 +9,8 @@ The runs are runs of `train_accel.py`. After --minutes they stop with a checkpoi
 command goes on. The last step writes `results/rd_study.json` and `.png`.
 
 With `--budget architectures` all that is done for each architecture, and the last step writes
-`results/study_architectures.json`. `--budget rates` compares a codec of all rates with codecs of one rate instead, and
-the last step writes `results/rates.json`.
+`results/study_architectures.json`. `--budget rates` compares a codec of all rates with codecs of one rate instead, for
+each architecture, and the last step writes `results/rates.json` and `.png`.
 """
 
 import math
@@ -41,7 +41,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     if given.budget == architectures.BUDGET:
         found = architectures.studies(given.out, crops)
     elif given.budget == rates.BUDGET:
-        found = {rates.BUDGET: rates.RatesStudy(given.out, crops)}
+        found = rates.studies(given.out, crops)
     else:
         found = {given.budget: Study(BUDGETS[given.budget], given.out, crops)}
     prepare(given.coco_dir, crops, max(224, BUDGETS[given.budget].input_size))
@@ -52,7 +52,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     if given.budget == architectures.BUDGET:
         architectures.summarize(found, given.images)
     elif given.budget == rates.BUDGET:
-        rates.summarize(found[rates.BUDGET], given.images)
+        rates.summarize(found, given.images)
     else:
         from benchmarks.study.summary import summarize
 

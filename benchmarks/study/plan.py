@@ -115,7 +115,9 @@ BUDGETS = {
         jobs=1,
         swaps=False,
     ),
-    "rates": replace(CPU, N=64, M=160, batch_size=2, input_size=256, extra_steps=600, rates=(1e-5, 3e-5, 1e-4)),
+    "rates": replace(
+        CPU, N=64, M=160, batch_size=2, input_size=256, first_steps=600, extra_steps=600, rates=(1e-5, 1e-4)
+    ),
     "gpu": replace(
         CPU,
         N=128,

@@ -1,69 +1,127 @@
 """The study of rates: one codec of all rates against a codec for each, all from the embedded GDN codec.
 
-Each codec of one rate begins exactly as the embedded codec is at that rate: its gains become a part of the weights.
-Then each trains on for the same steps, and so does the codec of all rates. A codec of one rate counts with the learning
-rate at which it ended best: with its gains in them, some weights are several times smaller or larger than before.
+The embedded codec has a hyperprior. For another architecture its g_a and g_s get the entropy models of that, which are
+fitted to its y, and all of it trains on for some steps first.
+
+Each codec of one rate begins exactly as that codec is at its rate: its gains become a part of the weights. Then each
+trains on for the same steps, and so does the codec of all rates. A codec of one rate counts as it was best, at its
+start or at the end with one of several learning rates: with the gains in them some weights are several times smaller
+or larger than before, and with one rate h_s is trained with z and noise, where with several it has z rounded.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks import rates
+from benchmarks.harness import RESULTS, publish
+from benchmarks.rates import as_lists, compared
 from benchmarks.study.plan import BUDGETS, Job, Study
+from benchmarks.study.run import Worker
+from coco224.dataset import open_split
 from codec.checkpoint.ours import load_codec, save_codec
-from codec.description.file import Description
+from codec.description.architecture import ARCHITECTURES
+from codec.evaluation.compare import measure_all
+from codec.evaluation.curves import curve, plot
+from codec.evaluation.pictures import open_pictures
+from codec.evaluation.ranks import Ranks
 from codec.network.architectures import new_codec
 from codec.network.bottleneck import Bottleneck
 from codec.network.codec import Codec
 from codec.network.gains import Gains
 from codec.network.hyperprior import HyperCodec
+from codec.network.pixels import to_float
 from codec.network.tables import with_tables
 from codec.sample import GDN, NPU, to_start_from
 from export.__main__ import main as export
-from training.klt import scale_input
+from training.klt import PICTURES, scale_input, start_entropy_models
 
 BUDGET = "rates"
-SEVERAL = "several"
+FIRST, SEVERAL = "first", "several"
+FORMATS = ("jpeg", "webp", "avif")
 
 
 class RatesStudy(Study):
-    """The jobs: the codec of all rates, and one for each of its rates."""
+    """The jobs of an architecture: the codec of all rates, and one for each of its rates."""
 
-    def __init__(self, folder: Path, crops: Path) -> None:
-        super().__init__(BUDGETS[BUDGET], folder, crops)
+    def __init__(self, folder: Path, crops: Path, arch: str) -> None:
+        super().__init__(replace(BUDGETS[BUDGET], arch=arch), folder, crops)
+        self.embedded, self.description = load_codec(to_start_from(GDN))
 
     def stages(self) -> Iterator[list[Job]]:
         """See `Study.stages`; what the runs start from is written first."""
-        codec, description = load_codec(to_start_from(GDN))
-        starts = {SEVERAL: codec} | {single(n): at_one_rate(codec, n) for n in range(codec.architecture.rates)}
-        for name, start in starts.items():
-            path = self.folder / f"{name}-start" / "last.safetensors"
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_codec(path, with_tables(start), description)
-        several, lambdas = f"{description.options['lambda_mse']}", lambdas_of(codec, description)
+        start, low_to_high = self.embedded, f"{self.description.options['lambda_mse']}"
+        if self.budget.arch != start.arch:
+            self.keep(FIRST, with_other_entropy_models(start, self.budget.arch, self.crops))
+            yield [self.trained_on(FIRST, low_to_high, self.budget.rates[-1])]
+            start, _ = load_codec(self.ended(self.trained_on(FIRST, low_to_high, self.budget.rates[-1]).name))
+        self.keep(SEVERAL, start)
+        for number in range(len(self.each_lambda)):
+            self.keep(single(number), at_one_rate(start, number))
         yield [
-            self.trained_on(SEVERAL, several, self.budget.rates[-1]),
-            *(self.trained_on(single(n), each, lr) for n, each in enumerate(lambdas) for lr in self.budget.rates),
+            self.trained_on(SEVERAL, low_to_high, self.budget.rates[-1]),
+            *(
+                self.trained_on(single(number), each, lr)
+                for number, each in enumerate(self.each_lambda)
+                for lr in self.budget.rates
+            ),
         ]
 
-    def best(self) -> list[Path]:
-        """The checkpoints of the codecs of one rate, each of the learning rate at which it ended best."""
-        found = []
-        for n, each in enumerate(lambdas_of(*load_codec(to_start_from(GDN)))):
-            names = [self.trained_on(single(n), each, lr).name for lr in self.budget.rates]
-            found.append(self.folder / min(names, key=lambda name: self.rd_loss(name, each)) / "last.safetensors")
-        return found
+    def keep(self, name: str, codec: Codec) -> None:
+        """Writes what a codec's runs start from, unless it is there."""
+        path = self.ended(f"{name}-start")
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_codec(path, with_tables(codec), self.description)
+
+    def ended(self, name: str) -> Path:
+        """The last checkpoint of a run."""
+        return self.folder / name / "last.safetensors"
 
     def trained_on(self, name: str, lambda_mse: float | str, lr: float) -> Job:
         """The run of a codec at a learning rate."""
+        steps = self.budget.first_steps if name == FIRST else self.budget.extra_steps
         options = ("--act", "gdn", "--lr", lr, "--lr_warmup_steps", 50, "--compile", "true")
-        return Job(f"{name}-lr{lr:g}", lambda_mse, self.budget.extra_steps, options, f"{name}-start")
+        return Job(f"{name}-lr{lr:g}", lambda_mse, steps, options, f"{name}-start")
+
+    @property
+    def each_lambda(self) -> list[float]:
+        """The lambda of each rate that the embedded codec was trained at."""
+        low, high = map(float, str(self.description.options["lambda_mse"]).split(":"))
+        last = self.embedded.architecture.rates - 1
+        return [low * (high / low) ** (number / last) for number in range(last + 1)]
+
+    def best(self, images: str) -> list[Path]:
+        """The checkpoints of the codecs of one rate, each as it was best on the pictures."""
+        found = []
+        for number, each in enumerate(self.each_lambda):
+            start = f"{single(number)}-start"
+            if self.figures(start) is None:
+                Worker(self, images, math.inf).measure(self.folder / start)
+            names = [start, *(self.trained_on(single(number), each, lr).name for lr in self.budget.rates)]
+            found.append(self.ended(min(names, key=lambda name: self.rd_loss(name, each))))
+        return found
+
+    def timed(self) -> list[Path]:
+        """The runs of the codecs of one rate whose time counts."""
+        lr = self.budget.rates[-1]
+        return [
+            self.ended(self.trained_on(single(number), each, lr).name) for number, each in enumerate(self.each_lambda)
+        ]
+
+
+def studies(folder: Path, crops: Path) -> dict[str, Study]:
+    """One study per architecture, the embedded codec's first."""
+    return {arch: RatesStudy(folder / arch, crops, arch) for arch in sorted(ARCHITECTURES, key=_is_not_embedded)}
+
+
+def _is_not_embedded(arch: str) -> bool:
+    return arch != load_codec(to_start_from(GDN))[0].arch
 
 
 def single(number: int) -> str:
@@ -71,25 +129,56 @@ def single(number: int) -> str:
     return f"rate-{number}"
 
 
-def lambdas_of(codec: Codec, description: Description) -> list[float]:
-    """The lambda of each rate that a codec was trained at."""
-    low, high = map(float, str(description.options["lambda_mse"]).split(":"))
-    last = codec.architecture.rates - 1
-    return [low * (high / low) ** (n / last) for n in range(last + 1)]
-
-
-def summarize(study: Study, images: str) -> None:
-    """Measures the finished runs and the embedded int8 codec, and publishes `results/rates.json`."""
-    assert isinstance(study, RatesStudy)
-    (several,) = study.folder.glob(f"{SEVERAL}-lr*/last.safetensors")
-    words = ["--images", images, "--several", str(several), "--single", *map(str, study.best())]
+def summarize(found: Mapping[str, Study], images: str) -> None:
+    """Measures the finished runs and the embedded int8 codec, and publishes `results/rates.json` and `.png`."""
+    rows, curves = [], {}
     with TemporaryDirectory() as folder:
-        for part in ("encoder", "decoder"):
-            out = str(Path(folder) / f"{part}.onnx")
-            of_part = ["--part", part, "--out", out, "--dynamic", "true"]
-            assert export(["--ckpt", NPU, *of_part, "--precision", "int8"]) == 0
-            words += [f"--{part}", out]
-        rates.main(words)
+        pair = int8_pair(Path(folder))
+        for arch, study in found.items():
+            assert isinstance(study, RatesStudy)
+            (several,) = study.folder.glob(f"{SEVERAL}-lr*/last.safetensors")
+            of_pair = pair if arch == study.embedded.arch else None
+            own, own_curves = compared(several, study.best(images), study.timed(), of_pair, images)
+            rows += own
+            curves |= {f"{arch}, {each.name}": each for each in own_curves}
+    pictures = open_pictures(images, None, True, 4)
+    others = measure_all([], list(FORMATS), pictures, Ranks.join(), fake_quant=True, keep_pictures=False)
+    curves |= {each.name: each for each in others.curves}
+    drawn = [curve(name, each.points) for name, each in curves.items()]
+    plot(RESULTS / f"{BUDGET}.png", f"one checkpoint for all rates, on {Path(images).name}", drawn)
+    command = f"python -m benchmarks.study --coco_dir COCO --images {Path(images).name} --out DIR --budget {BUDGET}"
+    details = {"command": command, "pictures": Path(images).name}
+    publish(BUDGET, rows, details | {"curves": {name: as_lists(each) for name, each in curves.items()}})
+
+
+def int8_pair(folder: Path) -> tuple[Path, Path]:
+    """The graphs of the embedded int8 codec, encoder and decoder."""
+    parts = ("encoder", "decoder")
+    for part in parts:
+        words = ["--ckpt", NPU, "--part", part, "--out", str(folder / f"{part}.onnx"), "--dynamic", "true"]
+        assert export([*words, "--precision", "int8"]) == 0
+    encoder, decoder = (folder / f"{part}.onnx" for part in parts)
+    return encoder, decoder
+
+
+def with_other_entropy_models(codec: Codec, arch: str, crops: Path) -> Codec:
+    """A codec of several rates with g_a, g_s and gains of another one, and entropy models fitted to its y.
+
+    Args:
+        crops: a prepared dataset.
+    """
+    other = new_codec(replace(codec.architecture, arch=arch))
+    own, kept = other.state_dict(), codec.state_dict()
+    other.load_weights(
+        own | {name: each for name, each in kept.items() if name.startswith(("g_a.", "g_s.", "y_gains."))}
+    )
+    rows = open_split(crops, "train")
+    assert rows is not None
+    chosen = np.random.default_rng(0).permutation(len(rows))[:PICTURES]
+    zeros = np.zeros_like(chosen)
+    pixels = rows.read(chosen, zeros, zeros, BUDGETS[BUDGET].input_size)
+    start_entropy_models(other, to_float(torch.from_numpy(pixels).permute(0, 3, 1, 2)).split(8))
+    return other
 
 
 @torch.no_grad()

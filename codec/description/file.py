@@ -7,6 +7,7 @@ import json
 import math
 import os
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,6 +38,12 @@ Arrays = dict[str, NDArray[Any]]
 """A state dict: arrays by name."""
 
 
+@cache
+def _versions() -> dict[str, str]:
+    """The installed versions of `PACKAGES`."""
+    return {name: version(name) for name in PACKAGES}
+
+
 @dataclass(frozen=True)
 class Description:
     """What a checkpoint records besides weights and architecture.
@@ -52,7 +59,7 @@ class Description:
     options: dict[str, Scalar | None] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     step: int = 0
-    versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in PACKAGES})
+    versions: dict[str, str] = field(default_factory=lambda: dict(_versions()))
     dataset: str = ""
 
     def __post_init__(self) -> None:
