@@ -51,16 +51,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.plugin:
         load_plugin(given.plugin)
     pair = (given.encoder, given.decoder) if given.encoder and given.decoder else None
-    rows, curves = compared(given.several, given.single, given.single, pair, given.images)
+    singles = [point_of(FileCodec(open_codec(path)), given.images) for path in given.single]
+    rows, curves = compared(given.several, singles, given.single, pair, given.images)
     publish(given.name, rows, {"pictures": Path(given.images).name, "curves": {c.name: as_lists(c) for c in curves}})
 
 
 def compared(
-    of_all: Path, of_one: Sequence[Path], timed: Sequence[Path], pair: tuple[Path, Path] | None, images: str
+    of_all: Path, of_one: Sequence[Point], timed: Sequence[Path], pair: tuple[Path, Path] | None, images: str
 ) -> tuple[list[Row], list[Curve]]:
     """One checkpoint of several rates against one for each rate.
 
     Args:
+        of_one: the points of the single-rate codecs.
         timed: the runs whose time is that of the single-rate codecs.
         pair: int8 graphs of several rates, encoder and decoder.
 
@@ -70,14 +72,13 @@ def compared(
     codec = open_codec(of_all)
     arch, files = codec.arch, FileCodec(codec)
     trained = [number for number in numbers_of(codec, None) if number is not None]
-    singles = curve("one rate each", [point_of(FileCodec(open_codec(path)), images) for path in of_one])
+    singles = curve("one rate each", of_one)
     several = curve("several rates", [point_of(files, images, rate) for rate in trained])
     halfway = [(a + b) // 2 for a, b in itertools.pairwise(trained)]
     between = curve("between them", [point_of(files, images, rate) for rate in halfway])
+    what = f"{arch}: one checkpoint of {len(trained)} rates against {len(of_one)} of one"
     rows = [
-        bd_rate(
-            f"{arch}: one checkpoint of {len(trained)} rates against {len(of_one)} of one", several, singles, BARS[arch]
-        ),
+        bd_rate(what, several, singles, BARS[arch]),
         between_row(arch, between, several),
         *target_rows(arch, files, images),
         time_row(arch, of_all, timed),

@@ -13,13 +13,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import RESULTS, publish
+from benchmarks.harness import RESULTS, Row, publish
 from benchmarks.rates import as_lists, compared
 from benchmarks.study.plan import BUDGETS, Job, Study
 from benchmarks.study.run import Worker
@@ -27,7 +28,7 @@ from coco224.dataset import open_split
 from codec.checkpoint.ours import load_codec, save_codec
 from codec.description.architecture import ARCHITECTURES
 from codec.evaluation.compare import measure_all
-from codec.evaluation.curves import curve, plot
+from codec.evaluation.curves import Curve, Point, curve, plot
 from codec.evaluation.pictures import open_pictures
 from codec.evaluation.ranks import Ranks
 from codec.network.architectures import new_codec
@@ -96,15 +97,18 @@ class RatesStudy(Study):
         last = self.embedded.architecture.rates - 1
         return [low * (high / low) ** (number / last) for number in range(last + 1)]
 
-    def best(self, images: str) -> list[Path]:
-        """The checkpoints of the codecs of one rate, each as it was best on the pictures."""
+    def best(self, images: str) -> list[Point]:
+        """The points of the codecs of one rate, each as it was best on the pictures."""
         found = []
         for number, each in enumerate(self.each_lambda):
             start = f"{single(number)}-start"
             if self.figures(start) is None:
                 Worker(self, images, math.inf).measure(self.folder / start)
             names = [start, *(self.trained_on(single(number), each, lr).name for lr in self.budget.rates)]
-            found.append(self.ended(min(names, key=lambda name: self.rd_loss(name, each))))
+            rows = self.figures(min(names, key=lambda name: self.rd_loss(name, each)))
+            assert rows is not None
+            bpp, psnr, ms_ssim = (mean(row[key] for row in rows) for key in ("bpp", "psnr", "ms_ssim"))
+            found.append(Point(bpp, psnr, ms_ssim))
         return found
 
     def timed(self) -> list[Path]:
@@ -131,7 +135,8 @@ def single(number: int) -> str:
 
 def summarize(found: Mapping[str, Study], images: str) -> None:
     """Measures the finished runs and the embedded int8 codec, and publishes `results/rates.json` and `.png`."""
-    rows, curves = [], {}
+    rows: list[Row] = []
+    curves: dict[str, Curve] = {}
     with TemporaryDirectory() as folder:
         pair = int8_pair(Path(folder))
         for arch, study in found.items():
@@ -168,10 +173,8 @@ def with_other_entropy_models(codec: Codec, arch: str, crops: Path) -> Codec:
         crops: a prepared dataset.
     """
     other = new_codec(replace(codec.architecture, arch=arch))
-    own, kept = other.state_dict(), codec.state_dict()
-    other.load_weights(
-        own | {name: each for name, each in kept.items() if name.startswith(("g_a.", "g_s.", "y_gains."))}
-    )
+    kept = {name: each for name, each in codec.state_dict().items() if name.startswith(("g_a.", "g_s.", "y_gains."))}
+    other.load_weights(other.state_dict() | kept)
     rows = open_split(crops, "train")
     assert rows is not None
     chosen = np.random.default_rng(0).permutation(len(rows))[:PICTURES]
