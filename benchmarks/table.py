@@ -34,6 +34,7 @@ SUBJECTS = {
     "rd_study_cpu_long": "Quality: what each block costs",
     "rd_study_cpu_int8": "Quality: what int8 costs ReLU",
     "study_architectures": "Quality: architectures",
+    "rates": "Quality: one checkpoint for all rates",
     "starts": "Quality: a KLT start",
     "sample": "Quality: the embedded codecs",
     "demo": "Quality: the demo",

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -156,6 +157,7 @@ def of_checkpoint(options: ReportOptions) -> dict[str, Any]:
     original = new_codec(Architecture(opened.N, opened.M, arch=opened.arch)).eval()
     x = sample_picture(*options.input_size)
 
+    @cache  # some families take the same form
     def graphs(codec: "Codec", deconv: Any, dynamic: bool = False) -> dict["Part", "onnx.ModelProto"]:
         return {part: build.build(codec, part, deconv, x, dynamic=dynamic) for part in parts}
 

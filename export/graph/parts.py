@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from codec.description.architecture import STRIDE
 from codec.network.codec import Codec
 from codec.network.hyperprior import HyperCodec
 from codec.network.latent import LatentModel
@@ -50,13 +51,13 @@ def exportable(codec: Codec, part: Part, deconv: Deconv, x: Tensor, dynamic: boo
     Args:
         codec: with its tables, in eval mode; float, or from `codec.quantization.freeze.frozen`. A quantized transform
             has symbols as its latent if the codec limits them to 8 bits, or levels with means.
-        x: a picture [1, 3, H, W] in [0, 1], H and W multiples of 16; the example is computed from it.
+        x: a picture [1, 3, H, W] in [0, 1], H and W multiples of 16; the example has the shape that belongs to it.
         dynamic: the graph must accept any H and W.
     """
     if part == "encoder":
         return Exportable(encoder(codec, deconv), x, ("x",), (_latent(codec, "g_a", "y"),))
     with torch.no_grad():
-        y = codec.g_a(x)
+        y = x.new_zeros(1, codec.M, *(side // STRIDE for side in x.shape[2:]))
         symbols = codec.y_model.symbols(y)
     if part == "h_a":
         assert isinstance(codec, HyperCodec)
