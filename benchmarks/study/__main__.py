@@ -23,6 +23,7 @@ from pathlib import Path
 from benchmarks.study import architectures, rates
 from benchmarks.study.plan import BUDGETS, Study
 from benchmarks.study.run import prepare, run
+from codec.description.architecture import ARCHITECTURES
 from training.preempt import PREEMPTED
 
 
@@ -33,6 +34,13 @@ def main(argv: Iterable[str] | None = None) -> int:
     parser.add_argument("--images", required=True, help="photographs to measure on, which are not among them")
     parser.add_argument("--out", type=Path, required=True, help="the runs; a second call goes on with them")
     parser.add_argument("--budget", choices=BUDGETS, default="cpu", help="how large and how long [cpu]")
+    parser.add_argument(
+        "--arch",
+        nargs="+",
+        choices=ARCHITECTURES,
+        default=ARCHITECTURES,
+        help="architectures of `--budget rates` [all]",
+    )
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after these [never]")
     given = parser.parse_args(None if argv is None else list(argv))
     start = time.time()
@@ -41,7 +49,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     if given.budget == architectures.BUDGET:
         found = architectures.studies(given.out, crops)
     elif given.budget == rates.BUDGET:
-        found = rates.studies(given.out, crops)
+        found = rates.studies(given.out, crops, given.arch)
     else:
         found = {given.budget: Study(BUDGETS[given.budget], given.out, crops)}
     prepare(given.coco_dir, crops, max(224, BUDGETS[given.budget].input_size))

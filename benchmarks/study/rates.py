@@ -26,7 +26,6 @@ from benchmarks.study.plan import BUDGETS, Job, Study
 from benchmarks.study.run import Worker
 from coco224.dataset import open_split
 from codec.checkpoint.ours import load_codec, save_codec
-from codec.description.architecture import ARCHITECTURES
 from codec.evaluation.compare import measure_all
 from codec.evaluation.curves import Curve, Point, curve, plot
 from codec.evaluation.pictures import open_pictures
@@ -119,13 +118,9 @@ class RatesStudy(Study):
         ]
 
 
-def studies(folder: Path, crops: Path) -> dict[str, Study]:
-    """One study per architecture, the embedded codec's first."""
-    return {arch: RatesStudy(folder / arch, crops, arch) for arch in sorted(ARCHITECTURES, key=_is_not_embedded)}
-
-
-def _is_not_embedded(arch: str) -> bool:
-    return arch != load_codec(to_start_from(GDN))[0].arch
+def studies(folder: Path, crops: Path, archs: Sequence[str]) -> dict[str, Study]:
+    """One study per architecture."""
+    return {arch: RatesStudy(folder / arch, crops, arch) for arch in archs}
 
 
 def single(number: int) -> str:
@@ -152,6 +147,7 @@ def summarize(found: Mapping[str, Study], images: str) -> None:
     drawn = [curve(name, each.points) for name, each in curves.items()]
     plot(RESULTS / f"{BUDGET}.png", f"one checkpoint for all rates, on {Path(images).name}", drawn)
     command = f"python -m benchmarks.study --coco_dir COCO --images {Path(images).name} --out DIR --budget {BUDGET}"
+    command += f" --arch {' '.join(found)}"
     details = {"command": command, "pictures": Path(images).name}
     publish(BUDGET, rows, details | {"curves": {name: as_lists(each) for name, each in curves.items()}})
 
