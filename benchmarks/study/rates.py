@@ -10,7 +10,7 @@ or larger than before, and with one rate h_s is trained with z and noise, where 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
