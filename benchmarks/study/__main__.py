@@ -10,7 +10,7 @@ command goes on. The last step writes `results/rd_study.json` and `.png`.
 
 With `--budget architectures` all that is done for each architecture, and the last step writes
 `results/study_architectures.json`. `--budget rates` compares a codec of all rates with codecs of one rate instead, for
-each architecture, and the last step writes `results/rates.json` and `.png`.
+each architecture, and the last step writes `results/rates_ARCH.json` and `.png`.
 """
 
 import math

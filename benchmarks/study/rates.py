@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import RESULTS, Row, publish
+from benchmarks.harness import RESULTS, publish
 from benchmarks.rates import as_lists, compared
 from benchmarks.study.plan import BUDGETS, Job, Study
 from benchmarks.study.run import Worker
 from coco224.dataset import open_split
 from codec.checkpoint.ours import load_codec, save_codec
 from codec.evaluation.compare import measure_all
-from codec.evaluation.curves import Curve, Point, curve, plot
+from codec.evaluation.curves import Point, plot
 from codec.evaluation.pictures import open_pictures
 from codec.evaluation.ranks import Ranks
 from codec.network.architectures import new_codec
@@ -129,27 +129,20 @@ def single(number: int) -> str:
 
 
 def summarize(found: Mapping[str, Study], images: str) -> None:
-    """Measures the finished runs and the embedded int8 codec, and publishes `results/rates.json` and `.png`."""
-    rows: list[Row] = []
-    curves: dict[str, Curve] = {}
-    with TemporaryDirectory() as folder:
-        pair = int8_pair(Path(folder))
-        for arch, study in found.items():
-            assert isinstance(study, RatesStudy)
-            (several,) = study.folder.glob(f"{SEVERAL}-lr*/last.safetensors")
-            of_pair = pair if arch == study.embedded.arch else None
-            own, own_curves = compared(several, study.best(images), study.timed(), of_pair, images)
-            rows += own
-            curves |= {f"{arch}, {each.name}": each for each in own_curves}
+    """Measures the finished runs, and publishes `results/rates_ARCH.json` and `.png` of each architecture."""
     pictures = open_pictures(images, None, True, 4)
-    others = measure_all([], list(FORMATS), pictures, Ranks.join(), fake_quant=True, keep_pictures=False)
-    curves |= {each.name: each for each in others.curves}
-    drawn = [curve(name, each.points) for name, each in curves.items()]
-    plot(RESULTS / f"{BUDGET}.png", f"one checkpoint for all rates, on {Path(images).name}", drawn)
-    command = f"python -m benchmarks.study --coco_dir COCO --images {Path(images).name} --out DIR --budget {BUDGET}"
-    command += f" --arch {' '.join(found)}"
-    details = {"command": command, "pictures": Path(images).name}
-    publish(BUDGET, rows, details | {"curves": {name: as_lists(each) for name, each in curves.items()}})
+    others = measure_all([], list(FORMATS), pictures, Ranks.join(), fake_quant=True, keep_pictures=False).curves
+    for arch, study in found.items():
+        assert isinstance(study, RatesStudy)
+        with TemporaryDirectory() as folder:
+            pair = int8_pair(Path(folder)) if arch == study.embedded.arch else None
+            several = study.ended(study.trained_on(SEVERAL, "", study.budget.rates[-1]).name)
+            rows, curves = compared(several, study.best(images), study.timed(), pair, images)
+        name, curves = f"{BUDGET}_{arch}", [*curves, *others]
+        plot(RESULTS / f"{name}.png", f"{arch}: one checkpoint for all rates, on {Path(images).name}", curves)
+        command = f"python -m benchmarks.study --coco_dir COCO --images {Path(images).name} --out DIR --budget {BUDGET}"
+        details = {"command": f"{command} --arch {arch}", "pictures": Path(images).name}
+        publish(name, rows, details | {"curves": {each.name: as_lists(each) for each in curves}})
 
 
 def int8_pair(folder: Path) -> tuple[Path, Path]:
