@@ -130,8 +130,9 @@ def single(number: int) -> str:
 
 def summarize(found: Mapping[str, Study], images: str) -> None:
     """Measures the finished runs, and publishes `results/rates_ARCH.json` and `.png` of each architecture."""
-    pictures = open_pictures(images, None, True, 4)
-    others = measure_all([], list(FORMATS), pictures, Ranks.join(), fake_quant=True, keep_pictures=False).curves
+    pictures, ranks = open_pictures(images, None, True, 4), Ranks.join()
+    measured = measure_all([GDN], list(FORMATS), pictures, ranks, fake_quant=True, keep_pictures=False, rates=4)
+    _, *others = measured.curves
     for arch, study in found.items():
         assert isinstance(study, RatesStudy)
         with TemporaryDirectory() as folder:

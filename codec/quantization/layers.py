@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from codec.network.modules import mix_in
 from codec.quantization.observers import Observer
 from codec.quantization.quantizers import ActivationQuantizer, Switches, WeightQuantizer, Wiring, round_ste
-from codec.quantization.splits import apart, channels
+from codec.quantization.splits import middle, part, shared_and_more
 
 FACTORS = ("input_factor", "output_factor")
 """Names of the buffers that scale a quantized layer's channels."""
@@ -69,12 +69,11 @@ class QuantizedLayer(nn.Module):
         else:
             integers = self.wiring.inputs[0].integers(x)
             if (splits := self.weight_quantizer.input_splits) is not None:
-                integers = apart(integers, splits)
+                splits = splits.view(-1, *[1] * (x.ndim - 2))
+                integers = torch.cat([integers, part(integers, middle(splits), splits)], 1)
             accumulator = super().forward(integers.to(self._of_sums))
         unit = self._unit()
         assert unit is not None
-        if (splits := self.weight_quantizer.output_splits) is not None:
-            unit = (unit / splits)[channels(splits)]
         unit = unit.view(-1, *[1] * (self.float_weight.ndim - 2))
         output = self.wiring.output
         return (accumulator.mul_(unit) if output is None else output.of_sums(accumulator, unit)).to(x.dtype)
@@ -103,7 +102,11 @@ class QuantizedLayer(nn.Module):
         quantized: Tensor = self.weight_quantizer(self.float_weight, self._smallest_scales())
         if not self.in_integers:
             return quantized
-        return self.weight_quantizer.of_chip(quantized).to(self._of_sums)
+        splits = self.weight_quantizer.splits_along(quantized)
+        integers = self.weight_quantizer.integers(quantized)
+        if splits is not None:
+            integers = torch.cat(shared_and_more(integers, splits), self.weight_quantizer.split_axis)
+        return integers.to(self._of_sums)
 
     @property
     def bias(self) -> Tensor | None:
@@ -115,8 +118,9 @@ class QuantizedLayer(nn.Module):
         multiple = exact + (exact.round() - exact).detach()
         if not self.in_integers:
             return multiple * unit
-        splits = self.weight_quantizer.output_splits
-        return (multiple if splits is None else multiple[channels(splits)]).to(self._of_sums)
+        if self.weight_quantizer.output_splits is not None:
+            multiple = torch.cat([multiple, torch.zeros_like(multiple)])
+        return multiple.to(self._of_sums)
 
     @property
     def float_weight(self) -> Tensor:

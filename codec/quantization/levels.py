@@ -9,9 +9,9 @@ costs nothing there. The host multiplies and divides.
 A channel whose values are so large that 8 bits would be too coarse is split: several channels of the chip hold it, and
 its level is their sum, in 8 bits each. The outputs round the same value, each shifted by another part of a step, so
 that their sum is the value rounded to a fraction of a step. This is outlier channel splitting (Zhao et al. 2019,
-arXiv:1901.09504) with the step of the sum made finer. In g_a and g_s the integer weights of the splits differ by one at
-most, so that their sum is finer too. With weights that are alike, the channels with the largest values would have the
-worst weights.
+arXiv:1901.09504) with the step of the sum made finer. In g_a and g_s the split in the middle has integer weights of its
+own, so that the sum of the weights is finer too. With weights that are alike, the channels with the largest values
+would have the worst weights.
 """
 
 import math
@@ -25,10 +25,7 @@ from codec.network.codec import Codec
 from codec.quantization.layers import QuantizedLayer
 from codec.quantization.observers import Observer
 from codec.quantization.quantizers import ActivationQuantizer, Switches, round_ste
-from codec.quantization.splits import offset, places, together
-
-LOWEST, HIGHEST = -128, 127
-"""The levels of a channel that is not split: scale 1, zero point 128."""
+from codec.quantization.splits import HIGHEST, LOWEST, middle, offset
 
 BEYOND = 1.25
 """How far beyond the largest magnitude that the pictures have shown levels reach."""
@@ -99,17 +96,24 @@ class LevelQuantizer(ActivationQuantizer):
         return limited
 
     def of_sums(self, accumulator: Tensor, unit: Tensor) -> Tensor:
-        """See `ActivationQuantizer.of_sums`; the sums are of all splits, [B, sum of splits, H, W], the levels of y.
+        """See `ActivationQuantizer.of_sums`; `forward` gets the result, and counts how many levels there are.
 
-        `forward` gets the result, and counts how many levels there are.
+        The sums are of every split, [B, M, H, W], and if there are twice as many channels, then what the split in the
+        middle has more.
         """
-        splits = self._levels[0].splits
-        channel, place = places(splits)
-        shift = (offset(place, splits[channel]).view(-1, 1, 1) / unit).round()
-        level = accumulator.add_(shift).mul_(unit).round_()
-        limited = level.clamp(LOWEST, HIGHEST)
-        self._levels[0].clamped[0] += (together((limited != level).to(level), splits) > 0).sum()
-        return together(limited, splits)
+        splits = self.splits
+        own, more = unit / splits, None
+        if accumulator.shape[1] == 2 * len(splits):
+            accumulator, more = accumulator.chunk(2, 1)
+        level, beyond = torch.zeros_like(accumulator), torch.zeros_like(accumulator, dtype=torch.bool)
+        for place in range(MOST_SPLITS):
+            sums = accumulator if more is None else accumulator + more * (middle(splits) == place)
+            shifted = ((sums + (offset(place, splits) / own).round()) * own).round_()
+            limited = shifted.clamp(LOWEST, HIGHEST)
+            beyond |= (place < splits) & (limited != shifted)
+            level += torch.where(place < splits, limited, 0)
+        self._levels[0].clamped[0] += beyond.sum()
+        return level
 
 
 def with_levels(codec: Codec, part: str) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from codec.description.architecture import MOST_SPLITS
 from codec.quantization.observers import Observer
-from codec.quantization.splits import apart
+from codec.quantization.splits import middle, places, shared_and_more
 
 SMALLEST_SCALE = 2.0**-20
 """The scale of a tensor of zeros; far below any scale that matters."""
@@ -254,8 +254,8 @@ class WeightQuantizer(nn.Module):
     def splits(self) -> Tensor | None:
         """For a layer that gives or takes levels: how many channels of the chip hold each channel, [M]; else None.
 
-        A chip has n weights for a channel in n splits. They may differ, so that their sum has a grid that is n times
-        as fine.
+        A chip has n weights for a channel in n splits. One of them differs from the others, so that their sum has a
+        grid that is n times as fine.
         """
         for levels in self._levels:
             return levels.get_buffer("splits")
@@ -316,11 +316,14 @@ class WeightQuantizer(nn.Module):
         return round_ste(quantized / self.scale_along(quantized))
 
     def of_chip(self, quantized: Tensor) -> Tensor:
-        """q for each of the chip's channels: those of a channel that is split differ by one at most."""
-        integers = self.integers(quantized)
-        if self.splits is None:
+        """q for each of the chip's channels."""
+        integers, along = self.integers(quantized), self.splits_along(quantized)
+        if self.splits is None or along is None:
             return integers
-        return apart(integers.transpose(1, self.split_axis), self.splits).transpose(1, self.split_axis)
+        channel, place = places(self.splits)
+        in_middle = self._along(quantized, self.split_axis, place == middle(self.splits)[channel])
+        shared, more = (each.index_select(self.split_axis, channel) for each in shared_and_more(integers, along))
+        return shared + in_middle * more
 
     def scale_along(self, weight: Tensor) -> Tensor:
         """The scales in a shape that broadcasts over the parameter's."""

@@ -65,10 +65,10 @@ def test_the_channels_of_the_chip_that_hold_y(kind: tuple[Codec, bool], models: 
     for model in models:
         if quantized and codec.arch != DEFAULT_ARCH:
             assert model.splits is not None
-            assert model.splits.tolist() == [1, 2, 1, 1, 4, 8, *[1] * 6]
+            assert model.splits.tolist() == [1, 4, 1, 1, 8, 8, *[1] * 6]
             y = np.random.default_rng(0).normal(0, 1, (codec.M, 5, 7)).astype(np.float32)
             parts = model.to_levels(y)
-            assert len(parts) == 23
+            assert len(parts) == 29
             assert (np.abs(model.from_levels(parts) - y) <= 0.501 * model.steps).all()
         else:
             assert model.splits is None

@@ -15,9 +15,9 @@ from codec.network.codec import Codec
 from codec.network.tables import with_tables
 from codec.quantization.calibrate import calibrate
 from codec.quantization.layers import QuantizedLayer
-from codec.quantization.levels import COARSEST, HIGHEST, LOWEST, levels_of
+from codec.quantization.levels import COARSEST, levels_of
 from codec.quantization.phases import in_float
-from codec.quantization.splits import apart, offset, together
+from codec.quantization.splits import HIGHEST, LOWEST, apart, offset, shared_and_more, together
 
 WIDE = {2: 90.0, 7: 120.0, 8: 600.0}
 """Channels of y, and how much larger than the others their values are."""
@@ -50,6 +50,16 @@ def test_the_splits_sum_to_the_finer_level(count: int) -> None:
     assert (held.min(), held.max()) == (LOWEST, HIGHEST)
     assert torch.equal(together(held, splits[None]), levels)
     assert torch.equal(apart(parts.sum(0).view(1, 1, -1, 1), splits[None])[0, :, :, 0], parts)  # in the same places
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_every_sum_of_weights_has_weights_of_8_bits(count: int) -> None:
+    sums, splits = torch.arange(LOWEST * count, HIGHEST * count + 1.0), torch.tensor(count)
+    shared, more = shared_and_more(sums, splits)
+    assert torch.equal(count * shared + more, sums)
+    for weights in (shared, shared + more):
+        assert weights.min() >= LOWEST
+        assert weights.max() <= HIGHEST
 
 
 def test_only_wide_channels_are_split_and_y_is_finer_by_it(plain: Codec, split: Codec, pictures: list[Tensor]) -> None:
