@@ -133,7 +133,9 @@ def test_y_of_a_codec_with_means_has_levels_and_the_float_codec_stays(pictures: 
     x_hat, exact = codec.g_s(y_hat), plain.g_s(y_hat).clamp(0, 1)
     assert (x_hat - exact).abs().mean() < 0.02
     far = torch.zeros(1, M, 2, 2) + 1e4  # beyond all levels
-    assert torch.equal(codec.g_s(far), codec.g_s(torch.zeros(1, M, 2, 2) + 127 * (levels.splits * levels.step).view(-1, 1, 1)))
+    assert torch.equal(
+        codec.g_s(far), codec.g_s(torch.zeros(1, M, 2, 2) + 127 * (levels.splits * levels.step).view(-1, 1, 1))
+    )
     back = in_float_again(codec)
     torch.testing.assert_close(back.g_a[6].bias, plain.g_a[6].bias)
     assert (back.g_s(y_hat).clamp(0, 1) - exact).abs().mean() < 0.02
