@@ -40,6 +40,7 @@ from codec.network.tables import with_tables
 from codec.sample import GDN, NPU, to_start_from
 from export.__main__ import main as export
 from training.klt import PICTURES, scale_input, start_entropy_models
+from training.objective import RateDistortion
 
 BUDGET = "rates"
 FIRST, SEVERAL = "first", "several"
@@ -58,8 +59,9 @@ class RatesStudy(Study):
         start, low_to_high = self.embedded, f"{self.description.options['lambda_mse']}"
         if self.budget.arch != start.arch:
             self.keep(FIRST, with_other_entropy_models(start, self.budget.arch, self.crops))
-            yield [self.trained_on(FIRST, low_to_high, self.budget.rates[-1])]
-            start, _ = load_codec(self.ended(self.trained_on(FIRST, low_to_high, self.budget.rates[-1]).name))
+            first = self.trained_on(FIRST, low_to_high, self.budget.rates[-1])
+            yield [first]
+            start, _ = load_codec(self.ended(first.name))
         self.keep(SEVERAL, start)
         for number in range(len(self.each_lambda)):
             self.keep(single(number), at_one_rate(start, number))
@@ -92,9 +94,9 @@ class RatesStudy(Study):
     @property
     def each_lambda(self) -> list[float]:
         """The lambda of each rate that the embedded codec was trained at."""
-        low, high = map(float, str(self.description.options["lambda_mse"]).split(":"))
-        last = self.embedded.architecture.rates - 1
-        return [low * (high / low) ** (number / last) for number in range(last + 1)]
+        loss = RateDistortion(loss_type="mse", lambda_mse=str(self.description.options["lambda_mse"]))
+        found: list[float] = loss.lambdas(torch.linspace(0, 1, self.embedded.architecture.rates)).tolist()
+        return found
 
     def best(self, images: str) -> list[Point]:
         """The points of the codecs of one rate, each as it was best on the pictures."""
@@ -132,14 +134,13 @@ def summarize(found: Mapping[str, Study], images: str) -> None:
     """Measures the finished runs, and publishes `results/rates_ARCH.json` and `.png` of each architecture."""
     pictures, ranks = open_pictures(images, None, True, 4), Ranks.join()
     measured = measure_all([GDN], list(FORMATS), pictures, ranks, fake_quant=True, keep_pictures=False, rates=4)
-    _, *others = measured.curves
     for arch, study in found.items():
         assert isinstance(study, RatesStudy)
         with TemporaryDirectory() as folder:
             pair = int8_pair(Path(folder)) if arch == study.embedded.arch else None
             several = study.ended(study.trained_on(SEVERAL, "", study.budget.rates[-1]).name)
             rows, curves = compared(several, study.best(images), study.timed(), pair, images)
-        name, curves = f"{BUDGET}_{arch}", [*curves, *others]
+        name, curves = f"{BUDGET}_{arch}", [*curves, *measured.curves]
         plot(RESULTS / f"{name}.png", f"{arch}: one checkpoint for all rates, on {Path(images).name}", curves)
         command = f"python -m benchmarks.study --coco_dir COCO --images {Path(images).name} --out DIR --budget {BUDGET}"
         details = {"command": f"{command} --arch {arch}", "pictures": Path(images).name}

@@ -317,12 +317,13 @@ class WeightQuantizer(nn.Module):
 
     def of_chip(self, quantized: Tensor) -> Tensor:
         """q for each of the chip's channels."""
-        integers, along = self.integers(quantized), self.splits_along(quantized)
-        if self.splits is None or along is None:
+        integers, splits = self.integers(quantized), self.splits
+        if splits is None:
             return integers
-        channel, place = places(self.splits)
-        in_middle = self._along(quantized, self.split_axis, place == middle(self.splits)[channel])
-        shared, more = (each.index_select(self.split_axis, channel) for each in shared_and_more(integers, along))
+        channel, place = places(splits)
+        in_middle = self._along(quantized, self.split_axis, place == middle(splits)[channel])
+        both = shared_and_more(integers, self._along(quantized, self.split_axis, splits))
+        shared, more = (each.index_select(self.split_axis, channel) for each in both)
         return shared + in_middle * more
 
     def scale_along(self, weight: Tensor) -> Tensor:

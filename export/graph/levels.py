@@ -6,11 +6,7 @@ from torch import Tensor, nn
 
 from codec.network.codec import Codec
 from codec.quantization.layers import QuantizedLayer
-from codec.quantization.levels import (
-    LevelQuantizer,
-    Levels,
-    beside_levels,
-)
+from codec.quantization.levels import LevelQuantizer, Levels, beside_levels
 from codec.quantization.quantizers import ActivationQuantizer
 from codec.quantization.splits import HIGHEST, LOWEST, apart, channels, offset, places, together
 from export.graph.rewrite import constant, parameter

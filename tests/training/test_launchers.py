@@ -25,7 +25,7 @@ HANDLED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 @pytest.mark.parametrize(
     ("launcher", "name"),
-    [("accelerate", "SIGTERM"), ("accelerate", "SIGUSR1"), ("torchrun", "SIGINT")],
+    [("accelerate", "SIGTERM"), ("accelerate", "SIGINT"), ("accelerate", "SIGUSR1"), ("torchrun", "SIGTERM")],
 )
 def test_a_signal_to_the_launcher_ends_in_a_checkpoint(launcher: str, name: str, coco224: Path, tmp_path: Path) -> None:
     """Accelerate's launcher calls torchrun's, which hands on every signal alike."""
