@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from coco224.errors import one_line, printable
-from coco224.files import whole_or_absent
+from coco224.files import read_json, whole_or_absent
 from codec.cli import ArgumentParser, check_value, is_required, run
 from codec.errors import InputError
 from codec.sample import to_start_from
@@ -56,12 +56,19 @@ class Step:
             path.stat().st_mtime_ns <= since for path in self.inputs if path.exists()
         )
 
+    def keep(self, record: str) -> None:
+        """Writes its record."""
+        self.done.parent.mkdir(parents=True, exist_ok=True)
+        with whole_or_absent(self.done) as beside:
+            beside.write_text(record)
+
     def in_short(self) -> str:
         """Its name, and where it uploads to."""
         return f"{self.name} (uploads to {self.uploads_to})" if self.uploads_to else self.name
 
-    def record(self) -> str:
-        return json.dumps({"command": self.command, "options": self.options}, indent=1) + "\n"
+    def record(self, **more: bool) -> str:
+        """What it was, for the next call: with `begun=True` while it runs."""
+        return json.dumps({"command": self.command, "options": self.options, **more}, indent=1) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,19 +85,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--compilers", metavar="DIR", help=compilers)
     given, training = parser.parse_known_args(argv)
     found = steps(given.recipe, shlex.split(given.launcher), training, given.compilers)
+    check_outputs(found, given.recipe)
     print(one_line(f"steps: {', '.join(step.in_short() for step in found)}"), flush=True)
     for step in found:
         if step.is_done():
             print(f"{step.name}: done before", flush=True)
             continue
         print(printable(f"{step.name}: {shlex.join(step.command)}"), flush=True)
+        step.keep(step.record(begun=True))
         status = execute(step.command)
         if status:
             print(f"{step.name} ended with status {status}; the same command continues there", file=sys.stderr)
             return status
-        step.done.parent.mkdir(exist_ok=True)
-        with whole_or_absent(step.done) as beside:
-            beside.write_text(step.record())
+        step.keep(step.record())
     return 0
 
 
@@ -187,6 +194,29 @@ def steps(recipe: str, launcher: Sequence[str], training: Sequence[str], compile
         uploads_to = parsed.get("hub_model_id", "")
         found.append(Step(name, command, {}, inputs, outputs, kept / f"{number}-{name}.json", uploads_to))
     return found
+
+
+def check_outputs(found: Sequence[Step], recipe: str) -> None:
+    """A recipe of somebody else must not replace our files; what a folder may lose is for its command to check.
+
+    Raises:
+        InputError: a step after the training writes a file that is there, and no earlier call of the recipe wrote it.
+    """
+    ours = {word.partition("=")[2] for path in found[0].done.parent.glob("*.json") for word in words_of(path)}
+    for step in found[1:]:
+        for path in step.outputs:
+            if path.is_file() and str(path) not in ours:
+                raise InputError(
+                    f"{recipe}: then: {step.name} writes {path}, which is there already: move it, or name another file"
+                )
+
+
+def words_of(record: Path) -> list[str]:
+    """The command in a step's record; empty if the file is damaged."""
+    try:
+        return [str(word) for word in read_json(record)["command"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
 
 
 def typed(value: str | int | float | bool) -> str:

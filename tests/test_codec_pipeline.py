@@ -126,7 +126,7 @@ def test_where_steps_upload_to_is_said_first(
 def fake(folder: Path, name: str, code: str = "", status: int = 0) -> Step:
     """A step that reads the file `in`, and writes a file of its own name."""
     program = f"import sys; open({str(folder / name)!r}, 'w').write({code!r}); sys.exit({status})"
-    command = [sys.executable, "-S", "-c", program]
+    command = [sys.executable, "-S", "-c", program, f"--json={folder / name}"]
     return Step(name, command, {}, [folder / "in"], [folder / name], folder / "pipeline" / f"{name}.json")
 
 
@@ -161,6 +161,28 @@ def test_a_step_that_fails_stops_the_others_with_its_status(
     a, bad, c = fake(tmp_path, "a"), fake(tmp_path, "b", status=3), fake(tmp_path, "c")
     assert ran(monkeypatch, capfd, a, bad, c) == (3, ["a", "b"])
     assert ran(monkeypatch, capfd, a, fake(tmp_path, "b"), c) == (0, ["b", "c"])
+
+
+def test_a_file_that_no_earlier_call_wrote_is_not_replaced(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(codec_pipeline, "execute", lambda _: pytest.fail("something ran"))
+    figures = tmp_path / "run" / "figures.json"
+    figures.parent.mkdir()
+    figures.write_text("mine")
+    with pytest.raises(InputError, match="then: evaluate writes .*figures.json, which is there already: move it"):
+        main([str(recipe), "--coco_dir", "coco224"])
+
+    def killed(command: list[str]) -> int:
+        figures.write_text("of evaluate")
+        return 137 if "codec.evaluate" in command else 0
+
+    figures.unlink()
+    monkeypatch.setattr(codec_pipeline, "execute", killed)
+    assert main([str(recipe), "--coco_dir", "coco224"]) == 137
+    (tmp_path / "run" / "pipeline" / "0-train.json").write_text("damaged")
+    assert main([str(recipe), "--coco_dir", "coco224"]) == 137
+    assert "evaluate ended with status 137" in capfd.readouterr().err
 
 
 @pytest.mark.slow

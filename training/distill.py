@@ -16,6 +16,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from codec.blocks import code_of_block
 from codec.errors import InputError
 from codec.network.codec import Codec, gdn_layers
 from training.fitted import FittedBlocks
@@ -48,7 +49,7 @@ def distill(
         For each block, how well it follows its GDN on the test batch: 10 log10(mean(y^2) / mean((block(x) - y)^2)) dB.
 
     Raises:
-        InputError: no block can learn from a GDN.
+        InputError: no block can learn from a GDN, or a method of a block fails.
     """
     taught = {name for name, _ in gdn_layers(teacher)} - {name for name, _ in gdn_layers(codec)}
     blocks = {name: codec.get_submodule(name) for name in sorted(taught)}
@@ -62,7 +63,7 @@ def distill(
     exam = _activations(teacher, blocks, next(batches))
     for name, block in blocks.items():
         if hasattr(block, "input_scale"):
-            scale = block.input_scale(*lessons[name])
+            scale = _input_scale(name, block, *lessons[name])
             _scale_output(_layer_before(codec, name), scale)
             for pairs in (lessons, exam):
                 x, y = pairs[name]
@@ -71,7 +72,7 @@ def distill(
     for name, block in blocks.items():
         error = fitted.load(name, block) if fitted else None
         if error is None:
-            error = _learn(block, lessons[name], exam[name], steps)
+            error = _learn(name, block, lessons[name], exam[name], steps)
             if fitted:
                 fitted.keep(name, block, error)
         errors[name] = error
@@ -94,11 +95,23 @@ def _scale_output(layer: nn.Module, scale: Tensor) -> None:
         layer.bias.mul_(scale)
 
 
-def _learn(block: nn.Module, lesson: tuple[Tensor, Tensor], exam: tuple[Tensor, Tensor], steps: int) -> Tensor:
+def _input_scale(name: str, block: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The scale [C] that a block asks for; `name` is that of the block in the codec."""
+    with code_of_block(f"{name}: input_scale(x, y) of the block fails"):
+        scale = block.input_scale(x, y)  # type: ignore[operator]
+    if not isinstance(scale, Tensor) or scale.shape != x.shape[1:2] or not scale.isfinite().all():
+        raise InputError(f"{name}: input_scale(x, y) of the block has to return [{x.shape[1]}] finite numbers")
+    return scale
+
+
+def _learn(
+    name: str, block: nn.Module, lesson: tuple[Tensor, Tensor], exam: tuple[Tensor, Tensor], steps: int
+) -> Tensor:
     """Fits one block to pairs x -> y; returns its error on the test pairs, which L-BFGS never increases."""
     closed_form = getattr(block, "fit", None)
     if closed_form:
-        closed_form(*lesson)
+        with code_of_block(f"{name}: fit(x, y) of the block fails"):
+            closed_form(*lesson)
     started = deepcopy(block.state_dict())
     with torch.no_grad():
         before = _error(block, exam)

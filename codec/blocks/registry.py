@@ -27,7 +27,8 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from os import PathLike
@@ -188,11 +189,8 @@ def new_block(choice: BlockChoice, form: Literal["encoder", "decoder"], channels
     block = _constructed(choice, form, channels)
     where = _place(choice, form, channels)
     x = torch.linspace(-1, 1, channels * 64).view(1, channels, 8, 8)
-    try:
-        with torch.no_grad():
-            y = copy.deepcopy(block).eval()(x)
-    except _OF_PLUGINS as error:
-        raise InputError(f"{where} fails on a map {list(x.shape)}: {_what(error)}") from error
+    with code_of_block(f"{where} fails on a map {list(x.shape)}"), torch.no_grad():
+        y = copy.deepcopy(block).eval()(x)
     if not isinstance(y, Tensor) or y.shape != x.shape:
         made = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
         raise InputError(f"{where} maps {list(x.shape)} to {made}: a block keeps the shape")
@@ -211,27 +209,40 @@ def block_shapes(
     """
     try:
         with torch.device("meta"):
-            state = _constructed(choice, form, channels).state_dict()
-        return {name: tuple(tensor.shape) for name, tensor in state.items()}
+            block = _constructed(choice, form, channels)
     except InputError as error:
         if isinstance(error.__cause__, NotImplementedError):
             return None
         raise
-    except _OF_PLUGINS as error:
-        raise InputError(f"{_place(choice, form, channels)} fails: {_what(error)}") from error
+    with code_of_block(f"{_place(choice, form, channels)} fails"):
+        return {name: tuple(tensor.shape) for name, tensor in block.state_dict().items()}
 
 
 def _constructed(choice: BlockChoice, form: Literal["encoder", "decoder"], channels: int) -> nn.Module:
     options = make_options(choice.name, choice.options)
-    try:
+    with code_of_block(f"{_place(choice, form, channels)} fails"):
         block = getattr(block_named(choice.name), form)(channels, options)
-    except InputError:
-        raise
-    except _OF_PLUGINS as error:
-        raise InputError(f"{_place(choice, form, channels)} fails: {_what(error)}") from error
     if not isinstance(block, nn.Module):
         raise InputError(f"{_place(choice, form, channels)} gives {type(block).__name__}, not a torch.nn.Module")
     return block
+
+
+@contextmanager
+def code_of_block(fault: str) -> Iterator[None]:
+    """Runs a method of a block, which may be a user's.
+
+    Args:
+        fault: what an error of it means, for example "g_a.1: the block's fit fails".
+
+    Raises:
+        InputError: the method raised something; an InputError of its own passes as it is.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except _OF_PLUGINS as error:
+        raise InputError(f"{fault}: {_what(error)}") from error
 
 
 def _place(choice: BlockChoice, form: str, channels: int) -> str:

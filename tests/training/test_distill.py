@@ -1,6 +1,7 @@
 """The distilled start: blocks learn their GDN's map on real activations, and little else moves."""
 
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,24 @@ def test_the_scale_leaves_nothing_that_the_input_explains(teacher: Codec, pictur
 def test_relu_has_nothing_to_learn_with(teacher: Codec, picture: Tensor) -> None:
     with pytest.raises(InputError, match="was replaced by a block with parameters"):
         distill(replaced(teacher, "relu"), teacher, batches(picture), STEPS)
+
+
+@pytest.mark.parametrize(
+    ("method", "broken", "says"),
+    [
+        ("fit", lambda x, y: 1 / 0, "g_a.1: fit(x, y) of the block fails: ZeroDivisionError: division by zero"),
+        ("input_scale", lambda x, y: [1] / 0, "g_a.1: input_scale(x, y) of the block fails: TypeError"),
+        ("input_scale", lambda x, y: torch.ones(3), "g_a.1: input_scale(x, y) of the block has to return [8] finite"),
+        ("input_scale", lambda x, y: x.sum((0, 2, 3)) / 0, "has to return [8] finite numbers"),
+    ],
+)
+def test_a_method_of_a_block_that_fails_is_one_line(
+    teacher: Codec, picture: Tensor, method: str, broken: Any, says: str
+) -> None:
+    codec = replaced(teacher, "gate_mlp")
+    setattr(codec.g_a[1], method, broken)
+    with pytest.raises(InputError, match=re.escape(says)):
+        distill(codec, teacher, batches(picture), 0)
 
 
 def test_a_start_that_was_stopped_goes_on_with_the_blocks_that_it_has_fitted(
