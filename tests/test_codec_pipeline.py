@@ -170,7 +170,7 @@ def test_a_file_that_no_earlier_call_wrote_is_not_replaced(
     figures = tmp_path / "run" / "figures.json"
     figures.parent.mkdir()
     figures.write_text("mine")
-    with pytest.raises(InputError, match="then: evaluate writes .*figures.json, which is there already: move it"):
+    with pytest.raises(InputError, match=r"then: evaluate writes .*figures\.json, which is there already: move it"):
         main([str(recipe), "--coco_dir", "coco224"])
 
     def killed(command: list[str]) -> int:
