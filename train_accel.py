@@ -167,8 +167,9 @@ def end_epoch(run: Run, record: Record, stop: StopSignal) -> bool:
     if ends_epoch(run, output.recon_every):
         save_reconstructions(run, record, shipped, f"e{epoch:03d}")
     progress.evaluated = progress.step
-    record.draw()
-    save(run, record, shipped, ends_run=progress.step >= run.total)
+    ends_run = progress.step >= run.total
+    record.draw(ends_run)
+    save(run, record, shipped, ends_run=ends_run)
     return True
 
 

@@ -20,13 +20,12 @@ from codec.quantization.tracing import (
     REARRANGING,
     SIGMOIDS,
     TRANSPOSED,
-    Tracer,
     called_module,
     constant_nodes,
-    is_traceable,
     node_outputs,
     operation,
     rectifier_bound,
+    trace,
 )
 
 SIGMOID_RANGE = (0.0, 255 / 256)
@@ -91,8 +90,8 @@ def insert_quantizers(
 
 def _trace(transform: nn.Module) -> tuple[QuantizedTransform, list[nn.Module]]:
     """The transform as a graph without quantizers, and its layers that could not be traced."""
-    closed = [layer for layer in transform.children() if not is_traceable(layer)]
-    module = QuantizedTransform(transform, Tracer(closed).trace(transform))
+    graph, closed = trace(transform)
+    module = QuantizedTransform(transform, graph)
     for name, child in transform.named_children():
         setattr(module, name, child)
     module.closed = [name for name, child in transform.named_children() if any(child is layer for layer in closed)]

@@ -2,6 +2,8 @@
 
 import math
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,19 +51,35 @@ class Tracer(fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name)
 
 
-def is_traceable(layer: nn.Module) -> bool:
-    """Whether a layer can be traced, to the same graph in training and in evaluation mode."""
-    sequence = nn.Sequential(layer)
-    codes = []
-    training = layer.training
+def trace(transform: nn.Module) -> tuple[fx.Graph, list[nn.Module]]:
+    """The graph of a transform, and its layers that cannot be traced: each of these is one node."""
+    graph, closed = _graph_of_both_modes(transform), []
+    if graph is None:
+        closed = [layer for layer in transform.children() if _graph_of_both_modes(nn.Sequential(layer)) is None]
+        graph = Tracer(closed).trace(transform)
+    return graph, closed
+
+
+def _graph_of_both_modes(module: nn.Module) -> fx.Graph | None:
+    """The graph of a module; None if it cannot be traced, or differs between training and evaluation mode."""
+    with _modes_kept(module):
+        try:
+            graphs = [Tracer([]).trace(module.train(mode)) for mode in (True, False)]
+            codes = {graph.python_code("self").src for graph in graphs}
+        except Exception:  # anything that a user's forward does and a graph cannot
+            return None
+    return graphs[0] if len(codes) == 1 else None
+
+
+@contextmanager
+def _modes_kept(module: nn.Module) -> Iterator[None]:
+    """Gives every part of a module its mode, training or evaluation, back."""
+    modes = {child: child.training for child in module.modules()}
     try:
-        for mode in (True, False):
-            codes.append(Tracer([]).trace(sequence.train(mode)).python_code("self").src)
-    except Exception:  # anything that a user's forward does and a graph cannot
-        return False
+        yield
     finally:
-        layer.train(training)
-    return codes[0] == codes[1]
+        for child, training in modes.items():
+            child.training = training
 
 
 class _Recorder(fx.Interpreter):
@@ -79,11 +97,9 @@ class _Recorder(fx.Interpreter):
 @torch.no_grad()
 def node_outputs(module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Any]:
     """The output of each node for an example input, in eval mode."""
-    modes = {child: child.training for child in module.modules()}
-    recorder = _Recorder(module.eval())
-    recorder.run(example)
-    for child, training in modes.items():
-        child.training = training
+    with _modes_kept(module):
+        recorder = _Recorder(module.eval())
+        recorder.run(example)
     return recorder.outputs
 
 
