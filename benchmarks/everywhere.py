@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from compressai.models import MeanScaleHyperprior, ScaleHyperprior
 from numpy.typing import NDArray
 from skimage import data
 
@@ -30,6 +29,7 @@ from codec.bitstream.hyper_coder import HyperCoder
 from codec.bitstream.rate_coder import RateCoder, at_rate, coder_of
 from codec.bitstream.tables import read_tables, to_bytes
 from codec.checkpoint import Description, load_codec, save_codec
+from codec.compressai import MeanScaleHyperprior, ScaleHyperprior
 from codec.description.architecture import ARCHITECTURES, Architecture
 from codec.files import FileCodec, Latent
 from codec.network.architectures import new_codec

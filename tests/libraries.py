@@ -7,10 +7,11 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the programs have their own filters
-    import compressai.models
     import pandas
     import pyarrow
     import torch._dynamo
     import torch.distributed.tensor
 
-__all__ = ["compressai", "pandas", "pyarrow", "torch"]
+    import codec.compressai
+
+__all__ = ["codec", "pandas", "pyarrow", "torch"]
