@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
+from training import record as recording
 from training.options import parse
 from training.preempt import StopSignal
 from training.record import Record, append_json_line, json_lines, keep_rows_up_to
@@ -43,6 +44,21 @@ def test_an_evaluation_that_will_be_done_again_is_not_in_the_record_twice(tmp_pa
         append_json_line(file, {"kind": kind, "step": step})
     keep_rows_up_to(file, Progress(step=6, evaluated=3))
     assert [(row["kind"], row["step"]) for row in json_lines(file)] == kept
+
+
+def test_curves_are_drawn_now_and_then_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(recording.time, "perf_counter", lambda: now[0])
+    record = Record(Accelerator(cpu=True), parse(["--coco_dir", "x", "--save_dir", str(tmp_path)]), 10, Progress(), 8)
+    append_json_line(tmp_path / "metrics.jsonl", {"kind": "train", "step": 1, "loss": 0.5})
+    curves = tmp_path / "curves.png"
+    for seconds, ends_run, drawn in ((29, False, False), (31, False, True), (45, False, False), (46, True, True)):
+        curves.unlink(missing_ok=True)
+        now[0] = seconds
+        record.draw(ends_run)
+        record.writer.wait()
+        assert curves.exists() == drawn
+    record.close()
 
 
 def test_names_of_a_dataset_do_not_control_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
