@@ -87,10 +87,10 @@ def equalize_channels(codec: Codec, pictures: Sequence[Tensor]) -> None:
     if not quantization_of(codec).w_per_channel:
         return
     with _in_evaluation(codec, quantize=False):
-        for part in quantization_of(codec).transforms:
+        for part, inputs in _inputs(codec, pictures):
             transform = getattr(codec, part)
             if not any(q.learns and q.has_range for _, q in activation_quantizers(transform)):
-                equalize(transform, _inputs(codec, part, pictures), _result(codec, part))
+                equalize(transform, inputs, _result(codec, part))
 
 
 @torch.no_grad()
@@ -103,8 +103,8 @@ def fit_activations(codec: Codec, pictures: Sequence[Tensor]) -> None:
     """
     if quantization_of(codec).learning:
         with _in_evaluation(codec, quantize=False):
-            for part in quantization_of(codec).transforms:
-                fit_ranges(getattr(codec, part), _inputs(codec, part, pictures))
+            for part, inputs in _inputs(codec, pictures):
+                fit_ranges(getattr(codec, part), inputs)
 
 
 @torch.no_grad()
@@ -123,8 +123,8 @@ def round_to_grid(codec: Codec, pictures: Sequence[Tensor]) -> None:
         if isinstance(layer, QuantizedLayer) and quantization_of(codec).learning:
             layer.update_weight_scale()
     with _in_evaluation(codec, quantize=True):
-        for part in quantization_of(codec).transforms:
-            round_weights(getattr(codec, part), _inputs(codec, part, pictures))
+        for part, inputs in _inputs(codec, pictures):
+            round_weights(getattr(codec, part), inputs)
 
 
 @contextmanager
@@ -157,16 +157,28 @@ def _result(codec: Codec, part: str) -> Result:
     return codec.g_s if part == "g_a" else lambda output: output
 
 
-def _inputs(codec: Codec, part: str, pictures: Sequence[Tensor]) -> list[Tensor]:
-    """The inputs of g_a, h_a or g_s, of small pictures together; those of g_s at rates that are spread over all."""
+def _inputs(codec: Codec, pictures: Sequence[Tensor]) -> Iterator[tuple[str, list[Tensor]]]:
+    """The quantized transforms in their order, each with its inputs for these pictures, of small ones together.
+
+    The others' inputs come from g_a as it is when it has had its turn.
+    """
     pictures = _joined(pictures)
-    if part == "g_a":
-        return pictures
+    latents: list[Tensor] = []
+    for part in quantization_of(codec).transforms:
+        if part == "g_a":
+            yield part, pictures
+        else:
+            latents = latents or [codec.g_a(x) for x in pictures]
+            yield part, _inputs_from_y(codec, part, latents)
+
+
+def _inputs_from_y(codec: Codec, part: str, latents: Sequence[Tensor]) -> list[Tensor]:
+    """The inputs of h_a or g_s for values of y; those of g_s at rates that are spread over all."""
     if isinstance(codec, HyperCodec) and part == "h_a":
-        return [codec.seen_by_h_a(codec.emitted(codec.g_a(x))) for x in pictures]
-    sizes = [len(x) for x in pictures]
+        return [codec.seen_by_h_a(codec.emitted(y)) for y in latents]
+    sizes = [len(y) for y in latents]
     rates = torch.linspace(0, 1, sum(sizes)).split(sizes)
     return [
-        codec.quantize(codec.g_a(x), None, False, None if codec.y_gains is None else its.to(x))[0]
-        for x, its in zip(pictures, rates, strict=True)
+        codec.quantize(y, None, False, None if codec.y_gains is None else its.to(y))[0]
+        for y, its in zip(latents, rates, strict=True)
     ]
