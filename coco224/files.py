@@ -99,13 +99,17 @@ def lock(path: Path, refusal: str) -> BinaryIO:
         refusal: error message that says who holds the lock and what to do.
 
     Raises:
-        DataError: `refusal`, if another process holds the lock.
+        DataError: `refusal`, if another process holds the lock; or there is a link or a file with content, which is
+            no lock.
         OSError: the file cannot be created, or is not regular.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with contextlib.suppress(FileNotFoundError):
-            _check_regular(path, path.stat())
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_size):
+                raise DataError(f"{path} is no lock of this program: move it, or give another folder")
+            _check_regular(path, status)
         file = path.open("ab")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,6 +161,19 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
         if most is not None and os.fstat(file.fileno()).st_size > most:
             raise OSError(errno.EFBIG, f"more than {most // 10**6} MB", str(path))
         return file.read()
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a regular file, which is not read into memory at once.
+
+    Raises:
+        OSError: as in `open_regular`.
+    """
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def in_words(error: OSError) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from coco224.files import read_regular
+from codec.bitstream.container import read_container
 from codec.cli import run
 from codec.convert import Conversion
 from codec.file_commands import FileOptions, open_codec, run_conversion
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def decompress_file(codec: "FileCodec", source: Path, target: Path, _: FileOptions) -> None:
     """Decompresses a file of codec.compress to a picture; InputError if it is damaged or of another codec."""
-    (picture,) = codec.decompress([read_regular(source)])
+    (picture,) = codec.decompress([read_container(source)])
     write_pixels(target, picture.permute(1, 2, 0).cpu().numpy())
 
 

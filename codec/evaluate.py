@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from coco224.errors import one_line
-from coco224.files import expanded, read_regular, whole_or_absent
+from coco224.files import checksum, expanded, whole_or_absent
 from codec.cli import ArgumentParser, OptionGroup, at_least, check_output, option
 from codec.cli import run as run_command
 from codec.errors import InputError, SomeFailed
@@ -123,7 +123,7 @@ def facts(
 def _checksum(name: str) -> str:
     """SHA-256 of a file; the name itself where there is none, as of jpeg."""
     file = to_use(name)
-    return hashlib.sha256(read_regular(file)).hexdigest() if file.is_file() else name
+    return checksum(file) if file.is_file() else name
 
 
 def write(options: EvaluateOptions, found: "Comparison") -> None:

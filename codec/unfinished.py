@@ -1,14 +1,16 @@
 """Records the finished files of a folder's conversion, so that the same command continues after an interruption."""
 
 import contextlib
-import hashlib
 import json
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from coco224.files import in_words, lock, make_folder, read_regular, remove_empty
+from coco224.files import checksum, in_words, lock, make_folder, read_regular, remove_empty
+
+_MOST_BYTES = 1 << 28
+"""Of a record: a line for each of a million files."""
 
 Job = tuple[Path, Path]
 """The source and the target file."""
@@ -45,7 +47,7 @@ class Unfinished:
 
     def __init__(self, folder: Path, program: str, inputs: Sequence[Path], settings: Sequence[str] = ()) -> None:
         self._path = folder / f".{program}.unfinished"
-        contents = (hashlib.sha256(read_regular(path)).hexdigest() for path in inputs)
+        contents = map(checksum, inputs)
         self._first = json.dumps([program, *contents, *settings])
         self._finished, self._begin = self._read()
         self._broken = False  # it cannot be written
@@ -77,7 +79,7 @@ class Unfinished:
         A line that a kill cut off is equal to that of no job.
         """
         with contextlib.suppress(OSError, ValueError):  # ValueError: a file of another program
-            text = read_regular(self._path).decode()
+            text = read_regular(self._path, _MOST_BYTES).decode()
             lines = text.splitlines()
             if lines and lines[0] == self._first:
                 if not text.endswith("\n"):

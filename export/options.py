@@ -11,6 +11,9 @@ from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from codec.sample import to_use
 
+MOST_PIXELS = 4096 * 4096
+"""Of --input_size: an export computes the graph for a picture of this size, with all channels in memory."""
+
 
 class Size(NamedTuple):
     """Height and width of a picture in pixels."""
@@ -38,7 +41,11 @@ def ckpt(shown: str) -> Any:
 
 def input_size() -> Any:
     """The option --input_size: height and width of the pictures."""
-    rule = (lambda size: all(n > 0 and n % STRIDE == 0 for n in size), f"must be a multiple of {STRIDE}")
+
+    def allowed(size: Size) -> bool:
+        return all(n > 0 and n % STRIDE == 0 for n in size) and size.height * size.width <= MOST_PIXELS
+
+    rule = allowed, f"must be a multiple of {STRIDE}, at most {MOST_PIXELS:,} pixels in all"
     what = f"size of x, S or HxW like 1088x1920, multiples of {STRIDE}"
     return option(Size(224, 224), what, rule=rule, parse=size, metavar="SIZE")
 

@@ -181,7 +181,7 @@ def earlier_files(folder: Path) -> list[Path]:
 
 
 def check_states(folder: Path, run: str, steps: range, every: tuple[int, int], accelerator: Accelerator) -> None:
-    """Refuses, before the work, what has the name of a state that the run will save.
+    """Refuses, before the work, what has the name of the states' folder, or of a state that the run will save.
 
     Args:
         run: the id of the run that continues in the folder; empty: a new one, which removes all states there.
@@ -193,6 +193,8 @@ def check_states(folder: Path, run: str, steps: range, every: tuple[int, int], a
     """
     refusal = ""
     if accelerator.is_main_process:
+        if not (folder / STATE).is_dir() and os.path.lexists(folder / STATE):
+            refusal = f"{folder / STATE} is no folder, and this run saves its states there: move it"
         for step, path in sorted(foreign_states(folder / STATE, run).items()):
             if step in steps and (step == steps[-1] or any(step % each == 0 for each in every)):
                 refusal = refusal or foreign_words(path)

@@ -1,6 +1,5 @@
 """Decides where a run starts: from a saved state that fits its options, or anew if that replaces no other run."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from coco224.errors import counted
-from coco224.files import in_words, read_regular
+from coco224.files import checksum, in_words
 from codec.errors import InputError
 from codec.sample import to_start_from
 from training.folder import RUN_FILES, STATE, check_free, new_id, read_marker
 from training.options import Options
-from training.state import Progress, Saved, load_state, newest_whole
+from training.state import Progress, Saved, load_state, newest_whole, restore_states
 
 # The files that affect the result of a run: their contents must be equal; their paths may differ.
 DECISIVE = {"init_checkpoint": to_start_from, "plugin": Path}
@@ -62,6 +61,7 @@ def _origin(options: Options) -> Origin:
     marker = read_marker(folder)
     state: Path | None = None
     if output.resume == "auto":
+        restore_states(folder / STATE)
         state = newest_whole(folder / STATE, marker.id if marker else "")
     elif output.resume != "none":
         state = newest_whole(Path(output.resume))
@@ -111,7 +111,7 @@ def checksums(options: Options) -> dict[str, str]:
     folder = Path(options.output.save_dir).resolve()
     replaced = {folder / name for name in RUN_FILES}
     return {
-        name: hashlib.sha256(read_regular(path)).hexdigest()
+        name: checksum(path)
         for name, path in decisive_files(options).items()
         if path.exists() and path.parent.resolve() / path.name not in replaced
     }

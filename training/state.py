@@ -6,16 +6,21 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from coco224.files import in_words, read_json, read_regular, sync_folder
+from coco224.files import checksum, in_words, read_json, sync_folder
+from codec.description.architecture import Architecture
+from codec.description.shapes import check_shapes
+from codec.description.typed import as_object, from_json
 from codec.errors import InputError
 from codec.network.bottleneck import TABLES
 from training.distributed import gathered
@@ -23,6 +28,7 @@ from training.distributed import gathered
 FILES = ("model.safetensors", "optimizer.safetensors", "progress.json")
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{8,})")
+_OLD = ".old"
 _LEFTOVER = re.compile(r"\.step-\d{8,}(\.old)?")
 
 
@@ -101,10 +107,22 @@ def optimizer_tensors(codec: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def load_optimizer_tensors(codec: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`, onto each parameter's device, sharding and memory layout."""
+    """The inverse of `optimizer_tensors`, onto each parameter's device, sharding and memory layout.
+
+    Raises:
+        InputError: the tensors are not those of Adam for these parameters.
+    """
     parameters = dict(codec.named_parameters())
-    for key, tensor in tensors.items():
-        kind, name = key.split("/", 1)
+    split = [(*key.rpartition("/")[::2], tensor) for key, tensor in tensors.items()]
+    for name in {name for _, name, _ in split}:
+        shape = tuple(parameters[name].shape) if name in parameters else None
+        wanted = {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
+        if shape is None or {kind: tuple(each.shape) for kind, other, each in split if other == name} != wanted:
+            raise InputError(
+                f"the state's optimizer.safetensors has other tensors for {name} than this codec's optimizer: give "
+                "another state, or start over with --resume none"
+            )
+    for kind, name, tensor in split:
         parameter = parameters[name]
         if not tensor.ndim:
             tensor = tensor.to(parameter.device)
@@ -127,7 +145,8 @@ def save_state(
         InputError: something else has the state's name.
     """
     final = folder / f"step-{progress.step:08d}"
-    beside, aside = folder / f".{final.name}", folder / f".{final.name}.old"
+    beside, aside = folder / f".{final.name}", folder / f".{final.name}{_OLD}"
+    restore_states(folder)
     for left in folder.glob(".step-*"):  # left by a kill in the middle of this function
         if _LEFTOVER.fullmatch(left.name):
             remove_folder(left)
@@ -155,6 +174,14 @@ def save_state(
     own = states.index(final)
     for other in states[:own] + states[own + keep :]:  # newer states are damaged, or the run restarted before them
         remove_folder(other)
+
+
+def restore_states(folder: Path) -> None:
+    """Gives a state its name back that a kill between two renames of `save_state` has left without one."""
+    for aside in folder.glob(f".step-*{_OLD}"):
+        final = aside.with_name(aside.name.removeprefix(".").removesuffix(_OLD))
+        if _LEFTOVER.fullmatch(aside.name) and not final.exists() and (aside / MANIFEST).is_file():
+            aside.rename(final)
 
 
 def remove_folder(path: Path) -> None:
@@ -212,15 +239,30 @@ def load_state(path: Path) -> Saved:
     """Loads a state folder that `newest_whole` returned.
 
     Raises:
-        InputError: a later version of this program wrote it.
+        InputError: a later version of this program wrote it, or another program.
     """
-    values = read_json(path / "progress.json")
-    if unknown := values.keys() - asdict(Progress()).keys():
-        raise InputError(
-            f"{path} is of a later version of this program ({', '.join(sorted(unknown))}): update this program"
-        )
-    progress = Progress(**values)
-    return Saved(progress, load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors"))
+    try:
+        values = as_object(read_json(path / "progress.json"), "progress.json")
+        if unknown := values.keys() - asdict(Progress()).keys():
+            raise InputError(
+                f"{path} is of a later version of this program ({', '.join(sorted(unknown))}): update this program"
+            )
+        progress = from_json(Progress, values, "progress")
+        model, optimizer = (load_file(path / name) for name in FILES[:2])
+        _check(progress, model)
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{path} is no state of this program ({error}): give another one") from error
+    return Saved(progress, model, optimizer)
+
+
+def _check(progress: Progress, model: Mapping[str, Tensor]) -> None:
+    """Raises ValueError if a number cannot be, or the architecture contradicts the weights."""
+    if not 0 <= progress.evaluated <= progress.step:
+        raise ValueError(f"progress.step is {progress.step} and progress.evaluated {progress.evaluated}")
+    from_json(dict[str, float], progress.plateau, "progress.plateau")
+    if progress.architecture:
+        architecture = from_json(Architecture, progress.architecture, "architecture")
+        check_shapes(architecture, {name: tuple(tensor.shape) for name, tensor in model.items()})
 
 
 def _write_synced(path: Path, content: bytes) -> None:
@@ -262,7 +304,7 @@ def _damage(folder: Path) -> str:
     try:
         sums = read_json(folder / MANIFEST)
         for name in FILES:
-            if hashlib.sha256(read_regular(folder / name)).hexdigest() != sums[name]:
+            if checksum(folder / name) != sums[name]:
                 return f"{name} does not match its checksum"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"

@@ -3,12 +3,15 @@
 docs/rd.md describes the file byte by byte.
 """
 
+import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coco224.files import open_regular
 from codec.bitstream.coder import Coder
 from codec.bitstream.hyper_coder import HyperCoder
 from codec.bitstream.hyper_tables import ARCHES
@@ -29,6 +32,10 @@ MAX_PIXELS = 178_956_970
 _MAX_POSITIONS = 1 << 20
 """Most positions of y: those of MAX_PIXELS pixels, plus half for sides that are not multiples of 16. A picture of one
 pixel row would have sixteen times as many positions per pixel."""
+
+_MOST_BYTES = 1 << 28
+"""12 bits for each of MAX_PIXELS: raw pixels have 24, and codecs at their highest rate 3."""
+NO_CONTAINER = "no compressed picture, or one that ends early; give a file that codec.compress wrote"
 
 _HEADER = struct.Struct("<3sBII")  # magic, version, fingerprint, CRC-32 of all other bytes
 
@@ -65,6 +72,23 @@ def pack(
     return _HEADER.pack(MAGIC, version, fingerprint, _checksum(version, fingerprint, body)) + body
 
 
+def read_container(path: Path) -> bytes:
+    """The bytes of such a file.
+
+    Raises:
+        InputError: it does not begin as one, or is larger than any that is written.
+        OSError: it cannot be read, or is no regular file.
+    """
+    with open_regular(path) as file:
+        begin = file.read(len(MAGIC))
+        if begin != MAGIC:
+            raise InputError(NO_CONTAINER)
+        size = os.fstat(file.fileno()).st_size
+        if size > _MOST_BYTES:
+            raise InputError(f"it has {size:,} bytes and no compressed picture has more than {_MOST_BYTES:,}")
+        return begin + file.read()
+
+
 def unpack(data: bytes, coder: AnyCoder) -> tuple[int, int, NDArray[np.int32]]:
     """Height and width of the picture, and `coder.decode`'s result, int32 [M, *latent_size(height, width)].
 
@@ -73,7 +97,7 @@ def unpack(data: bytes, coder: AnyCoder) -> tuple[int, int, NDArray[np.int32]]:
             reason, without the file's name.
     """
     if len(data) < _HEADER.size or not data.startswith(MAGIC):
-        raise InputError("no compressed picture, or one that ends early; give a file that codec.compress wrote")
+        raise InputError(NO_CONTAINER)
     _, version, fingerprint, checksum = _HEADER.unpack_from(data)
     if version not in (VERSION, HYPER_VERSION, RATE_VERSION):
         raise InputError(

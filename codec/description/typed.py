@@ -24,7 +24,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def from_json(kind: type[T], value: Any, where: str) -> T:
-    """Converts a JSON value to `kind`: a scalar, Literal, enumeration, union, dict[str, X], or a dataclass of these.
+    """Converts a JSON value to `kind`: Any, a scalar, Literal, enum, union, dict[str, X], or a dataclass of these.
 
     Args:
         where: name of the value in errors.
@@ -37,6 +37,8 @@ def from_json(kind: type[T], value: Any, where: str) -> T:
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
+    if kind is Any:
+        return value
     if is_dataclass(kind):
         return _dataclass(kind, value, where)
     origin, members = get_origin(kind), get_args(kind)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
-from coco224.files import read_regular, write_whole
+from coco224.files import write_whole
 from coco224.photographs.decode import SUFFIXES
+from codec.bitstream.container import read_container
 from codec.cli import ArgumentParser, OptionGroup, option, run
 from codec.convert import Conversion, convert
 from codec.errors import InputError
@@ -87,7 +88,7 @@ def check(models: Models, options: RuntimeOptions) -> None:
 
 def decode_file(models: Models, source: Path, target: Path, _: RuntimeOptions) -> None:
     """Decodes a file to a picture; InputError if it is damaged or of another codec."""
-    write_pixels(target, decode(read_regular(source), models.model))
+    write_pixels(target, decode(read_container(source), models.model))
 
 
 CONVERSIONS = {

@@ -143,6 +143,18 @@ def test_a_lock_is_one_process_s_until_it_ends(tmp_path: Path) -> None:
     lock(tmp_path / "new" / "lock", "another run writes there").close()
 
 
+def test_a_file_of_a_user_is_no_lock(tmp_path: Path) -> None:
+    path, target = tmp_path / ".lock", tmp_path / "mine"
+    path.write_text("mine")
+    with pytest.raises(DataError, match=r"\.lock is no lock of this program: move it"):
+        lock(path, "another run writes there")
+    path.rename(target)
+    path.symlink_to(target)
+    with pytest.raises(DataError, match="is no lock of this program"):
+        lock(path, "another run writes there")
+    assert target.read_text() == "mine"
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_worth_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

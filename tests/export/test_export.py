@@ -268,6 +268,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_our_own_words(tmp_path: Path
     [
         ("--opset 12", "--opset 12: must be 13 to 17, or 21"),
         ("--input_size 200", "--input_size 200: must be a multiple of 16"),
+        ("--input_size 65536x65536", "--input_size 65536: must be a multiple of 16, at most 16,777,216 pixels"),
         ("--part middle", "--part"),
         ("--deconv fold", "--deconv"),
         ("--precision int8", "give --calib_dir"),

@@ -100,6 +100,19 @@ def test_a_state_under_another_name_or_of_another_run_is_not_removed(here: Train
     assert [path.name for path in own_states(again / "state")] == ["step-00000006", "step-00000005"]
 
 
+@pytest.mark.parametrize("whose", ["a file", "a dead link"])
+def test_the_states_folder_s_name_is_checked_before_the_work(here: Train, tmp_path: Path, whose: str) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    if whose == "a file":
+        (folder / "state").write_text("mine")
+    else:
+        (folder / "state").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match="state is no folder, and this run saves its states there: move it"):
+        here(folder, "--max_steps", 1)
+    assert [path.name for path in folder.iterdir()] == ["state"]
+
+
 @pytest.mark.parametrize("whose", ["another's copy", "empty", "file"])
 def test_what_has_a_state_s_name_and_is_none_of_the_run_stays(here: Train, again: Path, whose: str) -> None:
     """Where the run would save it, it is refused before the work."""

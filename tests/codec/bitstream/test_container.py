@@ -14,7 +14,7 @@ from symbols import drawn
 
 from benchmarks.damage import damaged
 from codec.bitstream.coder import Coder
-from codec.bitstream.container import MAX_PIXELS, pack, unpack
+from codec.bitstream.container import MAX_PIXELS, pack, read_container, unpack
 from codec.bitstream.tables import Tables
 from codec.errors import InputError
 from codec.files import FileCodec
@@ -71,6 +71,17 @@ def test_the_line_says_what_is_wrong(coder: Coder, tables: Tables) -> None:
     stranger = Coder(replace(tables, fingerprint=tables.fingerprint ^ 1))
     with pytest.raises(InputError, match=f"written with codec {tables.fingerprint:08x}"):
         unpack(data, stranger)
+
+
+def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.bin"
+    for begin, says in ((b"", "no compressed picture"), (b"NIC", "it has 6,000,000,000 bytes")):
+        with path.open("wb") as file:
+            file.write(begin)
+            file.truncate(6 * 10**9)
+        with pytest.raises(InputError, match=says):
+            read_container(path)
+    assert read_container(GOLDEN) == GOLDEN.read_bytes()
 
 
 @pytest.mark.parametrize("size", [(2**31, 1), (2**16, 2**15), (MAX_PIXELS, 2), (0, 5)])
