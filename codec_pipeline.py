@@ -7,23 +7,27 @@ inputs are older than that, and whose outputs exist. The exit status is that of 
 """
 
 import json
+import os
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from coco224.errors import one_line, printable
-from coco224.files import read_json, whole_or_absent
+from coco224.files import expanded, read_json, whole_or_absent
 from codec.cli import ArgumentParser, check_value, is_required, run
 from codec.errors import InputError
-from codec.sample import to_start_from
+from codec.sample import to_start_from, to_use
 
 OUTPUTS = ("out", "json", "per_image", "plot", "report")
 """Options that name a file or folder that a command writes."""
+
+INPUTS = ("calib_dir", "compilers", "images", "onnx", "plugin")
+"""Options that name a file or folder that a command reads; --coco_dir may be a name on the Hub."""
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
 """Signals that a scheduler sends to this process alone: the training saves its state on them."""
@@ -49,7 +53,7 @@ class Step:
 
     def is_done(self) -> bool:
         """Whether it need not run: see the module's docstring. Of a folder, its own date counts."""
-        if not self.done.is_file() or self.done.read_text() != self.record():
+        if not self.done.is_file() or self.done.read_bytes() != self.record().encode():
             return False
         since = self.done.stat().st_mtime_ns
         return all(path.exists() for path in self.outputs) and all(
@@ -84,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     compilers = "allows `compilers: DIR` in the list, whose programs run [none]"
     parser.add_argument("--compilers", metavar="DIR", help=compilers)
     given, training = parser.parse_known_args(argv)
-    found = steps(given.recipe, shlex.split(given.launcher), training, given.compilers)
-    check_outputs(found, given.recipe)
+    found = steps(given.recipe, launcher_words(given.launcher), training, given.compilers)
+    check_files(found, given.recipe)
     print(one_line(f"steps: {', '.join(step.in_short() for step in found)}"), flush=True)
     for step in found:
         if step.is_done():
@@ -104,6 +108,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def cli() -> NoReturn:
     """Entry point on the PATH: exits with main's status, or with 2 and one line for bad input."""
     run(main)
+
+
+def launcher_words(launcher: str) -> list[str]:
+    """The words of --launcher.
+
+    Raises:
+        InputError: there are none, or a quotation does not end.
+    """
+    try:
+        words = shlex.split(launcher)
+    except ValueError as error:
+        raise InputError(f"--launcher {launcher}: {error}; write it as on a command line") from None
+    if not words:
+        raise InputError("--launcher is empty: give a command like 'accelerate launch', or leave it out")
+    return words
 
 
 def commands() -> dict[str, tuple[str, str, type]]:
@@ -137,6 +156,32 @@ def check_options(parser: ArgumentParser, values: Mapping[str, Any], checkpoint:
                 raise InputError(f"{where}: {error}") from error
         elif is_required(field) and name != checkpoint:
             raise InputError(f"{where}: {name} is required; docs/options.md has all options")
+
+
+def check_together(
+    cls: type, parsed: Mapping[str, Any], given: str, checkpoint: str, before: Sequence["Step"], where: str
+) -> None:
+    """Checks a step's options as its command does, and that files exist that no earlier step writes.
+
+    Args:
+        given: the step's checkpoint, and `checkpoint` the name of the option.
+        before: the steps before it.
+
+    Raises:
+        InputError: the options do not go together, or a file is not there.
+    """
+    written = [path for step in before for path in step.outputs]
+    read = {name: Path(expanded(parsed[name])) for name in INPUTS if parsed.get(name)}
+    for name, path in (read | {checkpoint: to_use(given)}).items():
+        if not path.exists() and not any(path in (each, each.parent) for each in written):
+            raise InputError(f"{where}: {name} {path}: no such file or folder; correct the recipe")
+    own = {name: value for name, value in parsed.items() if name != "onnx"}  # a folder that a step before may fill
+    if checkpoint in {field.name for field in fields(cls)}:
+        own[checkpoint] = given
+    try:
+        cls(**own)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def check_allowed(values: Mapping[str, Any], allowed: Mapping[str, str | None], where: str) -> None:
@@ -189,20 +234,28 @@ def steps(recipe: str, launcher: Sequence[str], training: Sequence[str], compile
         check_allowed(parsed, allowed, where)
         values = {checkpoint: str(last)} | {key: value for key, value in given.items() if value is not None}
         command = [sys.executable, "-m", module, *(f"--{key}={typed(value)}" for key, value in values.items())]
-        paths = [(key in OUTPUTS, Path(value)) for key, value in values.items() if isinstance(value, str)]
+        check_together(cls, parsed, values[checkpoint], checkpoint, found, where)
+        paths = [(key in OUTPUTS, Path(expanded(value))) for key, value in values.items() if isinstance(value, str)]
         inputs, outputs = ([path for is_output, path in paths if is_output == side] for side in (False, True))
         uploads_to = parsed.get("hub_model_id", "")
         found.append(Step(name, command, {}, inputs, outputs, kept / f"{number}-{name}.json", uploads_to))
     return found
 
 
-def check_outputs(found: Sequence[Step], recipe: str) -> None:
+def check_files(found: Sequence[Step], recipe: str) -> None:
     """A recipe of somebody else must not replace our files; what a folder may lose is for its command to check.
 
     Raises:
-        InputError: a step after the training writes a file that is there, and no earlier call of the recipe wrote it.
+        InputError: a step after the training writes a file that is there, and no earlier call of the recipe wrote it;
+            or two steps write one file, or the folder of the records is none.
     """
-    ours = {word.partition("=")[2] for path in found[0].done.parent.glob("*.json") for word in words_of(path)}
+    records, outputs = found[0].done.parent, [path for step in found for path in step.outputs]
+    if os.path.lexists(records) and not records.is_dir():
+        raise InputError(f"{records} is no folder, and this program keeps its records there: move it")
+    for path in outputs:
+        if outputs.count(path) > 1:
+            raise InputError(f"{recipe}: then: two steps write {path}: name another file in one of them")
+    ours = {word.partition("=")[2] for path in records.glob("*.json") for word in words_of(path)}
     for step in found[1:]:
         for path in step.outputs:
             if path.is_file() and str(path) not in ours:

@@ -173,7 +173,7 @@ class FileCodec:
         for tile in self._tiles(size, "g_a"):
             rows, columns = tile.seen(STRIDE)
             y = self.codec.g_a(pad(to_float(x[..., rows, columns], self._device)))[..., *tile.used()]
-            self._check(y, LARGEST)
+            self._check(y)
             yield tile.kept(), y
 
     def _z(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -185,7 +185,7 @@ class FileCodec:
         for tile in self._tiles(size, "h_a"):
             piece = torch.from_numpy(y[..., *tile.seen(UPSAMPLING)]).to(self._device)
             found = codec.entropy_bottleneck.centred(codec.h_a(codec.seen_by_h_a(piece)))[..., *tile.used()]
-            self._check(found, LARGEST)
+            self._check(found)
             values[..., *tile.kept()] = found.cpu().numpy()
         return values
 
@@ -251,8 +251,8 @@ class FileCodec:
             file=sys.stderr,
         )
 
-    def _check(self, values: Tensor, most: float = torch.inf) -> None:
-        if not torch.isfinite(values).all() or values.abs().max() > most:
+    def _check(self, values: Tensor) -> None:
+        if not torch.isfinite(values).all() or values.abs().max() > LARGEST:
             raise InputError(
                 f"{self._name} gives values that are not finite; its training has diverged, use an earlier one"
             )

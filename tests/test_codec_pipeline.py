@@ -46,7 +46,8 @@ class Mine:
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "recipe.yaml"
-    path.write_text(RECIPE.format(folder=tmp_path, data="coco224", pictures="photos"))
+    (tmp_path / "photos").mkdir()
+    path.write_text(RECIPE.format(folder=tmp_path, data="coco224", pictures=tmp_path / "photos"))
     return path
 
 
@@ -78,6 +79,12 @@ def test_the_list_is_read_and_the_training_does_not_see_it(recipe: Path) -> None
         ("then:\n  - train\n", "train: no such command; use one of evaluate, export"),
         ("then:\n  - export: {part: middle}\n", "export: --part: invalid choice"),
         ("then:\n  - export: {part: encoder}\n", "export: out is required"),
+        ("then:\n  - export: {part: encoder, out: enc.txt}\n", "export: --out enc.txt: give a file name that ends"),
+        ("then:\n  - push: {hub_model_id: 'bad name!!'}\n", "push: --hub_model_id 'bad name!!' is not a repository"),
+        ("then:\n  - push: {hub_model_id: a/b, onnx: none}\n", "push: onnx none: no such file or folder"),
+        ("then:\n  - evaluate: {json: x.json}\n", "evaluate: give --coco_dir DIR"),
+        ("then:\n  - report: {calib_dir: none}\n", "report: calib_dir none: no such file or folder"),
+        ("then:\n  - report: {ckpt: none.safetensors}\n", "report: ckpt none.safetensors: no such file or folder"),
         ("then:\n  - evaluate: {images: x, rates: 0}\n", "evaluate: --rates 0"),
         ("then:\n  - npu: {chip: rk3588}\n", "npu: unknown option chip"),
         ("then:\n  - npu: {target: rk9}\n", "invalid choice: 'rk9'"),
@@ -98,7 +105,7 @@ def test_every_step_gets_the_checkpoint_of_the_run(recipe: Path, tmp_path: Path)
     assert tmp_path / "run" / "last.safetensors" in report.inputs
 
 
-@pytest.mark.parametrize("step", ["evaluate: {images: x, ", "report: {", "npu: {target: rk3588, "])
+@pytest.mark.parametrize("step", ["evaluate: {images: tests, ", "report: {", "npu: {target: rk3588, "])
 def test_a_recipe_runs_no_code_of_its_steps_unless_it_is_typed(recipe: Path, tmp_path: Path, step: str) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN)
     plugin = str(tmp_path / "mine.py")
@@ -107,10 +114,10 @@ def test_a_recipe_runs_no_code_of_its_steps_unless_it_is_typed(recipe: Path, tmp
     typed = ["--coco_dir", "coco224", "--plugin", plugin]
     assert f"--plugin={plugin}" in steps(str(recipe), ["python"], typed)[1].command
     if not step.startswith("evaluate"):
-        said = refusal(recipe, f"then:\n  - {step}compilers: theirs}}\n")
-        assert "names compilers: theirs, which runs code: give --compilers theirs to allow it" in said
-        (_, allowed) = steps(str(recipe), ["python"], ["--coco_dir", "coco224"], "theirs")
-        assert "--compilers=theirs" in allowed.command
+        said = refusal(recipe, f"then:\n  - {step}compilers: export}}\n")
+        assert "names compilers: export, which runs code: give --compilers export to allow it" in said
+        (_, allowed) = steps(str(recipe), ["python"], ["--coco_dir", "coco224"], "export")
+        assert "--compilers=export" in allowed.command
 
 
 def test_where_steps_upload_to_is_said_first(
@@ -161,6 +168,22 @@ def test_a_step_that_fails_stops_the_others_with_its_status(
     a, bad, c = fake(tmp_path, "a"), fake(tmp_path, "b", status=3), fake(tmp_path, "c")
     assert ran(monkeypatch, capfd, a, bad, c) == (3, ["a", "b"])
     assert ran(monkeypatch, capfd, a, fake(tmp_path, "b"), c) == (0, ["b", "c"])
+
+
+def test_two_steps_of_one_file_and_a_launcher_of_no_words_are_refused(recipe: Path, tmp_path: Path) -> None:
+    export = f"  - export: {{part: encoder, out: {tmp_path}/e.onnx, input_size: 64}}\n"
+    recipe.write_text(f"save_dir: {tmp_path}/run\nthen:\n{export}{export}")
+    words = [str(recipe), "--coco_dir", "coco224"]
+    with pytest.raises(InputError, match=r"two steps write .*e\.onnx: name another"):
+        main(words)
+    for launcher, says in (("", "--launcher is empty"), ("accel 'x", "--launcher accel 'x: No closing quotation")):
+        with pytest.raises(InputError, match=says):
+            main([*words, "--launcher", launcher])
+    recipe.write_text(f"save_dir: {tmp_path}/run\nthen:\n{export}")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "pipeline").touch()
+    with pytest.raises(InputError, match="pipeline is no folder"):
+        main(words)
 
 
 def test_a_file_that_no_earlier_call_wrote_is_not_replaced(

@@ -85,7 +85,7 @@ def _of_encoder(pixels: Pixels, model: Model) -> NDArray[Any]:
         if found.dtype == np.uint8:
             found = model.from_levels(found)
         else:
-            _check(found, LARGEST)
+            _check(found)
             found = model.coder.round(found) if isinstance(model.coder, Coder) else found
         if y is None:
             y = np.empty((len(found), *size), found.dtype)
@@ -113,7 +113,7 @@ def _of_h_a(y: NDArray[Any], h_a: Graph) -> NDArray[np.float32]:
         if found.dtype == np.uint8:
             found = (found.astype(np.float32) - SYMBOL_ZERO) * np.float32(h_a.unit)
         else:
-            _check(found, LARGEST)  # the graph has subtracted the medians
+            _check(found)  # the graph has subtracted the medians
         if z is None:
             z = np.empty((len(found), *z_size(*y.shape[1:])), np.float32)
         z[:, *tile.kept()] = found[:, *tile.used()]
@@ -142,6 +142,6 @@ def decode(data: bytes, model: Model) -> Pixels:
     return pixels
 
 
-def _check(values: NDArray[Any], most: float = np.inf) -> None:
-    if not np.isfinite(values).all() or np.abs(values).max() > most:
+def _check(values: NDArray[Any]) -> None:
+    if not np.isfinite(values).all() or np.abs(values).max() > LARGEST:
         raise InputError("the model gives values that are not finite; export a checkpoint that has not diverged")

@@ -137,7 +137,7 @@ def test_a_model_that_gives_no_numbers_is_refused(models: dict[str, Path], pixel
 
     tables = models["float-encoder-any"].with_suffix(".tables").read_bytes()
     data = encode(pixels, Model(models["float-encoder-any"], "encoder"))
-    for part, values in (("encoder", (np.nan, np.inf, 1e30)), ("decoder", (np.nan, np.inf))):
+    for part, values in (("encoder", (np.nan, np.inf, 1e30)), ("decoder", (np.nan, np.inf, 1e30))):
         for value in values:
             model = onnx.load(models[f"float-{part}-any"])
             last = [node for node in model.graph.node if node.op_type == "Conv"][-1]
