@@ -1,14 +1,21 @@
-"""Finds metadata in picture files, so that they can be removed if a decoder fails on them."""
+"""Finds the parts of picture files: metadata that a decoder may fail on, and pixels that are missing."""
 
 import re
+import zlib
+from collections.abc import Iterator
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_TRNS_BYTES = {0: 2, 2: 6}  # of a transparent grey and of a transparent colour, by colour type
+_PALETTE_ENTRIES = 256
 _SOS, _EOI, _ADOBE, _COMMENT = 0xDA, 0xD9, 0xEE, 0xFE
+_SEQUENTIAL = (0xC0, 0xC1, 0xC9)
 _APPS = range(0xE0, 0xF0)
 _ADOBE_LENGTH = 14
-# In a scan, FF00 is a data byte, FFD0 to FFD7 restart the decoder, and further FFs are padding.
-_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# FF00 is a data byte of a scan, FF01 and FFD0 to FFD7 carry nothing, and further FFs are padding.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+_WEBP_FRAMES = (b"VP8 ", b"VP8L")
+_MOST_CHUNKS = 100  # before the first frame of a WebP
 
 
 def without_metadata(data: bytes) -> bytes:
@@ -20,18 +27,46 @@ def without_metadata(data: bytes) -> bytes:
 
 def jpeg_is_whole(data: bytes) -> bool:
     """Whether the end marker (FFD9) follows the scans. End markers of thumbnails, inside segments, do not count."""
-    place = len(_JPEG)
-    while segment := _segment(data, place):
-        marker, _, end = segment
-        if marker == _EOI:
-            return True
-        place = end
-        if marker == _SOS:
-            following = _AFTER_SCAN.search(data, end)
-            if not following:
-                return False
-            place = following.start()
-    return False
+    return any(marker == _EOI for marker, _, _ in _segments(data))
+
+
+def jpeg_scans(data: bytes) -> int:
+    """How many scans a decoder reads of a JPEG file; those of thumbnails, inside segments, do not count."""
+    scans, components = 0, None
+    for marker, start, _ in _segments(data):
+        if marker in _SEQUENTIAL:
+            components = data[start + 9 : start + 10]
+        elif marker == _SOS:
+            if data[start + 4 : start + 5] == components:
+                return 1  # this scan has the whole picture: the decoder stops
+            scans += 1
+    return scans
+
+
+def png_is_whole(data: bytes) -> bool:
+    """Whether the checksums of a PNG's pixels are right."""
+    return all(_checksum_is_right(data, start, end) for kind, start, end in _chunks(data) if kind == b"IDAT")
+
+
+def webp_without_end(data: bytes, count: int) -> bytes | None:
+    """A WebP file that ends `count` bytes before the end of its first frame; None unless only zeros are lost."""
+    place, sizes = 12, [4]
+    for _ in range(_MOST_CHUNKS):
+        kind, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+        if kind in _WEBP_FRAMES:
+            end = (place + 8 + size - count) // 2 * 2
+            if end <= place + 8 or data.count(0, end) < len(data) - end:
+                return None
+            head = bytearray(data[: place + 8])
+            for at in (*sizes, place + 4):
+                head[at : at + 4] = (end - at - 4).to_bytes(4, "little")
+            return b"".join((head, memoryview(data)[place + 8 : end]))
+        if kind == b"ANMF":  # it holds the frame
+            sizes.append(place + 4)
+            place += 24
+        else:
+            place += 8 + size + size % 2
+    return None
 
 
 def png_depth(data: bytes) -> int:
@@ -39,17 +74,23 @@ def png_depth(data: bytes) -> int:
     return data[24] if data.startswith(_PNG) else 8
 
 
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The segments of a JPEG, without the data of its scans, until its end marker: marker, start and end of each."""
+    place = len(_JPEG)
+    while segment := _segment(data, place):
+        yield segment
+        if segment[0] == _EOI:
+            return
+        place = segment[2]
+
+
 def _segment(data: bytes, place: int) -> tuple[int, int, int] | None:
     """The JPEG segment at or after `place`: its marker, start and end; None if there is none."""
-    start = data.find(b"\xff", place)
-    if start < 0:
+    found = _MARKER.search(data, place)
+    if not found:
         return None
-    while data[start + 1 : start + 2] == b"\xff":
-        start += 1
-    if start + 2 > len(data):
-        return None
-    marker = data[start + 1]
-    if marker in (0x01, _EOI, *range(0xD0, 0xD9)):  # segments without a length
+    start, marker = found.start(), data[found.start() + 1]
+    if marker in (0xD8, _EOI):  # segments without a length
         return marker, start, start + 2
     length = int.from_bytes(data[start + 2 : start + 4])
     return None if length < 2 else (marker, start, start + 2 + length)
@@ -69,10 +110,27 @@ def _jpeg_without_metadata(data: bytes) -> bytes:
 
 
 def _png_without_metadata(data: bytes) -> bytes:
-    kept, place = [_PNG], len(_PNG)
+    kept = [_PNG]
+    for kind, start, end in _chunks(data):
+        if kind in _PIXEL_CHUNKS and (kind != b"tRNS" or _transparency_is_right(data, start, end)):
+            kept.append(data[start:end])
+    return b"".join(kept)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The chunks of a PNG: kind, start and end of each."""
+    place = len(_PNG)
     while place + 12 <= len(data):
         end = place + 12 + int.from_bytes(data[place : place + 4])
-        if data[place + 4 : place + 8] in _PIXEL_CHUNKS:
-            kept.append(data[place:end])
+        yield data[place + 4 : place + 8], place, end
         place = end
-    return b"".join(kept)
+
+
+def _checksum_is_right(data: bytes, start: int, end: int) -> bool:
+    return zlib.crc32(memoryview(data)[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
+
+
+def _transparency_is_right(data: bytes, start: int, end: int) -> bool:
+    """Whether a tRNS chunk has the length that its PNG's colour type asks for, and its checksum is right."""
+    least = _TRNS_BYTES.get(data[25], 0)
+    return least <= end - start - 12 <= _PALETTE_ENTRIES and _checksum_is_right(data, start, end)

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from coco224.files import read_regular
-from coco224.metadata import jpeg_is_whole, png_depth, without_metadata
+from coco224.metadata import (
+    jpeg_is_whole,
+    jpeg_scans,
+    png_depth,
+    png_is_whole,
+    webp_without_end,
+    without_metadata,
+)
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
@@ -33,7 +40,10 @@ _MOST_BYTES = 10**9
 """Limit in bytes of the memory for decoding, its file included, and of a file."""
 _BYTES_PER_PIXEL = {"WEBP": 20}
 _USUAL_BYTES_PER_PIXEL = 9
-_PROGRESSIVE_BYTES_PER_PIXEL = 6  # a progressive JPEG's coefficients, which are all in memory
+_COEFFICIENT_BYTES_PER_PIXEL = 6  # of a JPEG with several scans, whose coefficients are all in memory
+_MOST_SCANS = 100  # of a JPEG; a progressive one usually has ten
+_MOST_SCANNED_PIXELS = 4 * 10**9  # in all scans: some seconds
+_WEBP_PADDING = 64  # zero bytes that an encoder may leave at the end of a frame
 _STRIP_PIXELS = 2**22  # pixels converted at a time, so that there is no complete copy of a large picture
 
 
@@ -92,7 +102,8 @@ def read_photograph(path: Path, shortest: int | None = None) -> Photograph:
     except OSError as error:
         raise BadPhotograph(error.strerror or " ".join(str(error).split())) from error
     except Exception as error:  # on a damaged file Pillow's decoders raise any exception
-        raise BadPhotograph(" ".join(str(error).split()) or type(error).__name__) from error
+        reason = " ".join(str(error).split())
+        raise BadPhotograph(reason or f"damaged: its decoder stops with {type(error).__name__}") from error
 
 
 def _decode_despite_metadata(data: bytes, shortest: int | None) -> Photograph:
@@ -118,17 +129,22 @@ def _decode(data: bytes, shortest: int | None, orientation: int | None = None, b
         orientation: the EXIF orientation, if it is known.
         beside: bytes that the caller holds besides `data`.
     """
+    _refuse_zero_filled(data, beside)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
+        scans = 1
         if image.format in ("JPEG", "MPO"):  # some cameras write MPO into a .jpg
-            _refuse_zero_filled(data)
+            scans = jpeg_scans(data)
+            _refuse_many_scans(width, height, scans)
             orientation = orientation or _orientation(image)
             # A picture that must be turned is not reduced: its partial last column would become the first.
             if shortest and image.format == "JPEG" and orientation == 1:
                 image.draft(None, (shortest, shortest))  # None keeps the mode
         reduction = round(width / image.width)
-        _refuse_huge(image, reduction, len(data) + beside)
+        _refuse_huge(image, reduction, scans, len(data) + beside)
         image.load()
+        if image.mode == "P" and image.palette is None:
+            raise BadPhotograph("damaged: it has colour numbers but no palette")
         orientation = orientation or _orientation(image)  # in a PNG it may come after the pixels
         upright = _rgb(image, png_depth(data))
     del image  # before a picture is turned, which takes another one
@@ -155,11 +171,11 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) and found in _UPRIGHT else 1
 
 
-def _refuse_huge(image: Image.Image, reduction: int, held: int) -> None:
+def _refuse_huge(image: Image.Image, reduction: int, scans: int, held: int) -> None:
     """Refuses, before it is decoded, a picture that would take more than 1 GB of memory with the `held` bytes."""
     per_pixel = _BYTES_PER_PIXEL.get(image.format or "", _USUAL_BYTES_PER_PIXEL)
-    if image.info.get("progressive"):
-        per_pixel += _PROGRESSIVE_BYTES_PER_PIXEL * reduction**2
+    if scans > 1 or image.info.get("progressive"):
+        per_pixel += _COEFFICIENT_BYTES_PER_PIXEL * reduction**2
     most = max(0, _MOST_BYTES - held) // per_pixel
     if image.width * image.height > most:
         raise BadPhotograph(
@@ -167,11 +183,33 @@ def _refuse_huge(image: Image.Image, reduction: int, held: int) -> None:
         )
 
 
-def _refuse_zero_filled(data: bytes) -> None:
-    """Refuses a file that ends in zeros: an interrupted download into a preallocated file. It would decode to grey."""
-    zeros = len(data) - len(data.rstrip(b"\0"))
-    if zeros > 1 and not jpeg_is_whole(data):
+def _refuse_many_scans(width: int, height: int, scans: int) -> None:
+    """Refuses, before it is decoded, a JPEG that would take minutes: a decoder runs over all pixels in every scan."""
+    if scans > min(_MOST_SCANS, _MOST_SCANNED_PIXELS // (width * height)):
+        raise BadPhotograph(f"{scans} scans of {width}x{height} pixels, more than any camera writes")
+
+
+def _refuse_zero_filled(data: bytes, beside: int) -> None:
+    """Refuses a file whose pixels end in zeros: an interrupted download into a preallocated file."""
+    if data.endswith(b"\0\0") and not _is_whole(data, beside):
+        zeros = len(data) - len(data.rstrip(b"\0"))
         raise BadPhotograph(f"truncated: the last {zeros} bytes are zeros")
+
+
+def _is_whole(data: bytes, beside: int) -> bool:
+    """Whether a file that ends in zeros has all its pixels; other formats than JPEG, PNG and WebP do not tell."""
+    if data.startswith(b"\xff\xd8"):
+        return jpeg_is_whole(data)
+    if data.startswith(b"\x89PNG"):
+        return png_is_whole(data)
+    fits_twice = 2 * len(data) + beside < _MOST_BYTES
+    if data[8:12] == b"WEBP" and fits_twice and (cut := webp_without_end(data, _WEBP_PADDING)):
+        # The flat end of a picture may be coded as many zeros, but it needs them.
+        with contextlib.suppress(Exception), Image.open(io.BytesIO(cut), formats=["WEBP"]) as image:
+            _refuse_huge(image, 1, 1, len(data) + len(cut) + beside)
+            image.load()
+            return False
+    return True
 
 
 def _rgb(image: Image.Image, depth: int) -> Image.Image:

@@ -140,16 +140,120 @@ def test_a_truncated_file_is_never_a_grey_picture(
         read_photograph(tmp_path / "a.jpg", shortest=32)
 
 
-def test_a_download_cut_off_in_a_preallocated_file(tmp_path: Path, chelsea: Image.Image) -> None:
-    data = encoded(chelsea, format="JPEG")
-    (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2].ljust(len(data), b"\0"))
-    with pytest.raises(BadPhotograph, match="truncated"):
-        read_photograph(tmp_path / "a.jpg")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "JPEG"},
+        {"format": "PNG"},
+        {"format": "WEBP"},
+        {"format": "WEBP", "exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"},
+        {"format": "WEBP", "save_all": True},
+        {"format": "WEBP", "lossless": True, "method": 0},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_a_download_cut_off_in_a_preallocated_file(
+    tmp_path: Path, chelsea: Image.Image, options: dict[str, object]
+) -> None:
+    if "save_all" in options:
+        options = {**options, "append_images": [chelsea.transpose(Image.Transpose.ROTATE_180)]}
+    data = encoded(chelsea, **options)
+    for share in (0.3, 0.45) if "save_all" in options else (0.3, 0.5, 0.9, 0.95):
+        (tmp_path / "a.jpg").write_bytes(data[: int(len(data) * share)].ljust(len(data), b"\0"))
+        with pytest.raises(BadPhotograph, match=r"truncated: the last \d+ bytes are zeros"):
+            read_photograph(tmp_path / "a.jpg")
 
 
-def test_zeros_after_a_whole_picture_harm_nothing(tmp_path: Path, chelsea: Image.Image) -> None:
-    (tmp_path / "a.jpg").write_bytes(encoded(chelsea, format="JPEG") + bytes(100))
+@pytest.mark.parametrize(
+    "options",
+    [{"quality": 80}, {"quality": 100, "method": 2}, {"lossless": True, "method": 0}],
+    ids=lambda options: "-".join(map(str, options)),
+)
+def test_a_flat_end_of_a_webp_may_be_coded_as_zeros(
+    tmp_path: Path, chelsea: Image.Image, options: dict[str, object]
+) -> None:
+    framed = Image.new("RGB", (1500, 1500), "white")
+    framed.paste(chelsea)
+    data = encoded(framed, format="WEBP", **options)
+    assert data.endswith(bytes(100))
+    for more in (b"", bytes(1000)):
+        (tmp_path / "a.webp").write_bytes(data + more)
+        assert psnr(read(tmp_path / "a.webp"), framed) > 35
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_zeros_after_a_whole_picture_harm_nothing(tmp_path: Path, chelsea: Image.Image, form: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded(chelsea, format=form) + bytes(100))
     assert read(tmp_path / "a.jpg").size == chelsea.size
+
+
+def test_zeros_at_the_end_of_a_webps_exif_harm_nothing(tmp_path: Path, chelsea: Image.Image) -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\0" + bytes(3000)
+    (tmp_path / "a.webp").write_bytes(encoded(chelsea, format="WEBP", exif=exif))
+    assert read(tmp_path / "a.webp").size == chelsea.size
+
+
+def scan_bomb(picture: Image.Image, scans: int) -> bytes:
+    """A progressive JPEG whose last scan, with its Huffman table, is written many times."""
+    data = encoded(picture, format="JPEG", progressive=True)
+    table = data.rfind(b"\xff\xc4")
+    return data[:-2] + data[table:-2] * (scans - data.count(b"\xff\xda")) + data[-2:]
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded(
+    tmp_path: Path, chelsea: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(scan_bomb(chelsea, 100))
+    assert read(tmp_path / "a.jpg").size == chelsea.size
+    (tmp_path / "a.jpg").write_bytes(scan_bomb(chelsea, 101))
+    reason = "101 scans of 451x300 pixels, more than any camera writes"
+    for shortest in (None, 32):
+        with pytest.raises(BadPhotograph, match=reason):
+            read_photograph(tmp_path / "a.jpg", shortest)
+    # The scans may be hidden behind what looks like a long segment, but is none to a decoder.
+    data = (tmp_path / "a.jpg").read_bytes()
+    place = data.rfind(b"\xff\xc4", 0, len(data) // 2)
+    (tmp_path / "a.jpg").write_bytes(data[:place] + b"\xff\0\xff\xff" + data[place:])
+    with pytest.raises(BadPhotograph, match=reason):
+        read_photograph(tmp_path / "a.jpg")
+    # The larger a picture, the fewer scans it may have.
+    monkeypatch.setattr("coco224.photographs.decode._MOST_SCANNED_PIXELS", 20 * chelsea.width * chelsea.height)
+    for scans in (20, 21):
+        (tmp_path / "a.jpg").write_bytes(scan_bomb(chelsea, scans))
+        if scans == 20:
+            assert read(tmp_path / "a.jpg").size == chelsea.size
+        else:
+            with pytest.raises(BadPhotograph, match="21 scans"):
+                read_photograph(tmp_path / "a.jpg")
+
+
+def test_the_scans_of_thumbnails_and_videos_do_not_count(tmp_path: Path, chelsea: Image.Image) -> None:
+    for progressive in (False, True):
+        picture = encoded(chelsea, format="JPEG", progressive=progressive)
+        thumbnails = jpeg_with(picture, 0xE1, b"\xff\xda" * 200)
+        (tmp_path / "a.jpg").write_bytes(thumbnails + b"\xff\xda" * 200)
+        assert read(tmp_path / "a.jpg").size == chelsea.size
+
+
+def test_a_sequential_jpeg_of_several_scans_counts_as_a_progressive_one(
+    tmp_path: Path, chelsea: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One scan for each colour: all coefficients are in memory, and a scan may be repeated too."""
+    data = encoded(chelsea, format="JPEG", quality=90, subsampling=0)
+    start = data.find(b"\xff\xda")
+    scan = data[start + 14 : -2]
+    components = [struct.pack(">BBHBBBBBB", 0xFF, 0xDA, 8, 1, n, 0x11 * (n > 1), 0, 63, 0) for n in (1, 2, 3)]
+    separate = data[:start] + b"".join(component + scan for component in components) + data[-2:]
+    (tmp_path / "a.jpg").write_bytes(separate)
+    assert read(tmp_path / "a.jpg").size == chelsea.size
+    monkeypatch.setattr("coco224.photographs.decode._MOST_BYTES", 15 * chelsea.width * chelsea.height)
+    with pytest.raises(BadPhotograph, match="need more than 1 GB of memory"):
+        read_photograph(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert read(tmp_path / "a.jpg").size == chelsea.size
+    (tmp_path / "a.jpg").write_bytes(data[:start] + (components[0] + b"\0") * 101 + data[-2:])
+    with pytest.raises(BadPhotograph, match="101 scans"):
+        read_photograph(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize(
@@ -213,6 +317,48 @@ def test_the_metadata_of_a_png_does_not_keep_its_pixels(tmp_path: Path, chelsea:
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
         assert (np.asarray(read(tmp_path / name)) == np.asarray(chelsea)).all(), name
+
+
+@pytest.mark.parametrize(
+    ("mode", "transparency", "broken"),
+    [("RGB", 1, False), ("RGB", 6, True), ("L", 1, False), ("L", 2, True), ("P", 257, False), ("P", 6, True)],
+)
+def test_a_malformed_transparency_of_a_png_does_not_keep_its_pixels(
+    tmp_path: Path, chelsea: Image.Image, mode: str, transparency: int, broken: bool
+) -> None:
+    picture = chelsea.quantize(64) if mode == "P" else chelsea.convert(mode)
+    chunk = png_with(picture, (b"tRNS", bytes(transparency)), broken=broken)[33 : 45 + transparency]
+    plain = encoded(picture, format="PNG")
+    place = plain.find(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(plain[:place] + chunk + plain[place:])
+    assert (np.asarray(read(tmp_path / "a.png")) == np.asarray(picture.convert("RGB"))).all()
+
+
+def test_a_transparency_stays_if_another_chunk_is_malformed(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (40, 30), (10, 20, 30))
+    chunks = (b"tRNS", struct.pack(">HHH", 10, 20, 30)), (b"gAMA", b"\0")
+    (tmp_path / "a.png").write_bytes(png_with(picture, *chunks))
+    assert (np.asarray(read(tmp_path / "a.png")) == 255).all()
+
+
+def test_a_png_without_its_palette_has_a_reason_in_words(tmp_path: Path, chelsea: Image.Image) -> None:
+    data = encoded(chelsea.quantize(64), format="PNG")
+    palette = data.find(b"PLTE") - 4
+    (tmp_path / "a.png").write_bytes(data[:palette] + data[palette + 12 + 64 * 3 :])
+    with pytest.raises(BadPhotograph, match="damaged: it has colour numbers but no palette"):
+        read_photograph(tmp_path / "a.png")
+
+
+def test_a_decoder_that_gives_no_reason_gets_one(
+    tmp_path: Path, chelsea: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(image: Image.Image, depth: int) -> Image.Image:
+        raise AssertionError
+
+    chelsea.save(tmp_path / "a.png")
+    monkeypatch.setattr("coco224.photographs.decode._rgb", fails)
+    with pytest.raises(BadPhotograph, match="damaged: its decoder stops with AssertionError"):
+        read_photograph(tmp_path / "a.png")
 
 
 def test_the_metadata_of_a_jpeg_does_not_keep_its_pixels(tmp_path: Path, chelsea: Image.Image) -> None:
