@@ -5,7 +5,8 @@ import os
 
 def is_first_here() -> bool:
     """Whether this is the only process of its program on this machine, or the first of them."""
-    return (os.environ.get("LOCAL_RANK") or "0") == "0"
+    rank = os.environ.get("LOCAL_RANK", "")
+    return rank == "0" or not rank.isdecimal()
 
 
 def ranks_here(unknown: int = 1) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
@@ -27,7 +28,10 @@ def obstacle(device: torch.device) -> str:
     """Why torch.compile cannot work on this machine, and the remedy; empty if nothing is known against it."""
     on_gpu = device.type == "cuda"
     if not has_compiler(device):
-        return f"torch.compile needs a {'C' if on_gpu else 'C++'} compiler, and none is found: install one"
+        language, variable = ("C", "CC") if on_gpu else ("C++", "CXX")
+        named = os.environ.get(variable)
+        missing = f"{variable}={named} is none: correct or unset it" if named else "none is found: install one"
+        return f"torch.compile needs a {language} compiler, and {missing}"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return "torch.compile needs Python's header Python.h, which is missing: install it (python3-dev)"
     if on_gpu and not has_triton_package():
@@ -38,10 +42,20 @@ def obstacle(device: torch.device) -> str:
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Whether this machine has a compiler for torch.compile's code: C++ for CPUs, C for Triton's launchers."""
-    named = [os.environ[name] for name in ("CXX", "CC") if os.environ.get(name)]
-    known = ["g++", "clang++"] if device.type == "cpu" else ["gcc", "clang", "cc", "g++"]
-    return any(shutil.which(command) for command in (*named, *known))
+    """Whether this machine has a compiler for torch.compile's code: C++ for CPUs, C for Triton's launchers.
+
+    Where CXX or CC names one, no other is used.
+    """
+    variable, known = ("CXX", ["g++", "clang++"]) if device.type == "cpu" else ("CC", ["gcc", "clang", "cc", "g++"])
+    named = os.environ.get(variable)
+    return any(map(_runs, [named] if named else known))
+
+
+def _runs(compiler: str) -> bool:
+    """Whether a compiler is there, and starts."""
+    if shutil.which(compiler) is None:
+        return False
+    return subprocess.run([compiler, "--version"], capture_output=True, check=False).returncode == 0
 
 
 def check_compile(accelerator: Accelerator) -> None:

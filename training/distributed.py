@@ -76,7 +76,8 @@ def make_accelerator(reporting: ReportingOptions, project_dir: str, timeout: int
         timeout: seconds that a process waits for the others in a collective call.
 
     Raises:
-        InputError: Accelerate does not know a tracker, or it is not installed.
+        InputError: Accelerate does not know a tracker, or it is not installed; or Accelerate does not understand the
+            environment.
     """
     trackers = [name.strip() for name in (reporting.report_to or "").split(",") if name.strip()]
     trackers += ["wandb"] * (reporting.wandb and "wandb" not in trackers)
@@ -86,17 +87,23 @@ def make_accelerator(reporting: ReportingOptions, project_dir: str, timeout: int
             raise InputError(f"--report_to {name}: Accelerate has no such tracker; use one of {', '.join(known)}")
         if importlib.util.find_spec(name) is None:
             raise InputError(f"--report_to {name}: {name} is not installed; pip install {name}, or leave it out")
-    return Accelerator(
-        mixed_precision="no",
-        dynamo_backend="no",
-        log_with=trackers or None,
-        project_dir=project_dir,
-        step_scheduler_with_optimizer=False,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
-        ],
-    )
+    handlers = [
+        DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+        InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
+    ]
+    try:
+        return Accelerator(
+            mixed_precision="no",
+            dynamo_backend="no",
+            log_with=trackers or None,
+            project_dir=project_dir,
+            step_scheduler_with_optimizer=False,
+            kwargs_handlers=handlers,
+        )
+    except (ImportError, ValueError) as error:  # what it makes of the environment
+        raise InputError(
+            f"Accelerate cannot start ({error}): correct its configuration, and variables like ACCELERATE_.. or RANK"
+        ) from error
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 import torch
 
 from coco224.errors import counted
-from codec.cli import OptionGroup, at_least, option
+from codec.cli import OptionGroup, option
 from codec.network.exact import exact_fp32
+
+LONGEST_WAIT = 10**7
+"""Seconds: four months."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class LaunchOptions(OptionGroup):
     ddp_timeout: int = option(
         3600,
         "seconds that a process waits for the others (downloads, slow disks) before the run fails",
-        rule=at_least(1),
+        rule=(lambda seconds: 1 <= seconds <= LONGEST_WAIT, f"must be 1 to {LONGEST_WAIT}"),
         local=True,
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import DistributedType
-from programs import DDP, ROOT, TINY, environment, into, train
+from programs import DDP, ROOT, TINY, environment, into, run, train
 
 import training.compiling
 import training.setup
@@ -88,6 +88,28 @@ def test_compile_without_a_compiler_is_refused(coco224: Path, tmp_path: Path, mo
     ):
         train("--coco_dir", coco224, *TINY, *into(tmp_path / "run"), "--compile", "true")
     assert train("--coco_dir", coco224, *TINY, *into(tmp_path / "run"), "--max_steps", 1) == 0
+
+
+def test_a_compiler_that_does_not_start_is_refused_before_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "/bin/false")
+    with pytest.raises(InputError, match=re.escape("needs a C++ compiler, and CXX=/bin/false is none: correct")):
+        train("--coco_dir", tmp_path / "none", *TINY, *into(tmp_path / "run"), "--compile", "true")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variable", "value"), [("ACCELERATE_USE_CPU", "maybe"), ("LOCAL_RANK", "x"), ("TORCH_DISTRIBUTED_DEBUG", "all")]
+)
+def test_an_environment_that_accelerate_does_not_understand_is_one_line(
+    tmp_path: Path, variable: str, value: str
+) -> None:
+    done = run("train_accel.py", "--coco_dir", tmp_path, *TINY, *into(tmp_path / "run"), **{variable: value})
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert line.startswith("error: Accelerate cannot start (")
+    assert value in line or variable in line
 
 
 def test_a_configured_dynamo_backend_is_refused_unless_the_options_say_the_same(
