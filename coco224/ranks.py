@@ -1,4 +1,4 @@
-"""What a launcher says of this process in its environment. An empty variable is as good as none."""
+"""What a launcher says of this process in its environment. A variable that is no number is as good as none."""
 
 import os
 
@@ -11,4 +11,5 @@ def is_first_here() -> bool:
 
 def ranks_here(unknown: int = 1) -> int:
     """How many processes of the program this machine has; `unknown` if no launcher says it."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or unknown)
+    count = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(count) if count.isdecimal() else unknown
