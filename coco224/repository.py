@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from coco224.errors import DataError, first_line
 
 _LONGEST_NAME = 96
-_SECONDS = 30.0  # limit for an answer; the client has none
+_SECONDS = 10.0  # limit for an answer, which the client waits for up to six times; it has none of its own
 
 
 def is_repository(name: str) -> bool:
@@ -33,9 +33,8 @@ def open_repository(option: str, repo_id: str, repo_type: str, private: bool) ->
     from httpx2 import HTTPError
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
-    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
-    get_session().timeout = _SECONDS
+    limit_waits()
     api = HfApi()
     try:
         role = api.whoami().get("auth", {}).get("accessToken", {}).get("role")
@@ -66,6 +65,13 @@ def open_repository(option: str, repo_id: str, repo_type: str, private: bool) ->
     return ""
 
 
+def limit_waits() -> None:
+    """Lets the Hub's client wait for an answer for `_SECONDS` at most."""
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+    get_session().timeout = _SECONDS
+
+
 @contextmanager
 def reasons(what: str, *more: type[Exception]) -> Iterator[None]:
     """Turns errors of the Hub's clients, and of `more` classes, into one sentence: `what` and the reason.
@@ -75,6 +81,7 @@ def reasons(what: str, *more: type[Exception]) -> Iterator[None]:
     """
     from httpx2 import HTTPError
 
+    limit_waits()
     kinds: tuple[type[Exception], ...] = (HTTPError, OSError, RuntimeError, ValueError, *more)
     try:
         yield

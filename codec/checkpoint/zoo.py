@@ -1,5 +1,6 @@
 """The pretrained weights of CompressAI's model zoo."""
 
+import socket
 from pathlib import Path
 
 import torch
@@ -11,6 +12,9 @@ from codec.errors import InputError
 
 _LAST_NARROW = {"bmshj2018_factorized": 5, "bmshj2018_hyperprior": 5, "mbt2018_mean": 4}
 """The last quality with the smaller widths."""
+
+_SECONDS = 30.0
+"""The longest wait for a server."""
 
 
 def zoo_widths(quality: int, arch: str = DEFAULT_ARCH) -> tuple[int, int]:
@@ -28,6 +32,8 @@ def zoo_state(quality: int, arch: str = DEFAULT_ARCH) -> dict[str, Tensor]:
 
     cached = Path(torch.hub.get_dir(), "checkpoints", _file_name(quality, arch))
     was_there = cached.exists()
+    waits = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SECONDS)  # torch.hub gives none
     try:
         state: dict[str, Tensor] = getattr(zoo, arch)(quality, pretrained=True, progress=False).state_dict()
     except Exception as error:  # on damaged data the unpickler raises any exception, also OSError
@@ -44,6 +50,8 @@ def zoo_state(quality: int, arch: str = DEFAULT_ARCH) -> dict[str, Tensor]:
             f"--pretrained true: {cached} is damaged (an interrupted download): remove it, and the next run fetches it "
             "again"
         ) from error
+    finally:
+        socket.setdefaulttimeout(waits)
     return state
 
 
