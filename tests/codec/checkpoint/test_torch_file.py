@@ -33,6 +33,7 @@ def in_zip(pickled: bytes, **entry: int) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("a/data.pkl", pickled, **entry)
+        archive.writestr("a/version", "3\n")
         archive.writestr("a/data/0", bytes(4096))
     return content.getvalue()
 
