@@ -18,7 +18,7 @@ from coco224.errors import counted
 from coco224.files import check_file, check_writable, in_words, same_file
 from coco224.processes import die_with_parent, possible_processes, usable_cores
 from coco224.walk import say_left_out, walk
-from codec.errors import InputError, SomeFailed, out_of_memory
+from codec.errors import InputError, SomeFailed, no_file, out_of_memory
 from codec.unfinished import Job, Unfinished, alone
 
 
@@ -101,7 +101,7 @@ def find_jobs(conversion: Conversion, source: Path, target: Path) -> list[Job]:
                 raise InputError(f"{made[out]} and {path} would both become {out}; rename one of them")
         return jobs
     if not source.is_file():
-        raise InputError(f"{source}: no such file or folder")
+        raise InputError(f"{source}: {no_file(source)}; name a file or a folder")
     if target.is_dir():
         raise InputError(f"{target} is a folder and {source} a file; name the file to write")
     if conversion.writes is not None and target.suffix.lower() not in conversion.writes:

@@ -1,12 +1,20 @@
 """The exceptions for bad input: every command turns them into lines on stderr and exit status 2."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from coco224.errors import counted
 
 
 class InputError(Exception):
     """Its message says in one sentence what was given, what is wrong with it and what to do."""
+
+
+def no_file(path: Path) -> str:
+    """What a path is that is no regular file, for example a FIFO, which a command would wait for."""
+    if path.is_dir():
+        return "a folder, not a file"
+    return "not a regular file" if path.exists() else "no such file"
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from coco224.errors import one_line
 from coco224.repository import cause_of, is_repository, open_repository
 from codec.cli import NOT_EMPTY, ArgumentParser, OptionGroup, option
 from codec.cli import run as run_command
-from codec.errors import InputError
+from codec.errors import InputError, no_file
 from codec.sample import to_use
 
 
@@ -34,10 +34,10 @@ class PushOptions(OptionGroup):
             raise InputError(f"--hub_model_id {self.hub_model_id!r} is not a repository name: give USER/NAME")
         if self.onnx and not any(Path(self.onnx).glob("*.onnx")):
             raise InputError(f"--onnx {self.onnx} holds no .onnx file: give the folder that python -m export wrote to")
-        if self.plugin and not (Path(self.plugin).is_file() and self.plugin.endswith(".py")):
-            raise InputError(
-                f"--plugin {self.plugin}: no such file that ends in .py; give the one that registers the codec's blocks"
-            )
+        plugin = Path(self.plugin or "")
+        if self.plugin and not (plugin.is_file() and plugin.suffix == ".py"):
+            found = "it does not end in .py" if plugin.is_file() else no_file(plugin)
+            raise InputError(f"--plugin {plugin}: {found}; give the .py file that registers the codec's blocks")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from coco224.errors import counted, first_line, printable
 from codec.cli import ArgumentParser, OptionGroup, at_least, check_output, option, run
-from codec.errors import InputError
+from codec.errors import InputError, no_file
 from export import options as shared
 from export.json_file import write_json
 
@@ -111,7 +111,7 @@ def open_graph(file: Path) -> "onnx.ModelProto":
     import onnx
 
     if not file.is_file():
-        raise InputError(f"--onnx {file}: no such file")
+        raise InputError(f"--onnx {file}: {no_file(file)}; give the .onnx file")
     try:
         model = onnx.load(file)
         onnx.checker.check_model(model)

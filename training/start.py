@@ -17,7 +17,7 @@ from codec.blocks import options_dict
 from codec.description.architecture import TRANSFORMS, Architecture, BlockChoice
 from codec.description.fingerprint import fingerprint
 from codec.description.typed import from_json
-from codec.errors import InputError
+from codec.errors import InputError, no_file
 from codec.network.architectures import new_codec
 from codec.network.arrays import as_arrays
 from codec.network.codec import Codec
@@ -146,8 +146,9 @@ def check_start(options: Options) -> None:
     """
     model, replacement = options.model, options.replacement
     if model.init_checkpoint:  # it decides how many channels the blocks have
-        if not to_start_from(model.init_checkpoint).is_file():
-            raise InputError(f"--init_checkpoint {model.init_checkpoint}: no such file; give the path of a checkpoint")
+        file = to_start_from(model.init_checkpoint)
+        if not file.is_file():
+            raise InputError(f"--init_checkpoint {model.init_checkpoint}: {no_file(file)}; name a checkpoint")
     elif replacement.plugin:
         put_blocks(new_codec(random_architecture(model)), options)
     if options.qat.qat_a16:  # the names of the activations depend on the blocks

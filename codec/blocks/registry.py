@@ -42,7 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.description.architecture import KEEP_GDN, BlockChoice
-from codec.errors import InputError
+from codec.errors import InputError, no_file
 
 
 class Block(Protocol):
@@ -157,7 +157,7 @@ def load_plugin(path: str | PathLike[str]) -> list[str]:
     if file in _plugins:
         return list(_plugins[file])
     if not file.is_file():
-        raise InputError(f"--plugin {path}: no such file: give the path of a Python file that registers a block")
+        raise InputError(f"--plugin {path}: {no_file(file)}: give the path of a Python file that registers a block")
     before = set(_entries)
     loader = SourceFileLoader(f"codec_plugin_{file.stem}_{crc32(bytes(file)):08x}", str(file))
     spec = spec_from_loader(loader.name, loader)

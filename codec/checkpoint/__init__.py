@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from codec.checkpoint.compressai import load_compressai
-from codec.checkpoint.ours import as_file, load_codec, save_codec
+from codec.checkpoint.ours import as_file, is_ours, load_codec, save_codec
 from codec.description.file import Description
 from codec.errors import InputError
 from codec.network.codec import Codec
 from codec.network.tables import with_tables
 from codec.sample import to_start_from, to_use
 
-__all__ = ["Description", "as_file", "load_codec", "load_initial", "open_codec", "save_codec"]
+__all__ = ["Description", "as_file", "is_ours", "load_codec", "load_initial", "open_codec", "save_codec"]
 
 
 def open_codec(path: Path) -> Codec:
@@ -23,7 +23,7 @@ def open_codec(path: Path) -> Codec:
         InputError: the file is no checkpoint of this program or of CompressAI.
     """
     path = to_use(path)
-    if path.suffix == ".safetensors":
+    if is_ours(path):
         return load_codec(path)[0]
     codec = load_compressai(path)
     try:
@@ -42,4 +42,4 @@ def load_initial(path: Path) -> Codec:
         InputError: the file is neither.
     """
     path = to_start_from(path)
-    return load_codec(path)[0] if path.suffix == ".safetensors" else load_compressai(path)
+    return load_codec(path)[0] if is_ours(path) else load_compressai(path)

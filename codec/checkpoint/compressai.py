@@ -1,9 +1,8 @@
 """Reads checkpoints that CompressAI's trainer saved. Pickled code is never run."""
 
+import os
 import re
-import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from coco224.files import in_words, open_regular
+from codec.checkpoint.torch_file import SavedTensor, TorchFile
 from codec.compressai import load_pretrained, remap_old_keys
 from codec.description.architecture import ARCHITECTURES, Architecture, BlockChoice
 from codec.description.file import MOST_BYTES
@@ -21,11 +21,11 @@ from codec.network.architectures import new_codec
 from codec.network.bottleneck import TABLES
 from codec.network.codec import Codec
 
-CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
+CONTAINERS = ("state_dict", "model_state_dict", "ema_state_dict", "model", "module", "net", "params")
 """Keys under which trainers save a state dict."""
 
 FIRST = "g_a.0.weight"
-_PREFIXED = re.compile(rf"((?:_orig_mod\.|module\.|model\.|net\.)*){re.escape(FIRST)}")
+_PREFIXED = re.compile(rf"((?:(?:_orig_mod|_forward_module|module|model|net|codec)\.)*){re.escape(FIRST)}")
 """Finds the first weight; torch.compile, data parallelism and wrappers put prefixes before its name."""
 
 
@@ -38,83 +38,73 @@ def load_compressai(path: Path) -> Codec:
     Raises:
         InputError: the file is not such a checkpoint. A pickle that would run code is refused.
     """
-    saved = _unpickle(path)
-    state = next((found for mapping in _mappings(saved) if (found := _without_prefix(mapping))), None)
-    if state is None:
-        names = [name for mapping in _mappings(saved) for name in mapping if isinstance(name, str)]
-        what = f"its entries are {', '.join(names[:3])}, ..." if names else f"it is a {type(saved).__name__}"
-        raise InputError(
-            f"{path}: no codec of {', '.join(ARCHITECTURES)}: it lacks {FIRST} ({what}); save such a model's state_dict"
-        )
     try:
-        return _from_compressai(_checked(state, path.stat().st_size))
+        if not path.exists():
+            raise InputError("no such file; give the path of a checkpoint")
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MOST_BYTES:
+                raise InputError(f"too large for a checkpoint: {size:,} bytes; save the model's state_dict alone")
+            content = TorchFile(file, size)
+            weights = _weights(content, _state(content.saved), size)
+        return _from_compressai(weights)
+    except OSError as error:
+        raise InputError(f"{in_words(error)}; give a checkpoint that can be read") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def _unpickle(path: Path) -> Any:
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    try:
-        with open_regular(path) as file, warnings.catch_warnings(action="ignore"):  # of a pickle's protocol
-            size = path.stat().st_size
-            unpacked = sum(item.file_size for item in zipfile.ZipFile(file).infolist()) if _is_zip(file) else size
-            if max(size, unpacked) > MOST_BYTES:
-                raise InputError(f"{path} is too large for a checkpoint: {max(size, unpacked):,} bytes")
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"{in_words(error)}; give a file that can be read") from error
-    except InputError:
-        raise
-    except Exception as error:  # junk makes the unpickler raise whatever it trips over
+def _state(saved: Any) -> dict[str, Any]:
+    """The state dict of a codec in what was saved."""
+    state = next((found for mapping in _mappings(saved) if (found := _without_prefix(mapping))), None)
+    if state is None:
+        names = [name for mapping in _mappings(saved) for name in mapping]
+        kind = "Tensor" if isinstance(saved, SavedTensor) else type(saved).__name__
+        what = f"its entries are {', '.join(names[:3])}, ..." if names else f"it is a {kind}"
         raise InputError(
-            f"{path}: not read, it is damaged, no checkpoint, or holds more than tensors, and pickled code is never "
-            "run; give a checkpoint, or save the model's state_dict alone"
-        ) from error
+            f"no codec of {', '.join(ARCHITECTURES)}: it lacks {FIRST} ({what}); save such a model's state_dict"
+        )
+    return state
 
 
-def _is_zip(file: Any) -> bool:
-    found: bool = zipfile.is_zipfile(file)
-    file.seek(0)
-    return found
-
-
-def _mappings(saved: Any, depth: int = 3) -> Iterator[Mapping[Any, Any]]:
+def _mappings(saved: Any, depth: int = 3) -> Iterator[dict[str, Any]]:
     """The saved mapping and the mappings in its containers, the outermost first."""
-    if isinstance(saved, Mapping):
+    if isinstance(saved, dict):
         yield saved
         for name in CONTAINERS:
             if depth and name in saved:
                 yield from _mappings(saved[name], depth - 1)
 
 
-def _without_prefix(mapping: Mapping[Any, Any]) -> dict[str, Any] | None:
+def _without_prefix(mapping: dict[str, Any]) -> dict[str, Any] | None:
     """The entries that share the prefix of the first weight, without it; None where there is no such weight."""
-    names = [name for name in mapping if isinstance(name, str)]
-    prefix = next((match[1] for name in names if (match := _PREFIXED.fullmatch(name))), None)
+    prefix = next((match[1] for name in mapping if (match := _PREFIXED.fullmatch(name))), None)
     if prefix is None:
         return None
-    return {name.removeprefix(prefix): mapping[name] for name in names if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in mapping.items() if name.startswith(prefix)}
 
 
-def _checked(state: dict[str, Any], size: int) -> dict[str, Tensor]:
+def _weights(content: TorchFile, state: dict[str, Any], size: int) -> dict[str, Tensor]:
     """The weights as float32. CDF tables, which are rebuilt, and entries that are not tensors are left out.
 
     Args:
         size: bytes of the file. Tensors that claim more are expanded views or overlap.
     """
-    tensors = load_pretrained({name: value for name, value in state.items() if isinstance(value, Tensor)})
+    tensors = load_pretrained({name: value for name, value in state.items() if isinstance(value, SavedTensor)})
     weights = {name: value for name, value in tensors.items() if name.rpartition(".")[2] not in TABLES}
-    for name, tensor in weights.items():
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or not tensor.is_floating_point():
-            raise InputError(f"{name} is {tensor.dtype}, {tensor.layout}, and weights are floats; save the float model")
-        size -= tensor.numel() * tensor.element_size()
+    floats: dict[str, Tensor] = {}
+    for name, saved in weights.items():
+        if saved.obstacle:
+            raise InputError(
+                f"{name} {saved.obstacle}, and weights are dense, of float16, bfloat16, float32 or float64; save it "
+                "with such weights"
+            )
+        size -= saved.size
         if size < 0:
-            raise InputError(f"{name} claims the shape {list(tensor.shape)}, more than the file holds; save it again")
-        if not torch.isfinite(tensor).all():
+            raise InputError(f"{name} claims the shape {list(saved.shape)}, more than the file holds; save it again")
+        floats[name] = content.tensor(saved).float().contiguous()
+        if not torch.isfinite(floats[name]).all():
             raise InputError(f"{name} is not finite; its training has diverged, use an earlier checkpoint")
-    floats = {name: tensor.detach().float().contiguous() for name, tensor in weights.items()}
     try:
         renamed: dict[str, Tensor] = remap_old_keys("entropy_bottleneck", floats)
     except IndexError:

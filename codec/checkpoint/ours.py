@@ -1,15 +1,16 @@
 """Saves a codec to a safetensors file that describes itself, and loads it."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from coco224.files import whole_or_absent
+from coco224.files import open_regular, whole_or_absent
 from codec.bitstream.hyper_tables import PREFIX
 from codec.blocks import block_shapes
 from codec.description.architecture import KEEP_GDN, Architecture, BlockChoice
-from codec.description.file import Arrays, Description, read_checkpoint, to_bytes
+from codec.description.file import MOST_HEADER, Arrays, Description, read_checkpoint, to_bytes
 from codec.description.shapes import BLOCKS
 from codec.errors import InputError
 from codec.network.arrays import as_arrays
@@ -26,6 +27,18 @@ def save_codec(path: Path, codec: Codec, description: Description) -> None:
 def as_file(codec: Codec, description: Description) -> bytes:
     """The content of a checkpoint of `with_tables(codec)`: weights, CDF tables and what is needed to use them."""
     return to_bytes(as_arrays(codec.state_dict()) | codec.coding_arrays(), codec.architecture, description)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is to be read as safetensors: it begins so, or has the suffix.
+
+    Copies, and files in a cache of the Hub, have other names.
+    """
+    with suppress(OSError), open_regular(path) as file:
+        start = file.read(9)
+        if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= MOST_HEADER:
+            return True
+    return path.suffix.lower() == ".safetensors"
 
 
 def load_codec(path: Path) -> tuple[Codec, Description]:

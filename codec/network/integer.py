@@ -25,6 +25,7 @@ from codec.bitstream.integer import (
     Layer,
     kernels,
 )
+from codec.errors import InputError
 from codec.network.bottleneck import Bottleneck
 from codec.network.gains import CodedGains
 
@@ -57,6 +58,9 @@ def integer_h_s(h_s: nn.Sequential, bottleneck: Bottleneck, scale_table: Tensor,
         bottleneck: of z, with tables.
         scale_table: the scales of the Gaussian's tables [rows].
         has_means: the second half of h_s's outputs are means.
+
+    Raises:
+        InputError: h_s overflows.
     """
     medians = bottleneck.medians().double()
     reach = max(map(abs, bottleneck.symbol_range())) + float(medians.abs().max()) + 1
@@ -66,6 +70,8 @@ def integer_h_s(h_s: nn.Sequential, bottleneck: Bottleneck, scale_table: Tensor,
     stages, layers = _stages(h_s), []
     for stage in stages[:-1]:
         activations = [stage.activation(stage.convolution(each)) for each in activations]
+        if not all(each.isfinite().all() for each in activations):
+            raise InputError("h_s gives NaN or Inf for symbols of z; its training has diverged, use another checkpoint")
         largest = max(float(each.abs().max()) for each in activations)
         unit = max(MARGIN * largest, _LEAST_RANGE) / _MOST_ACTIVATION
         layers.append(_quantized(stage, step, torch.full_like(stage.bias, unit), _MOST_ACTIVATION))

@@ -10,7 +10,7 @@ import onnx
 from torch import Tensor
 
 from coco224.files import in_words, whole_or_absent
-from codec.checkpoint import open_codec
+from codec.checkpoint import is_ours, open_codec
 from codec.description.architecture import TRANSFORMS, BlockChoice, Quantization
 from codec.errors import InputError
 from codec.network.codec import Codec
@@ -94,7 +94,7 @@ def open_for_export(path: Path, replace_parts: str | None) -> Codec:
     codec = open_codec(path)
     if replace_parts is None:
         return codec
-    if to_use(path).suffix == ".safetensors":
+    if is_ours(to_use(path)):
         raise InputError(f"--replace_parts {replace_parts}: {path} already names its blocks; leave --replace_parts out")
     relu = BlockChoice("relu")
     for transform in ("g_a", "g_s"):

@@ -15,7 +15,7 @@ from codec.bitstream.integer import UPSAMPLING
 from codec.bitstream.rate_coder import coder_of
 from codec.bitstream.tables import read_tables
 from codec.description.architecture import MOST_SPLITS, STRIDE
-from codec.errors import InputError
+from codec.errors import InputError, no_file
 from codec.tiles import LARGEST_WHOLE, Margins, Tile, least_size, tile_size, tiles
 from export.cpu import sums_saturate
 from export.runtime.openvino import OpenVinoSession
@@ -349,7 +349,7 @@ def open_session(
         InputError: the backend is not installed, or the file is no model.
     """
     if not path.is_file():
-        raise InputError(f"--model {path}: no such file; python -m export writes one")
+        raise InputError(f"--model {path}: {no_file(path)}; python -m export writes one")
     source = str(path) if data is None else data
     if backend == "openvino":
         return OpenVinoSession(source, path)

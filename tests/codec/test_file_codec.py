@@ -254,6 +254,7 @@ def test_nothing_is_written_where_something_cannot_work(checkpoint: Path, folder
     twins.mkdir()
     for name in ("a.png", "a.jpg"):
         (twins / name).write_bytes((folder / "odd.png").read_bytes())
+    os.mkfifo(tmp_path / "fifo")
     linked = tmp_path / "linked"
     linked.mkdir()
     (linked / "odd.bin").symlink_to(checkpoint)
@@ -264,6 +265,7 @@ def test_nothing_is_written_where_something_cannot_work(checkpoint: Path, folder
         (compress, [odd, str(tmp_path / "there.bin"), *use], "--overwrite true"),
         (compress, [str(tmp_path / "empty"), out, *use], "holds no file"),
         (compress, [str(tmp_path / "absent.png"), out, *use], "no such file"),
+        (compress, [str(tmp_path / "fifo"), out, *use], "fifo: not a regular file"),
         (compress, [odd, str(folder), *use], "is a folder"),
         (compress, [str(folder), str(tmp_path / "there.bin"), *use], "is a file"),
         (compress, [str(twins), out, *use], "rename one"),

@@ -191,6 +191,8 @@ def test_bad_input_is_refused_in_one_line(models: dict[str, Path], pixels: np.nd
     assert "--part decoder" in refusal("decode", packed, out, "--model", encoder)
     assert "no such file" in refusal("decode", packed, out, "--model", tmp_path / "none.onnx")
     assert "no such file" in refusal("decode", tmp_path / "none.bin", out, "--model", decoder)
+    os.mkfifo(tmp_path / "fifo")
+    assert "not a regular file" in refusal("decode", packed, out, "--model", tmp_path / "fifo")
     assert "does not open" in refusal("decode", packed, out, "--model", packed)
     assert "not a picture" in refusal("encode", packed, out, "--model", encoder)
     assert ".bmp or .png" in refusal("decode", packed, tmp_path / "out.jpg", "--model", decoder)

@@ -323,6 +323,7 @@ def test_options_that_cannot_work_are_refused(tmp_path: Path) -> None:
         (["--hub_model_id", "alice/codec"], "--checkpoint"),
         (["--checkpoint", "c", "--hub_model_id", "alice/codec", "--onnx", str(tmp_path)], "holds no .onnx file"),
         (["--checkpoint", "c", "--hub_model_id", "alice/codec", "--plugin", "nowhere.py"], "no such file"),
+        (["--checkpoint", "c", "--hub_model_id", "alice/codec", "--plugin", str(tmp_path)], "a folder, not a file"),
     ):
         with pytest.raises(InputError, match=said):
             main(words)

@@ -1,6 +1,7 @@
 """A run that is interrupted, moved or asked again ends with the weights of one that was left alone."""
 
 import itertools
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -282,6 +283,9 @@ def test_another_plugin_is_refused(here: Train, tmp_path: Path) -> None:
 def test_a_missing_first_checkpoint_is_named_with_its_option(here: Train, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape(f"--init_checkpoint {tmp_path / 'no.pth.tar'}: no such file")):
         here(tmp_path / "run", "--init_checkpoint", tmp_path / "no.pth.tar")
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(InputError, match=re.escape(f"--init_checkpoint {tmp_path / 'fifo'}: not a regular file")):
+        here(tmp_path / "run", "--init_checkpoint", tmp_path / "fifo")
 
 
 LEAKY = """

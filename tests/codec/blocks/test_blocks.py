@@ -1,5 +1,6 @@
 """The replacement blocks are their formulas, start where they promise, learn everywhere; and a block is one file."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -343,6 +344,12 @@ def test_a_file_that_cannot_serve_is_refused_in_one_line_and_leaves_nothing(
     assert str(file) in str(refused.value)
     assert block_names() == before
     assert not {name for name in set(sys.modules) - modules if "my_blocks" in name}
+
+
+def test_a_fifo_is_no_plugin(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "blocks.py")
+    with pytest.raises(InputError, match=r"--plugin .*blocks\.py: not a regular file"):
+        load_plugin(tmp_path / "blocks.py")
 
 
 def test_a_block_may_have_no_options_at_all() -> None:

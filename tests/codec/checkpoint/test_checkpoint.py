@@ -7,11 +7,12 @@ import torch
 from compressai.models import FactorizedPrior
 from torch import Tensor
 
-from codec.checkpoint import Description, load_codec, load_initial, save_codec
+from codec.checkpoint import Description, load_codec, load_initial, open_codec, save_codec
 from codec.description.architecture import Architecture, BlockChoice
 from codec.errors import InputError
 from codec.network.architectures import new_codec
 from codec.network.tables import with_tables
+from export.graph.build import open_for_export
 
 
 @pytest.fixture
@@ -58,6 +59,16 @@ def test_a_missing_file_and_a_stranger_s_safetensors_are_refused(tmp_path: Path)
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="no checkpoint of this program"):
         load_codec(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("name", ["UP.SAFETENSORS", "0f3c7a", "last.safetensors.bak", "last.pth"])
+def test_a_checkpoint_is_known_by_its_content(saved: Path, name: str) -> None:
+    codec = load_codec(saved)[0]
+    renamed = saved.rename(saved.with_name(name))
+    for opened in (open_codec(renamed), load_initial(renamed)):
+        assert opened.architecture == codec.architecture
+    with pytest.raises(InputError, match="already names its blocks"):
+        open_for_export(renamed, "all")
 
 
 def old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -278,8 +278,22 @@ def theirs(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
     return FactorizedPrior(8, 12).state_dict() | {name.replace("__", "."): t for name, t in changes.items()}
 
 
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "model.", "net.module.", ""])
-@pytest.mark.parametrize("containers", [(), ("state_dict",), ("model_state_dict",), ("net", "state_dict"), ("model",)])
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module._orig_mod.", "model.", "net.module.", "_forward_module.codec.", ""]
+)
+@pytest.mark.parametrize(
+    "containers",
+    [
+        (),
+        ("state_dict",),
+        ("model_state_dict",),
+        ("net", "state_dict"),
+        ("model",),
+        ("module",),
+        ("params",),
+        ("ema_state_dict",),
+    ],
+)
 def test_prefixes_and_containers_of_the_wild(tmp_path: Path, prefix: str, containers: tuple[str, ...]) -> None:
     state = theirs()
     saved: dict[str, Any] = {f"{prefix}{name}": tensor for name, tensor in state.items()}

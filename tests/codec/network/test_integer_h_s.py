@@ -9,6 +9,7 @@ from benchmarks.coding import drawn_z
 from codec.bitstream.hyper_coder import HyperCoder, z_size
 from codec.bitstream.rows import bits
 from codec.bitstream.tables import tables_of_state
+from codec.errors import InputError
 from codec.network.integer import TorchIntegerNetwork, integer_h_s
 from codec.network.tables import with_tables
 
@@ -92,3 +93,15 @@ def test_widths_of_no_use_give_a_network_too(arch: str) -> None:
     network = integer_h_s(codec.h_s, codec.entropy_bottleneck, scales, codec.has_means)
     z = np.zeros((8, *z_size(8, 8)), np.int32)
     assert network.context(z, (0, 2), (0, 2))[0].shape == (12, 8, 8)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("arch", HYPER)
+@pytest.mark.parametrize("factor", [1e20, 3e37])
+def test_weights_that_overflow_are_refused_without_warnings(arch: str, factor: float) -> None:
+    codec = hyper_codec(arch)
+    with torch.no_grad():
+        for layer in (codec.h_s[0], codec.h_s[2], codec.h_s[4]):
+            layer.weight *= factor
+    with pytest.raises(InputError, match="h_s gives NaN or Inf for symbols of z; its training has diverged"):
+        with_tables(codec)
