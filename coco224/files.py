@@ -249,7 +249,7 @@ def check_file(option: str, path: Path, read: Iterable[Path] = ()) -> None:
         reason = error.strerror or type(error).__name__
     if reason:
         raise DataError(f"{option} {path}: it cannot be written there ({reason}); name another file")
-    if any(same_file(path, each) for each in read):
+    if path.exists() and any(same_file(path, each) for each in read):
         raise DataError(f"{option} {path}: the command reads this file too; name another file")
 
 
