@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from coco224.errors import one_line
-from coco224.files import expanded, open_regular, read_regular, whole_or_absent
+from coco224.files import expanded, read_regular, whole_or_absent
 from codec.cli import ArgumentParser, OptionGroup, at_least, between, check_output, option
 from codec.cli import run as run_command
 from codec.errors import InputError, SomeFailed
@@ -143,10 +143,9 @@ def _checksum(name: str) -> str:
 
 
 def _content(picture: Path) -> str:
-    """SHA-256 of a picture; empty if it cannot be read, which is an error of its own."""
+    """SHA-256 of a picture; empty if it cannot be read or is larger than all that are decoded."""
     try:
-        with open_regular(picture) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(read_regular(picture, most=10**9)).hexdigest()
     except OSError:
         return ""
 
