@@ -14,6 +14,7 @@ import socket
 import stat
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -210,12 +211,21 @@ def read_json(path: Path, most: int = _MOST_JSON) -> Any:
 
     Raises:
         OSError: as in `read_regular`, or the file is larger.
-        ValueError: the file is not JSON, or nested too deeply.
+        ValueError: the file is not JSON, nested too deeply, or gives a name of an object twice.
     """
     try:
-        return json.loads(read_regular(path, most).decode("utf-8-sig"))
+        return json.loads(read_regular(path, most).decode("utf-8-sig"), object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. `json` itself would take the last value of a name that comes twice."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{name[:40]!r} comes twice")
+    return values
 
 
 def make_folder(folder: Path) -> list[Path]:
@@ -266,7 +276,7 @@ def check_file(option: str, path: Path, read: Iterable[Path] = ()) -> None:
         reason = error.strerror or type(error).__name__
     if reason:
         raise DataError(f"{option} {path}: it cannot be written there ({reason}); name another file")
-    if any(same_file(path, each) for each in read):
+    if path.exists() and any(same_file(path, each) for each in read):
         raise DataError(f"{option} {path}: the command reads this file too; name another file")
 
 

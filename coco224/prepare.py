@@ -30,6 +30,7 @@ from coco224.walk import left_out_in_words
 
 PREEMPTED = os.EX_TEMPFAIL
 _MIN_SIZE = 16  # the codec's total stride
+_MAX_SIZE = 4096  # a process takes up to 550 MB then
 _NAMED = 3
 
 # A shard is a fixed part of the sorted files, so that the bytes do not depend on --num_proc. With 256 shards a
@@ -238,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     switch(places, "--overwrite", False, "replace the dataset in --out_dir when the new one is complete")
 
     add = parser.add_argument_group("crops").add_argument
-    add("--size", type=int, default=224, metavar="INT", help="side of a crop in pixels [224]")
+    add("--size", type=int, default=224, metavar="INT", help=f"side of a crop in pixels, at most {_MAX_SIZE} [224]")
     crops = f"{{{','.join(METHODS)}}} [resize_center; grid with '{SAMPLE}']"
     add("--crop", choices=METHODS, metavar="NAME", help=f"how a photograph becomes crops {crops}")
     add("--crops_per_image", type=int, metavar="INT", help="crops of each photograph, with --crop random [1]")
@@ -277,6 +278,8 @@ def _options(argv: Sequence[str] | None) -> Options:
         value = getattr(given, name)
         if value is not None and value < least:
             raise DataError(f"--{name} {value} is less than {least}")
+    if given.size > _MAX_SIZE:
+        raise DataError(f"--size {given.size} is more than {_MAX_SIZE}")
     if not 0 <= given.max_bad <= 1:
         raise DataError(f"--max_bad {given.max_bad:g} is a share: give 0 to 1")
     crop = given.crop or ("grid" if given.coco_dir == SAMPLE else "resize_center")

@@ -37,6 +37,10 @@ def at_least(low: int) -> Rule:
     return (lambda value: value >= low), f"must be at least {low}"
 
 
+def between(low: int, high: int) -> Rule:
+    return (lambda value: low <= value <= high), f"must be {low} to {high}"
+
+
 class HelpShown(SystemExit):
     """Ends a program after its --help."""
 

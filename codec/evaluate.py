@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from coco224.errors import one_line
 from coco224.files import checksum, expanded, whole_or_absent
-from codec.cli import ArgumentParser, OptionGroup, at_least, check_output, option
+from codec.cli import ArgumentParser, OptionGroup, at_least, between, check_output, option
 from codec.cli import run as run_command
 from codec.errors import InputError, SomeFailed
 from codec.evaluation.references import QUALITIES, check_format
@@ -28,7 +28,10 @@ class EvaluateOptions(OptionGroup):
     plugin: str | None = option(None, "Python file of the blocks that a checkpoint uses", metavar="FILE", shown="none")
     qat_eval_fakequant: bool = option(True, "false: evaluate checkpoints of QAT in float")
     rates: int | None = option(
-        None, "how many rates of a codec with several are measured", rule=at_least(2), shown="its trained ones"
+        None,
+        "how many rates of a codec with several are measured, 2 to 256",
+        rule=between(2, 256),
+        shown="its trained ones",
     )
     batch_size: int = option(16, "224x224 crops per batch, or as many pixels of other pictures", rule=at_least(1))
     json: str | None = option(
@@ -50,8 +53,16 @@ class EvaluateOptions(OptionGroup):
             raise InputError(f"--report {self.report}: give a name that ends in .html")
 
     def check_outputs(self, read: Sequence[Path]) -> None:
-        """Raises InputError if an output cannot be written, is one of the files to read, or is given twice."""
+        """Raises InputError if an output cannot be written, is one of the files to read, or is given twice.
+
+        Args:
+            read: the files to read besides pictures and datasets.
+        """
+        from coco224.dataset import files_of
+
         names = {name: path for name in ("json", "per_image", "plot", "report") if (path := getattr(self, name))}
+        if any(Path(path).exists() for path in names.values()):  # a listing of all COCO takes a second
+            read = [*read, *files_of(self.images or self.coco_dir)]
         for name, path in names.items():
             check_output(name, path, read)
             if sum(Path(path).resolve() == Path(other).resolve() for other in names.values()) > 1:
@@ -75,7 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.plugin:
         load_plugin(options.plugin)
     pictures = open_pictures(options.images, options.coco_dir, options.use_prepared, options.batch_size)
-    options.check_outputs(pictures.files)
     if ranks.world_size > 1:  # the facts are checksums of files
         check_agreement(facts(options, checkpoints, references, pictures), ranks.world_size)
     found = measure_all(
@@ -106,9 +116,13 @@ def facts(
 ) -> dict[str, Any]:
     """What must be equal in all processes that share an evaluation, by its name in errors.
 
+    The files of the pictures are read as a whole, which takes little time beside coding them.
+
     Raises:
         OSError: a file cannot be read.
     """
+    from codec.evaluation.ranks import program
+
     compared = ("qat_eval_fakequant", "rates", "batch_size")
     files = {"--checkpoint": checkpoints, "--reference": references, "--plugin": [options.plugin or ""]}
     names = "\n".join(name.removeprefix(pictures.title) for name in pictures.names)
@@ -117,6 +131,8 @@ def facts(
         "a report is written": bool(options.report),
         **{f"the files of {name}": [_checksum(each) for each in given] for name, given in files.items()},
         "the names of the pictures": hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest(),
+        "the content of the pictures": [pictures.fingerprint, *map(_content, pictures.files)],
+        **program("codec", "coco224"),
     }
 
 
@@ -124,6 +140,14 @@ def _checksum(name: str) -> str:
     """SHA-256 of a file; the name itself where there is none, as of jpeg."""
     file = to_use(name)
     return checksum(file) if file.is_file() else name
+
+
+def _content(picture: Path) -> str:
+    """SHA-256 of a picture; empty if it cannot be read."""
+    try:
+        return checksum(picture)
+    except OSError:
+        return ""
 
 
 def write(options: EvaluateOptions, found: "Comparison") -> None:

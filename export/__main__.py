@@ -77,11 +77,13 @@ def export(options: ExportOptions) -> None:
         InputError: the checkpoint contradicts the options, or the graph's results differ from the codec's.
         DataError: --out cannot be written.
     """
+    from coco224.dataset import files_of
     from export.runtime.session import H_A_SUFFIX, TABLES_SUFFIX
 
     assert options.out
+    read = [*shared.read_by(options.ckpt, options.plugin), *files_of(options.calib_dir)]
     for path in (Path(options.out), *(Path(options.out).with_suffix(each) for each in (TABLES_SUFFIX, H_A_SUFFIX))):
-        check_file("--out", path, shared.read_by(options.ckpt, options.plugin))
+        check_file("--out", path, read)
     from codec.bitstream.tables import to_bytes
     from codec.blocks import load_plugin
     from codec.network.tables import tables_of

@@ -63,7 +63,9 @@ class NpuOptions(OptionGroup):
         if self.sram_kib and not any(TARGETS[each].name == "arm" for each in self.asked()):
             raise InputError(f"--sram_kib is for Ethos-U; leave it out with --target {','.join(self.target or ())}")
         if self.json:
-            check_output("json", self.json, shared.read_by(self.ckpt, self.plugin))
+            from coco224.dataset import files_of
+
+            check_output("json", self.json, [*shared.read_by(self.ckpt, self.plugin), *files_of(self.calib_dir)])
         shared.check_a16(self.a16, self.calib_dir)
 
     def asked(self) -> tuple[str, ...]:

@@ -71,7 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if files and (useless := [f"--{name}" for name in only_with_ckpt if getattr(options, name)]):
         raise InputError(f"{' and '.join(useless)} need --ckpt: the files of --onnx stay as they are; leave them out")
     if options.json:
-        check_output("json", options.json, [*files, *shared.read_by(options.ckpt, options.plugin, options.images)])
+        from coco224.dataset import files_of
+
+        pictures = [*files_of(options.images), *files_of(options.calib_dir)]
+        check_output("json", options.json, [*files, *shared.read_by(options.ckpt, options.plugin), *pictures])
     shared.require_onnx()
     report = of_checkpoint(options) if options.ckpt else of_files(files, options)
     print(markdown(report))

@@ -32,7 +32,10 @@ CURVES = "curves.png"
 RATE_DISTORTION = "rd.png"
 REDRAWN_AFTER = 30
 """Seconds between two drawings, which take half a second of a core; an epoch of few pictures is shorter."""
+LARGEST = 1e300
+"""No figure is as large, and none of this size can be drawn."""
 PANELS = {"loss": "loss", "bpp": "bits per pixel", "psnr": "PSNR, dB", "lr": "learning rate"}
+DRAWN = (*PANELS, "bpp_estimated", "ms_ssim")
 
 
 class Record:
@@ -159,10 +162,18 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     for line in read_regular(path).decode(errors="replace").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
-            if isinstance(row, dict) and row.keys() >= {"kind", "step"}:
+            if _is_intact(row):
                 yield row
+
+
+def _is_intact(row: Any) -> bool:
+    """Whether a row has a kind and a step, and numbers where it has figures that are drawn."""
+    if not (isinstance(row, dict) and isinstance(row.get("kind"), str) and type(row.get("step")) is int):
+        return False
+    drawn = [row[name] for name in ("step", *DRAWN) if name in row]
+    return all(type(value) in (int, float) and abs(value) < LARGEST for value in drawn)
 
 
 def keep_rows_up_to(path: Path, progress: Progress) -> None:

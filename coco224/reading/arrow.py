@@ -5,6 +5,7 @@ import io
 import math
 import mmap
 import struct
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from coco224.reading.rows import Ints, Pixels, Rows
 
 _COLUMNS = ["image", "file_name"]
 _LARGEST = 8192  # largest side of an encoded row in pixels
+_MOST_FILES = 4096  # of a split; coco224.prepare writes at most 256
 _madvise = ctypes.CDLL(None).madvise
 _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
@@ -35,8 +37,12 @@ def open_folder(folder: Path, split: str) -> Rows | None:
             return None
         state = read_json(folder / split / "state.json")
         names = [str(entry["filename"]) for entry in state["_data_files"]]
-        if odd := [name for name in names if name != Path(name).name]:
+        if odd := [name for name in names if name != Path(name).name or not name.isprintable()]:
             raise ValueError(f"{odd[0]!r} is not a file name")
+        if len(names) > _MOST_FILES:
+            raise ValueError(f"it has {len(names)} files, and {_MOST_FILES} is the most")
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"it lists {twice[0]} twice")
         fingerprint = str(state["_fingerprint"])
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(_no_dataset(folder, split)) from None
@@ -94,6 +100,8 @@ def _columns(folder: Path, split: str, table: pa.Table) -> pa.Table:
             f"{folder / split} has no column {' and '.join(sorted(missing))} (its columns: "
             f"{', '.join(table.column_names)}): make the dataset with python -m coco224.prepare"
         )
+    if twice := [name for name in _COLUMNS if table.column_names.count(name) > 1]:
+        raise DataError(f"{folder / split} has two columns {twice[0]}: make the dataset with python -m coco224.prepare")
     return table.select(_COLUMNS)
 
 
@@ -169,8 +177,9 @@ class _ArrowRows:
         self._mapped_files = files
         self._names = table.column("file_name")
         images = table.column("image")
-        if images.null_count:
-            raise DataError(f"{folder / split} has rows without an image: prepare the dataset again")
+        for column in _COLUMNS:
+            if table.column(column).null_count:
+                raise DataError(f"{folder / split} has rows without {column}: prepare the dataset again")
         self._images = [chunk for chunk in images.chunks if len(chunk)]
         # starts[c] is the first row of chunk c.
         self._starts = np.cumsum([0, *map(len, self._images)])
@@ -247,9 +256,12 @@ class EncodedRows(_ArrowRows):
         super().__init__(folder, split, table, fingerprint, files)
         images = table.column("image")
         kind = images.type
-        if not (pa.types.is_struct(kind) and "bytes" in kind.names and pa.types.is_binary(kind.field("bytes").type)):
+        fields = [field for field in kind if field.name == "bytes"] if pa.types.is_struct(kind) else []
+        if len(fields) != 1 or not pa.types.is_binary(fields[0].type):
             raise DataError(f"{folder / split}: column image is {images.type}, neither bytes nor encoded pictures")
         self._files = [chunk.field("bytes") for chunk in self._images]
+        if any(files.null_count for files in self._files):
+            raise DataError(f"{folder / split} has rows that refer to other files: prepare the dataset again")
         self.size = 0
         self.size = self._decoded(0, 0).shape[0]
 
@@ -263,8 +275,6 @@ class EncodedRows(_ArrowRows):
     def _decoded(self, chunk: int, row: int) -> Pixels:
         where = f"row {int(self._starts[chunk]) + row} of {'/'.join(map(str, self._where))}"
         file = self._files[chunk][row].as_buffer()
-        if file is None:
-            raise DataError(f"{where} refers to another file: prepare the dataset again")
         try:
             with Image.open(io.BytesIO(file), formats=FORMATS) as image:
                 side = self.size or min(image.width, _LARGEST)

@@ -15,8 +15,9 @@ from codec.evaluation.drawing import plain_text
 
 PUBLISHED = Path(__file__).parent / "published" / "bmshj2018-factorized-mse-kodak.json"
 FEWEST_POINTS = 2
-_COLUMNS = ("bpp", "psnr-rgb", "ms-ssim-rgb", "ms-ssim-db-rgb")
-_LARGEST, _MOST_DECIBELS = 1e9, 300.0  # limits of a curve's values
+_COLUMNS = {"bpp": (0, 1e9), "psnr-rgb": (-1e9, 1e9), "ms-ssim-rgb": (-1, 1), "ms-ssim-db-rgb": (-3, 300)}
+"""The least and the largest figure of a codec."""
+_LONGEST_NAME = 100  # characters that are drawn: 200,000 take half a minute
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ def read_curve(path: Path) -> Curve:
     """A JSON file in CompressAI's result format: {"name", "results": {"bpp": [], "psnr-rgb": [], "ms-ssim-rgb": []}}.
 
     Only one of the qualities is needed, and MS-SSIM may be "ms-ssim-db-rgb", -10 log10(1 - MS-SSIM). A point with null
-    for its PSNR is left out: there every picture was decoded without any difference.
+    for its PSNR is left out: there every picture was decoded without any difference. Without a name, or with one that
+    is no text, the curve has the name of its file; a long name is cut.
 
     Raises:
-        InputError: the file has another format, no quality, or a value that is not a finite number.
+        InputError: the file has another format, no quality, or a value that is no figure of a codec.
     """
     try:
         saved = read_json(path)
@@ -75,8 +77,10 @@ def read_curve(path: Path) -> Curve:
     except OSError as error:
         raise InputError(f"--reference {in_words(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f" ({' '.join(str(error).split())})" if isinstance(error, ValueError) else ""
         raise InputError(
             f'--reference {path} is not in CompressAI\'s result format, {{"results": {{"bpp": [], "psnr-rgb": []}}}}'
+            f"{reason}"
         ) from error
     known = {name: _column(path, results, name) for name in _COLUMNS if results.get(name)}
     if "bpp" not in known or len(known) < 2:
@@ -90,7 +94,8 @@ def read_curve(path: Path) -> Curve:
     points = [point for row in rows if (point := _point(row))]
     if not points:
         raise InputError(f"--reference {path} has no points")
-    return curve(str(saved.get("name", path.stem)), points)
+    name = saved.get("name")
+    return curve(name[:_LONGEST_NAME] if name and isinstance(name, str) else path.stem, points)
 
 
 def _point(row: dict[str, float | None]) -> Point | None:
@@ -103,13 +108,13 @@ def _point(row: dict[str, float | None]) -> Point | None:
 
 
 def _column(path: Path, results: dict[str, Any], name: str) -> list[float | None]:
-    """A list of the results: finite numbers, or null."""
+    """A list of the results: numbers within their limits, or null."""
     values = results[name]
     if not isinstance(values, list):
         raise InputError(f"--reference {path}: {name} is no list")
+    low, high = _COLUMNS[name]
     for value in values:
-        largest = _MOST_DECIBELS if name == "ms-ssim-db-rgb" else _LARGEST
-        number = type(value) in (int, float) and abs(value) < largest  # nor NaN, nor infinite
+        number = type(value) in (int, float) and low <= value <= high  # nor NaN, nor infinite
         if value is not None and not (number and (name != "bpp" or value > 0)):
             raise InputError(
                 f"--reference {path}: {name} has {printable(repr(value))[:40]}, which is no figure of a codec"
@@ -155,7 +160,8 @@ def plot(path: Path, title: str, curves: Sequence[Curve]) -> None:
     """Plots PSNR and, if a curve has it, MS-SSIM as -10 log10(1 - MS-SSIM) over bpp. The first curve is emphasized."""
     from matplotlib.figure import Figure
 
-    similar = any(point.ms_ssim is not None for each in curves for point in each.points)
+    scored = [[point for point in each.points if point.ms_ssim is not None and point.ms_ssim < 1] for each in curves]
+    similar = any(scored)
     content = io.BytesIO()
     with plain_text():
         figure = Figure(figsize=(7 * (1 + similar), 5))
@@ -166,14 +172,14 @@ def plot(path: Path, title: str, curves: Sequence[Curve]) -> None:
             style: dict[str, Any] = {"marker": "o", "linewidth": 2} if place == 0 else {"marker": ".", "linewidth": 1}
             if _axes(each)[0]:
                 axes[0, 0].plot(*_axes(each), label=printable(each.name), **style)
-            scored = [point for point in each.points if point.ms_ssim is not None and point.ms_ssim < 1]
-            if similar and scored:
-                decibels = [-10 * math.log10(1 - point.ms_ssim) for point in scored]  # type: ignore[operator]
-                axes[0, 1].plot([point.bpp for point in scored], decibels, label=printable(each.name), **style)
+            if scored[place]:
+                decibels = [-10 * math.log10(1 - point.ms_ssim) for point in scored[place]]  # type: ignore[operator]
+                axes[0, 1].plot([point.bpp for point in scored[place]], decibels, label=printable(each.name), **style)
         for axis, label in zip(axes[0], ("PSNR of RGB [dB]", "MS-SSIM of RGB [dB]"), strict=False):
             axis.set(xlabel="bits per pixel", ylabel=label)
             axis.grid(alpha=0.3)
-            axis.legend()
+            if axis.lines:  # given by hand: a name that begins with _ would be left out
+                axis.legend(axis.lines, [line.get_label() for line in axis.lines])
         figure.suptitle(printable(title))
         figure.savefig(content, dpi=150, format=path.suffix[1:])
     with whole_or_absent(path) as beside:

@@ -39,12 +39,14 @@ class Pictures:
     Attributes:
         reader: the function; its arguments are those of `read`.
         files: the pictures' files, if every picture is a file.
+        fingerprint: identifies the rows of a dataset.
     """
 
     title: str
     names: list[str]
     reader: Callable[[int, int, Failures | None], Batches]
     files: Sequence[Path] = ()
+    fingerprint: str = ""
 
     def read(self, rank: int, world_size: int, failures: Failures | None = None) -> Batches:
         """A rank's share; all ranks together read each picture once.
@@ -82,7 +84,8 @@ def open_pictures(images: str | None, coco_dir: str | None, use_prepared: bool, 
         rows = open_rows(coco_dir, split, use_prepared)
         if rows is not None:
             names = rows.names(range(len(rows)))
-            return Pictures(f"{coco_dir} {split}", names, partial(_read_rows, rows, batch_size))
+            reader = partial(_read_rows, rows, batch_size)
+            return Pictures(f"{coco_dir} {split}", names, reader, fingerprint=rows.fingerprint)
     raise InputError(f"--coco_dir {coco_dir} has neither a validation nor a train split")
 
 

@@ -1,9 +1,11 @@
 """The processes of a launcher, for a program that divides its work among them."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -99,6 +101,16 @@ class Ranks:
         if self.world_size > 1:
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
+
+
+def program(*names: str) -> dict[str, str]:
+    """The program for `check_agreement`: a checksum of these folders and files of it, and the version of PyTorch."""
+    root = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for path in (root / name for name in names):
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return {"the program's code": digest.hexdigest(), "PyTorch": torch.__version__}
 
 
 def check_agreement(facts: Mapping[str, Any], processes: int) -> None:

@@ -81,10 +81,15 @@ def model_card(repo_id: str, header: dict[str, Any], files: list[str], command: 
 
 
 def md(text: object) -> str:
-    """Escapes a text as one line of Markdown: it cannot add HTML, links or table cells."""
-    line = "".join(c if c.isprintable() else " " for c in str(text))
-    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*\[\]|!#])", r"\\\1", line)
+    """A text as one line of Markdown, which cannot add HTML, links or table cells.
+
+    Plain words and numbers stay as they are. All else is in backticks: escapes would not do, because GitHub and the Hub
+    make links from the text that they show, like www.example.org, @name or #1.
+    """
+    if re.fullmatch(r"([\w ,+-]|\.(?![^\W\d]))*", str(text)):
+        return str(text)
+    cleaned = code(text).strip()
+    return f"`{cleaned}`" if cleaned else ""
 
 
 def code(text: object) -> str:

@@ -102,11 +102,14 @@ def test_the_fingerprint_names_the_pixels(dataset: Path, coco: Path, tmp_path: P
 
 
 def test_memory_does_not_grow_with_the_dataset(coco: Path, tmp_path: Path) -> None:
-    """One shard listed a thousand times: 32,000 rows of 150 kB, 4.8 GB of pixels."""
+    """One shard under a thousand names: 32,000 rows of 150 kB, 4.8 GB of pixels."""
     assert main(["--coco_dir", str(coco), "--out_dir", str(tmp_path / "a"), "--limit", "32", "--num_proc", "1"]) == 0
     state = tmp_path / "a" / "train" / "state.json"
     description = json.loads(state.read_text())
-    description["_data_files"] *= 1000
+    (shard,) = (state.parent / entry["filename"] for entry in description["_data_files"])
+    for number in range(1, 1000):
+        (state.parent / f"{number}.arrow").symlink_to(shard)
+        description["_data_files"].append({"filename": f"{number}.arrow"})
     state.write_text(json.dumps(description))
 
     def anonymous_mb() -> float:
@@ -249,10 +252,37 @@ def test_columns_of_other_types_are_refused(tmp_path: Path) -> None:
             (pa.StructArray.from_arrays([pa.array([5])], ["bytes"]), names, "image is struct"),
             (pa.array([b""]), names, "not square"),
             (pa.array([], pa.binary()), pa.array([], pa.string()), "no rows"),
+            (pa.StructArray.from_arrays([pa.array([b""])] * 2, ["bytes"] * 2), names, "image is struct"),
         )
     ):
         with pytest.raises(DataError, match=words):
             open_split(write(tmp_path / str(number), image, name), "train")
+
+
+def test_a_null_in_a_later_row_is_refused_at_opening(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "PNG")
+    png, names = file.getvalue(), pa.array(["a", "b", "c"])
+    for number, (image, name, words) in enumerate(
+        (
+            (pa.array([bytes(48), bytes(48), None]), names, "rows without image"),
+            (pa.array([bytes(48)] * 3), pa.array(["a", None, "c"]), "rows without file_name"),
+            (pa.array([{"bytes": png}, None, {"bytes": png}]), names, "rows without image"),
+            (pa.array([{"bytes": png}, {"bytes": png}, {"bytes": None}]), names, "rows that refer to other files"),
+        )
+    ):
+        with pytest.raises(DataError, match=words):
+            open_split(write(tmp_path / str(number), image, name), "train")
+
+
+@pytest.mark.parametrize("column", ["image", "file_name"])
+def test_a_column_twice_is_refused(tmp_path: Path, column: str) -> None:
+    folder = write(tmp_path / "a", pa.array([bytes(48)]), pa.array(["a"]))
+    table = pa.table([pa.array([bytes(48)]), pa.array(["a"]), pa.array(["b"])], ["image", "file_name", column])
+    with pa.OSFile(str(folder / "train" / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    with pytest.raises(DataError, match=f"has two columns {column}: make"):
+        open_split(folder, "train")
 
 
 @pytest.mark.parametrize("codec", ["zstd", "lz4"])
@@ -291,6 +321,10 @@ def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
         '{"_data_files": [], "_fingerprint": "f"}',
         '{"_data_files": [{"filename": "../../a.arrow"}], "_fingerprint": "f"}',
         '{"_data_files": [{"filename": "pipe"}], "_fingerprint": "f"}',
+        r'{"_data_files": [{"filename": "a\u0000b"}], "_fingerprint": "f"}',
+        r'{"_data_files": [{"filename": "\ud800"}], "_fingerprint": "f"}',
+        '{"_data_files": [{"filename": "a.arrow"}, {"filename": "a.arrow"}], "_fingerprint": "f"}',
+        json.dumps({"_data_files": [{"filename": str(n)} for n in range(100_000)], "_fingerprint": "f"}),
     ],
 )
 def test_a_strangers_description_is_refused(tmp_path: Path, state: str) -> None:

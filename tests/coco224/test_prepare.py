@@ -152,6 +152,7 @@ def test_without_validation(tmp_path: Path, make_coco: Callable[..., Path], prep
     [
         (["--sise", "64"], ["--sise"]),
         (["--size", "0"], ["--size 0"]),
+        (["--size", "4097"], ["--size 4097 is more than 4096"]),
         (["--size", "big"], ["--size", "big"]),
         (["--crop", "middle"], ["--crop", "middle"]),
         (["--crops_per_image", "3"], ["--crops_per_image", "random"]),

@@ -210,6 +210,19 @@ def test_what_cannot_be_evaluated_is_refused(checkpoint: Path, folder: Path, coc
     assert "damaged" in refusal("--images", folder, "--checkpoint", tmp_path / "torn.safetensors")
 
 
+def test_no_output_replaces_a_file_of_the_dataset(checkpoint: Path, coco224: Path, tmp_path: Path) -> None:
+    files = {path: path.read_bytes() for path in coco224.rglob("*") if path.is_file()}
+    assert {path.suffix for path in files} == {".arrow", ".json"}
+    (tmp_path / "link").symlink_to(next(iter(files)))
+    for name, there in [
+        *((name, path) for path in files for name in ("json", "per_image")),
+        ("json", tmp_path / "link"),
+    ]:
+        said = refusal("--coco_dir", coco224, "--checkpoint", checkpoint, f"--{name}", there)
+        assert f"--{name} {there}: the command reads this file too" in said
+    assert files == {path: path.read_bytes() for path in coco224.rglob("*") if path.is_file()}
+
+
 @pytest.fixture(scope="module")
 def damaged(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Copies of the pictures, with two files among them that are none."""

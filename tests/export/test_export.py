@@ -291,6 +291,15 @@ def test_bad_input_is_refused_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_link_does_not_lead_the_output_to_a_photograph(
+    checkpoints: dict[str, Path], photographs_to_calibrate: Path, tmp_path: Path
+) -> None:
+    photograph = next(path for path in photographs_to_calibrate.iterdir() if path.is_file())
+    (tmp_path / "enc.tables").symlink_to(photograph)
+    words = ("--precision", "int8", "--calib_dir", photographs_to_calibrate, "--out", tmp_path / "enc.onnx")
+    assert "reads this file too" in refusal("--ckpt", checkpoints["relu"], "--part", "encoder", *words)
+
+
 def test_a_graph_that_differs_is_not_written(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     plugin = tmp_path / "moody.py"
     plugin.write_text(

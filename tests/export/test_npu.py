@@ -69,6 +69,12 @@ def test_bad_options_are_one_sentence(words: list[str], reason: str) -> None:
         main(words)
 
 
+def test_no_output_replaces_a_photograph(folder: Path) -> None:
+    words = ["--ckpt", "c.safetensors", "--target", "ethos-u55-256", "--calib_dir", str(folder / "pictures")]
+    with pytest.raises(InputError, match="the command reads this file too"):
+        main([*words, "--json", str(folder / "pictures" / "cat.png")])
+
+
 def test_a_missing_compiler_is_one_line_with_the_command(tmp_path: Path) -> None:
     words = ("--target", "ethos-u55-256,bm1688", "--compilers", tmp_path)
     done = run("-m", "export.npu", "--ckpt", "c.safetensors", *words)

@@ -132,10 +132,12 @@ def test_files_are_reported_as_they_are(folder: Path, capsys: pytest.CaptureFixt
         (["--ckpt", "QAT", "--calib_dir", "PICTURES"], "leave --calib_dir out"),
         (["--ckpt", "none", "--json", "/none/r.json"], "--json /none/r.json: its folder does not exist"),
         (["--ckpt", "none", "--json", "PICTURES"], "cannot be written there"),
+        (["--ckpt", "CKPT", "--calib_dir", "PICTURES", "--json", "CAT"], "the command reads this file too"),
+        (["--ckpt", "CKPT", "--images", "PICTURES", "--json", "CAT"], "the command reads this file too"),
     ],
 )
 def test_bad_input_is_one_sentence(folder: Path, words: list[str], reason: str) -> None:
-    places = {"CKPT": "c.safetensors", "QAT": "all.safetensors", "PICTURES": "pictures"}
+    places = {"CKPT": "c.safetensors", "QAT": "all.safetensors", "PICTURES": "pictures", "CAT": "pictures/cat.png"}
     with pytest.raises(InputError, match=reason):
         main([str(folder / places[word]) if word in places else word for word in words])
 

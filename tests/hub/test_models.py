@@ -455,7 +455,7 @@ def test_a_record_that_is_a_link_stays_at_home_and_typed_reconstructions_go_up(t
 def test_a_stranger_s_metadata_stay_text_in_the_card() -> None:
     from codec.hub.card import model_card
 
-    evil = "<script>alert(1)</script>\n---\n# [x](http://evil) | `y` \x1b[2J"
+    evil = "<script>alert(1)</script>\n---\n# [x](http://evil) | `y` \x1b[2J, WWW.evil.example a@evil.example @user #1"
     block = {"name": evil, "options": {evil: evil}}
     header: dict = {"architecture": {"N": 8, "M": 12, "g_a": block, "g_s": block, "quantization": None}}
     names = ("init_checkpoint", "coco_dir", "input_size", "loss_type", "train_scope", "quality")
@@ -467,9 +467,26 @@ def test_a_stranger_s_metadata_stay_text_in_the_card() -> None:
     assert "\n# [" not in text
     assert body.count("\n```") == 6
     prose = re.sub(r"```.*?```|`[^`\n]*`", "", body, flags=re.DOTALL)
-    assert not re.search(r"(?<!\\)\]\(http", prose)
+    assert not re.search(r"[@<>\[]|://|www\.|evil", re.sub(r"!\[[^\]]*\]\(\w+\.png\)", "", prose), re.IGNORECASE)
     assert ModelCard(text).data.library_name == "npu-image-codec"
     assert ModelCard(text).data.datasets is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        *((text, text) for text in ("mse", "2.9.1+cpu", "kernel 3, bias true, gain -0.5", "ms_ssim", "写真", "")),
+        ("2 https://evil.example/x", "`2 https://evil.example/x`"),
+        ("mse, see www.evil.example", "`mse, see www.evil.example`"),
+        ("@user", "`@user`"),
+        ("a`|<>\nb\\", "`ab\\`"),
+        ("`|", ""),
+    ],
+)
+def test_words_stay_and_what_could_become_a_link_is_code(text: str, shown: str) -> None:
+    from codec.hub.card import md
+
+    assert md(text) == shown
 
 
 def test_the_blocks_that_need_no_plugin_are_those_of_the_registry() -> None:

@@ -28,11 +28,24 @@ def test_a_torn_last_row_is_passed_over_and_its_step_is_written_again(tmp_path: 
     assert file.read_text().count("\n") == 2
 
 
-@pytest.mark.parametrize("damaged", [b'{"kind": "train"}', b'"step"', b"17", b'{"kind": "tr\xff', b""])
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        *(b'{"kind": "train"}', b'"step"', b"17", b'{"kind": "tr\xff', b"", b"[" * 100_000, b"1" * 5000),
+        *(b'{"kind": "train", "step": %s}' % step for step in (b'"2"', b"null", b"[2]", b"1.5", b"1" + b"0" * 400)),
+        *(b'{"kind": %s, "step": 1}' % kind for kind in (b"[]", b"null", b"{}")),
+        *(
+            b'{"kind": "train", "step": 1, %s}' % each
+            for each in (b'"loss": "high"', b'"ms_ssim": null', b'"bpp": NaN')
+        ),
+    ],
+)
 def test_a_damaged_row_is_passed_over(damaged: bytes, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"kind": "train", "step": 1}\n' + damaged + b'\n{"kind": "train", "step": 2}\n')
     assert [row["step"] for row in json_lines(file)] == [1, 2]
+    keep_rows_up_to(file, Progress(step=1))
+    assert file.read_text() == '{"kind": "train", "step": 1}\n'
 
 
 def test_an_evaluation_that_will_be_done_again_is_not_in_the_record_twice(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Processes that share an evaluation, or a run, are compared before they wait for each other."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,34 @@ def test_an_evaluation_that_differs_is_refused_by_name(
     assert "the names of the pictures" in refusal(monkeypatch, mine, of_a_process(folders("b", "1.png", "3.png")))
     assert "the names of the pictures" in refusal(monkeypatch, mine, of_a_process(folders("c", "1.png")))
     assert "the files of --reference" in refusal(monkeypatch, mine, of_a_process(images, "--reference", "jpeg"))
+    assert "PyTorch" not in refusal(monkeypatch, mine, mine | {"the number": 2})
+    assert "PyTorch" in refusal(monkeypatch, mine, mine | {"PyTorch": "1.0"})
     (tmp_path / "mine.py").touch()
     assert "the files of --plugin" in refusal(monkeypatch, mine, of_a_process(images, "--plugin", tmp_path / "mine.py"))
+
+
+def test_other_pictures_under_equal_names_are_refused(
+    folders: Callable[..., Path], coco224: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = folders("a", "1.png"), folders("b", "1.png")
+    Image.new("RGB", (16, 16), "red").save(other / "1.png")
+    assert "the content of the pictures" in refusal(monkeypatch, of_a_process(mine), of_a_process(other))
+    for folder in (mine, other):
+        (folder / "1.png").unlink()
+        (folder / "1.png").symlink_to("nowhere")  # the evaluation says so
+    assert of_a_process(mine) == of_a_process(other)
+    rows = open_pictures(None, str(coco224), True, 16)
+    options, *more = parse(["--coco_dir", str(coco224), "--checkpoint", "sample"])
+    ours = facts(options, *more, rows)
+    theirs = facts(options, *more, replace(rows, fingerprint="other"))
+    assert "the content of the pictures" in refusal(monkeypatch, ours, theirs)
+
+
+def test_another_program_is_refused(folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    images = folders("a", "1.png")
+    mine, read = of_a_process(images), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "density.py"))
+    assert "the program's code" in refusal(monkeypatch, mine, of_a_process(images))
 
 
 def test_the_same_files_in_other_folders_are_the_same(

@@ -71,6 +71,10 @@ def test_a_file_that_is_no_curve_is_refused(tmp_path: Path, text: str) -> None:
         ('{"bpp": [1, 2], "psnr-rgb": [30]}', "differ in length"),
         ('{"bpp": [1], "psnr-rgb": [30], "ms-ssim-rgb": [{}]}', "ms-ssim-rgb has"),
         ('{"bpp": [1], "ms-ssim-db-rgb": [-5000]}', "ms-ssim-db-rgb has -5000"),
+        ('{"bpp": [1], "ms-ssim-db-rgb": [-299]}', "ms-ssim-db-rgb has -299"),
+        ('{"bpp": [1], "ms-ssim-rgb": [5]}', "ms-ssim-rgb has 5"),
+        ('{"bpp": [1], "ms-ssim-rgb": [-1e8]}', "ms-ssim-rgb has -100000000.0"),
+        ('{"bpp": [1], "psnr-rgb": [30], "bpp": [2]}', r"result format.*\('bpp' comes twice\)"),
         ("[1]", "result format"),
         ("[" * 100000, "result format"),
     ],
@@ -104,11 +108,27 @@ def test_a_curve_of_ms_ssim_alone_is_drawn_and_has_no_bd_rate(tmp_path: Path) ->
     assert [(line.name, len(line.marks)) for line in with_ms_ssim.lines] == [("theirs", 2)]
 
 
+@pytest.mark.parametrize(("name", "shown"), [('"' + "x" * 10**6 + '"', "x" * 100), ("[1]", "c"), ('""', "c")])
+def test_a_long_name_is_cut_and_one_that_is_no_text_is_the_file_s(tmp_path: Path, name: str, shown: str) -> None:
+    (tmp_path / "c.json").write_text(f'{{"name": {name}, "results": {{"bpp": [1], "psnr-rgb": [30]}}}}')
+    assert read_curve(tmp_path / "c.json").name == shown
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_perfect_ms_ssim_has_no_decibels_and_is_not_drawn(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"results": {"bpp": [0.1, 0.2], "psnr-rgb": [30, 31], "ms-ssim-rgb": [1, 1]}}')
+    plot(tmp_path / "rd.png", "pictures", [read_curve(tmp_path / "c.json")])
+    with Image.open(tmp_path / "rd.png") as image:
+        assert image.width < 1.5 * image.height
+    plot(tmp_path / "none.png", "pictures", [curve("perfect", [Point(0.1, None, 1.0)])])
+
+
 @pytest.mark.filterwarnings("error")
 def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
-    names = ["$x_{$", "\x1b[2J\x00", "\u5199\u771f \ufffe", "\udcff"]
+    names = ["_hidden", "$x_{$", "\x1b[2J\x00", "\u5199\u771f \ufffe", "\udcff"]
     plot(tmp_path / "rd.svg", "$^$ \u65e5\u672c", [curve(name, [Point(0.1, 30), Point(0.2, 31)]) for name in names])
     assert "\x1b" not in (tmp_path / "rd.svg").read_text()
+    assert "<!-- _hidden -->" in (tmp_path / "rd.svg").read_text()
 
 
 def test_a_plot_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
