@@ -122,5 +122,7 @@ _LIBRARIES = {
     "InductorError": _COMPILER,
     "BackendCompilerFailed": _COMPILER,
     "CppCompileError": _COMPILER,
+    "TorchRuntimeError": _COMPILER,
+    "Unsupported": _COMPILER,
     "InvalidCxxCompiler": _COMPILER,
 }
