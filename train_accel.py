@@ -67,8 +67,8 @@ def run_training(argv: Sequence[str] | None, stop: StopSignal) -> int:
         run = set_up(options, accelerator)
         take_over(folder, run.progress.run, run.in_place, accelerator)
         record = Record(accelerator, run.options, run.total, run.progress, run.data.batches.global_batch)
-        announce(run, record)
         with contextlib.closing(record):
+            announce(run, record)
             status = train(run, record, stop)
             stop.begun()
             record.finish_files()  # and the summary, before trackers: a launcher kills 30 s after a signal

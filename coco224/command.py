@@ -19,8 +19,12 @@ _FIRST_RANK_PRINTS = 3.0  # seconds
 _MOST_SECONDS = 10.0  # from SIGTERM to the end
 
 
-class Terminated(BaseException):
-    """SIGTERM came. Not an Exception, so that no library handles it as an error."""
+class SignalCame(BaseException):
+    """A signal came. Not an Exception, so that no library handles it as an error."""
+
+
+class Terminated(SignalCame):
+    """SIGTERM came."""
 
 
 def run(main: Callable[[], int | None], bad_input: tuple[type[Exception], ...] = (DataError,)) -> NoReturn:
@@ -118,5 +122,7 @@ _LIBRARIES = {
     "InductorError": _COMPILER,
     "BackendCompilerFailed": _COMPILER,
     "CppCompileError": _COMPILER,
+    "TorchRuntimeError": _COMPILER,
+    "Unsupported": _COMPILER,
     "InvalidCxxCompiler": _COMPILER,
 }

@@ -14,16 +14,18 @@ import dataclasses
 import difflib
 import functools
 import math
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from coco224.command import SignalCame, known_cause
 from coco224.command import run as run_command
 from coco224.errors import DataError
 from coco224.files import check_file, expanded
-from codec.errors import InputError
+from codec.errors import InputError, in_plugin, plugin_error
 
 Rule = tuple[Callable[[Any], bool], str]
 """A condition that a value must satisfy, and the words for an error if it does not."""
@@ -54,16 +56,32 @@ def _status(main: Callable[[], int | None]) -> int | None:
     """What main returns, which never ends the program itself.
 
     Raises:
-        InputError: other code ended the program.
+        InputError: other code ended the program, or a plugin's code failed.
     """
     try:
         return main()
     except HelpShown:
         return 0
-    except SystemExit as error:
-        raise InputError(
-            f"code of a plugin or library ended the program early (SystemExit: {error}): repair it"
-        ) from error
+    except (InputError, DataError, SignalCame, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        known = isinstance(error, Exception) and known_cause(error)
+        if not known and (place := _place_in_plugin(error)):
+            raise InputError(f"{place} fails: {plugin_error(error)}: repair it") from error
+        if isinstance(error, SystemExit):
+            raise InputError(
+                f"code of a plugin or library ended the program early (SystemExit: {error}): repair it"
+            ) from error
+        raise
+
+
+def _place_in_plugin(error: BaseException) -> str:
+    """The plugin, the line and the function from which an error came; empty if it came from other code."""
+    lines = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__) if in_plugin(frame)]
+    if not lines:
+        return ""
+    code, line = lines[-1]
+    return f"--plugin {code.co_filename}, line {line}: {code.co_qualname}"
 
 
 def boolean(text: str) -> bool:

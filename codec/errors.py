@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from coco224.errors import counted
+
+PLUGINS = "codec_plugin_"
+"""How the names of the modules that are users' plugins begin."""
 
 
 class InputError(Exception):
@@ -24,6 +28,21 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(each in str(error) for each in words)
     )
+
+
+def in_plugin(frame: FrameType) -> bool:
+    """Whether a frame runs code of a user's plugin."""
+    return str(frame.f_globals.get("__name__")).startswith(PLUGINS)
+
+
+def plugin_error(error: BaseException) -> str:
+    """An error of a plugin in words."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, SystemExit):
+        return f"it ends the program (SystemExit: {error}); a plugin only registers blocks"
+    reason = str(error).partition("\n")[0]  # torch's C++ frames may follow
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
 
 
 class SomeFailed(InputError):

@@ -53,10 +53,10 @@ def distill(
     """
     taught = {name for name, _ in gdn_layers(teacher)} - {name for name, _ in gdn_layers(codec)}
     blocks = {name: codec.get_submodule(name) for name in sorted(taught)}
-    if not any(True for block in blocks.values() for _ in block.parameters()):
+    if not any(_trained(block) or getattr(block, "fit", None) for block in blocks.values()):
         raise InputError(
             f"--distill_steps with encoder {codec.architecture.g_a.name} and decoder {codec.architecture.g_s.name}: no "
-            "GDN was replaced by a block with parameters; leave --distill_steps out"
+            "GDN was replaced by a block with parameters that train; leave --distill_steps out"
         )
     batches = iter(batches)
     lessons = _gathered(_activations(teacher.eval(), blocks, next(batches)) for _ in range(FIT_BATCHES))
@@ -99,9 +99,11 @@ def _input_scale(name: str, block: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The scale [C] that a block asks for; `name` is that of the block in the codec."""
     with code_of_block(f"{name}: input_scale(x, y) of the block fails"):
         scale = block.input_scale(x, y)  # type: ignore[operator]
-    if not isinstance(scale, Tensor) or scale.shape != x.shape[1:2] or not scale.isfinite().all():
-        raise InputError(f"{name}: input_scale(x, y) of the block has to return [{x.shape[1]}] finite numbers")
-    return scale
+        real = isinstance(scale, Tensor) and scale.shape == x.shape[1:2] and not scale.is_complex()
+        if not real or not scale.isfinite().all():
+            raise InputError(f"{name}: input_scale(x, y) of the block has to return [{x.shape[1]}] finite numbers")
+        scaled: Tensor = scale.detach().to(x)
+    return scaled
 
 
 def _learn(
@@ -110,12 +112,27 @@ def _learn(
     """Fits one block to pairs x -> y; returns its error on the test pairs, which L-BFGS never increases."""
     closed_form = getattr(block, "fit", None)
     if closed_form:
+        forms = _forms(block)
         with code_of_block(f"{name}: fit(x, y) of the block fails"):
             closed_form(*lesson)
+        if changed := {each for each, _ in forms.items() ^ _forms(block).items()}:
+            raise InputError(
+                f"{name}: fit(x, y) of the block changes the shape or type of {', '.join(sorted(changed))}: keep them"
+            )
+        if not all(parameter.isfinite().all() for parameter in block.parameters()):
+            raise InputError(f"{name}: fit(x, y) of the block gives parameters that are not finite: repair it")
+    with code_of_block(f"{name}: the block fails on maps {list(lesson[0].shape)}"):
+        return _descended(block, lesson, exam, steps)
+
+
+def _descended(block: nn.Module, lesson: tuple[Tensor, Tensor], exam: tuple[Tensor, Tensor], steps: int) -> Tensor:
+    """Continues with L-BFGS unless the block has nothing to train; returns the error on the test pairs."""
     started = deepcopy(block.state_dict())
     with torch.no_grad():
         before = _error(block, exam)
-    optimizer = torch.optim.LBFGS(block.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
+    if not _trained(block):
+        return before
+    optimizer = torch.optim.LBFGS(_trained(block), max_iter=steps, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
@@ -130,6 +147,14 @@ def _learn(
     if not after < before:  # a closed form may already be the optimum
         block.load_state_dict(started)
     return torch.minimum(before, after.nan_to_num(torch.inf))
+
+
+def _trained(block: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in block.parameters() if parameter.requires_grad]
+
+
+def _forms(block: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in block.state_dict().items()}
 
 
 def _error(block: nn.Module, pairs: tuple[Tensor, Tensor]) -> Tensor:

@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
+from coco224.command import SignalCame
+
 PREEMPTED = os.EX_TEMPFAIL  # exit status 75: stopped by a signal, with a checkpoint saved
 INTERRUPTED_TWICE = 130
 _SECONDS = 4.0  # longest time for an orderly end if nothing is to be saved
 _AGAIN_SECONDS = 0.05  # until Preempted is raised again where Python dropped it
+_exit = os._exit  # a handler may interrupt a plugin's code, which must not end the process (codec.blocks.registry)
 
 
-class Preempted(BaseException):
-    """A signal came while there was nothing to save. Not an Exception, so that no library handles it as an error."""
+class Preempted(SignalCame):
+    """A signal came while there was nothing to save."""
 
 
 class Stopped(Exception):
@@ -68,7 +71,7 @@ class StopSignal:
         """Ends a stopped process without the interpreter's own end, which takes seconds on a busy machine."""
         if self._ends and self.name:
             sys.stderr.flush()
-            os._exit(PREEMPTED)
+            _exit(PREEMPTED)
 
     def _interrupt(self) -> NoReturn:
         """Raises Preempted, and keeps libraries and Python from reporting it with a traceback."""
@@ -90,11 +93,11 @@ class StopSignal:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             if self.interrupted:
-                os._exit(INTERRUPTED_TWICE)
+                _exit(INTERRUPTED_TWICE)
             self.interrupted = True
         self.name = self.name or signal.Signals(number).name
         if self._ends:  # a compiler's threads, or a library that caught the exception, may continue for minutes
-            timer = threading.Timer(_SECONDS, os._exit, [PREEMPTED])
+            timer = threading.Timer(_SECONDS, _exit, [PREEMPTED])
             timer.daemon = True
             timer.start()
         if self._raises:

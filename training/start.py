@@ -187,7 +187,8 @@ def replace_blocks(
     of_fit = {**decisive(), "the dataset": rows.fingerprint, **sums}
     fitted = FittedBlocks(Path(options.output.save_dir), of_fit, accelerator.is_main_process)
     batches = first_batches(rows, options.data, options.numerics.seed, options.data.batch_size, FIT_BATCHES + 1, device)
-    pictures = tqdm(batches, "distilled start", FIT_BATCHES + 1, unit="batch", disable=not accelerator.is_main_process)
-    result = distill(codec.to(device), teacher.to(device), pictures, replacement.distill_steps, fitted)
+    bar = tqdm(batches, "distilled start", FIT_BATCHES + 1, unit="batch", disable=not accelerator.is_main_process)
+    with bar as pictures:  # else an error is printed behind the bar
+        result = distill(codec.to(device), teacher.to(device), pictures, replacement.distill_steps, fitted)
     broadcast_parameters(codec)
     return result

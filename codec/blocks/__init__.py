@@ -6,13 +6,13 @@ Your own block only needs `from codec.blocks import register_activation`; see `r
 from importlib import import_module
 from pkgutil import iter_modules
 
+from codec.blocks.guard import code_of_block
 from codec.blocks.registry import (
     Block,
     block_named,
     block_names,
     block_options,
     block_shapes,
-    code_of_block,
     load_plugin,
     make_options,
     new_block,

@@ -20,29 +20,26 @@ A module with `local = True` says that its receptive field is that of its convol
 pictures are coded in tiles. Without it a picture is coded at once, and memory grows with the picture.
 """
 
-import copy
 import dataclasses
 import math
-import os
 import re
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from os import PathLike
 from pathlib import Path
 from traceback import extract_tb
-from types import ModuleType
-from typing import Any, Literal, NoReturn, Protocol, TypeVar, get_type_hints
+from typing import Any, Literal, Protocol, TypeVar, get_type_hints
 from zlib import crc32
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from codec.blocks.guard import code_of_block, execute
+from codec.blocks.trial import try_out
 from codec.description.architecture import KEEP_GDN, BlockChoice
-from codec.errors import InputError, no_file
+from codec.errors import PLUGINS, InputError, no_file, plugin_error
 
 
 class Block(Protocol):
@@ -65,8 +62,7 @@ class _Entry:
     fields: dict[str, dataclasses.Field[Any]]  # by public name
 
 
-# What a plugin's code may raise. The exception of a signal is not among these and passes.
-_OF_PLUGINS = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
+_MOST_BYTES = 2**22  # of a plugin
 _RESERVED = ("help", "config")
 
 _entries: dict[str, _Entry] = {}
@@ -132,14 +128,11 @@ def make_options(name: str, values: dict[str, Any]) -> Any:
     if not fields:
         return None
     given = {fields[option].name: _coerce(option, fields[option], value) for option, value in values.items()}
-    try:
-        return _entry(name).block.Options(**given)  # type: ignore[attr-defined]
-    except InputError:
-        raise
-    except ValueError as error:  # what a user's own __post_init__ is likely to raise
-        raise InputError(f"--act {name}: {error}") from error
-    except _OF_PLUGINS as error:
-        raise InputError(f"--act {name}: its Options fail: {_what(error)}") from error
+    with code_of_block(f"--act {name}: its Options fail"):
+        try:
+            return _entry(name).block.Options(**given)  # type: ignore[attr-defined]
+        except ValueError as error:  # what a user's own __post_init__ is likely to raise
+            raise InputError(f"--act {name}: {error}") from error
 
 
 def options_dict(name: str, options: Any) -> dict[str, Any]:
@@ -158,23 +151,24 @@ def load_plugin(path: str | PathLike[str]) -> list[str]:
         return list(_plugins[file])
     if not file.is_file():
         raise InputError(f"--plugin {path}: {no_file(file)}: give the path of a Python file that registers a block")
+    if file.stat().st_size > _MOST_BYTES:
+        raise InputError(f"--plugin {path} has more than {_MOST_BYTES:,} bytes: give a Python file")
     before = set(_entries)
-    loader = SourceFileLoader(f"codec_plugin_{file.stem}_{crc32(bytes(file)):08x}", str(file))
+    loader = SourceFileLoader(f"{PLUGINS}{file.stem}_{crc32(bytes(file)):08x}", str(file))
     spec = spec_from_loader(loader.name, loader)
     assert spec is not None
     module = module_from_spec(spec)
     sys.modules[loader.name] = module  # dataclasses and torch.compile look a class's module up by name
-    try:
-        _execute(loader, module)
-        if set(_entries) == before:
-            raise InputError("it registers no block: decorate a class with @register_activation(NAME)")
-    except _OF_PLUGINS as error:
+    error = execute(loader, module)
+    if error is None and set(_entries) == before:
+        error = InputError("it registers no block: decorate a class with @register_activation(NAME)")
+    if error is not None:
         for name in set(_entries) - before:
             del _entries[name]
         del sys.modules[loader.name]
         lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(file)]
         where = f", line {lines[-1]}" if lines else ""
-        raise InputError(f"--plugin {path}{where}: {_what(error)}") from error
+        raise InputError(f"--plugin {path}{where}: {plugin_error(error)}") from error
     _plugins[file] = sorted(set(_entries) - before)
     return list(_plugins[file])
 
@@ -182,20 +176,15 @@ def load_plugin(path: str | PathLike[str]) -> list[str]:
 def new_block(choice: BlockChoice, form: Literal["encoder", "decoder"], channels: int) -> nn.Module:
     """A new block, tested on a small map, so that the author of a plugin sees a fault at once.
 
+    A user's block is tested in training too, on a map of another size.
+
     Raises:
-        InputError: the block or an option is unknown, the constructor fails or gives no module, or the output has
-            another shape or is not finite.
+        InputError: the block or an option is unknown, the constructor fails or gives no module, the output has
+            another shape or type or is not finite, or a checkpoint cannot hold the weights.
     """
     block = _constructed(choice, form, channels)
     where = _place(choice, form, channels)
-    x = torch.linspace(-1, 1, channels * 64).view(1, channels, 8, 8)
-    with code_of_block(f"{where} fails on a map {list(x.shape)}"), torch.no_grad():
-        y = copy.deepcopy(block).eval()(x)
-    if not isinstance(y, Tensor) or y.shape != x.shape:
-        made = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise InputError(f"{where} maps {list(x.shape)} to {made}: a block keeps the shape")
-    if not y.isfinite().all():
-        raise InputError(f"{where} gives NaN or Inf for numbers from -1 to 1")
+    try_out(where, block, channels, block_named(choice.name).__module__.startswith("codec."))
     return block
 
 
@@ -227,65 +216,8 @@ def _constructed(choice: BlockChoice, form: Literal["encoder", "decoder"], chann
     return block
 
 
-@contextmanager
-def code_of_block(fault: str) -> Iterator[None]:
-    """Runs a method of a block, which may be a user's.
-
-    Args:
-        fault: what an error of it means, for example "g_a.1: the block's fit fails".
-
-    Raises:
-        InputError: the method raised something; an InputError of its own passes as it is.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except _OF_PLUGINS as error:
-        raise InputError(f"{fault}: {_what(error)}") from error
-
-
 def _place(choice: BlockChoice, form: str, channels: int) -> str:
     return f"--act {choice.name}: {form}({channels} channels)"
-
-
-def _execute(loader: SourceFileLoader, module: ModuleType) -> None:
-    """Runs a plugin in its own thread, without os._exit; threads that the plugin starts end with the program."""
-
-    def refuse(status: int) -> NoReturn:
-        raise SystemExit(status)
-
-    def work() -> None:
-        try:
-            loader.exec_module(module)
-        except _OF_PLUGINS as error:
-            raised.append(error)
-
-    raised: list[BaseException] = []
-    leave, folder = os._exit, Path.cwd()
-    os._exit = refuse
-    try:
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        thread.join()
-    finally:
-        os._exit = leave
-        os.chdir(folder)
-        for name in ("stdout", "stderr"):
-            if getattr(sys, name).closed:
-                setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-    if raised:
-        raise raised[0]
-
-
-def _what(error: BaseException) -> str:
-    """An error of a plugin in words."""
-    if isinstance(error, InputError):
-        return str(error)
-    if isinstance(error, SystemExit):
-        return f"it ends the program (SystemExit: {error}); a plugin only registers blocks"
-    reason = str(error).partition("\n")[0]  # torch's C++ frames may follow
-    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
 
 
 def _entry(name: str) -> _Entry:
@@ -304,6 +236,11 @@ def _option_fields(name: str, block: type) -> list[dataclasses.Field[Any]]:
     types = get_type_hints(options)
     fields = [field for field in dataclasses.fields(options) if field.init]
     for field in fields:
+        for key, value in field.metadata.items():
+            if key != "help" or not isinstance(value, str):
+                raise InputError(
+                    f"activation {name!r}: option {field.name!r}: metadata {key!r}: {value!r}: give 'help' only, a text"
+                )
         field.type = types[field.name]  # text where the file has `from __future__ import annotations`
         if field.type not in (int, float, bool, str) or field.default is dataclasses.MISSING:
             raise InputError(

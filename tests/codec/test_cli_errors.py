@@ -49,6 +49,11 @@ def test_memory_and_libraries(capsys: pytest.CaptureFixture[str]) -> None:
     compiler = torch._inductor.exc.InductorError(ValueError("no"), None)
     compiler.__cause__ = torch._inductor.exc.CppCompileError(["g++", "kernel.cpp"], "no such header")
     assert said(compiler, capsys).count("--compile false") == 1
+    for fails in (lambda x: print(id(x)), lambda x: x @ x):  # as the forward of a block
+        with pytest.raises((torch._dynamo.exc.Unsupported, torch._dynamo.exc.TorchRuntimeError)) as refused:
+            torch.compile(fails, backend="eager", fullgraph=True)(torch.ones(2, 3))
+        capsys.readouterr()  # torch may have logged it
+        assert said(refused.value, capsys).endswith("--compile false to run without it")
 
 
 def test_code_that_ends_the_program_is_an_error_and_help_is_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,6 +128,8 @@ def test_relu_has_nothing_to_learn_with(teacher: Codec, picture: Tensor) -> None
         ("input_scale", lambda x, y: [1] / 0, "g_a.1: input_scale(x, y) of the block fails: TypeError"),
         ("input_scale", lambda x, y: torch.ones(3), "g_a.1: input_scale(x, y) of the block has to return [8] finite"),
         ("input_scale", lambda x, y: x.sum((0, 2, 3)) / 0, "has to return [8] finite numbers"),
+        ("input_scale", lambda x, y: torch.ones(8) * 1j, "has to return [8] finite numbers"),
+        ("forward", lambda x: 1 / 0, "g_a.1: the block fails on maps [8, 8, 64, 64]: ZeroDivisionError"),
     ],
 )
 def test_a_method_of_a_block_that_fails_is_one_line(
@@ -137,6 +139,36 @@ def test_a_method_of_a_block_that_fails_is_one_line(
     setattr(codec.g_a[1], method, broken)
     with pytest.raises(InputError, match=re.escape(says)):
         distill(codec, teacher, batches(picture), 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (torch.ones(1, 1, 1), "g_a.1: fit(x, y) of the block changes the shape or type of weight: keep them"),
+        (torch.ones(1).double(), "g_a.1: fit(x, y) of the block changes the shape or type of weight: keep them"),
+        (torch.tensor([torch.nan]), "g_a.1: fit(x, y) of the block gives parameters that are not finite"),
+    ],
+)
+def test_a_fit_sets_finite_values_and_no_other_shapes(
+    teacher: Codec, picture: Tensor, value: Tensor, says: str
+) -> None:
+    codec = replaced(teacher, "gate_mlp")
+    codec.g_a[1] = block = nn.PReLU()
+    block.fit = lambda x, y: setattr(block, "weight", nn.Parameter(value))
+    with pytest.raises(InputError, match=re.escape(says)):
+        distill(codec, teacher, batches(picture), 0)
+
+
+def test_blocks_with_nothing_to_train_stay_as_they_are(teacher: Codec, picture: Tensor) -> None:
+    codec = replaced(teacher, "relu")
+    codec.g_s[1], codec.g_s[3] = nn.PReLU(init=0.9), nn.PReLU(init=0.9).requires_grad_(False)
+    found = distill(codec, teacher, batches(picture), 2)
+    assert found.keys() == {name for name, _ in gdn_layers(teacher)}
+    assert codec.g_s[1].weight != 0.9
+    assert torch.equal(codec.g_s[3].weight, torch.tensor([0.9]))
+    codec.g_s[1].requires_grad_(False)
+    with pytest.raises(InputError, match="by a block with parameters that train; leave --distill_steps out"):
+        distill(codec, teacher, batches(picture), 2)
 
 
 def test_a_start_that_was_stopped_goes_on_with_the_blocks_that_it_has_fitted(

@@ -1,17 +1,21 @@
 """A plugin that cannot work ends the command in one line, before the data is read."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
-from programs import TINY, into, run
+from programs import TINY, into, run, train
 
+from codec.blocks import code_of_block, load_plugin
+from codec.cli import run as run_command
 from codec.errors import InputError
 from training.options import parse
+from training.preempt import Preempted
 from training.setup import set_up
 
 BLOCK = """
 import os, signal, sys, threading, time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import torch
 from torch import nn
 from codec.blocks import register_activation
@@ -34,6 +38,22 @@ def plugin(
     path = folder / "mine.py"
     path.write_text(BLOCK.format(before=before, prefix=prefix, option=option, made=made))
     return path
+
+
+def module(method: str) -> dict[str, str]:
+    """Changes that make the block a module with this method."""
+    return {"before": f"class Odd(BaseException): pass\nclass M(nn.ReLU):\n    {method}", "made": "M()"}
+
+
+def with_buffer(value: str) -> dict[str, str]:
+    return module(f"def __init__(self): super().__init__(); self.register_buffer('s', {value})")
+
+
+def metadata(hints: str) -> dict[str, str]:
+    return {"option": f"x: int = field(default=1, metadata={hints})"}
+
+
+BAD_BACKWARD = "x = x * 1; x.register_hook(lambda g: 1 / 0) if x.requires_grad else 0; return x"
 
 
 @pytest.mark.parametrize(
@@ -60,6 +80,27 @@ def plugin(
         ({"made": "nn.Linear(3, 3)"}, "fails on a map [1, 8, 8, 8]: RuntimeError"),
         ({"made": "nn.Threshold(9.0, float('nan'))"}, "gives NaN or Inf"),
         ({"made": "nn.Module()"}, "fails on a map [1, 8, 8, 8]: NotImplementedError"),
+        ({"before": "class Odd(BaseException): pass\nraise Odd('hi')"}, "line 8: Odd: hi"),
+        (module("def forward(self, x): raise Odd('hi')"), "fails on a map [1, 8, 8, 8]: Odd: hi"),
+        ({"made": "os._exit(0)"}, "encoder(8 channels) fails: it ends the program"),
+        (module("def forward(self, x): os._exit(0)"), "fails on a map [1, 8, 8, 8]: it ends the program"),
+        (metadata("{'help': 5}"), "option 'x': metadata 'help': 5: give 'help' only, a text"),
+        (metadata("{'help': 'x', 'rule': 5}"), "option 'x': metadata 'rule': 5: give 'help' only, a text"),
+        ({"made": "nn.AdaptiveAvgPool2d(8)"}, "maps [2, 8, 6, 10] to [2, 8, 8, 8]: a block keeps the shape"),
+        ({"made": "nn.LayerNorm([8, 8])"}, "fails on a map [2, 8, 6, 10] in training: RuntimeError"),
+        ({"made": "nn.LazyConv2d(channels, 1)"}, "weight has no shape yet: use no lazy module"),
+        (module("def forward(self, x): return x.double()"), "maps torch.float32 to torch.float64"),
+        (module("def forward(self, x): return x.to_sparse()"), "a block keeps the layout"),
+        (module("def forward(self, x): return 1 / 0 if self.training else x"), "in training: ZeroDivisionError"),
+        (module(f"def forward(self, x): {BAD_BACKWARD}"), "fails in the backward of a map [2, 8, 6, 10]: ZeroDivision"),
+        (module("def get_extra_state(self): return {'a': 1}"), "_extra_state of its state dict is {'a': 1}: a check"),
+        (module("def state_dict(self, **k): 1 / 0"), "its state_dict() fails: ZeroDivisionError"),
+        (module("def _load_from_state_dict(self, *a): 1 / 0"), "does not load the state dict that it gives: ZeroDiv"),
+        (
+            with_buffer("torch.eye(3).to_sparse()"),
+            "s of its state dict is a tensor of torch.sparse_coo on cpu: a check",
+        ),
+        (with_buffer("torch.ones(3).bfloat16()"), "s of its state dict has torch.bfloat16: use torch.float32"),
     ],
 )
 def test_what_cannot_work_is_one_line_before_the_data_is_read(
@@ -79,8 +120,9 @@ def test_what_is_no_python_is_one_line(content: bytes, tmp_path: Path) -> None:
 
 
 def test_what_a_plugin_leaves_behind_does_not_spoil_the_run(coco224: Path, tmp_path: Path) -> None:
-    """A thread that never ends, a closed stdout and another working folder."""
-    spoil = "os.chdir('/'); sys.stdout.close(); threading.Thread(target=time.sleep, args=(1e6,)).start()"
+    """A thread that never ends, a closed stdout, another working folder and another type of floats."""
+    thread = "threading.Thread(target=time.sleep, args=(1e6,)).start()"
+    spoil = f"torch.set_default_dtype(torch.float64); os.chdir('/'); sys.stdout.close(); {thread}"
     words = ["--plugin", plugin(tmp_path, before=spoil), "--act", "mine", *TINY, "--coco_dir", coco224]
     done = run("train_accel.py", *words, *into(tmp_path / "run"), "--max_steps", 1)
     assert done.returncode == 0, done.stderr
@@ -93,3 +135,40 @@ def test_a_recipe_runs_no_code_unless_its_plugin_is_typed(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=f"names a plugin .{file}., which runs code: give --plugin {file} to allow it"):
         parse(words)
     assert parse([*words, "--plugin", str(file)]).replacement.act == "mine"
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("1 / 0", "M.forward fails: ZeroDivisionError: division by zero: repair it"),
+        ("raise Odd('hi')", "M.forward fails: Odd: hi: repair it"),
+        ("os._exit(0)", "M.forward fails: it ends the program (SystemExit: 0); a plugin only registers blocks"),
+        (BAD_BACKWARD, "M.forward.<locals>.<lambda> fails: ZeroDivisionError"),
+    ],
+)
+def test_what_fails_only_in_the_run_is_one_line_that_names_the_plugins_line(
+    fault: str, says: str, coco224: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = plugin(
+        tmp_path,
+        **module(f"def forward(self, x):\n        if x.is_meta or x.shape[-1] < 16: return x\n        {fault}"),
+    )
+    words = ["--plugin", file, "--act", "mine", "--coco_dir", coco224, *TINY, *into(tmp_path / "run")]
+    with pytest.raises(SystemExit) as ended:
+        run_command(partial(train, *words, "--max_steps", 1))
+    assert ended.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith(f"error: --plugin {file}, line 11: {says}")
+
+
+def test_a_signal_is_no_error_of_a_block() -> None:
+    with pytest.raises(Preempted), code_of_block("it fails"):
+        raise Preempted
+
+
+def test_a_process_that_a_plugin_forks_may_end(tmp_path: Path) -> None:
+    forks = (
+        "child = os.fork()\nif not child: os._exit(7)\nassert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7"
+    )
+    assert load_plugin(plugin(tmp_path, before=forks)) == ["mine"]
