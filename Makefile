@@ -43,8 +43,7 @@ node_modules/onnxruntime-web:
 	npm install --no-save --no-package-lock --no-audit --no-fund onnxruntime-web@1.30.0
 
 # In the order of tests/conftest.py, the longest files first; by itself loadfile would begin with those of most tests.
-# Three processes on two cores: tests wait for signals, servers and disks, a sixth of the time.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What a change needs at every step: no test here starts a process, a browser or a training run.
 check: static

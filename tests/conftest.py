@@ -26,7 +26,7 @@ LONGEST = (
     *("test_tour.py", "test_compile.py", "test_batch_scripts.py", "test_qat.py", "test_docs.py", "test_gpu.py"),
     *("test_kills.py", "test_fsdp.py", "test_launchers.py", "test_distributed.py"),
 )
-"""Files that begin first, so that the processes, which take whole files from a queue, end together."""
+"""Files that begin first, so that two processes that take whole files from a queue end together."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
