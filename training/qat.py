@@ -133,8 +133,10 @@ def announcement(codec: Codec, qat: QatOptions, amp: bool) -> list[str]:
     if in_float:
         lines.append(f"{', '.join(in_float)} (GDN) stay in float, between quantized tensors")
     if closed:
+        reasons = dict.fromkeys(reason for part in parts for reason in getattr(codec, part).closed.values())
         lines.append(
-            f"{', '.join(closed)} cannot be traced: quantized at input and output, and around every convolution inside"
+            f"{', '.join(closed)} cannot be traced: quantized at input and output, and around every convolution inside "
+            f"({'; '.join(reasons)})"
         )
     if not qat.qat_exclude_entropy and "h_a" not in parts:
         lines.append(

@@ -38,18 +38,18 @@ class QuantizedTransform(fx.GraphModule):
     """A transform as a graph of operations and quantizers, next to the layers that it was traced from.
 
     Attributes:
-        closed: names of the layers that could not be traced; inside these each convolution and linear layer has its
-            own quantizers.
+        closed: by the name of a layer, why it could not be traced; inside these each convolution and linear layer has
+            its own quantizers.
         widened: the conversions to 16 bits (`codec.quantization.widen`); only where there are activations of 16 bits.
     """
 
-    closed: list[str]
+    closed: dict[str, str]
     widened: nn.ModuleDict
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "QuantizedTransform":
         copied = super().__deepcopy__(memo)
         assert isinstance(copied, QuantizedTransform)
-        copied.closed = list(self.closed)
+        copied.closed = dict(self.closed)
         for name, child in self.named_children():  # fx copies only the parts that the graph names
             setattr(copied, name, copy.deepcopy(child, memo))
         return copied
@@ -75,27 +75,27 @@ def insert_quantizers(
         input_range: the range of the input, which is then quantized; None: the input stays in float.
         output_range: the range of the output, which is then quantized in eval mode; None: it stays in float.
     """
-    module, closed = _trace(transform)
+    module = _trace(transform)
     inserter = _QuantizerInserter(module, example, switches, observer, per_channel)
     for node in list(module.graph.nodes):
         if node not in inserter.constant:
             inserter.quantize_parameters_of(node)
             inserter.quantize_output_of(node, input_range, output_range)
-    _quantize_layers(module, closed, switches, observer, per_channel)
+    _quantize_layers(module, switches, observer, per_channel)
     _wire(module, inserter.quantizer_of, switches)
     module.graph.lint()
     module.recompile()
     return module.train(transform.training)
 
 
-def _trace(transform: nn.Module) -> tuple[QuantizedTransform, list[nn.Module]]:
-    """The transform as a graph without quantizers, and its layers that could not be traced."""
+def _trace(transform: nn.Module) -> QuantizedTransform:
+    """The transform as a graph without quantizers."""
     graph, closed = trace(transform)
     module = QuantizedTransform(transform, graph)
     for name, child in transform.named_children():
         setattr(module, name, child)
-    module.closed = [name for name, child in transform.named_children() if any(child is layer for layer in closed)]
-    return module, closed
+    module.closed = closed
+    return module
 
 
 class _QuantizerInserter:
@@ -181,15 +181,13 @@ class _QuantizerInserter:
         self.quantizer_of[quantized] = quantizer
 
 
-def _quantize_layers(
-    module: QuantizedTransform, closed: list[nn.Module], switches: Switches, observer: Observer, per_channel: bool
-) -> None:
+def _quantize_layers(module: QuantizedTransform, switches: Switches, observer: Observer, per_channel: bool) -> None:
     """Fake-quantizes the weights of convolutions and linear layers; in closed blocks their inputs and outputs too."""
     for layer in list(module.modules()):
         if isinstance(layer, WEIGHTED):
             quantize_layer(layer, switches, per_channel)
-    for block in closed:
-        for layer in list(block.modules()):
+    for name in module.closed:
+        for layer in list(module.get_submodule(name).modules()):
             if isinstance(layer, QuantizedLayer):
                 quantize_around(layer, switches, observer)
 

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from coco224.errors import first_line
 from codec.compressai import GDN
+from codec.errors import out_of_memory
 from codec.quantization.layers import WEIGHTED
 from codec.quantization.levels import Levels
 
@@ -51,24 +53,27 @@ class Tracer(fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(transform: nn.Module) -> tuple[fx.Graph, list[nn.Module]]:
-    """The graph of a transform, and its layers that cannot be traced: each of these is one node."""
-    graph, closed = _graph_of_both_modes(transform), []
-    if graph is None:
-        closed = [layer for layer in transform.children() if _graph_of_both_modes(nn.Sequential(layer)) is None]
-        graph = Tracer(closed).trace(transform)
+def trace(transform: nn.Module) -> tuple[fx.Graph, dict[str, str]]:
+    """The graph of a transform, and by name why a layer of it cannot be traced: each of these is one node."""
+    graph, closed = _graph_of_both_modes(transform), {}
+    if isinstance(graph, str):
+        graphs = {name: _graph_of_both_modes(nn.Sequential(layer)) for name, layer in transform.named_children()}
+        closed = {name: reason for name, reason in graphs.items() if isinstance(reason, str)}
+        graph = Tracer([transform.get_submodule(name) for name in closed]).trace(transform)
     return graph, closed
 
 
-def _graph_of_both_modes(module: nn.Module) -> fx.Graph | None:
-    """The graph of a module; None if it cannot be traced, or differs between training and evaluation mode."""
+def _graph_of_both_modes(module: nn.Module) -> fx.Graph | str:
+    """The graph of a module in training and in evaluation mode; or why there is none."""
     with _modes_kept(module):
         try:
             graphs = [Tracer([]).trace(module.train(mode)) for mode in (True, False)]
             codes = {graph.python_code("self").src for graph in graphs}
-        except Exception:  # anything that a user's forward does and a graph cannot
-            return None
-    return graphs[0] if len(codes) == 1 else None
+        except Exception as error:  # anything that a user's forward does and a graph cannot
+            if out_of_memory(error):
+                raise
+            return f"{type(error).__name__}: {first_line(error)}"
+    return graphs[0] if len(codes) == 1 else "training and evaluation mode differ"
 
 
 @contextmanager

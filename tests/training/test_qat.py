@@ -318,6 +318,7 @@ def test_a_plugin_s_blocks_train_under_qat(
     said = capsys.readouterr().err
     assert "quantized   g_a and g_s in int8: " in said
     assert "g_s.1, g_s.3, g_s.5 cannot be traced: quantized at input and output, and around every convolution" in said
+    assert "inside (TraceError: symbolically traced variables cannot be used as inputs to control flow)" in said
     codec, _ = load_codec(tmp_path / "run" / "last.safetensors")
     names = [name for name, _ in activation_quantizers(codec)]
     assert "g_a.quantizers.after_add" in names
