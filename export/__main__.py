@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
@@ -81,8 +82,8 @@ def export(options: ExportOptions) -> None:
     from export.runtime.session import H_A_SUFFIX, TABLES_SUFFIX
 
     assert options.out
-    read = [*shared.read_by(options.ckpt, options.plugin), *files_of(options.calib_dir)]
     for path in (Path(options.out), *(Path(options.out).with_suffix(each) for each in (TABLES_SUFFIX, H_A_SUFFIX))):
+        read = chain(shared.read_by(options.ckpt, options.plugin), files_of(options.calib_dir))
         check_file("--out", path, read)
     from codec.bitstream.tables import to_bytes
     from codec.blocks import load_plugin

@@ -7,6 +7,7 @@ part runs on a chip, because the estimates do not include the work of the CPU.
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
@@ -65,7 +66,8 @@ class NpuOptions(OptionGroup):
         if self.json:
             from coco224.dataset import files_of
 
-            check_output("json", self.json, [*shared.read_by(self.ckpt, self.plugin), *files_of(self.calib_dir)])
+            read = chain(shared.read_by(self.ckpt, self.plugin), files_of(self.calib_dir))
+            check_output("json", self.json, read)
         shared.check_a16(self.a16, self.calib_dir)
 
     def asked(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -73,8 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         from coco224.dataset import files_of
 
-        pictures = [*files_of(options.images), *files_of(options.calib_dir)]
-        check_output("json", options.json, [*files, *shared.read_by(options.ckpt, options.plugin), *pictures])
+        pictures = chain(files_of(options.images), files_of(options.calib_dir))
+        read = chain(files, shared.read_by(options.ckpt, options.plugin), pictures)
+        check_output("json", options.json, read)
     shared.require_onnx()
     report = of_checkpoint(options) if options.ckpt else of_files(files, options)
     print(markdown(report))
