@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from coco224.errors import one_line, printable
-from coco224.files import expanded, read_json, whole_or_absent
+from coco224.files import expanded, read_json, write_whole
 from codec.cli import ArgumentParser, check_value, is_required, run
 from codec.errors import InputError
 from codec.sample import to_start_from, to_use
@@ -60,11 +60,9 @@ class Step:
             path.stat().st_mtime_ns <= since for path in self.inputs if path.exists()
         )
 
-    def keep(self, record: str) -> None:
+    def keep(self, **more: bool) -> None:
         """Writes its record."""
-        self.done.parent.mkdir(parents=True, exist_ok=True)
-        with whole_or_absent(self.done) as beside:
-            beside.write_text(record)
+        write_whole(self.done, self.record(**more))
 
     def in_short(self) -> str:
         """Its name, and where it uploads to."""
@@ -96,12 +94,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{step.name}: done before", flush=True)
             continue
         print(printable(f"{step.name}: {shlex.join(step.command)}"), flush=True)
-        step.keep(step.record(begun=True))
+        step.keep(begun=True)
         status = execute(step.command)
         if status:
             print(f"{step.name} ended with status {status}; the same command continues there", file=sys.stderr)
             return status
-        step.keep(step.record())
+        step.keep()
     return 0
 
 

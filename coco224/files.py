@@ -14,7 +14,6 @@ import socket
 import stat
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -211,21 +210,31 @@ def read_json(path: Path, most: int = _MOST_JSON) -> Any:
 
     Raises:
         OSError: as in `read_regular`, or the file is larger.
-        ValueError: the file is not JSON, nested too deeply, or gives a name of an object twice.
+        ValueError: as in `parse_json`.
+    """
+    return parse_json(read_regular(path, most).decode("utf-8-sig"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: the text is not JSON, is nested too deeply, or an object has a key twice.
     """
     try:
-        return json.loads(read_regular(path, most).decode("utf-8-sig"), object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=_without_duplicates)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. `json` itself would take the last value of a name that comes twice."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"{name[:40]!r} comes twice")
-    return values
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. `json` itself would take the last value of a key that comes twice."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{json.dumps(name)[:40]} is given twice")
+        found[name] = value
+    return found
 
 
 def make_folder(folder: Path) -> list[Path]:

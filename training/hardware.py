@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from coco224.errors import counted
-from codec.cli import OptionGroup, option
+from codec.cli import OptionGroup, between, option
 from codec.network.exact import exact_fp32
 
 LONGEST_WAIT = 10**7
@@ -18,7 +18,7 @@ class LaunchOptions(OptionGroup):
     ddp_timeout: int = option(
         3600,
         "seconds that a process waits for the others (downloads, slow disks) before the run fails",
-        rule=(lambda seconds: 1 <= seconds <= LONGEST_WAIT, f"must be 1 to {LONGEST_WAIT}"),
+        rule=between(1, LONGEST_WAIT),
         local=True,
     )
 

@@ -17,7 +17,7 @@ PREEMPTED = os.EX_TEMPFAIL  # exit status 75: stopped by a signal, with a checkp
 INTERRUPTED_TWICE = 130
 _SECONDS = 4.0  # longest time for an orderly end if nothing is to be saved
 _AGAIN_SECONDS = 0.05  # until Preempted is raised again where Python dropped it
-_exit = os._exit  # a handler may interrupt a plugin's code, which must not end the process (codec.blocks.registry)
+_exit = os._exit  # a handler may interrupt a plugin's code, which must not end the process (codec.blocks.guard)
 
 
 class Preempted(SignalCame):

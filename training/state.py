@@ -113,24 +113,30 @@ def load_optimizer_tensors(codec: nn.Module, optimizer: torch.optim.Optimizer, t
         InputError: the tensors are not those of Adam for these parameters.
     """
     parameters = dict(codec.named_parameters())
-    split = [(*key.rpartition("/")[::2], tensor) for key, tensor in tensors.items()]
-    for name in {name for _, name, _ in split}:
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        kind, _, name = key.rpartition("/")
+        found.setdefault(name, {})[kind] = tensor
+    for name, own in found.items():
         shape = tuple(parameters[name].shape) if name in parameters else None
         wanted = {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
-        if shape is None or {kind: tuple(each.shape) for kind, other, each in split if other == name} != wanted:
+        if shape is None or {kind: tuple(tensor.shape) for kind, tensor in own.items()} != wanted:
             raise InputError(
                 f"the state's optimizer.safetensors has other tensors for {name} than this codec's optimizer: give "
                 "another state, or start over with --resume none"
             )
-    for kind, name, tensor in split:
-        parameter = parameters[name]
-        if not tensor.ndim:
-            tensor = tensor.to(parameter.device)
-        elif isinstance(parameter, DTensor):
-            tensor = distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
-        else:  # fused Adam pairs values by their order in memory: channels_last weights need channels_last moments
-            tensor = torch.empty_like(parameter).copy_(tensor)
-        optimizer.state[parameter][kind] = tensor
+        for kind, tensor in own.items():
+            optimizer.state[parameters[name]][kind] = _placed_as(parameters[name], tensor)
+
+
+def _placed_as(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
+    """A tensor of an optimizer's state where its parameter is, sharded and in memory as that is."""
+    if not tensor.ndim:
+        return tensor.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+    # Fused Adam pairs values by their order in memory: channels_last weights need channels_last moments.
+    return torch.empty_like(parameter).copy_(tensor)
 
 
 def save_state(

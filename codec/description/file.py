@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from coco224.files import in_words, open_regular
+from coco224.files import in_words, open_regular, parse_json
 from codec.description.architecture import Architecture, Scalar
 from codec.description.fingerprint import fingerprint
 from codec.description.shapes import check_shapes
-from codec.description.typed import as_object, from_json, parse_json
+from codec.description.typed import as_object, from_json
 from codec.errors import InputError
 
 FORMAT = "npu-image-codec/1"

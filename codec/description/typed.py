@@ -11,18 +11,6 @@ T = TypeVar("T")
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
 
 
-def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ValueError: the text is not JSON, is nested too deeply, or an object has a key twice.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_without_duplicates)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
 def from_json(kind: type[T], value: Any, where: str) -> T:
     """Converts a JSON value to `kind`: Any, a scalar, Literal, enum, union, dict[str, X], or a dataclass of these.
 
@@ -84,12 +72,3 @@ def _short(value: Any) -> str:
         return "an object" if isinstance(value, dict) else "a list"
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:40]}..."
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"{_short(name)} is given twice")
-        found[name] = value
-    return found

@@ -11,13 +11,13 @@ import torch
 from compressai.models import FactorizedPrior
 from safetensors.numpy import load_file, save
 
+from coco224.files import parse_json
 from codec.checkpoint import Description, load_codec, load_initial, open_codec, save_codec
 from codec.compress import main as compress
 from codec.description.architecture import ARCHITECTURES, Architecture, BlockChoice, Quantization
 from codec.description.file import MOST_HEADER, to_bytes
 from codec.description.fingerprint import fingerprint
 from codec.description.shapes import check_shapes, weight_shapes
-from codec.description.typed import parse_json
 from codec.errors import InputError
 from codec.evaluate import main as evaluate
 from codec.files import FileCodec

@@ -74,7 +74,7 @@ def test_a_file_that_is_no_curve_is_refused(tmp_path: Path, text: str) -> None:
         ('{"bpp": [1], "ms-ssim-db-rgb": [-299]}', "ms-ssim-db-rgb has -299"),
         ('{"bpp": [1], "ms-ssim-rgb": [5]}', "ms-ssim-rgb has 5"),
         ('{"bpp": [1], "ms-ssim-rgb": [-1e8]}', "ms-ssim-rgb has -100000000.0"),
-        ('{"bpp": [1], "psnr-rgb": [30], "bpp": [2]}', r"result format.*\('bpp' comes twice\)"),
+        ('{"bpp": [1], "psnr-rgb": [30], "bpp": [2]}', r'result format.*\("bpp" is given twice\)'),
         ("[1]", "result format"),
         ("[" * 100000, "result format"),
     ],
