@@ -199,7 +199,7 @@ class TorchIntegerNetwork(nn.Module):
         scales = x[:, : self.channels].clamp(0, MOST_SCALE)
         if of_y is not None:
             scales = torch.floor(scales * of_y.fixed * 2.0**-GAIN_BITS + 0.5)
-        indexes = self.indexes[scales.long()]
+        indexes = self.indexes[scales.nan_to_num().long()]  # NaN is no integer; its likelihood stays NaN
         return indexes, x[:, self.channels :] if self.has_means else None
 
 

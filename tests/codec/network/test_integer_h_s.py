@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from hyper import HYPER, arrays_of, hyper_codec, hyper_tables
+from rates import rated
 
 from benchmarks.coding import drawn_z
 from codec.bitstream.hyper_coder import HyperCoder, z_size
@@ -105,3 +106,12 @@ def test_weights_that_overflow_are_refused_without_warnings(arch: str, factor: f
             layer.weight *= factor
     with pytest.raises(InputError, match="h_s gives NaN or Inf for symbols of z; its training has diverged"):
         with_tables(codec)
+
+
+@pytest.mark.parametrize("arch", HYPER)
+def test_a_codec_of_several_rates_that_diverged_has_no_likelihoods(arch: str) -> None:
+    codec = rated(arch)
+    with torch.no_grad():
+        codec.g_a[0].bias.fill_(torch.nan)
+        found = codec(torch.rand(1, 3, 64, 64), rates=torch.tensor([0.5]))["likelihoods"]
+    assert all(each.isnan().all() for each in found.values())
