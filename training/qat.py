@@ -26,7 +26,7 @@ from training.data import DataOptions, first_batches
 from training.distributed import reduce_over_ranks, sum_over_ranks
 from training.phases import QatOptions, phase_of
 
-MANY_CLAMPED = 1e-4
+MANY_CLAMPED = 1e-5
 """Share of the symbols of y, or of its levels, that may be clamped without a warning."""
 
 
@@ -167,23 +167,22 @@ def about_latent(shipped: Codec) -> list[str]:
     if reason := model.not_int8():
         return [f"y stays in float: {reason}"]
     lines = []
-    if (share := _share_clamped(model.clamped)) > MANY_CLAMPED:
+    if many := _many_clamped(model.clamped):
         lines.append(
-            f"warning: {share:.2%} of the symbols of y do not fit -128..127 and are clamped; a larger --lambda_bpp "
-            "makes them smaller"
+            f"warning: {many} symbols of y do not fit -128..127 and are clamped; a larger --lambda_bpp makes them smaller"
         )
     for part, levels in levels_of(shipped):
         # h_a takes the levels that g_a gives
-        if part != "h_a" and (share := _share_clamped(levels.clamped)) > MANY_CLAMPED:
+        if part != "h_a" and (many := _many_clamped(levels.clamped)):
             lines.append(
-                f"warning: {share:.2%} of the levels of {'y' if part == 'g_a' else 'y_hat'} do not fit 8 bits and are "
+                f"warning: {many} levels of {'y' if part == 'g_a' else 'y_hat'} do not fit 8 bits and are "
                 "clamped, because they are larger than in the pictures from which their steps were chosen: start a run "
                 "from this checkpoint (--init_checkpoint), which chooses the steps again"
             )
     return lines
 
 
-def _share_clamped(counts: Tensor) -> float:
-    """The share of a `clamped`, over all ranks."""
-    clamped, total = sum_over_ranks(counts.clone())
-    return clamped / max(total, 1)
+def _many_clamped(counts: Tensor) -> str:
+    """The numbers of a `clamped`, over all ranks, if they are many; else nothing."""
+    clamped, total = map(int, sum_over_ranks(counts.clone()))
+    return f"{clamped:,} of {total:,}" if clamped > MANY_CLAMPED * total else ""

@@ -104,7 +104,7 @@ def fit_activations(codec: Codec, pictures: Sequence[Tensor]) -> None:
     if quantization_of(codec).learning:
         with _in_evaluation(codec, quantize=False):
             for part, inputs in _inputs(codec, pictures):
-                fit_ranges(getattr(codec, part), inputs)
+                fit_ranges(getattr(codec, part), inputs, _result(codec, part))
 
 
 @torch.no_grad()

@@ -27,15 +27,16 @@ from codec.quantization.observers import Observer
 from codec.quantization.quantizers import ActivationQuantizer, Switches, round_ste
 from codec.quantization.splits import HIGHEST, LOWEST, middle, offset
 
-BEYOND = 1.25
-"""How far beyond the largest magnitude that the pictures have shown levels reach."""
+BEYOND = 2.0
+"""How far beyond the largest magnitude that the pictures have shown levels reach: a clamped level costs more than many
+that are rounded a little coarser (`docs/qat.md`)."""
 
 FINEST, FEWEST = 1 / 16, 32
 """Least step, about, of a channel whose largest magnitude has at least so many levels then. A finer one makes y hardly
 better, which is rounded to 1, but the weights of its channel smaller: int8 then rounds them relatively more, since they
 share their scales with the weights of all channels."""
 
-COARSEST = 1 / 8
+COARSEST = 1 / 4
 """A channel with a larger step is split in two, four or eight."""
 
 GOLDEN = (math.sqrt(5) - 1) / 2

@@ -1,19 +1,21 @@
-"""Fits the ranges of activations: finds the range with the least squared error, and adds a margin.
+"""Fits the ranges of activations: finds the range that changes the result least, and adds a margin.
 
 An observer knows the extremes of a tensor, and these are rare: a range that holds them all spends most of its 256 steps
-on values that hardly ever occur. A narrower range clips a few values and rounds all others finer.
+on values that hardly ever occur. A narrower range clips a few values and rounds all others finer. What an error costs
+differs from value to value: it counts with the squared gradient of the result (`codec.quantization.sensitivity`). A gate,
+for example, makes the largest values of its input smaller, and with them their errors.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from codec.quantization.quantizers import ActivationQuantizer
+from codec.quantization.sensitivity import Result, with_gradients
 
-WIDTHS = [2.0 ** (i / 4) for i in range(4, -13, -1)]
+WIDTHS = [2.0 ** (i / 8) for i in range(8, -25, -1)]
 """The ranges that are tried, as factors on the observed one: twice as wide to an eighth."""
 
 MARGIN = 1.6
@@ -30,26 +32,32 @@ BINS = 2**15
 SAMPLES = 2**16
 """About how many values of a tensor are counted from one batch."""
 
+LEAST_WEIGHT = 1e-30
+"""Of a value that the result does not depend on: if that is true of a whole tensor, its values count alike."""
+
 
 @torch.no_grad()
-def fit_ranges(transform: nn.Module, inputs: Iterable[Tensor]) -> None:
+def fit_ranges(transform: nn.Module, inputs: Sequence[Tensor], result: Result) -> None:
     """Fits the range of each 8-bit activation whose range was learned, in place, and computes its scale anew.
 
     Args:
         transform: g_a, h_a or g_s, computing in float.
         inputs: its inputs, float [B, C, H, W] each.
+        result: the tensor whose error matters, from the output of the transform.
     """
     found = [q for q in transform.modules() if isinstance(q, ActivationQuantizer) and q.learns and q.bits == 8]
-    pictures = 0
-    with _histograms(found) as histograms:
-        for x in inputs:
-            transform(x)
-            pictures += len(x)
-    for quantizer, counts in zip(found, histograms, strict=True):
-        width = margin(pictures) * WIDTHS[int(_squared_errors(quantizer, counts).argmin())]
-        quantizer.low.mul_(width)
-        quantizer.high.mul_(width)
-        quantizer.fix_scale()
+    histograms = [torch.zeros(BINS, dtype=torch.float64) for _ in found]
+    for seen in with_gradients(transform, inputs, result):
+        for quantizer, histogram in zip(found, histograms, strict=True):
+            for values, gradients in seen.get(quantizer, ()):
+                histogram += _histogram(quantizer, values, gradients)
+    wider = margin(sum(len(x) for x in inputs))
+    for quantizer, histogram in zip(found, histograms, strict=True):
+        if histogram.any():  # else no input reached it
+            width = wider * WIDTHS[int(_squared_errors(quantizer, histogram).argmin())]
+            quantizer.low.mul_(width)
+            quantizer.high.mul_(width)
+            quantizer.fix_scale()
 
 
 def margin(pictures: int) -> float:
@@ -57,28 +65,16 @@ def margin(pictures: int) -> float:
     return min(1 + MARGIN / math.sqrt(pictures), LARGEST_MARGIN)
 
 
-@contextmanager
-def _histograms(quantizers: Sequence[ActivationQuantizer]) -> Iterator[list[Tensor]]:
-    """How often values in each bin pass each quantizer meanwhile, int64 [BINS]: of each tensor evenly spread ones."""
-    histograms = [torch.zeros(BINS, dtype=torch.int64, device=q.low.device) for q in quantizers]
+def _histogram(quantizer: ActivationQuantizer, values: Tensor, gradients: Tensor) -> Tensor:
+    """The squared gradients of evenly spread values of a tensor, summed by bin, float64 [BINS], on the CPU.
 
-    def watch(quantizer: ActivationQuantizer, counts: Tensor) -> torch.utils.hooks.RemovableHandle:
-        low, bin_width = _bins(quantizer)
-
-        def seen(_: nn.Module, inputs: tuple[Tensor]) -> None:
-            values = inputs[0].flatten()
-            values = values[:: len(values) // SAMPLES | 1]  # an odd distance, out of step with the columns
-            bins = ((values.double() - low) / bin_width).long().clamp(0, BINS - 1)
-            counts.add_(torch.bincount(bins, minlength=BINS))
-
-        return quantizer.register_forward_pre_hook(seen)
-
-    hooks = [watch(quantizer, counts) for quantizer, counts in zip(quantizers, histograms, strict=True)]
-    try:
-        yield histograms
-    finally:
-        for hook in hooks:
-            hook.remove()
+    There the order of the sums is always the same.
+    """
+    step = values.numel() // SAMPLES | 1  # an odd distance, out of step with the columns
+    low, bin_width = _bins(quantizer)
+    bins = ((values.flatten()[::step].double() - low) / bin_width).long().clamp(0, BINS - 1)
+    weights = gradients.flatten()[::step].double().square() + LEAST_WEIGHT
+    return torch.bincount(bins.cpu(), weights.cpu(), BINS)
 
 
 def _bins(quantizer: ActivationQuantizer) -> tuple[Tensor, Tensor]:
@@ -87,14 +83,14 @@ def _bins(quantizer: ActivationQuantizer) -> tuple[Tensor, Tensor]:
     return low, ((high - low) / BINS).clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def _squared_errors(quantizer: ActivationQuantizer, counts: Tensor) -> Tensor:
-    """The sum of the squared errors of counted values [BINS] at each width, float64 [widths].
+def _squared_errors(quantizer: ActivationQuantizer, histogram: Tensor) -> Tensor:
+    """The sum of the squared errors of a histogram's values [BINS] at each width, float64 [widths].
 
     A value beyond the bins counts as one in the first or the last bin.
     """
-    low, bin_width = _bins(quantizer)
-    values = (low + bin_width * (torch.arange(BINS, device=low.device) + 0.5)).float()
+    low, bin_width = (each.cpu() for each in _bins(quantizer))
+    values = (low + bin_width * (torch.arange(BINS) + 0.5)).float()
     grids = [quantizer.grid(width) for width in WIDTHS]
-    scales, zeros = (torch.stack(each) for each in zip(*grids, strict=True))
+    scales, zeros = (torch.stack(each).cpu() for each in zip(*grids, strict=True))
     rounded = torch.fake_quantize_per_channel_affine(values.expand(len(grids), -1), scales, zeros, 0, 0, 255)
-    return (rounded - values).double().square() @ counts.double()
+    return (rounded - values).double().square() @ histogram

@@ -5,7 +5,7 @@ over values of noise power times squared gradient. The gradients of a random sig
 for all values at once: their squares have the mean sum over results of the squared derivative (Hutchinson's estimator).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,8 @@ from codec.quantization.layers import QuantizedLayer
 from codec.quantization.quantizers import ActivationQuantizer
 
 Result = Callable[[Tensor], Tensor]
+WithGradients = dict[nn.Module, list[tuple[Tensor, Tensor]]]
+"""By quantizer or layer, each of its outputs and the gradient for it; most are [B, C, H, W]."""
 
 
 @dataclass
@@ -42,7 +44,6 @@ class Site:
         )
 
 
-@torch.enable_grad()
 def observe(transform: nn.Module, inputs: Sequence[Tensor], result: Result) -> dict[nn.Module, Site]:
     """What each quantizer that learns and each layer's output shows for the inputs of a transform.
 
@@ -51,28 +52,40 @@ def observe(transform: nn.Module, inputs: Sequence[Tensor], result: Result) -> d
         inputs: [B, C, H, W] each.
         result: the tensor whose error matters, from the output of the transform.
     """
-    probe = torch.Generator().manual_seed(0)
     found: dict[nn.Module, Site] = {}
+    for seen in with_gradients(transform, inputs, result):
+        for module, pairs in seen.items():
+            for tensor, gradient in pairs:
+                if tensor.ndim == 4:
+                    site = _site(tensor, gradient)
+                    found[module] = found[module].joined(site) if module in found else site
+    return found
+
+
+@torch.enable_grad()
+def with_gradients(transform: nn.Module, inputs: Iterable[Tensor], result: Result) -> Iterator[WithGradients]:
+    """For each input of a transform the outputs of its quantizers that learn and of its layers, with their gradients.
+
+    The gradients are those of a sum of the result's values with random signs.
+
+    The arguments are those of `observe`.
+    """
+    probe = torch.Generator().manual_seed(0)
     for x in inputs:
         seen = _tensors(transform, x.detach().clone().requires_grad_(), result)
         (end,) = seen.pop(transform)
         signs = torch.randint(0, 2, end.shape, generator=probe).to(end) * 2 - 1
-        modules = list(seen)
-        tensors = [tensor for module in modules for tensor in seen[module]]
+        tensors = [tensor for found in seen.values() for tensor in found]
         gradients = iter(torch.autograd.grad(end, tensors, signs, allow_unused=True, materialize_grads=True))
-        for module in modules:
-            for tensor in seen[module]:
-                site = _site(tensor.detach(), next(gradients))
-                found[module] = found[module].joined(site) if module in found else site
-    return found
+        yield {module: [(tensor.detach(), next(gradients)) for tensor in found] for module, found in seen.items()}
 
 
 def _tensors(transform: nn.Module, x: Tensor, result: Result) -> dict[nn.Module, list[Tensor]]:
-    """The tensors [B, C, H, W] of an input by quantizer and layer; under the transform itself the result."""
+    """The outputs for an input, by quantizer and layer; under the transform itself the result."""
     seen: dict[nn.Module, list[Tensor]] = {}
 
     def keep(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        if output.ndim == 4 and output.requires_grad:
+        if output.requires_grad:
             seen.setdefault(module, []).append(output)
 
     modules = [

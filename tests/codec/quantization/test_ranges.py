@@ -45,7 +45,7 @@ def test_rare_values_are_clipped_with_a_margin_from_the_best_width() -> None:
     best = WIDTHS[costs.index(min(costs))]
     quantizer.low.copy_(low)
     quantizer.high.copy_(high)
-    fit_ranges(nn.Sequential(quantizer), batches)
+    fit_ranges(nn.Sequential(quantizer), batches, nn.Identity())
     assert best < 0.5
     assert float(quantizer.high / high) == float(quantizer.low / low) == pytest.approx(margin(64) * best)
     assert cost(quantizer, values) < costs[WIDTHS.index(1.0)]
@@ -56,7 +56,7 @@ def test_values_that_fill_their_range_keep_it_with_the_margin() -> None:
     values = torch.linspace(-1, 3, 32 * 1024)[None]
     for times in (1, 64):
         quantizer = observed(values)
-        fit_ranges(nn.Sequential(quantizer), [values] * times)
+        fit_ranges(nn.Sequential(quantizer), [values] * times, nn.Identity())
         assert (float(quantizer.low), float(quantizer.high)) == pytest.approx((-margin(times), 3 * margin(times)))
     assert margin(64) < margin(1)
 
@@ -65,8 +65,23 @@ def test_a_range_that_clips_too_much_grows() -> None:
     """`ema` learned it from quiet pictures."""
     quiet, loud = torch.linspace(-1, 1, 1024)[None], torch.linspace(-2, 2, 1024)[None]
     quantizer = observed(quiet, "ema")
-    fit_ranges(nn.Sequential(quantizer), [quiet, loud])
+    fit_ranges(nn.Sequential(quantizer), [quiet, loud], nn.Identity())
     assert float(quantizer.high) == pytest.approx(2 * margin(2))
+
+
+@pytest.mark.parametrize(("bound", "width"), [(0.5, 0.5), (2.0, 1.0)])
+def test_values_on_which_the_result_does_not_depend_may_be_clipped(bound: float, width: float) -> None:
+    values = torch.linspace(-1, 1, 32 * 1024)[None]
+    quantizer = observed(values)
+    fit_ranges(nn.Sequential(quantizer), [values] * 64, lambda y: y.clamp(-bound, bound))
+    assert float(quantizer.high) == pytest.approx(width * margin(64), rel=0.1)
+
+
+def test_a_tensor_without_an_effect_is_fitted_by_its_own_error() -> None:
+    values = torch.linspace(-1, 1, 1024)[None]
+    quantizer = observed(values)
+    fit_ranges(nn.Sequential(quantizer), [2 * values], lambda y: 0 * y)
+    assert float(quantizer.high) == pytest.approx(2 * margin(1))
 
 
 def test_given_ranges_and_16_bits_stay_and_learned_ones_do_not(pictures: list[Tensor]) -> None:
