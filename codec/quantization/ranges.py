@@ -2,8 +2,8 @@
 
 An observer knows the extremes of a tensor, and these are rare: a range that holds them all spends most of its 256 steps
 on values that hardly ever occur. A narrower range clips a few values and rounds all others finer. What an error costs
-differs from value to value: it counts with the squared gradient of the result (`codec.quantization.sensitivity`). A gate,
-for example, makes the largest values of its input smaller, and with them their errors.
+differs from value to value: it counts with the squared gradient of the result (`codec.quantization.sensitivity`). A
+gate, for example, makes the largest values of its input smaller, and with them their errors.
 """
 
 import math
