@@ -37,6 +37,8 @@ SUBJECTS = {
     "rates_bmshj2018_factorized": "Quality: one checkpoint for all rates, bmshj2018_factorized",
     "rates_bmshj2018_hyperprior": "Quality: one checkpoint for all rates, bmshj2018_hyperprior",
     "rates_mbt2018_mean": "Quality: one checkpoint for all rates, mbt2018_mean",
+    "int8_bmshj2018_factorized": "Quality: what int8 costs each block, bmshj2018_factorized",
+    "int8_bmshj2018_hyperprior": "Quality: what int8 costs each block, bmshj2018_hyperprior",
     "starts": "Quality: a KLT start",
     "sample": "Quality: the embedded codecs",
     "demo": "Quality: the demo",

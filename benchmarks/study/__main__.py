@@ -10,7 +10,8 @@ command goes on. The last step writes `results/rd_study.json` and `.png`.
 
 With `--budget architectures` all that is done for each architecture, and the last step writes
 `results/study_architectures.json`. `--budget rates` compares a codec of all rates with codecs of one rate instead, for
-each architecture, and the last step writes `results/rates_ARCH.json` and `.png`.
+each architecture, and the last step writes `results/rates_ARCH.json` and `.png`. `--budget int8` says what each block
+loses in int8, for each architecture: `results/int8_ARCH.json`.
 """
 
 import math
@@ -20,7 +21,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.study import architectures, rates
+from benchmarks.study import architectures, int8, rates
 from benchmarks.study.plan import BUDGETS, Study
 from benchmarks.study.run import prepare, run
 from codec.description.architecture import ARCHITECTURES
@@ -39,7 +40,7 @@ def main(argv: Iterable[str] | None = None) -> int:
         nargs="+",
         choices=ARCHITECTURES,
         default=ARCHITECTURES,
-        help="architectures of `--budget rates` [all]",
+        help="architectures of `--budget rates` and `--budget int8` [all]",
     )
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after these [never]")
     given = parser.parse_args(None if argv is None else list(argv))
@@ -50,6 +51,8 @@ def main(argv: Iterable[str] | None = None) -> int:
         found = architectures.studies(given.out, crops)
     elif given.budget == rates.BUDGET:
         found = rates.studies(given.out, crops, given.arch)
+    elif given.budget == int8.BUDGET:
+        found = int8.studies(given.out, crops, given.arch)
     else:
         found = {given.budget: Study(BUDGETS[given.budget], given.out, crops)}
     prepare(given.coco_dir, crops, max(224, BUDGETS[given.budget].input_size))
@@ -61,6 +64,8 @@ def main(argv: Iterable[str] | None = None) -> int:
         architectures.summarize(found, given.images)
     elif given.budget == rates.BUDGET:
         rates.summarize(found, given.images)
+    elif given.budget == int8.BUDGET:
+        int8.summarize(found, given.images)
     else:
         from benchmarks.study.summary import summarize
 

@@ -118,6 +118,19 @@ BUDGETS = {
     "rates": replace(
         CPU, N=64, M=160, batch_size=2, input_size=256, first_steps=600, extra_steps=600, rates=(1e-5, 1e-4)
     ),
+    "int8": replace(
+        CPU,
+        N=64,
+        M=160,
+        batch_size=2,
+        input_size=256,
+        first_steps=600,
+        distill_steps=200,
+        extra_steps=400,
+        int8_steps=400,
+        rates=(1e-4,),
+        blocks=("relu", "gdnish", "gate", "relu_mlp", "gate_mlp"),
+    ),
     "gpu": replace(
         CPU,
         N=128,
@@ -152,7 +165,10 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its options, and the run whose last checkpoint it starts from (None: random weights)."""
+    """One run: its options, and the run whose last checkpoint it starts from (None: random weights).
+
+    Without steps it is quantized instead of trained.
+    """
 
     name: str
     lambda_mse: float | str

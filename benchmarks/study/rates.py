@@ -1,8 +1,5 @@
 """The study of rates: one codec of all rates against a codec for each, all from the embedded GDN codec.
 
-The embedded codec has a hyperprior. For another architecture its g_a and g_s get the entropy models of that, which are
-fitted to its y, and all of it trains on for some steps first.
-
 Each codec of one rate begins exactly as that codec is at its rate: its gains become a part of the weights. Then each
 trains on for the same steps, and so does the codec of all rates. A codec of one rate counts as it was best, at its
 start or at the end with one of several learning rates: with the gains in them some weights are several times smaller
@@ -16,16 +13,14 @@ from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import RESULTS, publish
 from benchmarks.rates import as_lists, compared
-from benchmarks.study.plan import BUDGETS, Job, Study
+from benchmarks.study.embedded import EmbeddedStudy
+from benchmarks.study.plan import Job, Study
 from benchmarks.study.run import Worker
-from coco224.dataset import open_split
-from codec.checkpoint.ours import load_codec, save_codec
 from codec.evaluation.compare import measure_all
 from codec.evaluation.curves import Point, plot
 from codec.evaluation.pictures import open_pictures
@@ -35,67 +30,45 @@ from codec.network.bottleneck import Bottleneck
 from codec.network.codec import Codec
 from codec.network.gains import Gains
 from codec.network.hyperprior import HyperCodec
-from codec.network.pixels import to_float
-from codec.network.tables import with_tables
-from codec.sample import GDN, NPU, to_start_from
+from codec.sample import GDN, NPU
 from export.__main__ import main as export
-from training.klt import PICTURES, scale_input, start_entropy_models
+from training.klt import scale_input
 from training.objective import RateDistortion
 
 BUDGET = "rates"
-FIRST, SEVERAL = "first", "several"
+SEVERAL = "several"
 FORMATS = ("jpeg", "webp", "avif")
 
 
-class RatesStudy(Study):
+class RatesStudy(EmbeddedStudy):
     """The jobs of an architecture: the codec of all rates, and one for each of its rates."""
 
-    def __init__(self, folder: Path, crops: Path, arch: str) -> None:
-        super().__init__(replace(BUDGETS[BUDGET], arch=arch), folder, crops)
-        self.embedded, self.description = load_codec(to_start_from(GDN))
-
-    def stages(self) -> Iterator[list[Job]]:
-        """See `Study.stages`; what the runs start from is written first."""
-        start, low_to_high = self.embedded, f"{self.description.options['lambda_mse']}"
-        if self.budget.arch != start.arch:
-            self.keep(FIRST, with_other_entropy_models(start, self.budget.arch, self.crops))
-            first = self.trained_on(FIRST, low_to_high, self.budget.rates[-1])
-            yield [first]
-            start, _ = load_codec(self.ended(first.name))
+    def stages_from(self, start: Codec) -> Iterator[list[Job]]:
+        """See `EmbeddedStudy.stages_from`."""
         self.keep(SEVERAL, start)
         for number in range(len(self.each_lambda)):
             self.keep(single(number), at_one_rate(start, number))
-        yield [
-            self.trained_on(SEVERAL, low_to_high, self.budget.rates[-1]),
-            *(
-                self.trained_on(single(number), each, lr)
-                for number, each in enumerate(self.each_lambda)
-                for lr in self.budget.rates
-            ),
-        ]
+        yield [self.several, *(self.single(number, lr) for number in self.numbers for lr in self.budget.rates)]
 
-    def keep(self, name: str, codec: Codec) -> None:
-        """Writes what a codec's runs start from, unless it is there."""
-        path = self.ended(f"{name}-start")
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_codec(path, with_tables(codec), self.description)
+    @property
+    def several(self) -> Job:
+        """The run of the codec of all rates."""
+        return self.trained_on(SEVERAL, self.lambdas, self.budget.extra_steps, self.budget.rates[-1])
 
-    def ended(self, name: str) -> Path:
-        """The last checkpoint of a run."""
-        return self.folder / name / "last.safetensors"
+    def single(self, number: int, lr: float) -> Job:
+        """The run of a codec of one rate."""
+        return self.trained_on(single(number), self.each_lambda[number], self.budget.extra_steps, lr)
 
-    def trained_on(self, name: str, lambda_mse: float | str, lr: float) -> Job:
-        """The run of a codec at a learning rate."""
-        steps = self.budget.first_steps if name == FIRST else self.budget.extra_steps
-        options = ("--act", "gdn", "--lr", lr, "--lr_warmup_steps", 50, "--compile", "true")
-        return Job(f"{name}-lr{lr:g}", lambda_mse, steps, options, f"{name}-start")
+    @property
+    def numbers(self) -> range:
+        """Of the rates."""
+        return range(self.embedded.architecture.rates)
 
     @property
     def each_lambda(self) -> list[float]:
         """The lambda of each rate that the embedded codec was trained at."""
-        loss = RateDistortion(loss_type="mse", lambda_mse=str(self.description.options["lambda_mse"]))
-        found: list[float] = loss.lambdas(torch.linspace(0, 1, self.embedded.architecture.rates)).tolist()
+        loss = RateDistortion(loss_type="mse", lambda_mse=self.lambdas)
+        found: list[float] = loss.lambdas(torch.linspace(0, 1, len(self.numbers))).tolist()
         return found
 
     def best(self, images: str) -> list[Point]:
@@ -105,7 +78,7 @@ class RatesStudy(Study):
             start = f"{single(number)}-start"
             if self.figures(start) is None:
                 Worker(self, images, math.inf).measure(self.folder / start)
-            names = [start, *(self.trained_on(single(number), each, lr).name for lr in self.budget.rates)]
+            names = [start, *(self.single(number, lr).name for lr in self.budget.rates)]
             rows = self.figures(min(names, key=lambda name: self.rd_loss(name, each)))
             assert rows is not None
             bpp, psnr, ms_ssim = (mean(row[key] for row in rows) for key in ("bpp", "psnr", "ms_ssim"))
@@ -114,15 +87,12 @@ class RatesStudy(Study):
 
     def timed(self) -> list[Path]:
         """The runs of the codecs of one rate whose time counts."""
-        lr = self.budget.rates[-1]
-        return [
-            self.ended(self.trained_on(single(number), each, lr).name) for number, each in enumerate(self.each_lambda)
-        ]
+        return [self.ended(self.single(number, self.budget.rates[-1]).name) for number in self.numbers]
 
 
 def studies(folder: Path, crops: Path, archs: Sequence[str]) -> dict[str, Study]:
     """One study per architecture."""
-    return {arch: RatesStudy(folder / arch, crops, arch) for arch in archs}
+    return {arch: RatesStudy(BUDGET, folder / arch, crops, arch) for arch in archs}
 
 
 def single(number: int) -> str:
@@ -138,8 +108,7 @@ def summarize(found: Mapping[str, Study], images: str) -> None:
         assert isinstance(study, RatesStudy)
         with TemporaryDirectory() as folder:
             pair = int8_pair(Path(folder)) if arch == study.embedded.arch else None
-            several = study.ended(study.trained_on(SEVERAL, "", study.budget.rates[-1]).name)
-            rows, curves = compared(several, study.best(images), study.timed(), pair, images)
+            rows, curves = compared(study.ended(study.several.name), study.best(images), study.timed(), pair, images)
         name, curves = f"{BUDGET}_{arch}", [*curves, *measured.curves]
         plot(RESULTS / f"{name}.png", f"{arch}: one checkpoint for all rates, on {Path(images).name}", curves)
         command = f"python -m benchmarks.study --coco_dir COCO --images {Path(images).name} --out DIR --budget {BUDGET}"
@@ -155,24 +124,6 @@ def int8_pair(folder: Path) -> tuple[Path, Path]:
         assert export([*words, "--precision", "int8"]) == 0
     encoder, decoder = (folder / f"{part}.onnx" for part in parts)
     return encoder, decoder
-
-
-def with_other_entropy_models(codec: Codec, arch: str, crops: Path) -> Codec:
-    """A codec of several rates with g_a, g_s and gains of another one, and entropy models fitted to its y.
-
-    Args:
-        crops: a prepared dataset.
-    """
-    other = new_codec(replace(codec.architecture, arch=arch))
-    kept = {name: each for name, each in codec.state_dict().items() if name.startswith(("g_a.", "g_s.", "y_gains."))}
-    other.load_weights(other.state_dict() | kept)
-    rows = open_split(crops, "train")
-    assert rows is not None
-    chosen = np.random.default_rng(0).permutation(len(rows))[:PICTURES]
-    zeros = np.zeros_like(chosen)
-    pixels = rows.read(chosen, zeros, zeros, BUDGETS[BUDGET].input_size)
-    start_entropy_models(other, to_float(torch.from_numpy(pixels).permute(0, 3, 1, 2)).split(8))
-    return other
 
 
 @torch.no_grad()

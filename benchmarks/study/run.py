@@ -11,10 +11,19 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.study.plan import PLUGIN, Job, Study
 from coco224.files import whole_or_absent
 from training.preempt import PREEMPTED
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from codec.network.codec import Codec
+
+RATES = 4
+"""At which a codec of several rates is measured."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,9 @@ class Worker:
         left = self.deadline - time.time()
         if left <= 0:
             return job.name
+        if not job.steps:
+            self.quantize(job)
+            return job.name
         timer = threading.Timer(left, os.kill, (os.getpid(), signal.SIGTERM))  # the trainer's own way to stop
         timer.start()
         options = [
@@ -66,22 +78,38 @@ class Worker:
             self.measure(folder)
         return job.name
 
-    def measure(self, folder: Path) -> None:
-        """Every picture through a file, to `figures.json`."""
+    def quantize(self, job: Job) -> None:
+        """Quantization after training, on 64 of the crops; measures the codec."""
+        from codec.checkpoint import open_codec
+        from codec.description.architecture import Quantization
+        from codec.quantization.calibrate import CALIBRATION_PICTURES, calibrate
+
+        assert job.start
+        codec = open_codec(self.study.folder / job.start / "last.safetensors")
+        pictures = training_crops(self.study, CALIBRATION_PICTURES).split(1)
+        folder = self.study.folder / job.name
+        folder.mkdir(exist_ok=True)
+        self.measure(folder, calibrate(codec, pictures, Quantization("all")))
+
+    def measure(self, folder: Path, codec: "Codec | None" = None) -> None:
+        """Every picture through a file, to `figures.json`; at four rates, if the codec has several."""
         from codec.blocks import load_plugin
         from codec.checkpoint import open_codec
         from codec.evaluation.coded import through_files
+        from codec.evaluation.compare import numbers_of
         from codec.evaluation.pictures import open_pictures
         from codec.files import FileCodec
 
         load_plugin(PLUGIN)
-        files = FileCodec(open_codec(folder / "last.safetensors"))
-        decoded = through_files(files, open_pictures(self.images, None, True, 8).read(0, 1))
-        rows = [
-            {"psnr": each.figures.psnr, "ms_ssim": each.figures.ms_ssim, "bpp": each.figures.bpp}
-            | {"bpp_estimated": each.figures.bpp_estimated}
-            for each in sorted(decoded, key=lambda each: each.index)
-        ]
+        codec = codec or open_codec(folder / "last.safetensors")
+        files, rows = FileCodec(codec), []
+        for rate in numbers_of(codec, RATES):
+            decoded = through_files(files, open_pictures(self.images, None, True, 8).read(0, 1), rate=rate)
+            rows += [
+                {"psnr": each.figures.psnr, "ms_ssim": each.figures.ms_ssim, "bpp": each.figures.bpp}
+                | {"bpp_estimated": each.figures.bpp_estimated, "rate": rate}
+                for each in sorted(decoded, key=lambda each: each.index)
+            ]
         assert all(math.isfinite(value) for row in rows for value in row.values() if value is not None)
         with whole_or_absent(folder / "figures.json") as path:
             path.write_text(json.dumps(rows) + "\n")
@@ -117,6 +145,22 @@ def _quiet(folder: Path) -> None:
     log = os.open(folder / f"log-{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+
+
+def training_crops(study: Study, count: int) -> "Tensor":
+    """Some of the crops that all runs train on, float [count, 3, S, S] in [0, 1], S the runs' --input_size."""
+    import numpy as np
+    import torch
+
+    from coco224.dataset import open_split
+    from codec.network.pixels import to_float
+
+    rows = open_split(study.crops, "train")
+    assert rows is not None
+    chosen = np.random.default_rng(0).permutation(len(rows))[:count]
+    zeros = np.zeros_like(chosen)
+    pixels = rows.read(chosen, zeros, zeros, study.budget.input_size)
+    return to_float(torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
 def prepare(photographs: str, crops: Path, size: int) -> None:

@@ -10,7 +10,7 @@ from rates import RATES, rated
 from torch import Tensor
 
 from benchmarks import starts
-from benchmarks.study import architectures, rates
+from benchmarks.study import architectures, int8, rates
 from benchmarks.study.plan import BUDGETS, PLUGIN, WITHOUT_MAP, Study
 from benchmarks.study.run import run
 from benchmarks.study.summary import bd_rates, draw, int8_row, percent, tables_row, verdicts
@@ -71,6 +71,31 @@ def test_architectures_are_held_against_the_factorized_codec(tmp_path: Path) -> 
     assert architectures.architecture_row(hyperprior, factorized).met
     assert architectures.block_row(hyperprior, "gate").value == pytest.approx(-10)
     assert architectures.int8_row(mean_scale, "gate_mlp").value == pytest.approx(0.5, abs=0.01)
+
+
+def test_int8_is_held_against_float_on_the_curve_of_all_rates(tmp_path: Path) -> None:
+    study = int8.Int8Study(int8.BUDGET, tmp_path, tmp_path / "coco224", "bmshj2018_hyperprior")
+    larger = {"int8": 1.01, "quantized": 1.02}
+    for stage in study.stages():
+        for job in stage:
+            assert job.start == "gdn-start" or study.figures(str(job.start))
+            act, _, way = job.name.split("-") if job.name.count("-") == 2 else (*job.name.split("-"), "")
+            size = WORSE.get(act, 1.0) * larger.get(way, 1.0)
+            rows = [
+                {"psnr": 28 + rate, "ms_ssim": 0.9, "bpp": 0.1 * size * (1 + rate), "rate": rate}
+                for rate in (0, 1, 2)
+                for _ in range(2)
+            ]
+            (tmp_path / job.name).mkdir()
+            (tmp_path / job.name / "figures.json").write_text(json.dumps(rows))
+    found = {row.what: row for row in study.rows()}
+    name = "bmshj2018_hyperprior, {}: BD-rate of int8 {} against float"
+    assert found[name.format("gate", "after 400 steps")].value == pytest.approx(1)
+    assert found[name.format("gate", "without training")].value == pytest.approx(2)
+    assert not found[name.format("relu", "after 400 steps")].met
+    best = found["bmshj2018_hyperprior, gate in int8: BD-rate against GDN in float after the same steps"]
+    assert best.value == pytest.approx(-9.1)
+    assert best.at_most == -2
 
 
 def test_a_start_is_held_against_the_other(tmp_path: Path) -> None:
