@@ -27,6 +27,9 @@ from benchmarks.study.run import prepare, run
 from codec.description.architecture import ARCHITECTURES
 from training.preempt import PREEMPTED
 
+FROM_EMBEDDED = {each.BUDGET: each for each in (rates, int8)}
+"""The studies from the embedded codec, one per architecture, by budget."""
+
 
 def main(argv: Iterable[str] | None = None) -> int:
     """The command; returns its exit status: 0, or 75 where there is more to do."""
@@ -49,10 +52,8 @@ def main(argv: Iterable[str] | None = None) -> int:
     crops = given.out / "coco224"
     if given.budget == architectures.BUDGET:
         found = architectures.studies(given.out, crops)
-    elif given.budget == rates.BUDGET:
-        found = rates.studies(given.out, crops, given.arch)
-    elif given.budget == int8.BUDGET:
-        found = int8.studies(given.out, crops, given.arch)
+    elif given.budget in FROM_EMBEDDED:
+        found = FROM_EMBEDDED[given.budget].studies(given.out, crops, given.arch)
     else:
         found = {given.budget: Study(BUDGETS[given.budget], given.out, crops)}
     prepare(given.coco_dir, crops, max(224, BUDGETS[given.budget].input_size))
@@ -62,10 +63,8 @@ def main(argv: Iterable[str] | None = None) -> int:
             return PREEMPTED
     if given.budget == architectures.BUDGET:
         architectures.summarize(found, given.images)
-    elif given.budget == rates.BUDGET:
-        rates.summarize(found, given.images)
-    elif given.budget == int8.BUDGET:
-        int8.summarize(found, given.images)
+    elif given.budget in FROM_EMBEDDED:
+        FROM_EMBEDDED[given.budget].summarize(found, given.images)
     else:
         from benchmarks.study.summary import summarize
 

@@ -5,15 +5,17 @@ of that, which are fitted to its y, and all of it trains on for some steps first
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
 from torch import Tensor
 
 from benchmarks.study.plan import BUDGETS, Job, Study
 from benchmarks.study.run import training_crops
 from codec.checkpoint.ours import load_codec, save_codec
+from codec.evaluation.curves import Point
 from codec.network.architectures import new_codec
 from codec.network.codec import Codec
 from codec.network.tables import with_tables
@@ -62,8 +64,12 @@ class EmbeddedStudy(Study):
 
     def trained_on(self, name: str, lambda_mse: float | str, steps: int, lr: float) -> Job:
         """The run of a GDN codec at a learning rate, from what was kept."""
-        options = ("--act", "gdn", "--lr", lr, "--lr_warmup_steps", min(50, steps - 1), "--compile", "true")
-        return Job(f"{name}-lr{lr:g}", lambda_mse, steps, options, f"{name}-start")
+        return Job(f"{name}-lr{lr:g}", lambda_mse, steps, ("--act", "gdn", *schedule(steps, lr)), f"{name}-start")
+
+
+def schedule(steps: int, lr: float) -> tuple[object, ...]:
+    """The options that all runs share, of so many steps at a learning rate."""
+    return ("--lr", lr, "--lr_warmup_steps", min(50, steps - 1), "--compile", "true")
 
 
 def with_other_entropy_models(codec: Codec, arch: str, pictures: Tensor) -> Codec:
@@ -77,3 +83,8 @@ def with_other_entropy_models(codec: Codec, arch: str, pictures: Tensor) -> Code
     other.load_weights(other.state_dict() | kept)
     start_entropy_models(other, pictures.split(8))
     return other
+
+
+def point_of(rows: Sequence[Mapping[str, float]]) -> Point:
+    """The point of a codec's figures, a picture each."""
+    return Point(*(mean(row[key] for row in rows) for key in ("bpp", "psnr", "ms_ssim")))

@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.harness import Row, publish
-from benchmarks.study.embedded import EmbeddedStudy
+from benchmarks.rates import as_lists
+from benchmarks.study.embedded import EmbeddedStudy, point_of, schedule
 from benchmarks.study.plan import Job, Study
-from codec.evaluation.curves import Curve, Point, curve, difference
+from codec.evaluation.curves import Curve, curve, difference
 from codec.network.codec import Codec
 
 BUDGET = "int8"
@@ -42,36 +43,30 @@ class Int8Study(EmbeddedStudy):
 
     def swapped(self, act: str, seed: int) -> Job:
         """A block in the place of every GDN, in float; GDN itself on."""
-        options = ("--act", act, *self.distilled(act), *self._schedule(seed, self.budget.extra_steps))
-        return Job(f"{act}-seed{seed}", self.lambdas, self.budget.extra_steps, options, f"{START}-start")
+        steps = self.budget.extra_steps
+        options = ("--act", act, *self.distilled(act), "--seed", seed, *schedule(steps, self.budget.rates[-1]))
+        return Job(f"{act}-seed{seed}", self.lambdas, steps, options, f"{START}-start")
 
     def on(self, act: str, seed: int, way: str) -> Job:
         """On from there; "": not at all."""
-        start, steps = self.swapped(act, seed).name, self.budget.int8_steps
+        start, steps = self.swapped(act, seed), self.budget.int8_steps
         if not way:
-            return self.swapped(act, seed)
+            return start
+        name = f"{start.name}-{way}"
         if way == QUANTIZED:
-            return Job(f"{start}-{way}", self.lambdas, 0, (), start)
-        options = ("--act", act, *self._schedule(seed, steps))
+            return Job(name, self.lambdas, 0, (), start.name)
+        options = ("--act", act, "--seed", seed, *schedule(steps, self.budget.rates[-1]))
         if way == TRAINED:
             options += ("--qat", "true", "--qat_scope", "all", "--qat_exclude_entropy", "false")
             options += ("--qat_act_observer", "minmax", "--qat_calib_steps", steps // 10)
             options += ("--qat_freeze_after", steps * 3 // 4)
-        return Job(f"{start}-{way}", self.lambdas, steps, options, start)
-
-    def _schedule(self, seed: int, steps: int) -> tuple[object, ...]:
-        lr, warmup = self.budget.rates[-1], min(50, steps - 1)
-        return ("--seed", seed, "--lr", lr, "--lr_warmup_steps", warmup, "--compile", "true")
+        return Job(name, self.lambdas, steps, options, start.name)
 
     def curve(self, name: str) -> Curve:
         """The curve of a finished run."""
         rows = self.figures(name)
         assert rows is not None
-        points = []
-        for _, of_rate in groupby(rows, lambda row: row["rate"]):
-            found = list(of_rate)
-            points.append(Point(*(mean(row[key] for row in found) for key in ("bpp", "psnr", "ms_ssim"))))
-        return curve(name, points)
+        return curve(name, [point_of(list(each)) for _, each in groupby(rows, lambda row: row["rate"])])
 
     def against(self, ours: tuple[str, str], theirs: tuple[str, str]) -> list[float]:
         """BD-rate in percent of (block, way) against another, a seed each."""
@@ -112,7 +107,7 @@ def summarize(found: Mapping[str, Study], images: str) -> None:
     for arch, study in found.items():
         assert isinstance(study, Int8Study)
         names = sorted(path.parent.name for path in study.folder.glob("*-seed*/figures.json"))
-        curves = {name: [[point.bpp, point.psnr] for point in study.curve(name).points] for name in names}
+        curves = {name: as_lists(study.curve(name)) for name in names}
         command = f"python -m benchmarks.study --coco_dir COCO --images {pictures} --out DIR --budget {BUDGET}"
         details = {"command": f"{command} --arch {arch}", "pictures": pictures, "budget": vars(study.budget)}
         publish(f"{BUDGET}_{arch}", list(study.rows()), details | {"curves": curves})

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean
 from tempfile import TemporaryDirectory
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness import RESULTS, publish
 from benchmarks.rates import as_lists, compared
-from benchmarks.study.embedded import EmbeddedStudy
+from benchmarks.study.embedded import EmbeddedStudy, point_of
 from benchmarks.study.plan import Job, Study
 from benchmarks.study.run import Worker
 from codec.evaluation.compare import measure_all
@@ -81,8 +80,7 @@ class RatesStudy(EmbeddedStudy):
             names = [start, *(self.single(number, lr).name for lr in self.budget.rates)]
             rows = self.figures(min(names, key=lambda name: self.rd_loss(name, each)))
             assert rows is not None
-            bpp, psnr, ms_ssim = (mean(row[key] for row in rows) for key in ("bpp", "psnr", "ms_ssim"))
-            found.append(Point(bpp, psnr, ms_ssim))
+            found.append(point_of(rows))
         return found
 
     def timed(self) -> list[Path]:

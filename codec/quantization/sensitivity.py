@@ -66,9 +66,7 @@ def observe(transform: nn.Module, inputs: Sequence[Tensor], result: Result) -> d
 def with_gradients(transform: nn.Module, inputs: Iterable[Tensor], result: Result) -> Iterator[WithGradients]:
     """For each input of a transform the outputs of its quantizers that learn and of its layers, with their gradients.
 
-    The gradients are those of a sum of the result's values with random signs.
-
-    The arguments are those of `observe`.
+    The gradients are those of a sum of the result's values with random signs. The arguments are those of `observe`.
     """
     probe = torch.Generator().manual_seed(0)
     for x in inputs:
