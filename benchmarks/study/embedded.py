@@ -64,12 +64,13 @@ class EmbeddedStudy(Study):
 
     def trained_on(self, name: str, lambda_mse: float | str, steps: int, lr: float) -> Job:
         """The run of a GDN codec at a learning rate, from what was kept."""
-        return Job(f"{name}-lr{lr:g}", lambda_mse, steps, ("--act", "gdn", *schedule(steps, lr)), f"{name}-start")
+        options = ("--act", "gdn", *schedule(steps, lr), "--compile", "true")
+        return Job(f"{name}-lr{lr:g}", lambda_mse, steps, options, f"{name}-start")
 
 
 def schedule(steps: int, lr: float) -> tuple[object, ...]:
     """The options that all runs share, of so many steps at a learning rate."""
-    return ("--lr", lr, "--lr_warmup_steps", min(50, steps - 1), "--compile", "true")
+    return ("--lr", lr, "--lr_warmup_steps", min(50, steps - 1))
 
 
 def with_other_entropy_models(codec: Codec, arch: str, pictures: Tensor) -> Codec:

@@ -71,8 +71,8 @@ def _histogram(quantizer: ActivationQuantizer, values: Tensor, gradients: Tensor
     """
     step = values.numel() // SAMPLES | 1  # an odd distance, out of step with the columns
     low, bin_width = _bins(quantizer)
-    bins = ((values.flatten()[::step].double() - low) / bin_width).long().clamp(0, BINS - 1)
-    weights = gradients.flatten()[::step].double().square() + LEAST_WEIGHT
+    bins = values.flatten()[::step].sub(low).div_(bin_width).clamp_(0, BINS - 1).int()
+    weights = gradients.flatten()[::step].double().square_().add_(LEAST_WEIGHT)
     return torch.bincount(bins.cpu(), weights.cpu(), BINS)
 
 

@@ -62,6 +62,12 @@ class Geometry:
             return x.reshape(-1, x.shape[-1], 1, 1)
         return x if x.ndim == 4 else x[:, :, None]
 
+    def output_size(self, x: Tensor) -> tuple[int, int]:
+        """Height and width of the output of a convolution that is not transposed, for an input [B, C, H, W]."""
+        axes = zip(x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        height, width = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
+        return height, width
+
     def phases(self) -> Iterator[tuple[list[int], list[int], list[int], list[int]]]:
         """The output phases of a transposed convolution.
 
@@ -110,26 +116,27 @@ class GramMatrices:
                 self.matrices[part] += gram_matrix(columns)
 
     def _columns(self, x: Tensor) -> Iterator[Tensor]:
-        """For each part, in the order of `parts`, the inputs that its weights multiply [positions, K]."""
-        g = self.geometry
-        for group in x.chunk(g.groups, 1):
-            if not g.transposed:
-                yield self._subsample(F.unfold(group, g.kernel, g.dilation, g.padding, g.stride))
-                continue
-            height, width = x.shape[2:]
-            for _, _, row_offsets, column_offsets in g.phases():
-                reach = max(map(abs, (*row_offsets, *column_offsets)))
-                padded = F.pad(group, (reach, reach, reach, reach))
-                shifted = [
-                    padded[:, :, reach + i : reach + i + height, reach + j : reach + j + width]
-                    for i, j in product(row_offsets, column_offsets)
-                ]
-                yield self._subsample(torch.stack(shifted, 2).flatten(3).flatten(1, 2))
+        """For each part, in the order of `parts`, the inputs that its weights multiply [positions, K].
 
-    def _subsample(self, columns: Tensor) -> Tensor:
-        """[B, K, positions] to [positions, K], with evenly spaced positions of each picture."""
-        step = max(1, columns.shape[2] // self.positions_per_picture)
-        return columns[:, :, ::step].transpose(1, 2).flatten(0, 1)
+        They are those of evenly spaced positions of each picture.
+        """
+        g = self.geometry
+        if g.transposed:
+            sides, stride = (x.shape[2], x.shape[3]), (1, 1)
+            offsets = [(rows, columns) for _, _, rows, columns in g.phases()]
+        else:
+            taps = [[t * d - p for t in range(k)] for k, d, p in zip(g.kernel, g.dilation, g.padding, strict=True)]
+            sides, stride = g.output_size(x), g.stride
+            offsets = [(taps[0], taps[1])]
+        positions = sides[0] * sides[1]
+        at = torch.arange(0, positions, max(1, positions // self.positions_per_picture), device=x.device)
+        top, left = at // sides[1] * stride[0], at % sides[1] * stride[1]
+        for group in x.chunk(g.groups, 1):
+            for rows, columns in offsets:
+                reach = max(map(abs, (*rows, *columns)))
+                padded = F.pad(group, (reach, reach, reach, reach))
+                shifted = [padded[:, :, top + reach + i, left + reach + j] for i, j in product(rows, columns)]
+                yield torch.stack(shifted, 2).flatten(1, 2).transpose(1, 2).flatten(0, 1)
 
     def parts(self) -> Iterator[Tensor]:
         """For each part, the indices of its weights in the flat weight [output channels, K]."""
