@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", required=True, help="folder of pictures, such as Kodak's")
     parser.add_argument("--several", type=Path, required=True, help="the checkpoint of several rates")
     parser.add_argument("--single", type=Path, nargs="+", required=True, help="checkpoints of one rate each")
-    parser.add_argument("--encoder", type=Path, help="int8 graph of --several, with what lies beside it")
+    parser.add_argument("--encoder", type=Path, help="int8 graph of a codec of several rates, with what lies beside it")
     parser.add_argument("--decoder", type=Path)
     parser.add_argument("--plugin")
     parser.add_argument("--name", default="rates", help="of the result")
@@ -88,7 +88,7 @@ def compared(
         encoder, decoder = Model(pair[0], "encoder"), Model(pair[1], "decoder")
         int8 = curve("int8", [runtime_point((encoder, decoder), images, rate / trained[-1]) for rate in trained])
         rows.append(bd_rate(f"{arch}: one int8 pair against single-rate codecs in float", int8, singles, OF_INT8))
-        rows.append(bd_rate(f"{arch}: one int8 pair against its own float codec", int8, several, None))
+        rows.append(bd_rate(f"{arch}: one int8 pair against the float codec of all rates", int8, several, None))
         curves.append(int8)
     return rows, curves
 

@@ -76,6 +76,24 @@ class Int8Study(EmbeddedStudy):
             found.append(difference(tested, reference).bd_rate)
         return found
 
+    @property
+    def best(self) -> str:
+        """The block that is the best one in int8."""
+        return min(self.budget.blocks, key=lambda act: mean(self.against_gdn(act)))
+
+    def against_gdn(self, act: str) -> list[float]:
+        """BD-rate in percent of a block in int8 against GDN in float, a seed each."""
+        return self.against((act, TRAINED), (self.budget.baseline, FLOAT))
+
+    def codec(self) -> Path | None:
+        """The int8 codec of the best block; None where a run that decides is not finished."""
+        b = self.budget
+        decide = [(b.baseline, FLOAT), *((act, TRAINED) for act in b.blocks)]
+        names = [self.on(act, seed, way).name for (act, way), seed in product(decide, b.seeds)]
+        if any(self.figures(name) is None for name in names):
+            return None
+        return self.ended(self.on(self.best, b.seeds[0], TRAINED).name)
+
     def rows(self) -> Iterator[Row]:
         """What each block loses, and how the best one in int8 stands against GDN."""
         b = self.budget
@@ -83,15 +101,13 @@ class Int8Study(EmbeddedStudy):
             bar = OF_RELU if (act, way) == ("relu", TRAINED) else BARS[way]
             how = f"after {b.int8_steps} steps" if way == TRAINED else "without training"
             what = f"{b.arch}, {act}: BD-rate of int8 {how} against float"
-            yield self._row(what, (act, way), (act, FLOAT if way == TRAINED else ""), bar)
-        of_gdn = (b.baseline, FLOAT)
-        best = min(b.blocks, key=lambda act: mean(self.against((act, TRAINED), of_gdn)))
+            yield self._row(what, self.against((act, way), (act, FLOAT if way == TRAINED else "")), bar)
+        best = self.best
         for act in b.blocks:
             what = f"{b.arch}, {act} in int8: BD-rate against GDN in float after the same steps"
-            yield self._row(what, (act, TRAINED), of_gdn, OF_BEST if act == best else None)
+            yield self._row(what, self.against_gdn(act), OF_BEST if act == best else None)
 
-    def _row(self, what: str, ours: tuple[str, str], theirs: tuple[str, str], bar: float | None) -> Row:
-        found = self.against(ours, theirs)
+    def _row(self, what: str, found: list[float], bar: float | None) -> Row:
         sides = {f"seed {seed}, %": each for seed, each in zip(self.budget.seeds, found, strict=True)}
         return Row(what, mean(found), "%", at_most=bar, sides=sides)
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from benchmarks.harness import RESULTS, publish
 from benchmarks.rates import as_lists, compared
+from benchmarks.study import int8
 from benchmarks.study.embedded import EmbeddedStudy, point_of
+from benchmarks.study.int8 import Int8Study
 from benchmarks.study.plan import Job, Study
 from benchmarks.study.run import Worker
 from codec.evaluation.compare import measure_all
@@ -83,6 +85,13 @@ class RatesStudy(EmbeddedStudy):
             found.append(point_of(rows))
         return found
 
+    @property
+    def in_int8(self) -> Path | None:
+        """The int8 codec: the embedded one, or that of the study of int8 with the same --out, if it has run."""
+        if self.budget.arch == self.embedded.arch:
+            return Path(NPU)
+        return Int8Study(int8.BUDGET, self.folder, self.crops, self.budget.arch).codec()
+
     def timed(self) -> list[Path]:
         """The runs of the codecs of one rate whose time counts."""
         return [self.ended(self.single(number, self.budget.rates[-1]).name) for number in self.numbers]
@@ -105,7 +114,8 @@ def summarize(found: Mapping[str, Study], images: str) -> None:
     for arch, study in found.items():
         assert isinstance(study, RatesStudy)
         with TemporaryDirectory() as folder:
-            pair = int8_pair(Path(folder)) if arch == study.embedded.arch else None
+            codec = study.in_int8
+            pair = None if codec is None else int8_pair(codec, Path(folder))
             rows, curves = compared(study.ended(study.several.name), study.best(images), study.timed(), pair, images)
         name, curves = f"{BUDGET}_{arch}", [*curves, *measured.curves]
         plot(RESULTS / f"{name}.png", f"{arch}: one checkpoint for all rates, on {Path(images).name}", curves)
@@ -114,11 +124,11 @@ def summarize(found: Mapping[str, Study], images: str) -> None:
         publish(name, rows, details | {"curves": {each.name: as_lists(each) for each in curves}})
 
 
-def int8_pair(folder: Path) -> tuple[Path, Path]:
-    """The graphs of the embedded int8 codec, encoder and decoder."""
+def int8_pair(codec: Path, folder: Path) -> tuple[Path, Path]:
+    """The graphs of an int8 codec, encoder and decoder."""
     parts = ("encoder", "decoder")
     for part in parts:
-        words = ["--ckpt", NPU, "--part", part, "--out", str(folder / f"{part}.onnx"), "--dynamic", "true"]
+        words = ["--ckpt", str(codec), "--part", part, "--out", str(folder / f"{part}.onnx"), "--dynamic", "true"]
         assert export([*words, "--precision", "int8"]) == 0
     encoder, decoder = (folder / f"{part}.onnx" for part in parts)
     return encoder, decoder
