@@ -25,7 +25,7 @@ from coco224.command import SignalCame, known_cause
 from coco224.command import run as run_command
 from coco224.errors import DataError
 from coco224.files import check_file, expanded
-from codec.errors import InputError, in_plugin, plugin_error
+from codec.errors import OF_PLUGIN, InputError, in_plugin, plugin_error
 
 Rule = tuple[Callable[[Any], bool], str]
 """A condition that a value must satisfy, and the words for an error if it does not."""
@@ -76,10 +76,15 @@ def _status(main: Callable[[], int | None]) -> int | None:
 
 
 def _place_in_plugin(error: BaseException) -> str:
-    """The plugin, the line and the function from which an error came; empty if it came from other code."""
-    lines = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__) if in_plugin(frame)]
+    """The plugin, the line and the function from which an error came; empty if it came from other code.
+
+    For a block of a plugin that has no code of the plugin, like a layer of torch, it is the block's name.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    lines = [(frame.f_code, line) for frame, line in frames if in_plugin(frame)]
     if not lines:
-        return ""
+        blocks = [getattr(frame.f_locals.get("self"), OF_PLUGIN, "") for frame, _ in frames]
+        return next(filter(None, blocks), "")
     code, line = lines[-1]
     return f"--plugin {code.co_filename}, line {line}: {code.co_qualname}"
 

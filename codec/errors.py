@@ -9,6 +9,9 @@ from coco224.errors import counted
 PLUGINS = "codec_plugin_"
 """How the names of the modules that are users' plugins begin."""
 
+OF_PLUGIN = "codec_of_plugin"
+"""The attribute of a block that a plugin has made: the words that name it in errors."""
+
 
 class InputError(Exception):
     """Its message says in one sentence what was given, what is wrong with it and what to do."""

@@ -87,9 +87,10 @@ class Worker:
         assert job.start
         codec = open_codec(self.study.folder / job.start / "last.safetensors")
         pictures = training_crops(self.study, CALIBRATION_PICTURES).split(1)
+        quantization = Quantization("all", hyper="h_a" in codec.entropy_models)  # as `export --calib_dir` does
         folder = self.study.folder / job.name
         folder.mkdir(exist_ok=True)
-        self.measure(folder, calibrate(codec, pictures, Quantization("all")))
+        self.measure(folder, calibrate(codec, pictures, quantization))
 
     def measure(self, folder: Path, codec: "Codec | None" = None) -> None:
         """Every picture through a file, to `figures.json`; at four rates, if the codec has several."""

@@ -39,7 +39,7 @@ from torch import nn
 from codec.blocks.guard import code_of_block, execute
 from codec.blocks.trial import try_out
 from codec.description.architecture import KEEP_GDN, BlockChoice
-from codec.errors import PLUGINS, InputError, no_file, plugin_error
+from codec.errors import OF_PLUGIN, PLUGINS, InputError, no_file, plugin_error
 
 
 class Block(Protocol):
@@ -184,7 +184,7 @@ def new_block(choice: BlockChoice, form: Literal["encoder", "decoder"], channels
     """
     block = _constructed(choice, form, channels)
     where = _place(choice, form, channels)
-    try_out(where, block, channels, block_named(choice.name).__module__.startswith("codec."))
+    try_out(where, block, channels, _is_built_in(choice.name))
     return block
 
 
@@ -213,7 +213,14 @@ def _constructed(choice: BlockChoice, form: Literal["encoder", "decoder"], chann
         block = getattr(block_named(choice.name), form)(channels, options)
     if not isinstance(block, nn.Module):
         raise InputError(f"{_place(choice, form, channels)} gives {type(block).__name__}, not a torch.nn.Module")
+    if not _is_built_in(choice.name):
+        with code_of_block(f"{_place(choice, form, channels)} takes no attribute"):
+            setattr(block, OF_PLUGIN, f"--act {choice.name}: {type(block).__name__}")
     return block
+
+
+def _is_built_in(name: str) -> bool:
+    return block_named(name).__module__.startswith("codec.")
 
 
 def _place(choice: BlockChoice, form: str, channels: int) -> str:

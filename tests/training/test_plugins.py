@@ -162,6 +162,19 @@ def test_what_fails_only_in_the_run_is_one_line_that_names_the_plugins_line(
     assert errors[0].startswith(f"error: --plugin {file}, line 11: {says}")
 
 
+def test_a_layer_of_torch_that_fails_only_in_the_run_is_one_line_that_names_the_block(
+    coco224: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = plugin(tmp_path, made="nn.Sequential(nn.ReflectionPad2d(5), nn.AvgPool2d(11, 1))")
+    words = ["--plugin", file, "--act", "mine", "--coco_dir", coco224, *TINY, *into(tmp_path / "run")]
+    with pytest.raises(SystemExit) as ended:
+        run_command(partial(train, *words, "--max_steps", 1, "--input_size", 32))
+    assert ended.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: --act mine: Sequential fails: RuntimeError: ")
+
+
 def test_a_signal_is_no_error_of_a_block() -> None:
     with pytest.raises(Preempted), code_of_block("it fails"):
         raise Preempted
