@@ -19,9 +19,9 @@ from typing import Any, NoReturn
 
 from coco224.errors import one_line, printable
 from coco224.files import expanded, read_json, write_whole
-from codec.cli import ArgumentParser, check_value, is_required, run
+from codec.cli import ArgumentParser, as_typed, check_value, is_required, run
 from codec.errors import InputError
-from codec.sample import to_start_from, to_use
+from codec.sample import to_use
 
 OUTPUTS = ("out", "json", "per_image", "plot", "report")
 """Options that name a file or folder that a command writes."""
@@ -208,13 +208,13 @@ def steps(recipe: str, launcher: Sequence[str], training: Sequence[str], compile
     """
     from training.options import parse
     from training.recipe import read_then
+    from training.resume import decisive_files
 
     words = ["--config", recipe, *training]
-    options = parse(words).flat()
+    parsed_options = parse(words)
+    options, read = parsed_options.flat(), list(decisive_files(parsed_options).values())
     folder = Path(options["save_dir"])
     last, kept = folder / "last.safetensors", folder / "pipeline"
-    decisive = (("init_checkpoint", to_start_from), ("plugin", Path))
-    read = [path_of(options[name]) for name, path_of in decisive if options[name]]
     written = {name: str(value) for name, value in options.items()}
     command = [*launcher, "-m", "train_accel", *words]
     uploads_to = options["hub_model_id"] if options["push_to_hub"] else ""
@@ -231,7 +231,7 @@ def steps(recipe: str, launcher: Sequence[str], training: Sequence[str], compile
         check_options(parser, parsed, checkpoint, where)
         check_allowed(parsed, allowed, where)
         values = {checkpoint: str(last)} | {key: value for key, value in given.items() if value is not None}
-        command = [sys.executable, "-m", module, *(f"--{key}={typed(value)}" for key, value in values.items())]
+        command = [sys.executable, "-m", module, *(f"--{key}={as_typed(value)}" for key, value in values.items())]
         check_together(cls, parsed, values[checkpoint], checkpoint, found, where)
         paths = [(key in OUTPUTS, Path(expanded(value))) for key, value in values.items() if isinstance(value, str)]
         inputs, outputs = ([path for is_output, path in paths if is_output == side] for side in (False, True))
@@ -268,11 +268,6 @@ def words_of(record: Path) -> list[str]:
         return [str(word) for word in read_json(record)["command"]]
     except (OSError, ValueError, LookupError, TypeError):
         return []
-
-
-def typed(value: str | int | float | bool) -> str:
-    """A value as on a command line."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def execute(command: Sequence[str]) -> int:

@@ -98,7 +98,7 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
         # The outcome of the step before is read while a GPU computes the gradients of this one.
         try:
             with interruptible_compilation(run, record, stop):
-                last, unread = unread, optimizer_step(run, stop, partial(settle, run, record, unread))
+                last, unread = unread, optimizer_step(run, stop, partial(record_outcome, run, record, unread))
         except Stopped:
             return PREEMPTED
         stop.begun()
@@ -106,7 +106,7 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
         run.last_metrics = {}
         stopping = last is not None and last.stopping
         if stopping or not may_wait(run):
-            settle(run, record, unread)
+            record_outcome(run, record, unread)
             stopping, unread = stopping or unread.stopping, None
 
         # Every --checkpoint_every steps, and when the run must end here: save the state to resume from.
@@ -139,7 +139,7 @@ def may_wait(run: Run) -> bool:
     return run.device.type in READ_LATE and not (saves or changes or exhausts)
 
 
-def settle(run: Run, record: Record, outcome: Outcome | None) -> None:
+def record_outcome(run: Run, record: Record, outcome: Outcome | None) -> None:
     """Reads the outcome of a step, if there is one, and records it."""
     if outcome is None:
         return
@@ -212,7 +212,7 @@ def optimizer_step(run: Run, stop: StopSignal, meanwhile: Callable[[], None] = l
     lr = run.schedule.apply(optimizer, step)
     enter_phase(run.codec, run.options.qat, step)
     if begins_fake_quantization(run.options.qat, step):
-        run.settle_grids()
+        run.fix_grids()
     optimizer.zero_grad(set_to_none=True)
     watch.reset()
     batches: list[MicroBatch] = []

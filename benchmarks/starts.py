@@ -12,11 +12,11 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.harness import Row, publish
-from benchmarks.study.plan import CPU, Budget, Job, Study
+from benchmarks.study.plan import CPU, KLT, Budget, Job, Study
 from benchmarks.study.run import prepare, run_stage
 
 LAMBDA = 0.013
-STARTS: dict[str, tuple[object, ...]] = {"random": ("--lr", 1e-3), "klt": ("--klt_start", "true", "--lr", 5e-4)}
+STARTS: dict[str, tuple[object, ...]] = {"random": ("--lr", 1e-3), "klt": KLT}
 
 
 def jobs(budget: Budget) -> list[Job]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from train_accel import optimizer_step, settle
+from train_accel import optimizer_step, record_outcome
 from training.options import parse
 from training.outcome import Outcome
 from training.preempt import StopSignal
@@ -36,13 +36,13 @@ class Trainer:
 
     def step(self) -> None:
         """Reads a batch, steps, records: what the loop does between two evaluations."""
-        self.unread = optimizer_step(self.run, self.stop, partial(settle, self.run, self.record, self.unread))
+        self.unread = optimizer_step(self.run, self.stop, partial(record_outcome, self.run, self.record, self.unread))
         self.run.progress.step += 1
         assert not self.run.progress.faults_in_a_row
 
     def finish(self) -> None:
         """Records the last step, whose outcome would be read during the next one."""
-        settle(self.run, self.record, self.unread)
+        record_outcome(self.run, self.record, self.unread)
         self.unread = None
 
     def hold(self) -> None:

@@ -131,6 +131,11 @@ def check_value(field: dataclasses.Field[Any], value: Any) -> None:
         raise InputError(f"--{field.name} {value}: use one of {', '.join(choices)}")
 
 
+def as_typed(value: Any) -> str:
+    """A value as on a command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def is_required(field: dataclasses.Field[Any]) -> bool:
     """Whether a command does not run without this option."""
     return field.metadata.get("shown") == "required"
@@ -220,7 +225,7 @@ class ArgumentParser(argparse.ArgumentParser):
                 raise InputError(f"{source}: {name}: {value!r} is not one value")
             if field.type in (str, str | None) and not isinstance(value, str):
                 raise InputError(f"{source}: {name}: {value!r} is not text; if text is meant, quote it")
-            words.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
+            words.append(f"--{name}={as_typed(value)}")
         try:
             given: dict[str, Any] = vars(self.parse_args(words))
         except InputError as error:

@@ -10,8 +10,9 @@ from codec.quantization.layers import QuantizedLayer
 from training.distributed import local_part
 
 ADVICE = (
-    "lower --lr, add --lr_warmup_steps 1000, widen --local_fp32 to entropy+decoder or all_normexp, lower "
-    "--max_grad_norm, or try --amp false; the skipped steps and the guilty modules are in metrics.jsonl"
+    "the same command goes on with --local_fp32 entropy+decoder or all_normexp, a lower --max_grad_norm, or "
+    "--amp false; for a lower --lr or more --lr_warmup_steps start a new run with --init_checkpoint; "
+    "the skipped steps and the guilty modules are in metrics.jsonl"
 )
 
 

@@ -15,9 +15,32 @@ from codec.evaluation.metrics import MS_SSIM_MIN_SIZE, bpp
 from training.msssim import ms_ssim
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What the formula of a loss contains.
+
+    Attributes:
+        ms_ssim: MS-SSIM, which needs pictures of a minimum size.
+        rate: the rate, which then trains the transforms too.
+        weighted: the term that lambda multiplies, and so the name of the option: `lambda_bpp` or `lambda_mse`.
+    """
+
+    ms_ssim: bool
+    rate: bool
+    weighted: Literal["bpp", "mse"]
+
+
+LOSSES = {
+    "recon": Terms(ms_ssim=True, rate=False, weighted="bpp"),
+    "rd": Terms(ms_ssim=True, rate=True, weighted="bpp"),
+    "mse": Terms(ms_ssim=False, rate=True, weighted="mse"),
+}
+"""By the name that `--loss_type` takes."""
+
+
 def min_input_size(loss_type: str) -> int:
     """The smallest side of a training picture: MS-SSIM's minimum if the loss contains it, else the codec's stride."""
-    return STRIDE if loss_type == "mse" else MS_SSIM_MIN_SIZE
+    return MS_SSIM_MIN_SIZE if LOSSES[loss_type].ms_ssim else STRIDE
 
 
 def lambda_of(text: str) -> float | str:
@@ -94,13 +117,23 @@ class RateDistortion(OptionGroup):
                 f"--lambda_bpp {self.lambda_bpp}: a range needs --loss_type rd; with mse it is --lambda_mse"
             )
         if isinstance(self.weight, str) and not 0 < self.ends[0] < self.ends[1]:
-            name = "lambda_mse" if self.loss_type == "mse" else "lambda_bpp"
-            raise InputError(f"--{name} {self.weight}: a range is LOW:HIGH, 0 < LOW < HIGH")
+            raise InputError(f"--{self.weight_name} {self.weight}: a range is LOW:HIGH, 0 < LOW < HIGH")
+
+    @property
+    def terms(self) -> Terms:
+        """What the loss contains."""
+        return LOSSES[self.loss_type]
+
+    @property
+    def weight_name(self) -> str:
+        """The option that is the lambda of the loss."""
+        return f"lambda_{self.terms.weighted}"
 
     @property
     def weight(self) -> float | str:
         """The lambda of the loss, or its range."""
-        return self.lambda_mse if self.loss_type == "mse" else self.lambda_bpp
+        found: float | str = getattr(self, self.weight_name)
+        return found
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -110,7 +143,7 @@ class RateDistortion(OptionGroup):
     @property
     def detaches_rate(self) -> bool:
         """Whether the likelihoods must be computed from a detached y, so that the rate trains no transform."""
-        return self.loss_type == "recon"
+        return not self.terms.rate
 
     def recon(self, l1: Any, similarity: Any) -> Any:
         """The distortion of `recon` and `rd` from L1 and MS-SSIM, tensors or numbers."""
@@ -122,7 +155,7 @@ class RateDistortion(OptionGroup):
 
     def lambdas(self, rates: Tensor) -> Tensor:
         """The lambda of each rate [B] within 0..1: geometric, and at rate 1 that of the best quality."""
-        low, high = self.ends if self.loss_type == "mse" else self.ends[::-1]
+        low, high = self.ends if self.terms.weighted == "mse" else self.ends[::-1]
         return low * (high / low) ** rates
 
     def of_rates(self, distortion: Tensor, rate: Tensor, rates: Tensor) -> Tensor:
@@ -133,7 +166,7 @@ class RateDistortion(OptionGroup):
         """
         low, high = self.ends
         lambdas = self.lambdas(rates)
-        losses = lambdas * distortion + rate if self.loss_type == "mse" else distortion + lambdas * rate
+        losses = lambdas * distortion + rate if self.terms.weighted == "mse" else distortion + lambdas * rate
         return (losses * (lambdas / math.sqrt(low * high)) ** -0.5).mean()
 
     def __call__(self, out: dict[str, Any], x: Tensor, rates: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from coco224.files import expanded
 from codec.blocks import registry
-from codec.cli import ArgumentParser
+from codec.cli import ArgumentParser, as_typed
 from codec.description.architecture import STRIDE
 from codec.description.file import TRAINING
 from codec.errors import InputError
@@ -73,9 +73,11 @@ class Options:
     def _check_rates(self) -> None:
         """Refuses rates without lambdas, and the reverse; the rates of a checkpoint are not known yet."""
         rates, ranged = self.model.rates or 1, isinstance(self.loss.weight, str)
-        if rates > 1 and self.loss.loss_type == "recon":
-            raise InputError(f"--rates {rates} with --loss_type recon, which has no rate: use --loss_type rd or mse")
-        name = "lambda_mse" if self.loss.loss_type == "mse" else "lambda_bpp"
+        if rates > 1 and not self.loss.terms.rate:
+            raise InputError(
+                f"--rates {rates} with --loss_type {self.loss.loss_type}, which has no rate: use --loss_type rd or mse"
+            )
+        name = self.loss.weight_name
         if rates > 1 and not ranged:
             raise InputError(
                 f"--rates {rates} with --{name} {self.loss.weight}: give the range of lambdas, --{name} LOW:HIGH"
@@ -111,7 +113,7 @@ class Options:
             values[name] = values[name] and Path(values[name]).name
         given = {name: value for name, value in values.items() if value != fields[name].default}
         words = [
-            f"--{name} {shlex.quote(_text(value))}"
+            f"--{name} {shlex.quote(as_typed(value))}"
             for name, value in given.items()
             if not fields[name].metadata.get("local")
         ]
@@ -159,7 +161,10 @@ def _parser(plugin: str | None) -> ArgumentParser:
     """The parser of the complete command line. A plugin's block is registered first, so its options are included."""
     if plugin is not None:
         registry.load_plugin(expanded(plugin))
-    parser = ArgumentParser(description="Takes a learned image codec off its GDN layers.", removed=_REMOVED)
+    parser = ArgumentParser(
+        description="Fine-tunes a learned image codec whose GDN layers are replaced by blocks for NPUs.",
+        removed=_REMOVED,
+    )
     parser.add_argument("--config", metavar="FILE", help="YAML file of options; the command line has priority [none]")
     for group, cls in _GROUPS.items():
         parser.add_dataclass(group.replace("_", " "), cls)
@@ -205,7 +210,3 @@ def _build(given: Mapping[str, Any], typed: Collection[str]) -> Options:
     }
     block = registry.make_options(act, {name: given[name] for name in own if name in given})
     return Options(**groups, block=block, typed=frozenset(typed))
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

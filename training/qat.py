@@ -169,8 +169,8 @@ def about_latent(shipped: Codec) -> list[str]:
     lines = []
     if many := _many_clamped(model.clamped):
         lines.append(
-            f"warning: {many} symbols of y do not fit -128..127 and are clamped; a larger --lambda_bpp makes them "
-            "smaller"
+            f"warning: {many} symbols of y do not fit -128..127 and are clamped; a smaller --lambda_mse, or a "
+            "larger --lambda_bpp, makes them smaller"
         )
     for part, levels in levels_of(shipped):
         # h_a takes the levels that g_a gives

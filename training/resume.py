@@ -9,6 +9,7 @@ from accelerate.utils import broadcast_object_list
 
 from coco224.errors import counted
 from coco224.files import checksum, in_words
+from codec.cli import as_typed
 from codec.errors import InputError
 from codec.sample import to_start_from
 from training.folder import RUN_FILES, STATE, check_free, new_id, read_marker
@@ -86,7 +87,7 @@ def saved_state(origin: Origin, options: Options, data: str) -> Saved | None:
         return None
     saved = load_state(origin.state)
     files = checksums(options)
-    require_agreement(saved.progress, options, data, files)
+    require_agreement(saved.progress, options, data, files, origin.in_place)
     saved.progress.options = options.flat()
     saved.progress.run = origin.run
     if not origin.in_place:  # another folder, which has no best_* files yet, and another run for the trackers
@@ -123,13 +124,14 @@ def decisive_files(options: Options) -> dict[str, Path]:
     return {name: path_of(flat[name]) for name, path_of in DECISIVE.items() if flat[name]}
 
 
-def require_agreement(saved: Progress, options: Options, data: str, files: dict[str, str]) -> None:
+def require_agreement(saved: Progress, options: Options, data: str, files: dict[str, str], in_place: bool) -> None:
     """Refuses to continue a run with other settings.
 
     Args:
         options: the options of this command.
         data: the fingerprint of this dataset.
         files: the checksums of this command's files.
+        in_place: the saved run is that of --save_dir, not of --resume.
 
     Raises:
         InputError: names all differences.
@@ -147,11 +149,17 @@ def require_agreement(saved: Progress, options: Options, data: str, files: dict[
         elif name in files and saved.files.get(name, files[name]) != files[name]:
             differences.append(f"--{name} {now} has another content")
     if saved.data != data:
-        differences.append("another dataset")
+        differences.append(
+            f"another dataset, --coco_dir {saved.options.get('coco_dir')} there, {given['coco_dir']} here"
+        )
     if differences:
+        output = options.output
+        place = f"--save_dir {output.save_dir}" if in_place else f"--resume {output.resume}"
+        others = "another --save_dir, or --resume none --overwrite true to start over"
+        if not in_place:
+            others = "or --resume none --init_checkpoint FILE to start a new run with its weights"
         raise InputError(
-            f"--save_dir {options.output.save_dir} holds a run that differs: {'; '.join(differences)}; give the same "
-            "options to resume it, another --save_dir, or --resume none --overwrite true to start over"
+            f"{place} holds a run that differs: {'; '.join(differences)}; give the same options to resume it, {others}"
         )
 
 
@@ -173,4 +181,4 @@ def accumulation_for(global_batch: int, batch_size: int, world_size: int) -> int
 
 
 def _text(value: Any) -> str:
-    return "absent" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return "absent" if value is None else as_typed(value)

@@ -96,7 +96,7 @@ class Run:
         copy.to(self.device, memory_format=memory_format(self.options.numerics))
         return copy
 
-    def settle_grids(self) -> None:
+    def fix_grids(self) -> None:
         """Fits a quantized codec's ranges and rounds its weights (GPTQ), with the same result on all ranks."""
         options = self.options
         of_run = self.data.rows, options.data, options.numerics.seed, self.device

@@ -120,8 +120,11 @@ def add_rates(codec: Codec, options: Options) -> None:
     if options.model.rates and options.model.rates > codec.architecture.rates:
         codec.add_rates(options.model.rates, math.log2(high / low) / 2)
     several = codec.architecture.rates > 1
-    if several and options.loss.loss_type == "recon":
-        raise InputError("--loss_type recon has no rate, and the checkpoint has several: use --loss_type rd or mse")
+    if several and not options.loss.terms.rate:
+        raise InputError(
+            f"--loss_type {options.loss.loss_type} has no rate, and the checkpoint has several: "
+            "use --loss_type rd or mse"
+        )
     if several != (low < high):
         needed = "the lambdas of the lowest and of the highest rate, LOW:HIGH" if several else "one lambda"
         has = counted(codec.architecture.rates, "rate")
@@ -133,7 +136,7 @@ def from_klt(codec: Codec, options: Options, rows: Rows, accelerator: Accelerato
     count = -(-PICTURES // options.data.batch_size)
     data, loss, device = options.data, options.loss, accelerator.device
     batches = list(first_batches(rows, data, options.numerics.seed, data.batch_size, count, device))
-    psnr = klt_start(codec.to(device), batches, loss.ends[1] if loss.loss_type == "mse" else _LAMBDA)
+    psnr = klt_start(codec.to(device), batches, loss.ends[1] if loss.terms.weighted == "mse" else _LAMBDA)
     accelerator.print(f"KLT start   {psnr:.2f} dB before the first step", file=sys.stderr)
     broadcast_parameters(codec)
 

@@ -14,6 +14,10 @@ WITHOUT_MAP = ("gdn", "relu")  # nothing that a distilled start could teach
 MINMAX = ("relu", "shelf")  # blocks without heavy tails: int8 ranges hold all that passed, and nothing is cut
 
 
+KLT = ("--klt_start", "true", "--lr", 4e-4)
+"""How a GDN codec starts as a transform coder; the rate is the largest that docs/training.md advises."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """How large and how long.
@@ -26,6 +30,7 @@ class Budget:
         jobs: runs side by side.
         swaps: measure each block also as it starts, before it trains.
         baseline: what the first codec has, and all others begin as.
+        start: the options with which the first codec trains from random weights.
         arch: the architecture of all codecs.
     """
 
@@ -47,6 +52,7 @@ class Budget:
     jobs: int
     swaps: bool = True
     baseline: str = "gdn"
+    start: tuple[object, ...] = ("--lr", 1e-3)
     arch: str = DEFAULT_ARCH
 
     @property
@@ -102,6 +108,9 @@ BUDGETS = {
     ),
     "architectures": replace(
         CPU,
+        batch_size=2,
+        input_size=256,
+        start=KLT,
         first_steps=3000,
         base_steps=1500,
         extra_steps=300,
@@ -129,10 +138,11 @@ BUDGETS = {
         extra_steps=400,
         int8_steps=400,
         rates=(1e-4,),
-        blocks=("relu", "gdnish", "gate", "relu_mlp", "gate_mlp"),
+        blocks=("gdnish", "gate", "relu_mlp", "gate_mlp"),
     ),
     "gpu": replace(
         CPU,
+        start=KLT,
         N=128,
         M=192,
         batch_size=32,
@@ -204,8 +214,7 @@ class Study:
         b = self.budget
         first: tuple[object, ...] = ("--arch", b.arch, "--act", b.baseline, "--pretrained", "false")
         first += ("--N", b.N, "--M", b.M, "--lr_warmup_steps", min(200, b.first_steps - 1))
-        first += ("--klt_start", "true", "--lr", 5e-4) if b.baseline == "gdn" else ("--lr", 1e-3)
-        yield [Job("first", b.middle, b.first_steps, first)]
+        yield [Job("first", b.middle, b.first_steps, (*first, *b.start))]
         yield [Job(self.base(x), x, b.base_steps, ("--act", b.baseline, "--lr", 5e-4), "first") for x in b.lambdas]
         if b.swaps:
             yield [self.swap(act, x) for act in b.blocks for x in b.lambdas]

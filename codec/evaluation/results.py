@@ -81,7 +81,7 @@ def alarm(each: Evaluated, names: list[str]) -> str | None:
     files = f"{len(off)} of {counted(len(names), 'file')} {'is' if len(off) == 1 else 'are'}"
     return (
         f"ALARM: {each.name}: {files} off the likelihoods' estimate, {worst} by "
-        f"{share:+.2%}: its CDF tables are stale; resume training from it to rebuild them"
+        f"{share:+.2%}: its CDF tables are stale; train on from it (--init_checkpoint) to rebuild them"
     )
 
 

@@ -76,6 +76,7 @@ def deconv_or_conv(remedy: str) -> Callable[[Node], str]:
 
 REPLACE = "train with --act relu_mlp, gate_mlp or another block in its place"
 SUB_PIXEL = deconv_or_conv("export with --deconv concat or depth_to_space: exact, and int8 everywhere")
+ABS = "write it as a leaky ReLU of slope -1"
 CPU = "it stays in float, and so on the CPU"
 HOST = "export encoder and decoder: rounding belongs on the host"
 
@@ -167,7 +168,7 @@ ETHOS_U = Family(
         ),
         "ReduceMean": Rule(spatial_mean, "only over height and width", "use GlobalAveragePool"),
         **{name: refused(CPU, REPLACE) for name in ("Sqrt", "Div", "Pow", "Reciprocal")},
-        "Abs": refused(CPU, "write it as max(x, -x)"),
+        "Abs": refused(CPU, ABS),
         "Min": refused(CPU, "write the clamp as ReLU6, scales folded"),
     },
 )
@@ -199,7 +200,7 @@ RKNN = Family(
         ),
         "Reciprocal": refused("not supported", "use torch's TorchScript exporter, which writes Div; " + REPLACE),
         "Round": refused("not supported", HOST),
-        "Abs": refused("not supported", "write it as max(x, -x)"),
+        "Abs": refused("not supported", ABS),
         "Neg": refused("not supported", "fold the sign into the weights"),
     },
 )

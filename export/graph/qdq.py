@@ -60,7 +60,7 @@ class Graph:
 def to_int8(model: onnx.ModelProto) -> None:
     """Makes all conversions of this module, in place."""
     integers = (fold_weights, without_int16, quantize_biases, quantize_numbers)
-    for step in (*integers, settle_results, trim_kernels, open_inputs, open_outputs):
+    for step in (*integers, quantize_before_rectifiers, trim_kernels, open_inputs, open_outputs):
         step(Graph(model.graph))
         prune(model.graph)
 
@@ -131,7 +131,7 @@ def quantize_numbers(graph: Graph) -> None:
             )
 
 
-def settle_results(graph: Graph) -> None:
+def quantize_before_rectifiers(graph: Graph) -> None:
     """Quantizes the input of a rectifier as its output, where that has 16 bits: rounding and rectifying commute.
 
     In 8 bits a rectifier is the saturation of the operation before it. In 16 bits the range is symmetric, so that it is
@@ -143,7 +143,7 @@ def settle_results(graph: Graph) -> None:
             continue
         if graph.scale(node.input[0]) is not None:
             continue
-        real, names = node.input[0], [f"{node.name}_{what}" for what in ("settled", "settled_dq")]
+        real, names = node.input[0], [f"{node.name}_{what}" for what in ("quantized", "dequantized")]
         place = list(graph.graph.node).index(node)
         for kind, source, name in (("DequantizeLinear", names[0], names[1]), ("QuantizeLinear", real, names[0])):
             graph.graph.node.insert(place, helper.make_node(kind, [source, *reader.input[1:]], [name], name))

@@ -75,7 +75,7 @@ def test_architectures_are_held_against_the_factorized_codec(tmp_path: Path) -> 
 
 def test_int8_is_held_against_float_on_the_curve_of_all_rates(tmp_path: Path) -> None:
     study = int8.Int8Study(int8.BUDGET, tmp_path, tmp_path / "coco224", "bmshj2018_hyperprior")
-    larger = {"int8": 1.01, "quantized": 1.02}
+    larger = {"int8": 1.01, "quantized": 1.03}
     assert study.codec() is None
     for stage in study.stages():
         for job in stage:
@@ -92,8 +92,8 @@ def test_int8_is_held_against_float_on_the_curve_of_all_rates(tmp_path: Path) ->
     found = {row.what: row for row in study.rows()}
     name = "bmshj2018_hyperprior, {}: BD-rate of int8 {} against float"
     assert found[name.format("gate", "after 400 steps")].value == pytest.approx(1)
-    assert found[name.format("gate", "without training")].value == pytest.approx(2)
-    assert not found[name.format("relu", "after 400 steps")].met
+    assert found[name.format("gate", "without training")].value == pytest.approx(3)
+    assert not found[name.format("gate", "without training")].met
     best = found["bmshj2018_hyperprior, gate in int8: BD-rate against GDN in float after the same steps"]
     assert best.value == pytest.approx(-9.1)
     assert study.codec() == tmp_path / "gate-seed0-int8" / "last.safetensors"

@@ -112,7 +112,7 @@ def test_observers_can_be_stopped_at_a_step(here: Train, tmp_path: Path) -> None
     assert changed(tmp_path, 4, 9) == {"activation.scale"}
 
 
-def test_channels_and_weights_are_settled_once(
+def test_channels_and_weights_are_put_on_grids_once(
     here: Train, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the first step, and before the first quantized one; a run that goes on after it does neither again."""
@@ -130,8 +130,8 @@ def test_channels_and_weights_are_settled_once(
 
     note(training.start, "equalize_channels")
     note(training.run, "round_to_grid")
-    settled = [("equalize_channels", Phase.CALIBRATION), ("round_to_grid", Phase.FIXED_SCALE)]
-    for step, expected in ((None, settled), (2, settled[1:]), (4, settled[1:]), (6, [])):
+    expected_calls = [("equalize_channels", Phase.CALIBRATION), ("round_to_grid", Phase.FIXED_SCALE)]
+    for step, expected in ((None, expected_calls), (2, expected_calls[1:]), (4, expected_calls[1:]), (6, [])):
         done.clear()
         resume = ["--resume", whole / "state" / f"step-{step:08d}"] if step else []
         assert here(tmp_path / str(step), "--max_steps", 12, *resume) == 0
