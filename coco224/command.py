@@ -7,7 +7,9 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -106,6 +108,10 @@ def known_cause(error: Exception) -> str | None:
         return in_words(error) if error.errno is not None else text or name
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator" in text:
         return f"out of memory ({text or name}): give smaller pictures, a smaller batch, or a machine with more"
+    if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):
+        return f"{text}: name the file or folder itself"
+    if library := _not_loaded(error):
+        return f"{library} cannot be loaded ({name}: {text}): correct the variables that it reads, or install it again"
     if name not in _LIBRARIES:
         return None
     inner = error.__cause__ or error.__context__
@@ -114,6 +120,17 @@ def known_cause(error: Exception) -> str | None:
     return words if words and words.endswith(advice) else f"{words or f'{name}: {text}'}: {advice}"
 
 
+def _not_loaded(error: Exception) -> str:
+    """The library whose import an error ended; empty for other errors, and for those of our own files."""
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    paths = [Path(code.co_filename).parts for code in frames if code.co_name == "<module>"]
+    if not paths or "site-packages" not in paths[-1]:
+        return ""
+    library = paths[-1][paths[-1].index("site-packages") + 1].removesuffix(".py")
+    return "" if library in _OURS else library
+
+
+_OURS = frozenset({"codec", "codec_demo", "codec_pipeline", "coco224", "export", "train_accel", "training"})
 _COMPILER = "torch.compile failed; use --compile false to run without it"
 _LIBRARIES = {
     "HFValidationError": "give the name of a repository as USER/NAME",

@@ -14,7 +14,8 @@ import socket
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +31,9 @@ _NAME_PART = 40  # a temporary name repeats so many characters of the name: name
 
 expanded = os.path.expanduser
 """Replaces the leading `~` of a path: a shell does not in `--option=~/x`, nor in a file."""
+
+
+_before_rename: ContextVar[Callable[[Path], None] | None] = ContextVar("before_rename", default=None)
 
 
 @contextlib.contextmanager
@@ -51,6 +55,8 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
         yield beside
         with beside.open("rb") as file:
             os.fsync(file.fileno())
+        if call := _before_rename.get():
+            call(beside)
         beside.replace(target)
         sync_folder(target.parent)
     except OSError as error:
@@ -60,6 +66,20 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def before_rename(call: Callable[[Path], None]) -> Iterator[None]:
+    """In the block, `whole_or_absent` calls this with each temporary path that is complete, before it renames it.
+
+    Size and date of the file stay the same. So a record can be exact: it is written first, and if the rename does not
+    follow, it names a file that is not there.
+    """
+    token = _before_rename.set(call)
+    try:
+        yield
+    finally:
+        _before_rename.reset(token)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -269,15 +289,16 @@ def check_writable(option: str, folder: Path) -> None:
         raise DataError(f"{option} {folder} cannot be written ({reason}): name another folder")
 
 
-def check_file(option: str, path: Path, read: Iterable[Path] = ()) -> None:
+def check_file(option: str, path: Path, read: Iterable[Path] = (), begins: tuple[bytes, ...] = ()) -> None:
     """Checks, before the work, that `whole_or_absent` can write an output file; leaves no files there.
 
     Args:
         option: the option that named the file.
         read: the files that the command reads.
+        begins: how the files begin that the command writes; another file is not replaced.
 
     Raises:
-        DataError: the file cannot be written, or it is one that the command reads.
+        DataError: the file cannot be written, it is one that the command reads, or it begins otherwise.
     """
     try:
         reason = _obstacle(option, _landing(path).parent)
@@ -287,6 +308,11 @@ def check_file(option: str, path: Path, read: Iterable[Path] = ()) -> None:
         raise DataError(f"{option} {path}: it cannot be written there ({reason}); name another file")
     if path.exists() and any(same_file(path, each) for each in read):
         raise DataError(f"{option} {path}: the command reads this file too; name another file")
+    if begins and path.is_file():
+        with path.open("rb") as file:
+            found = file.read(max(map(len, begins)))
+        if found and not found.startswith(begins):
+            raise DataError(f"{option} {path}: the command writes no such file; move it, or name another")
 
 
 def same_file(one: Path, other: Path) -> bool:

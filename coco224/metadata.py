@@ -3,6 +3,7 @@
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -14,15 +15,34 @@ _APPS = range(0xE0, 0xF0)
 _ADOBE_LENGTH = 14
 # FF00 is a data byte of a scan, FF01 and FFD0 to FFD7 carry nothing, and further FFs are padding.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+MOST_PARTS = 2**17
+"""Of a picture of 1 GB, whose encoder writes 8 kB at a time."""
+_LEAST_PART = 4  # bytes of a segment
+_WEBP_PARTS = (b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L")
+_WEBP_METADATA = 0b101100  # flags of VP8X: a profile, EXIF, XMP
 _WEBP_FRAMES = (b"VP8 ", b"VP8L")
 _MOST_CHUNKS = 100  # before the first frame of a WebP
 
 
 def without_metadata(data: bytes) -> bytes:
-    """A JPEG or PNG file without EXIF, profiles, texts and comments; other files unchanged."""
+    """A JPEG, PNG or WebP file without EXIF, profiles, texts and comments; other files unchanged."""
     if data.startswith(_JPEG):
         return _jpeg_without_metadata(data)
+    if data[8:12] == b"WEBP":
+        return _webp_without_metadata(data)
     return _png_without_metadata(data) if data.startswith(_PNG) else data
+
+
+def too_many_parts(data: bytes) -> bool:
+    """Whether a JPEG or PNG file has more segments or chunks than Pillow can read in about a second."""
+    parts: Iterator[object] = iter(())
+    if len(data) < _LEAST_PART * MOST_PARTS:
+        return False
+    if data.startswith(_JPEG):
+        parts = _segments(data)
+    elif data.startswith(_PNG):
+        parts = _chunks(data)
+    return next(islice(parts, MOST_PARTS, None), None) is not None
 
 
 def jpeg_is_whole(data: bytes) -> bool:
@@ -107,6 +127,24 @@ def _jpeg_without_metadata(data: bytes) -> bytes:
             kept.append(data[start:end])
         place = end
     return b"".join(kept) + data[place:]
+
+
+def _webp_without_metadata(data: bytes) -> bytes:
+    kept, place = [b"WEBP"], 12
+    while place + 8 <= len(data):
+        kind, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+        end = place + 8 + size + size % 2
+        if kind == b"VP8X":
+            flags = bytes([data[place + 8] & ~_WEBP_METADATA])
+            kept.append(b"".join((data[place : place + 8], flags, data[place + 9 : end])))
+        elif kind in _WEBP_PARTS:
+            kept.append(data[place:end])
+        elif end > len(data):  # a wrong length: what has the pixels may follow
+            found = [data.find(each, place + 8) for each in _WEBP_PARTS]
+            end = min((at for at in found if at >= 0), default=len(data))
+        place = end
+    body = b"".join(kept)
+    return b"".join((b"RIFF", len(body).to_bytes(4, "little"), body))
 
 
 def _png_without_metadata(data: bytes) -> bytes:

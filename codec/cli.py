@@ -30,6 +30,9 @@ from codec.errors import OF_PLUGIN, InputError, in_plugin, plugin_error
 Rule = tuple[Callable[[Any], bool], str]
 """A condition that a value must satisfy, and the words for an error if it does not."""
 
+PATHS = ("FILE", "DIR", "PATH")
+"""The `metavar` of options that are paths."""
+
 POSITIVE: Rule = (lambda value: 0 < value < math.inf, "must be more than 0")
 NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "must be 0 or more")
 NOT_EMPTY: Rule = (bool, "must not be empty")
@@ -124,6 +127,8 @@ def check_value(field: dataclasses.Field[Any], value: Any) -> None:
     holds, words = field.metadata.get("rule", (None, ""))
     if holds and value is not None and not holds(value):
         raise InputError(f"--{field.name} {value}: {words}")
+    if value == "" != field.default and field.metadata.get("metavar") in PATHS:
+        raise InputError(f"--{field.name} is empty: give a path, or leave it out (is a variable not set?)")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InputError(f"--{field.name} {value}: does not fit into 64 bits")
     choices = _choices(field)
@@ -155,6 +160,20 @@ def _choices(field: dataclasses.Field[Any]) -> tuple[str, ...]:
     return tuple(field.metadata.get("choices", ()))
 
 
+BEGINS: dict[str, tuple[bytes, ...]] = {
+    "json": (b"{", b"["),
+    "per_image": (b"checkpoint,",),
+    "report": (b"<!",),
+    ".png": (b"\x89PNG",),
+    ".svg": (b"<?xml", b"<svg"),
+    ".pdf": (b"%PDF",),
+    ".onnx": (b"\x08",),
+    ".tables": (b"NICT",),
+}
+"""How the outputs begin, by option or suffix."""
+_OF_A_RUN = ("run.json", "summary.json")
+
+
 def check_output(option: str, path: str, read: Iterable[Path] = ()) -> None:
     """Checks, before the work, an output file whose folder must exist.
 
@@ -162,12 +181,15 @@ def check_output(option: str, path: str, read: Iterable[Path] = ()) -> None:
         read: the files that the command reads.
 
     Raises:
-        InputError: it cannot be written, or the command reads it.
+        InputError: it cannot be written, the command reads it, or it is there and no file of this kind.
     """
-    if not Path(path).resolve().parent.is_dir():
+    file = Path(path)
+    if not file.resolve().parent.is_dir():
         raise InputError(f"--{option} {path}: its folder does not exist; make it first")
+    if file.name in _OF_A_RUN and file.with_name(_OF_A_RUN[0]).exists():
+        raise InputError(f"--{option} {path}: this file is a training's; name another file")
     try:
-        check_file(f"--{option}", Path(path), read)
+        check_file(f"--{option}", file, read, BEGINS.get(option) or BEGINS.get(file.suffix, ()))
     except DataError as error:
         raise InputError(str(error)) from None
 
@@ -201,7 +223,7 @@ class ArgumentParser(argparse.ArgumentParser):
             elif kind is bool:
                 settings = {"type": boolean, "nargs": "?", "const": True}
             metavar = field.metadata.get("metavar", "NAME" if values else kind.__name__.upper())
-            if metavar in ("FILE", "DIR", "PATH"):
+            if metavar in PATHS:
                 settings = {"type": expanded}
             line = _help(field, values)
             group.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=metavar, help=line, **settings)

@@ -8,14 +8,15 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from coco224.errors import counted
-from coco224.files import check_file, check_writable, in_words, same_file
+from coco224.files import before_rename, check_file, check_writable, in_words, same_file
 from coco224.processes import die_with_parent, possible_processes, usable_cores
 from coco224.walk import say_left_out, walk
 from codec.errors import InputError, SomeFailed, no_file, out_of_memory
@@ -174,17 +175,13 @@ def _failures(
     if not jobs:
         return
 
-    worker = _Worker(conversion, options)
+    worker = _Worker(conversion, options, unfinished)
     worker.open()  # also with several processes: a bad checkpoint is refused before they start
     conversion.check(worker.codec, options)
     processes = possible_processes(min(options.num_proc, len(jobs)))
-
-    def done(job: Job, failure: str | None) -> str | None:
-        if unfinished and not failure:
-            unfinished.add(job)
-        return failure
-
-    found = (done(job, worker(job)) for job in jobs) if processes == 1 else _spread(worker, jobs, processes, done)
+    if unfinished:
+        unfinished.begin()
+    found = map(worker, jobs) if processes == 1 else _spread(worker, jobs, processes)
     yield from filter(None, found if len(jobs) == 1 else _with_progress(found, len(jobs)))
 
 
@@ -200,16 +197,19 @@ def _with_progress(found: Iterable[str | None], count: int) -> Iterable[str | No
 class _Worker:
     """Converts files with a codec that is opened once in each process."""
 
-    def __init__(self, conversion: Conversion, options: Settings) -> None:
+    def __init__(self, conversion: Conversion, options: Settings, unfinished: Unfinished | None) -> None:
         self._open, self._convert, self._options = conversion.open, conversion.convert, options
+        self._unfinished = unfinished
 
     def open(self, threads: int | None = None) -> None:
         self.codec = self._open(self._options, threads)
 
     def __call__(self, job: Job) -> str | None:
         """Converts a file; returns the reason if that failed."""
+        record = before_rename(partial(self._unfinished.add, job)) if self._unfinished else contextlib.nullcontext()
         try:
-            self._convert(self.codec, *job, self._options)
+            with record:
+                self._convert(self.codec, *job, self._options)
         except InputError as error:
             return f"{job[0]}: {error}"
         except OSError as error:
@@ -224,28 +224,20 @@ class _Worker:
         return {name: value for name, value in vars(self).items() if name != "codec"}
 
 
-def _spread(
-    worker: _Worker, jobs: list[Job], processes: int, done: Callable[[Job, str | None], str | None]
-) -> Iterator[str | None]:
-    """The outcomes of `done` for each job; it learns of the files that are finished after an interruption too."""
+def _spread(worker: _Worker, jobs: list[Job], processes: int) -> Iterator[str | None]:
+    """The outcomes of the jobs."""
     threads = max(1, usable_cores() // processes)
     context = multiprocessing.get_context("spawn")  # not fork: torch has threads
     with ProcessPoolExecutor(processes, context, _start, (worker, threads)) as pool:
-        futures: dict[Future[str | None], Job] = {}
         try:
-            for job in jobs:
-                futures[pool.submit(_work, job)] = job
-            for future in as_completed(futures):
-                yield done(futures.pop(future), future.result())
+            for future in as_completed([pool.submit(_work, job) for job in jobs]):
+                yield future.result()
         except BrokenProcessPool:
             raise InputError(
                 "a worker process was killed, probably because memory ran out: give a smaller --num_proc"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)  # waits for the files that are being written
-            for future, job in futures.items():
-                if not future.cancelled() and not future.exception():
-                    done(job, future.result())
 
 
 def _start(worker: _Worker, threads: int) -> None:

@@ -56,14 +56,23 @@ class Unfinished:
         """The jobs that an earlier run with the same inputs finished, and whose source and target did not change."""
         return {job for job in jobs if _line(job) in self._finished}
 
-    def add(self, job: Job) -> None:
-        """Records that the target is complete; warns once if that cannot be written."""
+    def begin(self) -> None:
+        """Begins the record, if there is none to go on with; before `add`, which may be called in other processes."""
+        if self._begin:
+            self._write("w", self._begin)
+            self._begin = ""
+
+    def add(self, job: Job, complete: Path) -> None:
+        """Records, before it is renamed to the target, the file that becomes the target."""
+        self._write("a", f"{_line(job, complete)}\n")
+
+    def _write(self, mode: str, text: str) -> None:
+        """Writes to the record; warns once if that is not possible."""
         if self._broken:
             return
         try:
-            with open(self._path, "w" if self._begin else "a", opener=_open_own) as file:
-                file.write(f"{self._begin}{_line(job)}\n")
-            self._begin = ""
+            with open(self._path, mode, opener=_open_own) as file:
+                file.write(text)
         except OSError as error:
             self._broken = True
             warnings.warn(f"after an interruption this folder starts over: {in_words(error)}", stacklevel=2)
@@ -94,13 +103,16 @@ def _open_own(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
-def _line(job: Job) -> str:
-    return json.dumps([str(job[1].name), *(_state(path) for path in job)])
+def _line(job: Job, complete: Path | None = None) -> str:
+    """The line of a job; `complete` is the file that becomes its target, or else it is the target itself."""
+    source, target = job
+    return json.dumps([target.name, _state(source, source), _state(target, complete or target)])
 
 
-def _state(path: Path) -> list[object]:
+def _state(path: Path, file: Path) -> list[object]:
+    """A path, with size and date of a file."""
     try:
-        status = path.stat()
+        status = file.stat()
     except OSError:
         return [str(path.absolute()), -1, -1]
     return [str(path.absolute()), status.st_size, status.st_mtime_ns]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from coco224.files import check_file
-from codec.cli import ArgumentParser, OptionGroup, option, run
+from codec.cli import BEGINS, ArgumentParser, OptionGroup, option, run
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from export import options as shared
@@ -84,7 +84,7 @@ def export(options: ExportOptions) -> None:
     assert options.out
     for path in (Path(options.out), *(Path(options.out).with_suffix(each) for each in (TABLES_SUFFIX, H_A_SUFFIX))):
         read = chain(shared.read_by(options.ckpt, options.plugin), files_of(options.calib_dir))
-        check_file("--out", path, read)
+        check_file("--out", path, read, BEGINS.get(path.suffix, ()))
     from codec.bitstream.tables import to_bytes
     from codec.blocks import load_plugin
     from codec.network.tables import tables_of

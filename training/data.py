@@ -10,7 +10,7 @@ from torch import Tensor
 from coco224.batches import TrainBatches, train_loader
 from coco224.dataset import Rows, open_rows
 from coco224.repository import is_repository
-from codec.cli import NOT_NEGATIVE, OptionGroup, at_least, option
+from codec.cli import OptionGroup, at_least, between, option
 from codec.description.architecture import STRIDE
 from codec.errors import InputError
 from codec.network.pixels import to_float
@@ -39,7 +39,11 @@ class DataOptions(OptionGroup):
     batch_size: int = option(16, "crops per process in a micro-batch", rule=at_least(1))
     grad_accum: int = option(1, "micro-batches per optimizer step", rule=at_least(1))
     num_workers: int | None = option(
-        None, "processes per rank that read data", rule=NOT_NEGATIVE, shown="0 for raw rows, else by cores", local=True
+        None,
+        "processes per rank that read data",
+        rule=between(0, 256),
+        shown="0 for raw rows, else by cores",
+        local=True,
     )
 
     def __post_init__(self) -> None:

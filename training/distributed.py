@@ -76,8 +76,7 @@ def make_accelerator(reporting: ReportingOptions, project_dir: str, timeout: int
         timeout: seconds that a process waits for the others in a collective call.
 
     Raises:
-        InputError: Accelerate does not know a tracker, or it is not installed; or Accelerate does not understand the
-            environment.
+        InputError: Accelerate does not know a tracker, or it is not installed; or the environment makes no sense.
     """
     trackers = [name.strip() for name in (reporting.report_to or "").split(",") if name.strip()]
     trackers += ["wandb"] * (reporting.wandb and "wandb" not in trackers)
@@ -91,6 +90,7 @@ def make_accelerator(reporting: ReportingOptions, project_dir: str, timeout: int
         DistributedDataParallelKwargs(gradient_as_bucket_view=True),
         InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
     ]
+    launched_processes()  # with a wrong RANK it would wait for processes that nobody starts
     try:
         return Accelerator(
             mixed_precision="no",
@@ -100,7 +100,7 @@ def make_accelerator(reporting: ReportingOptions, project_dir: str, timeout: int
             step_scheduler_with_optimizer=False,
             kwargs_handlers=handlers,
         )
-    except (ImportError, ValueError) as error:  # what it makes of the environment
+    except (ImportError, ValueError, RuntimeError) as error:  # what it makes of the environment
         raise InputError(
             f"Accelerate cannot start ({error}): correct its configuration, and variables like ACCELERATE_.. or RANK"
         ) from error

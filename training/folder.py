@@ -43,6 +43,8 @@ RUN_FILES = (
     "summary.json",
     MARKER,
 )
+BEFORE_A_SAVE = (CONFIG, "metrics.jsonl", "curves.png", "rd.png", RECONSTRUCTIONS, MARKER)
+"""Those of a run that has saved nothing."""
 _LEFTOVER = re.compile(
     r"\.(last|best_\w+|metrics|curves|rd|reconstructions|summary|run|config|resolved)\.\w+(\..+)?\.partial"
 )
@@ -55,10 +57,12 @@ class Marker:
     Attributes:
         id: identifies the run; its states have the same id.
         saved: the run has saved a state. False: the run ended before its first state.
+        saving: it has begun to save, so that checkpoints in the folder are its own.
     """
 
     id: str
     saved: bool = False
+    saving: bool = False
 
 
 def read_marker(folder: Path) -> Marker | None:
@@ -73,7 +77,7 @@ def read_marker(folder: Path) -> Marker | None:
     try:
         values = read_json(path)
         if values.pop("format") == MARKER_FORMAT:
-            return Marker(str(values["id"]), bool(values["saved"]))
+            return Marker(str(values["id"]), bool(values["saved"]), bool(values.get("saving", True)))
     except (ValueError, KeyError, AttributeError, TypeError):
         pass
     raise InputError(f"{path} is damaged or not a file of this program: choose another --save_dir, or remove it")
@@ -83,6 +87,13 @@ def mark(folder: Path, marker: Marker) -> None:
     """Writes the marker of the folder."""
     if read_marker(folder) != marker:
         write_whole(folder / MARKER, json.dumps({"format": MARKER_FORMAT, **asdict(marker)}, indent=1) + "\n")
+
+
+def begin_saving(folder: Path, run: str) -> None:
+    """Marks, before its first checkpoint, that the checkpoints in the folder are the run's."""
+    marker = read_marker(folder)
+    if marker is None or not marker.saving:
+        mark(folder, Marker(run, saved=False, saving=True))
 
 
 def new_id() -> str:
@@ -140,7 +151,8 @@ def hold(folder: Path, accelerator: Accelerator) -> Iterator[None]:
 def check_free(output: OutputOptions, read: Mapping[str, Path]) -> None:
     """Refuses a new run in a folder whose files it would replace.
 
-    A run that ended before its first state may be replaced, and files of other names stay.
+    A run that ended before its first state may be replaced, and files of other names stay. Checkpoints that it cannot
+    have written are refused.
 
     Args:
         read: the files that the run is made of, by option.
@@ -164,7 +176,10 @@ def check_free(output: OutputOptions, read: Mapping[str, Path]) -> None:
                 raise InputError(
                     f"--{option} {file} has a name that this run would replace: choose another --save_dir, or move it"
                 )
-        return
+        if not marker.saving:
+            found = [path for path in found if path.name not in BEFORE_A_SAVE]
+        if marker.saving or not found:
+            return
     names = ", ".join(path.name for path in found)
     whose = "checkpoints of another run" if "safetensors" in names else "files that this run would replace"
     gone = " and no state to resume from" if output.resume == "auto" else ""
@@ -224,7 +239,7 @@ def take_over(folder: Path, run: str, in_place: bool, accelerator: Accelerator) 
         if not in_place:
             make_room(folder)
         sweep(folder)
-        mark(folder, Marker(run, saved=in_place))
+        mark(folder, Marker(run, saved=in_place, saving=in_place))
 
 
 def sweep(folder: Path) -> None:

@@ -4,6 +4,7 @@ Every component owns the dataclass of its options; this file collects them and c
 """
 
 import dataclasses
+import os
 import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -67,6 +68,10 @@ class Options:
                 "use --pretrained true, or --init_checkpoint FILE with a GDN codec"
             )
         self._check_rates()
+        for name in ("save_dir", "recon_dir"):
+            folder = getattr(self.output, name)
+            if os.path.realpath(folder) == os.path.realpath(self.data.coco_dir):
+                raise InputError(f"--{name} {folder} is --coco_dir, which holds the dataset: name another folder")
         if self.schedule.sched == "plateau" and not self.output.eval_every:
             raise InputError("--sched plateau with --eval_every 0 has no validation loss: use --eval_every 1 or more")
 
@@ -122,6 +127,8 @@ class Options:
     def deciding(self) -> dict[str, Any]:
         """The options that affect the trained weights, by public name: a resumed run must have the same values."""
         names = [name for name, field in _FIELDS.items() if field.metadata.get("decides")]
+        if self.schedule.sched == "plateau":
+            names.append("eval_every")
         flat = self.flat()
         return {name: flat.get(name) for name in (*names, *registry.block_options(self.replacement.act))}
 

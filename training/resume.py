@@ -35,6 +35,14 @@ class Origin:
     run: str
 
 
+@dataclass(frozen=True)
+class DataIdentity:
+    """The fingerprints of a dataset and of its validation split; the latter is empty if there is none."""
+
+    data: str
+    validation: str
+
+
 def find_origin(options: Options, accelerator: Accelerator) -> Origin:
     """Finds the state to resume from; the main process reads the disk and tells the others.
 
@@ -74,11 +82,8 @@ def _origin(options: Options) -> Origin:
     return Origin(state, False, new_id())
 
 
-def saved_state(origin: Origin, options: Options, data: str) -> Saved | None:
-    """The state to resume from, with this command's options; None for a new run.
-
-    Args:
-        data: the fingerprint of this dataset.
+def saved_state(origin: Origin, options: Options, data: DataIdentity) -> Saved | None:
+    """The state to resume from, with this command's options and data; None for a new run.
 
     Raises:
         InputError: the saved run differs from this one.
@@ -88,7 +93,7 @@ def saved_state(origin: Origin, options: Options, data: str) -> Saved | None:
     saved = load_state(origin.state)
     files = checksums(options)
     require_agreement(saved.progress, options, data, files, origin.in_place)
-    saved.progress.options = options.flat()
+    saved.progress.options, saved.progress.validation = options.flat(), data.validation
     saved.progress.run = origin.run
     if not origin.in_place:  # another folder, which has no best_* files yet, and another run for the trackers
         saved.progress.best, saved.progress.tracker = {}, {}
@@ -96,9 +101,9 @@ def saved_state(origin: Origin, options: Options, data: str) -> Saved | None:
     return saved
 
 
-def fresh_progress(options: Options, data: str, run: str) -> Progress:
-    """The progress of a new run on the dataset with this fingerprint."""
-    return Progress(options=options.flat(), data=data, run=run, files=checksums(options))
+def fresh_progress(options: Options, data: DataIdentity, run: str) -> Progress:
+    """The progress of a new run on this dataset."""
+    return Progress(options=options.flat(), **vars(data), run=run, files=checksums(options))
 
 
 def checksums(options: Options) -> dict[str, str]:
@@ -124,12 +129,13 @@ def decisive_files(options: Options) -> dict[str, Path]:
     return {name: path_of(flat[name]) for name, path_of in DECISIVE.items() if flat[name]}
 
 
-def require_agreement(saved: Progress, options: Options, data: str, files: dict[str, str], in_place: bool) -> None:
+def require_agreement(
+    saved: Progress, options: Options, data: DataIdentity, files: dict[str, str], in_place: bool
+) -> None:
     """Refuses to continue a run with other settings.
 
     Args:
         options: the options of this command.
-        data: the fingerprint of this dataset.
         files: the checksums of this command's files.
         in_place: the saved run is that of --save_dir, not of --resume.
 
@@ -148,10 +154,12 @@ def require_agreement(saved: Progress, options: Options, data: str, files: dict[
             differences.append(f"--{name} {_text(then)} there, {_text(now)} here")
         elif name in files and saved.files.get(name, files[name]) != files[name]:
             differences.append(f"--{name} {now} has another content")
-    if saved.data != data:
+    if saved.data != data.data:
         differences.append(
             f"another dataset, --coco_dir {saved.options.get('coco_dir')} there, {given['coco_dir']} here"
         )
+    elif saved.validation != data.validation and (saved.best or saved.plateau):
+        differences.append("another validation split, and its figures would be compared with the former ones")
     if differences:
         output = options.output
         place = f"--save_dir {output.save_dir}" if in_place else f"--resume {output.resume}"

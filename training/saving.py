@@ -14,7 +14,7 @@ from codec.errors import InputError
 from codec.network.codec import Codec
 from training.distributed import is_sharded, sum_over_ranks
 from training.fitted import forget_fitted
-from training.folder import STATE, Marker, mark
+from training.folder import STATE, Marker, begin_saving, mark
 from training.phases import begins_phase
 from training.preempt import Preempted, Stopped, StopSignal
 from training.record import LAST, Record
@@ -54,10 +54,11 @@ def save(run: Run, record: Record, shipped: Codec, *, ends_run: bool = False, wa
         def write() -> bool:
             with record.unless_full(f"the checkpoint of step {here.step}"):
                 # The state comes last: after a kill before it, the resumed run repeats the steps and writes all again.
+                begin_saving(folder, here.run)
                 write_last(folder, contents)
                 keep_best(folder, figures, progress.best, record)
                 save_state(folder / STATE, output.keep_checkpoints, model, optimizer, here)
-                mark(folder, Marker(here.run, saved=True))
+                mark(folder, Marker(here.run, saved=True, saving=True))
                 forget_fitted(folder)
                 record.checkpoint(here.step, ends_run)
                 return True

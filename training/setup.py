@@ -28,7 +28,7 @@ from training.optim import clipped_together, make_optimizer
 from training.options import Options
 from training.phases import check_phases
 from training.precision import fit_to_gpu, memory_format
-from training.resume import accumulation_for, checksums, find_origin, fresh_progress, saved_state
+from training.resume import DataIdentity, accumulation_for, checksums, find_origin, fresh_progress, saved_state
 from training.run import Run
 from training.start import check_start, starting_codec
 from training.state import Saved, load_optimizer_tensors
@@ -56,8 +56,9 @@ def set_up(options: Options, accelerator: Accelerator | None = None) -> Run:
     fingerprints = [None if split is None else split.fingerprint for split in (rows, validation)]
     data_facts = dict(zip(("the dataset", "the validation split"), fingerprints, strict=True))
     check_agreement(data_facts, accelerator.num_processes)
-    saved = saved_state(origin, options, rows.fingerprint)
-    progress = saved.progress if saved else fresh_progress(options, rows.fingerprint, origin.run)
+    identity = DataIdentity(rows.fingerprint, validation.fingerprint if validation else "")
+    saved = saved_state(origin, options, identity)
+    progress = saved.progress if saved else fresh_progress(options, identity, origin.run)
 
     # Data and length: the order of the data is a function of the seed and the step.
     data = TrainingData(rows, validation, _batches(rows, options, saved, accelerator), _on_the_hub(options))

@@ -46,6 +46,7 @@ class Progress:
         options: the resolved options, under their public names.
         global_batch: pictures per optimizer step.
         data: the dataset's fingerprint.
+        validation: that of its validation split, from which `best` and `plateau` are; empty if it has none.
         tracker: what trackers need to continue the same run (the W&B run's id).
         run: the id of the run. It is empty in states of version 0.1.0, and so are the next two.
         files: checksums of --init_checkpoint and --plugin, by option.
@@ -61,6 +62,7 @@ class Progress:
     options: dict[str, Any] = field(default_factory=dict)
     global_batch: int = 0
     data: str = ""
+    validation: str = ""
     tracker: dict[str, Any] = field(default_factory=dict)
     run: str = ""
     files: dict[str, str] = field(default_factory=dict)

@@ -13,10 +13,12 @@ from PIL import Image, UnidentifiedImageError
 
 from coco224.files import read_regular
 from coco224.metadata import (
+    MOST_PARTS,
     jpeg_is_whole,
     jpeg_scans,
     png_depth,
     png_is_whole,
+    too_many_parts,
     webp_without_end,
     without_metadata,
 )
@@ -90,6 +92,14 @@ def read_photograph(path: Path, shortest: int | None = None) -> Photograph:
     try:
         # One sequential read, so that a hard disk does not seek.
         data = read_regular(path, _MOST_BYTES)
+    except OSError as error:
+        raise BadPhotograph(error.strerror or " ".join(str(error).split())) from error
+    return decode_photograph(data, shortest)
+
+
+def decode_photograph(data: bytes, shortest: int | None = None) -> Photograph:
+    """The same from the content of a file."""
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's warnings about metadata would break the progress bar
             return _decode_despite_metadata(data, shortest)
@@ -113,8 +123,7 @@ def _decode_despite_metadata(data: bytes, shortest: int | None) -> Photograph:
     except (BadPhotograph, MemoryError, Image.DecompressionBombError):
         raise
     except Exception as error:
-        bare = without_metadata(data)
-        if len(bare) == len(data):
+        if 2 * len(data) > _MOST_BYTES or (bare := without_metadata(data)) == data:
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the pixels that were decoded
         with contextlib.suppress(Exception):  # if this fails too, the pixels are damaged: raise the first error
@@ -129,6 +138,8 @@ def _decode(data: bytes, shortest: int | None, orientation: int | None = None, b
         orientation: the EXIF orientation, if it is known.
         beside: bytes that the caller holds besides `data`.
     """
+    if too_many_parts(data):
+        raise BadPhotograph(f"it has more than {MOST_PARTS:,} segments or chunks, as no camera and no program writes")
     _refuse_zero_filled(data, beside)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from coco224.errors import DataError
 from coco224.files import in_words, open_regular, read_json
-from coco224.photographs.decode import FORMATS
+from coco224.photographs.decode import FORMATS, decode_photograph
 from coco224.reading.rows import Ints, Pixels, Rows
 
 _COLUMNS = ["image", "file_name"]
-_LARGEST = 8192  # largest side of an encoded row in pixels
+_LARGEST = 4096  # largest side of an encoded row in pixels
 _MOST_FILES = 4096  # of a split; coco224.prepare writes at most 256
 _madvise = ctypes.CDLL(None).madvise
 _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -274,15 +274,16 @@ class EncodedRows(_ArrowRows):
 
     def _decoded(self, chunk: int, row: int) -> Pixels:
         where = f"row {int(self._starts[chunk]) + row} of {'/'.join(map(str, self._where))}"
-        file = self._files[chunk][row].as_buffer()
+        file = self._files[chunk][row].as_py()
         try:
             with Image.open(io.BytesIO(file), formats=FORMATS) as image:
                 side = self.size or min(image.width, _LARGEST)
                 if image.size != (side, side):  # checked before decoding
                     raise DataError(f"{where} is {image.width}x{image.height}, not {side}x{side}: prepare it again")
-                return np.asarray(image.convert("RGB"))
+            return decode_photograph(file).pixels()
         except DataError:
             raise
         except Exception as error:  # on a damaged file Pillow's decoders raise any exception
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = "no picture" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+            reason = reason or type(error).__name__
             raise DataError(f"{where} cannot be decoded ({reason}): prepare the dataset again") from None

@@ -42,6 +42,8 @@ def try_out(where: str, block: nn.Module, channels: int, built_in: bool) -> None
         with code_of_block(f"{where} fails in the backward of a map {list(x.shape)}"):
             if y.requires_grad:
                 y.sum().backward()
+        with torch.no_grad():  # as large as in a training: half of 224 x 224 pixels
+            _output(where, tested, _map(1, channels, 112, 112), training=False)
     with code_of_block(f"{where} does not load the state dict that it gives"):
         tested.load_state_dict(block.state_dict())
 
@@ -73,3 +75,5 @@ def _check_state(where: str, block: nn.Module) -> None:
                 raise InputError(f"{where}: {name} of its state dict is {made}: a checkpoint holds dense tensors")
             if value.dtype not in _STORED:
                 raise InputError(f"{where}: {name} of its state dict has {value.dtype}: use torch.float32")
+            if not value.isfinite().all():
+                raise InputError(f"{where}: {name} of its state dict has NaN or Inf, which no checkpoint may hold")

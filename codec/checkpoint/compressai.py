@@ -21,11 +21,17 @@ from codec.network.architectures import new_codec
 from codec.network.bottleneck import TABLES
 from codec.network.codec import Codec
 
-CONTAINERS = ("state_dict", "model_state_dict", "ema_state_dict", "model", "module", "net", "params")
+CONTAINERS = ("state_dict", "model_state_dict", "model_state", "ema_state_dict", "model", "module", "net", "network",
+              "net_g", "generator", "student", "compressor", "params", "weights", "best_state", "params_ema", "ema",
+              "model_ema", "ema_model")  # fmt: skip
 """Keys under which trainers save a state dict."""
 
 FIRST = "g_a.0.weight"
-_PREFIXED = re.compile(rf"((?:(?:_orig_mod|_forward_module|module|model|net|codec)\.)*){re.escape(FIRST)}")
+BESIDE = frozenset({"step", "global_step", "epoch", "n_averaged", "num_updates", "decay", "loss", "criterion", "lpips",
+                    "perceptual", "vgg", "discriminator"})  # fmt: skip
+"""How the names of entries begin that trainers keep beside a codec's weights."""
+_WRAPPERS = "_orig_mod|_forward_module|module|model|net|network|net_g|generator|student|compressor|codec"
+_PREFIXED = re.compile(rf"((?:(?:{_WRAPPERS})\.)*){re.escape(FIRST)}")
 """Finds the first weight; torch.compile, data parallelism and wrappers put prefixes before its name."""
 
 
@@ -77,11 +83,12 @@ def _mappings(saved: Any, depth: int = 3) -> Iterator[dict[str, Any]]:
 
 
 def _without_prefix(mapping: dict[str, Any]) -> dict[str, Any] | None:
-    """The entries that share the prefix of the first weight, without it; None where there is no such weight."""
+    """The entries with the prefix of the first weight, without it and `BESIDE`; None if there is no such weight."""
     prefix = next((match[1] for name in mapping if (match := _PREFIXED.fullmatch(name))), None)
     if prefix is None:
         return None
-    return {name.removeprefix(prefix): value for name, value in mapping.items() if name.startswith(prefix)}
+    own = {name.removeprefix(prefix): value for name, value in mapping.items() if name.startswith(prefix)}
+    return {name: value for name, value in own.items() if name.partition(".")[0] not in BESIDE}
 
 
 def _weights(content: TorchFile, state: dict[str, Any], size: int) -> dict[str, Tensor]:

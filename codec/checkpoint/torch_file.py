@@ -21,6 +21,9 @@ from codec.errors import InputError
 MOST_PICKLE = 2**19
 """Largest pickle in bytes. That of a mean-scale codec with its optimizer has 26 kB."""
 
+MOST_DIRECTORY = 2**22
+"""Largest directory of a zip in bytes: of some 50,000 tensors."""
+
 _ZIP = b"PK\x03\x04"
 _MAGIC = 0x1950A86A20F9469CFC6C
 """The first pickle of a file that is no zip."""
@@ -136,6 +139,8 @@ def _damaged() -> InputError:
 
 def _read_zip(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
     """What a zip holds, and a function that reads a storage."""
+    if _directory_size(file, size) > MOST_DIRECTORY:
+        raise InputError("it has more parts than weights need; save the model's state_dict with torch.save")
     archive = zipfile.ZipFile(file)
     entries = archive.infolist()
     if any(each.compress_type for each in entries) or sum(each.file_size for each in entries) > size:
@@ -152,6 +157,18 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
     if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
         raise InputError("its numbers are big-endian; save it on a little-endian machine")
     return _value(io.BytesIO(archive.read(pickle)), {}), lambda key: archive.read(f"{folder}data/{key}")
+
+
+def _directory_size(file: BinaryIO, size: int) -> int:
+    """The size of a zip's directory by its end records; zipfile makes an object for each entry."""
+    file.seek(max(0, size - 2**17))  # a comment has up to 2^16 bytes
+    end, found = file.read(), 0
+    file.seek(0)
+    for mark, place, length in ((b"PK\x05\x06", 12, 4), (b"PK\x06\x06", 40, 8)):
+        at = end.rfind(mark)
+        value = int.from_bytes(end[at + place : at + place + length], "little") if at >= 0 else 0
+        found = max(found, 0 if value == 2**32 - 1 else value)  # then the number is in the other record
+    return found
 
 
 def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
@@ -193,9 +210,11 @@ def _value(pickle: BinaryIO, kinds: dict[str, str]) -> Any:
     memo: dict[int | None, Any] = {}
     for opcode, argument, _ in pickletools.genops(pickle):
         match opcode.name:
-            case "PROTO":
+            case "PROTO" | "FRAME":
                 pass
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINSTRING":
+                stack.append(argument)
+            case "SHORT_BINUNICODE" | "BINBYTES" | "SHORT_BINBYTES":
                 stack.append(argument)
             case "NONE" | "EMPTY_SET":
                 stack.append(None)
@@ -216,7 +235,7 @@ def _value(pickle: BinaryIO, kinds: dict[str, str]) -> Any:
             case "TUPLE":
                 items, stack = stack, below.pop()
                 stack.append(tuple(items))
-            case "APPENDS" | "SETITEMS":
+            case "APPENDS" | "SETITEMS" | "ADDITEMS":
                 items, stack = stack, below.pop()
                 _add(stack[-1], items)
             case "APPEND":
@@ -227,10 +246,15 @@ def _value(pickle: BinaryIO, kinds: dict[str, str]) -> Any:
                 _add(stack[-1], items)
             case "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
             case "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
             case "GLOBAL":
                 stack.append(_known(argument))
+            case "STACK_GLOBAL":
+                name = stack.pop()
+                stack.append(_known(f"{stack.pop()} {name}"))
             case "BINPERSID":
                 storage = _storage(stack.pop())
                 kinds[storage.key] = storage.kind

@@ -1,9 +1,11 @@
 """Text in plots: file names are drawn literally."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+os.environ["MPLBACKEND"] = "agg"  # we only write files; a backend that is not there ends matplotlib's import
 FONTS = ("Noto Sans CJK JP", "IPAexGothic", "IPAGothic", "TakaoGothic", "Yu Gothic", "MS Gothic", "Hiragino Sans",
          "WenQuanYi Zen Hei", "Unifont")  # fmt: skip
 """Fonts with Japanese, Chinese and Korean; the first installed one draws characters that DejaVu Sans lacks."""

@@ -32,13 +32,16 @@ def launched_processes() -> int | None:
     """The number of processes that a launcher started, from WORLD_SIZE; None without a launcher.
 
     Raises:
-        InputError: WORLD_SIZE is not a number.
+        InputError: WORLD_SIZE is not a number, or RANK is not below it.
     """
     text = os.environ.get("WORLD_SIZE")
     if text is None:
         return None
     if not text.isdigit():
         raise InputError(f"WORLD_SIZE={text} in the environment is no number of processes: unset it")
+    rank = os.environ.get("RANK", "0")
+    if not rank.isdigit() or int(rank) >= int(text):
+        raise InputError(f"RANK={rank} in the environment, with WORLD_SIZE={text}: a rank is 0 to {int(text) - 1}")
     return int(text)
 
 

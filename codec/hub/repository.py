@@ -33,6 +33,7 @@ MARKER_FORMAT = "npu-image-codec/run/1"
 """Its entry `format`."""
 
 _MOST_BYTES = 2**30
+"""Of all files together: they are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def _add(found: Repository, path: Path, name: str) -> bool:
         if path.is_symlink():
             found.left_out.append(f"{path} is a link")
         elif path.exists():
-            found.files[name] = read_regular(path, _MOST_BYTES)
+            held = sum(map(len, found.files.values()))
+            found.files[name] = read_regular(path, max(0, _MOST_BYTES - held))
             return True
     except OSError as error:
         found.left_out.append(f"{path}: {error.strerror}")

@@ -12,6 +12,8 @@ from codec.errors import InputError
 SOURCES = Path(__file__).parent / "src"
 CODER = ("container.c", "network.c", "rates.c", "rows.c", "tables.c")
 FLAGS = ("-std=c99", "-O3")
+LEAST_FREE = 1 << 20
+"""Bytes of a disk: with less, a linker that fails has found it full, and says only that it failed."""
 
 
 def compiler() -> list[str]:
@@ -20,7 +22,11 @@ def compiler() -> list[str]:
     Raises:
         InputError: there is none.
     """
-    words = shlex.split(os.environ.get("CC", "cc")) or ["cc"]
+    given = os.environ.get("CC", "cc")
+    try:
+        words = shlex.split(given) or ["cc"]
+    except ValueError as error:
+        raise InputError(f"CC={given} in the environment: {error}; write it as on a command line") from None
     if shutil.which(words[0]) is None:
         raise InputError(f"there is no C compiler {words[0]}; install one (apt-get install gcc), or set CC to yours")
     return words
@@ -46,6 +52,8 @@ def compile_files(names: Sequence[str], target: Path, flags: Sequence[str]) -> N
     words = [*compiler(), *FLAGS, *sources, *flags, "-o", str(target)]  # a library comes after its users
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
+        if shutil.disk_usage(target.parent).free < LEAST_FREE:
+            raise InputError(f"the disk of {target.parent} is full: make room, and give the command again")
         raise InputError(f"{words[0]} does not compile the coder: {complaint(done.stderr)}")
 
 

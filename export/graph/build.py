@@ -24,7 +24,7 @@ from export.graph.parts import Part, exportable
 from export.graph.qdq import to_int8
 from export.graph.rewrite import Deconv
 from export.pictures import calibration_pictures
-from export.runtime.session import H_A, H_A_SUFFIX, MARGINS, SPLITS, STEPS, TABLES_SUFFIX, digest
+from export.runtime.session import H_A, H_A_SUFFIX, MARGINS, SPLITS, STEPS, TABLES_SUFFIX, digest, sealed
 
 OPSET = 13
 """The opset of a graph, if none is wanted: the newest that Renesas' translator takes."""
@@ -183,7 +183,7 @@ def write_all(path: Path, models: Mapping[Part, onnx.ModelProto], tables: bytes)
 
 
 def write(path: Path, model: bytes, tables: bytes, h_a: bytes | None = None) -> list[Path]:
-    """Writes the model and beside it the tables and, if there is one, h_a: all completely, or none. Returns the paths.
+    """Writes the model, sealed, and beside it the tables and, if any, h_a: all completely, or none. Returns the paths.
 
     All are written under temporary names before they are renamed, the model as the last one. A kill between renames
     leaves new files beside an old model; the runtime refuses these, because they do not fit the model's properties.
@@ -191,7 +191,7 @@ def write(path: Path, model: bytes, tables: bytes, h_a: bytes | None = None) -> 
     Raises:
         InputError: the files cannot be written there.
     """
-    contents = {path: model, path.with_suffix(TABLES_SUFFIX): tables}
+    contents = {path: sealed(model), path.with_suffix(TABLES_SUFFIX): tables}
     if h_a is not None:
         contents[path.with_suffix(H_A_SUFFIX)] = h_a
     try:

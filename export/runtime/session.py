@@ -1,6 +1,7 @@
 """An exported encoder or decoder in ONNX Runtime or OpenVINO, and the files beside it."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +57,8 @@ LONGEST_SIDE = 8192
 
 
 BACKENDS = ("onnxruntime", "openvino")
-_OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "not enough memory")
 """What runs the graphs."""
+_OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "not enough memory")
 
 UNITS = {"encoder": STRIDE, "h_a": UPSAMPLING, "decoder": 1}
 """Positions of a graph's input a side for each position of its tiles: of y, or of z for h_a."""
@@ -68,6 +69,10 @@ PIXELS = {"encoder": STRIDE, "h_a": UPSAMPLING * STRIDE, "decoder": STRIDE}
 
 TYPES = ("tensor(float)", "tensor(uint8)")
 """Types of what a graph takes and gives."""
+
+
+_SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"
+"""A field `metadata_props` with the key `sha256`; its value of 64 characters follows. ONNX writes it last, too."""
 
 
 class Graph:
@@ -256,10 +261,11 @@ class Model(Graph):
         h_a: the graph from y to z, for an encoder with a hyperprior; else None.
 
     Raises:
-        InputError: the file is not a model of that part, or the files beside it belong to another codec.
+        InputError: the file is not a model of that part, it is damaged, or the files beside it belong to another codec.
     """
 
     def __init__(self, path: Path, part: str, tables: Path | None = None, backend: str = BACKENDS[0]) -> None:
+        check_seal(path)
         super().__init__(path, part, backend=backend)
         tables = tables or path.with_suffix(TABLES_SUFFIX)
         self.coder = coder_of(read_tables(tables))
@@ -291,6 +297,33 @@ class Model(Graph):
         if digest(data) != self.properties.get(H_A):
             raise InputError(f"{path} belongs to another encoder; give the file that was written with it")
         return Graph(path, "h_a", data, backend)
+
+
+def sealed(model: bytes) -> bytes:
+    """A serialized model with one more metadata property, which has the SHA-256 of all bytes before it.
+
+    A field that is appended to a protobuf message is a part of it.
+    """
+    return model + _SEAL + hashlib.sha256(model).hexdigest().encode()
+
+
+def check_seal(path: Path) -> None:
+    """Raises InputError if a file is no file, or is not as `sealed` has written it; others need no seal."""
+    if not path.is_file():
+        raise InputError(f"--model {path}: {no_file(path)}; python -m export writes one")
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END) - len(_SEAL) - 64
+        file.seek(max(0, end))
+        seal = file.read()
+        if not seal.startswith(_SEAL):
+            return
+        file.seek(0)
+        found, left = hashlib.sha256(), end
+        while left and (part := file.read(min(left, 1 << 20))):
+            found.update(part)
+            left -= len(part)
+    if seal[len(_SEAL) :] != found.hexdigest().encode():
+        raise InputError(f"--model {path}: it is damaged, or was changed after its export; export it again")
 
 
 def digest(h_a: bytes) -> str:

@@ -335,6 +335,19 @@ def test_a_strangers_description_is_refused(tmp_path: Path, state: str) -> None:
         open_split(folder, "train")
 
 
+def test_an_encoded_row_is_decoded_as_a_photograph_is(tmp_path: Path) -> None:
+    """Sixteen bits are scaled, and what is transparent is white."""
+    grey = Image.fromarray(np.full((16, 16), 40_000, np.uint16))
+    files = []
+    for image in (grey, Image.new("RGBA", (16, 16), (0, 0, 0, 0))):
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        files.append(file.getvalue())
+    images = pa.StructArray.from_arrays([pa.array(files)], ["bytes"])
+    dataset = opened(write(tmp_path / "a", images, pa.array(["grey", "clear"])))
+    assert [int(row.mean()) for row in whole(dataset, [0, 1])] == [156, 255]
+
+
 def test_an_encoded_row_is_a_picture_of_its_size_in_a_format_of_ours(tmp_path: Path) -> None:
     def png(width: int, height: int) -> bytes:
         file = io.BytesIO()

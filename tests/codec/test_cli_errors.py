@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets.exceptions import DatasetGenerationError
+from programs import run as run_program
 from torch.utils.data import DataLoader, Dataset
 
 from coco224.command import known_cause
@@ -54,6 +55,12 @@ def test_memory_and_libraries(capsys: pytest.CaptureFixture[str]) -> None:
             torch.compile(fails, backend="eager", fullgraph=True)(torch.ones(2, 3))
         capsys.readouterr()  # torch may have logged it
         assert said(refused.value, capsys).endswith("--compile false to run without it")
+
+
+def test_a_library_that_a_variable_of_the_environment_stops_is_named() -> None:
+    done = run_program("train_accel.py", "--coco_dir", "x", TORCH_DISTRIBUTED_DEBUG="all")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: torch cannot be loaded (ValueError: ")
 
 
 def test_code_that_ends_the_program_is_an_error_and_help_is_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """`python -m codec.compress` and `python -m codec.decompress`: pictures of any kind to files and back."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -175,6 +176,23 @@ def test_files_that_workers_finish_after_an_interruption_are_recorded_and_failed
         file.write('["a line that a kill cut')
     assert compress.main([*words[:-1], "1"]) == 0
     assert not (out / ".codec.compress.unfinished").exists()
+
+
+def test_a_folder_whose_command_was_killed_goes_on(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for number in range(40):
+        shutil.copy(folder / "odd.png", source / f"{number:02}.png")
+    words = ["-m", "codec.compress", str(source), str(out), "--checkpoint", str(checkpoint)]
+    command = subprocess.Popen([sys.executable, *words, "--num_proc", "2"], stderr=subprocess.DEVNULL)
+    while command.poll() is None and len(list(out.glob("*.bin"))) < 3:
+        time.sleep(0.001)
+    command.kill()
+    command.wait()
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    assert int(re.search(r"kept (\d+) of 40 files", done.stderr)[1]) >= 3
+    assert [path.name for path in sorted(out.iterdir())] == [f"{number:02}.bin" for number in range(40)]
 
 
 def test_a_record_that_cannot_be_written_is_worth_a_warning_and_another_s_is_left(

@@ -23,7 +23,7 @@ from export.graph.build import build, parts_of, write_all
 from export.graph.check import compare
 from export.measure import executed
 from export.runtime import Model, decode, encode
-from export.runtime.session import H_A_SUFFIX
+from export.runtime.session import H_A_SUFFIX, sealed
 
 HYPERPRIOR, MEAN_SCALE = "bmshj2018_hyperprior", "mbt2018_mean"
 KINDS = [(arch, precision) for arch in (HYPERPRIOR, MEAN_SCALE) for precision in ("float", "int8")]
@@ -152,7 +152,7 @@ def test_levels_without_steps_or_with_impossible_ones_are_refused(
         (steps.value[:-8], "11 steps"),
     ):
         steps.value = value
-        onnx.save(model, path)
+        path.write_bytes(sealed(model.SerializeToString()))
         with pytest.raises(InputError, match=reason):
             Model(path, "decoder")
 

@@ -1,6 +1,7 @@
 """The runtime reads and writes the codec's own files, at any size, without torch."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -310,6 +311,27 @@ def test_a_model_that_its_tables_do_not_fit_is_refused(codec: Codec, models: dic
         write(tmp_path / f"{part}.onnx", model.SerializeToString(), to_bytes(fewer))
         with pytest.raises(InputError, match="of 5 channels"):
             Model(tmp_path / f"{part}.onnx", part)
+
+
+def test_a_damaged_model_is_refused_and_one_without_a_seal_is_not(
+    models: dict[str, Path], pixels: np.ndarray, tmp_path: Path
+) -> None:
+    import onnx
+
+    source, path = models["float-decoder-any"], tmp_path / "m.onnx"
+    shutil.copy(source.with_suffix(".tables"), path.with_suffix(".tables"))
+    whole = source.read_bytes()
+    middle = len(whole) // 2
+    model = onnx.load(source)
+    model.graph.node.add(op_type="Identity", input=[model.graph.output[0].name], output=["more"])
+    for content in (whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :], model.SerializeToString()):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="damaged, or was changed after its export"):
+            Model(path, "decoder")
+    del model.graph.node[-1], model.metadata_props[-1]  # as older versions of this program wrote it
+    path.write_bytes(model.SerializeToString())
+    data = encode(pixels, Model(models["float-encoder-any"], "encoder"))
+    assert (decode(data, Model(path, "decoder")) == decode(data, Model(source, "decoder"))).all()
 
 
 def stranger(entry: int, result: int, nodes: list[Any], properties: dict[str, str]) -> bytes:

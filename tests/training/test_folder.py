@@ -40,7 +40,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_run_marks_its_folder_and_lets_go_of_it(finished: Path) -> None:
     marker = json.loads((finished / "run.json").read_text())
     progress = json.loads((states(finished)[-1] / "progress.json").read_text())
-    assert marker == {"format": "npu-image-codec/run/1", "id": progress["run"], "saved": True}
+    assert marker == {"format": "npu-image-codec/run/1", "id": progress["run"], "saved": True, "saving": True}
     assert not [path.name for path in finished.iterdir() if path.name.startswith(".")]
 
 
@@ -65,6 +65,7 @@ def test_a_run_without_its_states_is_not_replaced(here: Train, again: Path) -> N
 def test_a_run_that_was_killed_in_its_first_save_starts_again(here: Train, again: Path, finished: Path) -> None:
     shutil.rmtree(again / "state")
     marker = json.loads((again / "run.json").read_text())
+    assert marker["saving"]
     (again / "run.json").write_text(json.dumps(marker | {"saved": False}))
     for left in (".last.safetensors.partial", ".metrics.jsonl.01234567-1-89abcdef.partial", ".mine.partial"):
         (again / left).write_text("torn")
@@ -154,6 +155,16 @@ def test_the_start_checkpoint_of_a_run_that_saved_nothing_stays(here: Train, aga
     assert contents(again) == before
     assert here(again, "--init_checkpoint", mine, "--max_steps", 1) == 0
     assert mine.read_bytes() == before["best_mine.safetensors"]
+
+
+def test_checkpoints_that_a_run_cannot_have_written_are_not_replaced(here: Train, again: Path) -> None:
+    shutil.rmtree(again / "state")
+    marker = json.loads((again / "run.json").read_text())
+    (again / "run.json").write_text(json.dumps(marker | {"saved": False, "saving": False}))
+    before = contents(again)
+    with pytest.raises(InputError, match="holds checkpoints of another run"):
+        here(again, "--max_steps", 1)
+    assert contents(again) == before
 
 
 def test_another_start_beside_the_run_is_noticed(here: Train, finished: Path, tmp_path: Path) -> None:

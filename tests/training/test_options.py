@@ -171,7 +171,7 @@ def test_the_defaults_are_the_tables() -> None:
         ("--alpha_l1 1.5", "--alpha_l1 1.5: is a share and must be within 0..1"),
         ("--batch_size 0", "--batch_size 0: must be at least 1"),
         ("--grad_accum 0", "--grad_accum 0: must be at least 1"),
-        ("--num_workers -1", "--num_workers -1: must be 0 or more"),
+        ("--num_workers -1", "--num_workers -1: must be 0 to 256"),
         ("--epochs -1", "--epochs -1: must be at least 1"),
         ("--max_steps 0", "--max_steps 0: must be at least 1"),
         ("--lr 0", "--lr 0.0: must be more than 0"),

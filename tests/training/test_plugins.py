@@ -1,5 +1,6 @@
 """A plugin that cannot work ends the command in one line, before the data is read."""
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -100,6 +101,7 @@ BAD_BACKWARD = "x = x * 1; x.register_hook(lambda g: 1 / 0) if x.requires_grad e
             with_buffer("torch.eye(3).to_sparse()"),
             "s of its state dict is a tensor of torch.sparse_coo on cpu: a check",
         ),
+        (with_buffer("torch.full((3,), torch.inf)"), "s of its state dict has NaN or Inf"),
         (with_buffer("torch.ones(3).bfloat16()"), "s of its state dict has torch.bfloat16: use torch.float32"),
     ],
 )
@@ -151,7 +153,7 @@ def test_what_fails_only_in_the_run_is_one_line_that_names_the_plugins_line(
 ) -> None:
     file = plugin(
         tmp_path,
-        **module(f"def forward(self, x):\n        if x.is_meta or x.shape[-1] < 16: return x\n        {fault}"),
+        **module(f"def forward(self, x):\n        if x.is_meta or len(x) < 8: return x\n        {fault}"),
     )
     words = ["--plugin", file, "--act", "mine", "--coco_dir", coco224, *TINY, *into(tmp_path / "run")]
     with pytest.raises(SystemExit) as ended:
@@ -160,6 +162,22 @@ def test_what_fails_only_in_the_run_is_one_line_that_names_the_plugins_line(
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert errors[0].startswith(f"error: --plugin {file}, line 11: {says}")
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        ("(y, y)", "to tuple: a block keeps the shape"),
+        ("y[..., :-1]", "to [1, 8, 112, 111]: a block keeps the shape"),
+        ("y.double()", "maps torch.float32 to torch.float64"),
+        ("y.to('meta')", "maps cpu to meta"),
+    ],
+)
+def test_a_block_that_is_right_on_small_maps_only_is_refused(made: str, says: str, tmp_path: Path) -> None:
+    file = plugin(tmp_path, **module(f"def forward(self, y): return y if y.shape[-1] < 17 else {made}"))
+    words = ["--plugin", file, "--act", "mine", *TINY, "--coco_dir", tmp_path / "none"]
+    with pytest.raises(InputError, match=re.escape(says)):
+        set_up(parse([*map(str, words), *into(tmp_path / "run")]))
 
 
 def test_a_layer_of_torch_that_fails_only_in_the_run_is_one_line_that_names_the_block(

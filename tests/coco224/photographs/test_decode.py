@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from coco224.metadata import MOST_PARTS
 from coco224.photographs import decode
 from coco224.photographs.crops import boxes, cut, shortest_decoded
 from coco224.photographs.decode import SUFFIXES, BadPhotograph, read_photograph
@@ -380,6 +381,33 @@ def test_the_metadata_of_a_jpeg_does_not_keep_its_pixels(tmp_path: Path, chelsea
         (tmp_path / "a.jpg").write_bytes(jpeg_with(plain, marker, name + bytes(content)))
         found = np.asarray(read(tmp_path / "a.jpg"))
         assert sorted(found.shape) == sorted(np.asarray(expected).shape), number
+
+
+def test_the_metadata_of_a_webp_does_not_keep_its_pixels(tmp_path: Path, chelsea: Image.Image) -> None:
+    path, small = tmp_path / "p.webp", chelsea.crop((0, 0, 61, 47))
+    small.save(path, lossless=True, exif=b"Exif\0\0" + bytes(90), icc_profile=b"p" * 300)
+    whole = path.read_bytes()
+    profile, after = whole.index(b"ICCP") + 4, whole.index(b"EXIF") + 4
+    huge, none = (0x7FFFFFFF).to_bytes(4, "little"), bytes(4)
+    for damaged in (
+        whole[: after + 2],
+        whole[:after] + huge + whole[after + 4 :],
+        whole[:profile] + huge + whole[profile + 4 :],
+        whole[:4] + none + whole[8:],
+    ):
+        path.write_bytes(damaged)
+        assert read(path).tobytes() == small.tobytes()
+    path.write_bytes(whole[: whole.index(b"VP8L") + 200])
+    with pytest.raises(BadPhotograph):
+        read_photograph(path)
+
+
+def test_more_parts_than_a_picture_has_are_refused_before_it_is_opened(tmp_path: Path, chelsea: Image.Image) -> None:
+    chelsea.save(tmp_path / "p.jpg")
+    data = (tmp_path / "p.jpg").read_bytes()
+    (tmp_path / "p.jpg").write_bytes(data[:2] + b"\xff\xe5\x00\x02" * MOST_PARTS + data[2:])
+    with pytest.raises(BadPhotograph, match="more than 131,072 segments"):
+        read_photograph(tmp_path / "p.jpg")
 
 
 def test_a_motion_photo_is_whole_whatever_its_video_ends_in(tmp_path: Path, chelsea: Image.Image) -> None:

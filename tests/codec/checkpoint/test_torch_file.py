@@ -15,7 +15,7 @@ import torch
 from compressai.models import FactorizedPrior, MeanScaleHyperprior
 
 from codec.checkpoint import load_initial
-from codec.checkpoint.torch_file import SavedTensor, TorchFile
+from codec.checkpoint.torch_file import MOST_DIRECTORY, SavedTensor, TorchFile
 from codec.errors import InputError
 
 
@@ -132,6 +132,13 @@ def test_entries_that_overlap_are_refused() -> None:
         opened(content[:end] + entry * 999 + end_record)
 
 
+def test_a_zip_of_very_many_entries_is_refused_before_its_directory_is_read() -> None:
+    content = in_zip(program(b"}"))
+    end = content.rfind(b"PK\x05\x06")
+    with pytest.raises(InputError, match="more parts than weights need"):
+        opened(content[: end + 12] + (MOST_DIRECTORY + 1).to_bytes(4, "little") + content[end + 16 :])
+
+
 def states() -> dict[str, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
     state = FactorizedPrior(8, 12).state_dict()
@@ -165,8 +172,10 @@ def test_the_tensors_are_those_of_torch(form: str, zipped: bool) -> None:
             assert saved[each].obstacle == f"is {tensor.dtype}".replace("torch.", "")
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_training_checkpoint_with_numbers_beside_the_weights_loads(tmp_path: Path, zipped: bool) -> None:
+@pytest.mark.parametrize(("zipped", "protocol"), [(False, 2), (True, 2), (True, 4), (True, 5)])
+def test_a_training_checkpoint_with_numbers_beside_the_weights_loads(
+    tmp_path: Path, zipped: bool, protocol: int
+) -> None:
     model = MeanScaleHyperprior(8, 12)
     optimizer = torch.optim.Adam(model.parameters())
     sum(parameter.sum() for parameter in model.parameters()).backward()
@@ -181,7 +190,9 @@ def test_a_training_checkpoint_with_numbers_beside_the_weights_loads(tmp_path: P
         "step": np.int64(3),
         "others": (1e-4, -5, 10**30, None, True, {1, 2}, 1j, torch.float16, torch.Size([2]), b"text"),
     }
-    torch.save(saved, tmp_path / "c.pth.tar", _use_new_zipfile_serialization=zipped)
+    saved["state_dict"] |= {"step": torch.tensor(3), "lpips.w": torch.zeros(2)}
+    path = tmp_path / "c.pth.tar"
+    torch.save(saved, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
     codec = load_initial(tmp_path / "c.pth.tar")
     assert torch.equal(codec.g_a[0].weight, model.g_a[0].weight)
 
