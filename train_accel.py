@@ -94,7 +94,6 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
     if not end_epoch(run, record, stop):
         return PREEMPTED
     unread: Outcome | None = None
-    first = progress.step
     while progress.step < run.total:
         # The outcome of the step before is read while a GPU computes the gradients of this one.
         try:
@@ -123,8 +122,7 @@ def train(run: Run, record: Record, stop: StopSignal) -> int:
         # At the end of an epoch: evaluation, reconstructions, curves, checkpoints.
         if not end_epoch(run, record, stop):
             return PREEMPTED
-    nothing_learned = progress.faults_in_a_row and progress.faults_in_a_row >= progress.step - first
-    return TOO_MANY_FAULTS if nothing_learned else 0
+    return 0
 
 
 def may_wait(run: Run) -> bool:

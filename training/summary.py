@@ -106,6 +106,9 @@ def conclude(run: Run, record: Record, status: int) -> None:
             f"error: {counted(run.progress.faults_in_a_row, 'faulty step')} in a row (--overflow_patience); the last "
             f"good state is saved; {ADVICE}"
         )
+    elif faults := run.progress.faults_in_a_row:
+        steps = "step was" if faults == 1 else f"{faults} steps were"
+        record.say(f"warning: the last {steps} skipped, and the checkpoint has the weights from before; {ADVICE}")
     if record.uploads and (Path(output.save_dir) / LAST).exists():
         finish_uploads(record, record.uploads, PATIENCE if status == 0 else HURRY)
     if status == 0:

@@ -79,7 +79,7 @@ def _histogram(quantizer: ActivationQuantizer, values: Tensor, gradients: Tensor
 def _bins(quantizer: ActivationQuantizer) -> tuple[Tensor, Tensor]:
     """Where the first bin begins, and the width of the bins, both float64, 0-dim."""
     low, high = (WIDTHS[0] * end.double() for end in (quantizer.low.clamp(max=0), quantizer.high.clamp(min=0)))
-    return low, ((high - low) / BINS).clamp(min=torch.finfo(torch.float64).tiny)
+    return low, ((high - low) / BINS).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _squared_errors(quantizer: ActivationQuantizer, histogram: Tensor) -> Tensor:

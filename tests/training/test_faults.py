@@ -58,8 +58,11 @@ def test_faults_in_a_row_end_the_run_with_advice_and_the_last_good_weights(
     assert all(option in error for option in ("--lr", "--local_fp32", "--max_grad_norm", "--amp false"))
 
 
-def test_patience_survives_a_resume(poisoned: Callable[..., int], tmp_path: Path) -> None:
-    assert poisoned("--max_steps", 1, "--overflow_patience", 2) == 3  # no step of it taught anything
+def test_patience_survives_a_resume(
+    poisoned: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert poisoned("--max_steps", 1, "--overflow_patience", 2) == 0
+    assert "warning: the last step was skipped" in capsys.readouterr().err
     assert poisoned("--max_steps", 9, "--overflow_patience", 2) == 3
     assert len(rows(tmp_path / "run", "fault")) == 2
 
