@@ -18,15 +18,16 @@ BLOCKS = {
     "relu_mlp": "`relu_mlp`",
     "gate_mlp": "`gate_mlp`",
 }
-FILES = ("rd_study_cpu_long", "deployment", "families", "rd_study_cpu_int8")
+INT8 = "int8_bmshj2018_factorized"
+FILES = ("rd_study_cpu_long", "deployment", "families", "rd_study_cpu_int8", INT8)
 
 SOURCES = """\
 **BD-rate**: percent more bytes than GDN for the same PSNR; negative is better. On Kodak, with real files, small codecs
 ({small}): each block replaces every GDN of a trained codec and trains {steps:,} steps; GDN trains on for as many
-({rd_study_cpu_long}). **In int8**: {int8_steps} more steps of quantization-aware training, before the trainer had
-cross-layer equalization and GPTQ rounding ([docs/study.md](docs/study.md#what-int8-costs-a-block)); with them int8
-costs a `relu` codec {relu:.1f} % ({rd_study_cpu_int8}). **Time**: encoder + decoder of 768x512, {large}, ONNX Runtime
-with {threads} threads on {cpu}; GDN in float takes {gdn:.0f} ms ({deployment}).
+({rd_study_cpu_long}). **In int8**: all rates, {int8_size}, the embedded codec, {int8_steps} steps for int8
+({int8_bmshj2018_factorized}; [docs/study.md](docs/study.md#what-int8-costs-a-block)); trained `relu` loses {relu:.1f} %
+({rd_study_cpu_int8}). **Time**: encoder + decoder of 768x512, {large}, ONNX Runtime with {threads} threads on
+{cpu}; GDN in float takes {gdn:.0f} ms ({deployment}).
 **Chip families**: five NPU vendors, TensorRT and ONNX Runtime's int8 kernels, by their operator lists ({families})."""
 
 
@@ -36,7 +37,7 @@ class Figures:
 
     Attributes:
         rate: BD-rate in percent against GDN in float, the mean of the seeds.
-        rate_in_int8: the same of the block after quantization-aware training; None where it was not measured.
+        rate_in_int8: the same of the block in int8, in the study of int8; None where it was not measured.
         milliseconds: encoder and decoder of 768x512 in int8, ONNX Runtime.
         families: "n of m" chip families take every node.
     """
@@ -54,11 +55,10 @@ def kept(name: str) -> Any:
 
 def figures(act: str) -> Figures:
     """A block's figures from the kept results."""
-    study = kept("rd_study_cpu_long")
-    measured = act in study["budget"]["int8_blocks"]
+    measured = act in kept(INT8)["budget"]["blocks"]
     return Figures(
-        rate=bd_rate(study, (act, ""), ""),
-        rate_in_int8=bd_rate(study, (act, "-int8"), "-float") if measured else None,
+        rate=bd_rate(kept("rd_study_cpu_long"), act),
+        rate_in_int8=row(INT8, f"bmshj2018_factorized, {act} in int8:")["value"] if measured else None,
         milliseconds=row("deployment", f"{act} int8,")["value"],
         families="{value:g} {unit}".format(**row("families", f"{act}:")),
     )
@@ -70,20 +70,16 @@ def row(name: str, begins: str) -> dict[str, Any]:
     return dict(found)
 
 
-def bd_rate(study: Any, ours: tuple[str, str], gdn: str) -> float:
-    """BD-rate in percent of (block, way) against GDN in a way, the mean of the seeds.
-
-    Args:
-        ours, gdn: a way is "", "-float" or "-int8": the end of the names of its runs.
-    """
+def bd_rate(study: Any, act: str) -> float:
+    """BD-rate in percent of a block against GDN, both in float, the mean of the seeds."""
     seeds = study["budget"]["seeds"]
-    return mean(difference(rd_curve(study, *ours, seed), rd_curve(study, "gdn", gdn, seed)).bd_rate for seed in seeds)
+    return mean(difference(rd_curve(study, act, seed), rd_curve(study, "gdn", seed)).bd_rate for seed in seeds)
 
 
-def rd_curve(study: Any, act: str, way: str, seed: int) -> Any:
+def rd_curve(study: Any, act: str, seed: int) -> Any:
     """The curve of a block's runs."""
     rate = study["learning rates"][act]
-    runs = [study["runs"][f"{act}-{x}-seed{seed}-lr{rate:g}{way}"] for x in study["budget"]["lambdas"]]
+    runs = [study["runs"][f"{act}-{x}-seed{seed}-lr{rate:g}"] for x in study["budget"]["lambdas"]]
     return curve(act, [Point(run["bpp"], run["psnr"]) for run in runs])
 
 
@@ -104,12 +100,13 @@ def table() -> str:
 def sources() -> str:
     """What was measured, on which machine, and the files that hold it."""
     study, times = kept("rd_study_cpu_long"), kept("deployment")
-    budget = study["budget"]
+    budget, of_int8 = study["budget"], kept(INT8)["budget"]
     return SOURCES.format(
         **{name: f"[{name}.json](benchmarks/results/{name}.json)" for name in FILES},
         small=f"N={budget['N']}, M={budget['M']}",
         steps=budget["extra_steps"],
-        int8_steps=budget["int8_steps"],
+        int8_size=f"N={of_int8['N']}, M={of_int8['M']}",
+        int8_steps=of_int8["int8_steps"],
         relu=kept("rd_study_cpu_int8")["rows"][0]["value"],
         large=f"N={times['N']}, M={times['M']}",
         threads=times["threads of ONNX Runtime"],
@@ -199,11 +196,10 @@ def draw(path: Path) -> None:
         of, colour = figures(act), f"C{k}"
         axis.scatter(of.milliseconds, of.rate, color=colour, zorder=3)
         if of.rate_in_int8 is not None:
-            axis.plot([of.milliseconds] * 2, [of.rate, of.rate_in_int8], color=colour, lw=0.8, ls=":")
             axis.scatter(of.milliseconds, of.rate_in_int8, color="white", edgecolors=colour, zorder=3)
         axis.annotate(act, (of.milliseconds, of.rate), xytext=(8, -4), textcoords="offset points", color=colour)
     axis.scatter([], [], color="black", label="the block in float")
-    axis.scatter([], [], color="white", edgecolors="black", label="after training for int8")
+    axis.scatter([], [], color="white", edgecolors="black", label="in int8, from the embedded codec")
     axis.set_yscale("symlog", linthresh=5)
     axis.set(ylim=(-8, 100), yticks=(-5, -2, 0, 2, 5, 20, 50), yticklabels=("-5", "-2", "0", "2", "5", "20", "50"))
     times = [figures(act).milliseconds for act in BLOCKS]

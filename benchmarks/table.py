@@ -67,10 +67,7 @@ HEADLINE = {
     "the same, ReLU in GDN's place": ("step", "training, quality 3, batch 16, MSE + bpp, ReLU"),
     "speed of reading crops against ImageFolder on PNG": ("data", "the same against ImageFolder"),
     "RD loss of `gate_mlp` against GDN": ("rd_study_cpu_long", "gate_mlp: RD loss"),
-    "RD loss of `gate_mlp` in int8 against GDN in float": (
-        "rd_study_cpu_long",
-        "RD loss against GDN trained on for the same 1,800 steps: gate_mlp in int8",
-    ),
+    "`gate_mlp` in int8 against GDN in float": (front.INT8, "bmshj2018_factorized, gate_mlp in int8: BD-rate"),
     "ReLU in int8 against GDN in float, speed in ONNX Runtime": ("deployment", "ReLU in int8 against GDN in float"),
     "speed of decoding symbols against CompressAI's coder": ("coding", "decoding y"),
     "pictures from 10,000 damaged files with a hyperprior, crashes and hangs": (

@@ -33,7 +33,7 @@ def test_the_tables_of_other_pages_are_those_of_the_kept_results() -> None:
     for act in set(front.BLOCKS) - {"gdn"}:
         sides = front.row("rd_study_cpu_long", f"{act}: RD loss")["sides"]
         kept = [value for name, value in sides.items() if name.startswith("BD-rate")]
-        assert abs(front.bd_rate(study, (act, ""), "") - sum(kept) / len(kept)) < 0.01
+        assert abs(front.bd_rate(study, act) - sum(kept) / len(kept)) < 0.01
 
 
 def test_the_readme_is_short() -> None:
