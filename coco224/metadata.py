@@ -135,7 +135,7 @@ def _webp_without_metadata(data: bytes) -> bytes:
         kind, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
         end = place + 8 + size + size % 2
         if kind == b"VP8X":
-            flags = bytes([data[place + 8] & ~_WEBP_METADATA])
+            flags = bytes(each & ~_WEBP_METADATA for each in data[place + 8 : place + 9])
             kept.append(b"".join((data[place : place + 8], flags, data[place + 9 : end])))
         elif kind in _WEBP_PARTS:
             kept.append(data[place:end])

@@ -158,7 +158,7 @@ def require_agreement(
         differences.append(
             f"another dataset, --coco_dir {saved.options.get('coco_dir')} there, {given['coco_dir']} here"
         )
-    elif saved.validation != data.validation and (saved.best or saved.plateau):
+    elif saved.validation not in ("", data.validation) and (saved.best or saved.plateau):
         differences.append("another validation split, and its figures would be compared with the former ones")
     if differences:
         output = options.output

@@ -46,7 +46,8 @@ class Progress:
         options: the resolved options, under their public names.
         global_batch: pictures per optimizer step.
         data: the dataset's fingerprint.
-        validation: that of its validation split, from which `best` and `plateau` are; empty if it has none.
+        validation: that of its validation split, from which `best` and `plateau` are; empty if it has none, and in
+            older states.
         tracker: what trackers need to continue the same run (the W&B run's id).
         run: the id of the run. It is empty in states of version 0.1.0, and so are the next two.
         files: checksums of --init_checkpoint and --plugin, by option.

@@ -261,11 +261,10 @@ class Model(Graph):
         h_a: the graph from y to z, for an encoder with a hyperprior; else None.
 
     Raises:
-        InputError: the file is not a model of that part, it is damaged, or the files beside it belong to another codec.
+        InputError: the file is not a model of that part, or the files beside it belong to another codec.
     """
 
     def __init__(self, path: Path, part: str, tables: Path | None = None, backend: str = BACKENDS[0]) -> None:
-        check_seal(path)
         super().__init__(path, part, backend=backend)
         tables = tables or path.with_suffix(TABLES_SUFFIX)
         self.coder = coder_of(read_tables(tables))
@@ -308,9 +307,7 @@ def sealed(model: bytes) -> bytes:
 
 
 def check_seal(path: Path) -> None:
-    """Raises InputError if a file is no file, or is not as `sealed` has written it; others need no seal."""
-    if not path.is_file():
-        raise InputError(f"--model {path}: {no_file(path)}; python -m export writes one")
+    """Raises InputError if a file has a seal that does not fit it; a file of an older version has none."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END) - len(_SEAL) - 64
         file.seek(max(0, end))
@@ -379,10 +376,12 @@ def open_session(
     """The file, or its content, on the CPU.
 
     Raises:
-        InputError: the backend is not installed, or the file is no model.
+        InputError: the backend is not installed, or the file is no model, or a damaged one.
     """
     if not path.is_file():
         raise InputError(f"--model {path}: {no_file(path)}; python -m export writes one")
+    if data is None:
+        check_seal(path)
     source = str(path) if data is None else data
     if backend == "openvino":
         return OpenVinoSession(source, path)
