@@ -1,5 +1,6 @@
 """A run that is interrupted, moved or asked again ends with the weights of one that was left alone."""
 
+import contextlib
 import itertools
 import os
 import re
@@ -11,7 +12,9 @@ from programs import ROUNDING, TINY, distance, into, rows, same, states, train, 
 from safetensors.torch import load_file
 
 from codec.errors import InputError
-from training.state import Saved, load_state
+from training.options import parse
+from training.resume import DataIdentity, require_agreement
+from training.state import Progress, Saved, load_state
 
 pytestmark = pytest.mark.slow
 
@@ -125,6 +128,18 @@ def test_another_dataset_is_refused(halfway: Path, tmp_path: Path) -> None:
     assert run("-m", "coco224.prepare", *words).returncode == 0
     with pytest.raises(InputError, match="another dataset"):
         train("--coco_dir", tmp_path / "other", *TINY, *into(halfway), "--max_steps", 12, "--batch_size", 2)
+
+
+def test_another_validation_split_is_refused_where_figures_would_be_compared() -> None:
+    options = parse(["--coco_dir", "x"])
+    of_plateau = parse(["--coco_dir", "x", "--sched", "plateau"])
+    assert "eval_every" in of_plateau.deciding()
+    assert "eval_every" not in options.deciding()
+    same_rows = DataIdentity("rows", "now")
+    for then, best, refused in (("then", {"psnr": 1.0}, True), ("then", {}, False), ("", {"psnr": 1.0}, False)):
+        saved = Progress(options=options.flat(), data="rows", validation=then, best=best)
+        with pytest.raises(InputError, match="another validation split") if refused else contextlib.nullcontext():
+            require_agreement(saved, options, same_rows, {}, in_place=True)
 
 
 def test_resume_none_refuses_a_folder_that_holds_a_run_unless_it_may_overwrite(
